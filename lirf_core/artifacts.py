@@ -1,0 +1,235 @@
+"""Networks, lower parts and deposit modules to and from safetensors, and the checks that a stranger's file must pass.
+
+Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`network`, `upper`, `lower` or `module`),
+`architecture` (JSON of `ArchitectureSpec`), `split`, `upper_digest`, and for a module `widths` and `classes` (JSON).
+Tensors carry torchvision's parameter names.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lirf_core import pruning
+from lirf_core.architectures import ArchitectureSpec, build
+from lirf_core.network import SplitNetwork, digest, flat_state, freeze
+from lirf_core.recover import DepositModule, ForeignUpperPart
+
+FORMAT = "lirf/1"
+MAX_HEADER_BYTES = 1 << 20
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+
+Part = Literal["upper", "lower", "module"]
+Shapes = dict[str, tuple[int, ...]]
+
+
+class NotSafetensors(ValueError):
+    """The bytes are not a safetensors file, or one whose header lies."""
+
+
+class DoesNotFit(ValueError):
+    """The tensors are not those of the architecture; the first that differs is named."""
+
+
+@dataclass(frozen=True)
+class Header:
+    shapes: Shapes
+    metadata: dict[str, str]
+    total_bytes: int
+
+
+def read_header(file: BinaryIO) -> Header:
+    """Reads and checks the header alone, in at most 1 MiB of memory, and leaves the file at its start.
+
+    Demands known types, sizes that follow from type and shape, and data that covers the file without gap or overlap.
+    Raises `NotSafetensors`.
+    """
+    file_bytes = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(8)
+    if start[:2] == b"PK":
+        raise NotSafetensors(
+            "this is a zip or a torch.save file; save the state dict with safetensors.torch.save_file."
+        )
+    if start[:1] == b"\x80":
+        raise NotSafetensors("this is a pickle, which is never loaded; save it with safetensors.torch.save_file.")
+    header_bytes = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
+        raise NotSafetensors(
+            f"the header length is not one of a safetensors file of {file_bytes} bytes (at most 1 MiB)."
+        )
+    try:
+        entries = json.loads(file.read(header_bytes), object_pairs_hook=_without_doubles)
+        metadata = entries.pop("__metadata__", {})
+        spans = sorted(_span(name, entry) for name, entry in entries.items())
+    except NotSafetensors:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise NotSafetensors("the header is not the JSON of a safetensors file.") from error
+    finally:
+        file.seek(0)
+    position = 0
+    for begin, end, name in spans:
+        if begin != position:
+            raise NotSafetensors(f"the data of tensor '{name}' overlaps another or leaves a gap.")
+        position = end
+    if 8 + header_bytes + position != file_bytes:
+        raise NotSafetensors(
+            f"the header describes {position} bytes of tensors; the file has {file_bytes - 8 - header_bytes}."
+        )
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise NotSafetensors("the metadata is not a map from text to text.")
+    return Header({name: tuple(entry["shape"]) for name, entry in entries.items()}, metadata, file_bytes)
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise NotSafetensors("the header names a tensor twice.")
+    return entries
+
+
+def _span(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
+    begin, end = entry["data_offsets"]
+    shape, kind = entry["shape"], entry["dtype"]
+    if not all(type(size) is int and 0 <= size < 1 << 48 for size in (begin, end, *shape)):
+        raise NotSafetensors(f"tensor '{name[:100]}' has a size that is not a whole number from 0 up.")
+    if kind not in _ITEM_BYTES:
+        raise NotSafetensors(f"tensor '{name[:100]}' has type {str(kind)[:20]}; known are {', '.join(_ITEM_BYTES)}.")
+    if end - begin != math.prod(shape) * _ITEM_BYTES[kind]:
+        raise NotSafetensors(f"tensor '{name[:100]}' has other bytes than its type and shape need.")
+    return begin, end, name
+
+
+def expected_shapes(part: nn.Module) -> Shapes:
+    """The tensors of a module, in its own order."""
+    state = flat_state(part) if isinstance(part, SplitNetwork) else part.state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_fits(found: Shapes, expected: Shapes) -> None:
+    """Names and shapes exactly those expected; `num_batches_tracked` may be missing. Raises `DoesNotFit`."""
+    for name, shape in expected.items():
+        if name not in found:
+            if not name.endswith("num_batches_tracked"):
+                raise DoesNotFit(f"tensor '{name}' of shape {list(shape)} is missing.")
+        elif found[name] != shape:
+            raise DoesNotFit(f"tensor '{name}' has shape {list(found[name])}; the architecture needs {list(shape)}.")
+    for name in found:
+        if name not in expected:
+            raise DoesNotFit(f"tensor '{name[:200]}' is not one of the architecture.")
+
+
+def max_file_bytes(spec: ArchitectureSpec) -> int:
+    """No honest weights file for the architecture is larger: its numbers as float64, and the largest header."""
+    with torch.device("meta"):
+        shapes = expected_shapes(build(spec))
+    return 8 + MAX_HEADER_BYTES + sum(8 * math.prod(shape) for shape in shapes.values())
+
+
+def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNetwork:
+    """A network from a plain safetensors state dict (any of F64, F32, F16, BF16), as float32, frozen.
+
+    Raises `NotSafetensors` or `DoesNotFit` before any tensor is read, and `DoesNotFit` for values that are not finite.
+    """
+    header = read_header(file)
+    with torch.device("meta"):
+        check_fits(header.shapes, expected_shapes(build(spec, split)))
+    network = build(spec, split)
+    state = flat_state(network)
+    for name, tensor in _load(file.read()).items():
+        if not torch.isfinite(tensor).all():
+            raise DoesNotFit(f"tensor '{name}' has values that are not finite.")
+        state[name].copy_(tensor)
+    freeze(network)
+    return network
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """Which network a stored part is of."""
+
+    spec: ArchitectureSpec
+    split: str
+    upper_digest: str
+
+    def metadata(self, part: Part) -> dict[str, str]:
+        return {
+            "format": FORMAT,
+            "part": part,
+            "architecture": json.dumps(asdict(self.spec), sort_keys=True),
+            "split": self.split,
+            "upper_digest": self.upper_digest,
+        }
+
+
+def dump_upper(network: SplitNetwork, belonging: Belonging) -> bytes:
+    return _dump(network.upper, belonging.metadata("upper"))
+
+
+def dump_lower(network: SplitNetwork, belonging: Belonging) -> bytes:
+    return _dump(network.lower, belonging.metadata("lower"))
+
+
+def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
+    extra = {"widths": json.dumps(pruning.widths(module.lower)), "classes": json.dumps(module.classes)}
+    return _dump(module.lower, belonging.metadata("module") | extra)
+
+
+def load_network(upper: bytes, lower: bytes, belonging: Belonging) -> SplitNetwork:
+    """The two stored parts of one revision, joined and frozen. Raises `DoesNotFit` or `ForeignUpperPart`."""
+    network = build(belonging.spec, belonging.split)
+    _restore(network.upper, upper, belonging.metadata("upper"))
+    _restore(network.lower, lower, belonging.metadata("lower"))
+    if (found := digest(network.upper)) != belonging.upper_digest:
+        raise ForeignUpperPart(f"the upper part is {found[:12]}, not {belonging.upper_digest[:12]}.")
+    freeze(network)
+    return network
+
+
+def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
+    """A deposit module, rebuilt with its pruned widths and frozen. Raises `DoesNotFit` or `ForeignUpperPart`."""
+    metadata = _metadata(stored)
+    with torch.device("meta"):
+        lower = build(belonging.spec, belonging.split).lower
+        lower = pruning.rebuild(lower, json.loads(metadata["widths"]))
+    lower.to_empty(device="cpu")
+    _restore(lower, stored, belonging.metadata("module"))
+    module = DepositModule(lower, json.loads(metadata["classes"]), metadata["upper_digest"])
+    freeze(module)
+    return module
+
+
+def _dump(part: nn.Module, metadata: dict[str, str]) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in part.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def _load(stored: bytes) -> dict[str, Tensor]:
+    return safetensors.torch.load(stored)
+
+
+def _metadata(stored: bytes) -> dict[str, str]:
+    header_bytes = int.from_bytes(stored[:8], "little")
+    metadata: dict[str, str] = json.loads(stored[8 : 8 + header_bytes])["__metadata__"]
+    return metadata
+
+
+def _restore(part: nn.Module, stored: bytes, expected: dict[str, str]) -> None:
+    metadata = _metadata(stored)
+    if metadata["upper_digest"] != expected["upper_digest"]:
+        raise ForeignUpperPart(
+            f"this {expected['part']} belongs to the upper part {metadata['upper_digest'][:12]}, "
+            f"not to {expected['upper_digest'][:12]}."
+        )
+    for name, value in expected.items():
+        if metadata.get(name) != value:
+            raise DoesNotFit(f"the stored part has {name} {metadata.get(name)!r}; expected is {value!r}.")
+    state = _load(stored)
+    check_fits({name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(part))
+    part.load_state_dict(state)

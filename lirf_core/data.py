@@ -1,0 +1,52 @@
+"""Images as uint8 tensors, and what is done to them in batch on the device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a stored image to the network's input: size in pixels, then (value / 255 - mean) / std for each channel."""
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """images: uint8 (B, C, H, W). Returns float32 of the same shape, on the same device."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        return (images.float() / 255 - mean) / std
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop after zero-padding by `crop_padding` pixels and, where it keeps the class, a horizontal flip."""
+
+    crop_padding: int = 4
+    horizontal_flip: bool = True
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """images: (B, C, H, W). One gather for the whole batch; every image has its own crop and flip.
+
+        `generator` is of the CPU, so that a seed means the same on every device.
+        """
+        batch, _, height, width = images.shape
+        shifts = torch.randint(2 * self.crop_padding + 1, (2, batch, 1), generator=generator)
+        rows = shifts[0] + torch.arange(height)
+        columns = shifts[1] + torch.arange(width)
+        if self.horizontal_flip:
+            is_flipped = torch.rand(batch, 1, generator=generator) < 0.5
+            columns = columns.where(~is_flipped, columns.flip(1))
+        padded = F.pad(images, [self.crop_padding] * 4).permute(0, 2, 3, 1)
+        numbers = torch.arange(batch, device=images.device).view(-1, 1, 1)
+        rows, columns = rows.to(images.device), columns.to(images.device)
+        return padded[numbers, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

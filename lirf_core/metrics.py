@@ -1,0 +1,60 @@
+"""Accuracy and forgetting, always on raw logits: a mask is not forgetting (paper, section 5.1)."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lirf_core.compute import Compute
+from lirf_core.data import Preprocessing
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Percent of images answered rightly, by argmax over all logits. None where there was no image to ask about."""
+
+    preserved: float | None
+    deposited: float | None
+    average: float | None
+    by_class: tuple[float | None, ...]
+
+
+@torch.inference_mode()
+def logits_of(
+    network: nn.Module, images: Tensor, preprocessing: Preprocessing, compute: Compute, batch: int = 512
+) -> Tensor:
+    """images: uint8 (N, C, H, W). Returns float32 logits (N, classes) on the CPU."""
+    network.eval()
+    answers = []
+    for chunk in torch.split(images, batch):
+        inputs = preprocessing.normalise(chunk.to(compute.device)).contiguous(memory_format=compute.memory_format)
+        with compute.autocast():
+            answers.append(network(inputs).float().cpu())
+    return torch.cat(answers)
+
+
+def accuracy(logits: Tensor, labels: Tensor, deposited: Collection[int]) -> Accuracy:
+    """logits: (N, classes), raw; labels: (N,); deposited: the class indices that count as deposited."""
+    is_right = logits.argmax(1) == labels
+    is_deposited = torch.isin(labels, torch.tensor(sorted(deposited), dtype=labels.dtype))
+    return Accuracy(
+        preserved=_percent(is_right[~is_deposited]),
+        deposited=_percent(is_right[is_deposited]),
+        average=_percent(is_right),
+        by_class=tuple(_percent(is_right[labels == index]) for index in range(logits.shape[1])),
+    )
+
+
+def forgetting(deposited_before: float, deposited_after: float) -> float:
+    """F: the drop of the deposited accuracy from the original to the target network, in points."""
+    return deposited_before - deposited_after
+
+
+def h_mean(preserved: float, forgotten: float) -> float:
+    """H Mean of the target's preserved accuracy and F, in percent (section 5.1); 0 where nothing was forgotten."""
+    return 2 * preserved * forgotten / (preserved + forgotten) if preserved > 0 and forgotten > 0 else 0.0
+
+
+def _percent(is_right: Tensor) -> float | None:
+    return round(100.0 * is_right.float().mean().item(), 4) if len(is_right) else None

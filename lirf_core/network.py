@@ -1,0 +1,51 @@
+"""A network cut in two at block n, the shape every operation of the method works on (paper, section 4.1)."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+
+class SplitNetwork(nn.Module):
+    """`lower` is T^(-n), trained by a deposit; `upper` is T^(n-), frozen and shared for ever.
+
+    The state dict has the names of the whole network (torchvision's), without a `lower.` or `upper.` before them.
+    """
+
+    def __init__(self, lower: nn.Module, upper: nn.Module) -> None:
+        super().__init__()
+        self.lower = lower
+        self.upper = upper
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W), normalised. Returns logits (B, classes)."""
+        logits: Tensor = self.upper(self.lower(images))
+        return logits
+
+
+def flat_state(network: SplitNetwork) -> dict[str, Tensor]:
+    """Parameters and buffers of both parts under the names of the unsplit network."""
+    return {**network.lower.state_dict(), **network.upper.state_dict()}
+
+
+def load_flat_state(network: SplitNetwork, state: dict[str, Tensor]) -> None:
+    """The inverse of `flat_state`. The state must fit exactly: see `artifacts.check_fits` for a readable refusal."""
+    lower_names = network.lower.state_dict().keys()
+    network.lower.load_state_dict({name: state[name] for name in lower_names})
+    network.upper.load_state_dict({name: tensor for name, tensor in state.items() if name not in lower_names})
+
+
+def digest(part: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of every parameter and buffer, in the order of their names."""
+    hasher = hashlib.sha256()
+    for name, tensor in sorted(part.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        hasher.update(f"{name}:{values.dtype}:{list(values.shape)}\n".encode())
+        hasher.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def freeze(part: nn.Module) -> None:
+    """No gradients and no moving batch-norm statistics: a frozen part answers the same for ever."""
+    part.requires_grad_(False)
+    part.eval()

@@ -1,0 +1,5 @@
+"""`python -m app` is the `lirf` command."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,28 @@
+from fastapi import APIRouter
+
+from app.access import service
+from app.access.schemas import Key, KeyCreate, NewKey
+from app.dependencies import Administrator, ReadingDep, SessionDep
+from app.paging import Page, PageQuery
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
+
+
+@router.post("", status_code=201)
+def create_key(body: KeyCreate, actor: Administrator, session: SessionDep) -> NewKey:
+    """Make an API key. Its secret is in this answer and nowhere else."""
+    row, key = service.create_key(session, actor, body.name, body.roles)
+    return NewKey(**Key.model_validate(row).model_dump(), key=key)
+
+
+@router.get("")
+def list_keys(actor: Administrator, session: ReadingDep, page: PageQuery) -> Page[Key]:
+    """API keys, newest first, without their secrets."""
+    rows, cursor = service.list_keys(session, page)
+    return Page(items=[Key.model_validate(row) for row in rows], next_cursor=cursor)
+
+
+@router.delete("/{key_id}", status_code=204)
+def revoke_key(key_id: str, actor: Administrator, session: SessionDep) -> None:
+    """The key is refused from now on."""
+    service.revoke_key(session, actor, key_id)

@@ -1,0 +1,29 @@
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.access.service import Role
+
+
+class KeyCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "licensing-team", "roles": ["custodian"]}]}
+    )
+
+    name: str = Field(min_length=1, max_length=100, description="Who uses it; the audit names it.")
+    roles: list[Role] = Field([], description="None: may ask for predictions and read, nothing else.")
+
+
+class Key(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    prefix: str
+    roles: list[Role]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class NewKey(Key):
+    key: str = Field(description="The key itself; it is told this once.")

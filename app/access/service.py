@@ -1,0 +1,116 @@
+"""Who may do what: API keys and roles."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.access.tables import ApiKeyRow
+from app.audit import service as audit
+from app.database import changes, new_id, now
+from app.errors import Problem
+from app.paging import PageRequest, newest_first
+
+
+class Role(StrEnum):
+    """operator: register and deposit; custodian: withdraw and revoke; auditor: read the audit; administrator: all.
+
+    A key without a role may ask models for predictions and read what they are.
+    """
+
+    OPERATOR = "operator"
+    CUSTODIAN = "custodian"
+    AUDITOR = "auditor"
+    ADMINISTRATOR = "administrator"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: the name goes into the audit."""
+
+    key_id: str
+    name: str
+    roles: frozenset[Role]
+
+    def has(self, *roles: Role) -> bool:
+        return Role.ADMINISTRATOR in self.roles or not self.roles.isdisjoint(roles)
+
+
+LOCAL_ADMINISTRATOR = Actor("local", "local administrator", frozenset({Role.ADMINISTRATOR}))
+
+
+class Unauthenticated(Problem):
+    status, slug, title = 401, "unauthenticated", "No valid API key"
+
+
+class Forbidden(Problem):
+    status, slug, title = 403, "forbidden", "The API key has not the role this needs"
+
+
+class UnknownKey(Problem):
+    status, slug, title = 404, "unknown-key", "There is no such API key"
+
+
+def create_key(session: Session, actor: Actor, name: str, roles: Sequence[Role]) -> tuple[ApiKeyRow, str]:
+    """A new key and its secret, which is told this once."""
+    prefix, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    row = ApiKeyRow(
+        id=new_id(),
+        name=name,
+        prefix=prefix,
+        secret_digest=_digest(secret),
+        roles=[str(role) for role in roles],
+        created_at=now(),
+    )
+    with session.begin():
+        session.add(row)
+        audit.record(session, actor.name, "key.created", subject=row.id, details={"name": name, "roles": row.roles})
+    return row, f"lirf_{prefix}_{secret}"
+
+
+def revoke_key(session: Session, actor: Actor, key_id: str) -> None:
+    """The key is refused from now on. Raises `UnknownKey`."""
+    with session.begin():
+        revoked = changes(
+            session,
+            sa.update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None)).values(revoked_at=now()),
+        )
+        if not revoked:
+            raise UnknownKey(f"there is no API key '{key_id}' to revoke; `GET /v1/keys` lists them.")
+        audit.record(session, actor.name, "key.revoked", subject=key_id)
+
+
+def list_keys(session: Session, page: PageRequest) -> tuple[Sequence[ApiKeyRow], str | None]:
+    return newest_first(session, sa.select(ApiKeyRow), ApiKeyRow.id, page)
+
+
+def has_keys(session: Session) -> bool:
+    return session.scalar(sa.select(sa.exists(sa.select(ApiKeyRow.id)))) or False
+
+
+def authenticate(session: Session, token: str | None) -> Actor:
+    """The actor behind a bearer token. Raises `Unauthenticated`, in the same words for every wrong token."""
+    parts = (token or "").split("_", 2)
+    prefix, secret = (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "lirf" else ("", "")
+    row = session.scalar(sa.select(ApiKeyRow).where(ApiKeyRow.prefix == prefix))
+    known = row.secret_digest if row else _digest("")
+    if not hmac.compare_digest(known, _digest(secret)) or row is None or row.revoked_at:
+        raise Unauthenticated("send a valid API key as `Authorization: Bearer lirf_...`; an administrator makes one.")
+    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles))
+
+
+def demand(actor: Actor, *roles: Role) -> None:
+    """Raises `Forbidden` unless the actor has one of the roles (an administrator has all)."""
+    if not actor.has(*roles):
+        raise Forbidden(
+            f"this needs the role {' or '.join(roles)}; key '{actor.name}' has {', '.join(actor.roles) or 'none'}."
+        )
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,25 @@
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.paging import PageRequest
+
+
+class AuditEvent(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    at: datetime
+    actor: str = Field(description="Name of the API key, or of the part of the service, that acted.")
+    action: str = Field(examples=["deposit.finished"])
+    model: str | None
+    subject: str | None = Field(description="Id of what was changed.")
+    reason: str | None
+    details: dict[str, Any]
+
+
+class AuditRequest(PageRequest):
+    model: str | None = Field(None, max_length=100)
+    action: str | None = Field(None, max_length=50)
+    subject: str | None = Field(None, max_length=64)

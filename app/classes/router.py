@@ -1,0 +1,13 @@
+from fastapi import APIRouter
+
+from app.classes import service
+from app.classes.schemas import ModelClass, ModelClasses
+from app.dependencies import AnyKey, ReadingDep
+
+router = APIRouter(prefix="/v1/models/{name}/classes", tags=["models"])
+
+
+@router.get("")
+def list_classes(name: str, actor: AnyKey, session: ReadingDep) -> ModelClasses:
+    """Every class: its state, since when, by whom, why, and the accuracy before and after."""
+    return ModelClasses(model=name, classes=[ModelClass.model_validate(item) for item in service.report(session, name)])

@@ -1,0 +1,99 @@
+"""The state of every class of a model: the page that an auditor wants."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.deposits import service as deposits
+from app.registry import service as registry
+from app.withdrawals import service as withdrawals
+
+
+class ClassState(StrEnum):
+    PRESERVED = "preserved"
+    DEPOSITING = "depositing"
+    DEPOSITED = "deposited"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """A class, what it is now, since when, by whom and why; accuracy in percent on raw logits where it was measured."""
+
+    index: int
+    name: str
+    state: ClassState
+    since: datetime
+    by: str
+    reason: str | None
+    deposit_id: str | None
+    withdrawals: list[str]
+    until: datetime | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    accuracy_recovered: float | None
+
+
+def report(session: Session, model_name: str) -> list[ClassReport]:
+    """Every class in the order of the outputs. Raises `UnknownModel`."""
+    model = registry.get(session, model_name)
+    rows = registry.classes(session, model.id)
+    held_by = deposits.of_ids(session, sorted({row.deposit_id for row in rows if row.deposit_id}))
+    pending = deposits.pending_classes(session, model.id)
+    lent: dict[str, list[withdrawals.WithdrawalRow]] = {}
+    for withdrawal in withdrawals.active(session, model.id):
+        for deposit_id in withdrawals.deposit_ids(session, withdrawal):
+            lent.setdefault(deposit_id, []).append(withdrawal)
+    newest = max(held_by.values(), key=lambda deposit: deposit.id, default=None)
+
+    reports = []
+    for row in rows:
+        deposit = held_by.get(row.deposit_id) if row.deposit_id else pending.get(row.class_index)
+        active = lent.get(row.deposit_id, []) if row.deposit_id else []
+        measured = deposit if row.deposit_id else newest
+        metrics = measured.metrics if measured else None
+        if active:
+            state, since, by, reason = (
+                ClassState.WITHDRAWN,
+                active[0].created_at,
+                active[0].created_by,
+                active[0].reason,
+            )
+        elif deposit and row.deposit_id:
+            assert deposit.finished_at is not None
+            state, since, by, reason = ClassState.DEPOSITED, deposit.finished_at, deposit.created_by, deposit.reason
+        elif deposit:
+            state, since, by, reason = ClassState.DEPOSITING, deposit.created_at, deposit.created_by, deposit.reason
+        else:
+            state, since, by, reason = ClassState.PRESERVED, model.created_at, model.created_by, None
+        reports.append(
+            ClassReport(
+                index=row.class_index,
+                name=row.name,
+                state=state,
+                since=since,
+                by=by,
+                reason=reason,
+                deposit_id=deposit.id if deposit else None,
+                withdrawals=[withdrawal.id for withdrawal in active],
+                until=_last_end(active),
+                accuracy_before=_accuracy(metrics, "original", row.name),
+                accuracy_after=_accuracy(metrics, "target", row.name),
+                accuracy_recovered=_accuracy(metrics, "recover", row.name),
+            )
+        )
+    return reports
+
+
+def _last_end(active: list[withdrawals.WithdrawalRow]) -> datetime | None:
+    """When the last of the withdrawals ends; None where one has no end, or there is none."""
+    ends = [withdrawal.expires_at for withdrawal in active]
+    return None if None in ends else max((end for end in ends if end), default=None)
+
+
+def _accuracy(metrics: dict[str, Any] | None, network: str, name: str) -> float | None:
+    accuracy: float | None = metrics[network]["by_class"].get(name) if metrics else None
+    return accuracy

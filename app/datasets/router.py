@@ -1,0 +1,48 @@
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from app.datasets import service
+from app.datasets.schemas import Dataset
+from app.datasets.service import Purpose
+from app.dependencies import Operator, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.paging import Page, PageQuery
+from app.uploads import ANY_SIZE, streamed_to_file
+
+router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    max_body_size=ANY_SIZE,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def upload_dataset(
+    name: str,
+    purpose: Purpose,
+    request: Request,
+    actor: Operator,
+    session: SessionDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+) -> Dataset:
+    """A zip of class folders with PNG or JPEG images (`curl --data-binary @images.zip`).
+
+    `purpose=deposit`: images of the classes to forget, nothing else. `purpose=evaluation`: held-out images of any
+    class, on which accuracy is measured before and after.
+    """
+    async with streamed_to_file(request, settings.spool, settings.max_archive_bytes) as file:
+        row = await run_in_threadpool(service.upload, session, vault, actor, name, purpose, file)
+    return Dataset.model_validate(row)
+
+
+@router.get("")
+def list_datasets(name: str, actor: Operator, session: ReadingDep, page: PageQuery) -> Page[Dataset]:
+    """The model's data sets, newest first."""
+    rows, cursor = service.list_of_model(session, name, page)
+    return Page(items=[Dataset.model_validate(row) for row in rows], next_cursor=cursor)

@@ -1,0 +1,148 @@
+"""Image archives become encrypted data sets of a model."""
+
+import tempfile
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.access.service import Actor
+from app.audit import service as audit
+from app.database import new_id, now
+from app.datasets.tables import DatasetRow
+from app.errors import Problem
+from app.paging import PageRequest, newest_first
+from app.registry import service as registry
+from app.vault import service as vaults
+from app.vault.service import Binding, Sealed, Vault
+from lirf_core import archives
+from lirf_core.archives import ImageArchive, ImageSet
+
+
+class Purpose(StrEnum):
+    """deposit: images of the classes to forget; evaluation: held-out images of any class, never trained on."""
+
+    DEPOSIT = "deposit"
+    EVALUATION = "evaluation"
+
+
+class UnknownDataset(Problem):
+    status, slug, title = 404, "unknown-dataset", "There is no such data set"
+
+
+class DatasetGone(Problem):
+    status, slug, title = 410, "dataset-shredded", "The data set was shredded"
+
+
+class ArchiveRefused(Problem):
+    status, slug, title = 422, "archive-refused", "The image archive cannot be used"
+
+
+_SLUGS = {
+    archives.UnsafeArchive: "unsafe-archive",
+    archives.UnknownFolder: "unknown-class",
+    archives.NoImages: "no-images",
+    archives.UnreadableImages: "unreadable-images",
+}
+
+
+def upload(
+    session: Session, vault: Vault, actor: Actor, model_name: str, purpose: Purpose, file: BinaryIO
+) -> DatasetRow:
+    """Checks the archive, decodes every image and stores them packed. Raises `ArchiveRefused`; then nothing is kept."""
+    with session.begin():
+        model = registry.get_ready(session, model_name)
+    dataset_id = new_id()
+    try:
+        archive = ImageArchive(file, model.class_names)
+        packed = archive.pack(registry.preprocessing_of(model))
+        sealed = vault.put(Binding("images", model.id, dataset_id), packed)
+    except archives.BadArchive as error:
+        raise _refusal(error) from error
+    row = DatasetRow(
+        id=dataset_id,
+        model_id=model.id,
+        purpose=str(purpose),
+        counts=archive.counts,
+        created_at=now(),
+        created_by=actor.name,
+    )
+    with vault.discarded_on_error(sealed), session.begin():
+        row.object_id = vaults.record(session, sealed)
+        session.add(row)
+        details = {"purpose": row.purpose, "counts": row.counts, "object": sealed.name}
+        audit.record(session, actor.name, "dataset.stored", model=model_name, subject=row.id, details=details)
+    return row
+
+
+def get(session: Session, dataset_id: str) -> DatasetRow:
+    """Raises `UnknownDataset`."""
+    row = session.get(DatasetRow, dataset_id)
+    if row is None:
+        raise UnknownDataset(
+            f"there is no data set '{dataset_id[:64]}'; upload one with `POST /v1/models/NAME/datasets`."
+        )
+    return row
+
+
+def get_usable(session: Session, model_id: str, dataset_id: str, purpose: Purpose) -> DatasetRow:
+    """A data set of this model and purpose that is still there. Raises `UnknownDataset` or `DatasetGone`."""
+    row = get(session, dataset_id)
+    if row.model_id != model_id or row.purpose != purpose:
+        raise UnknownDataset(f"data set '{dataset_id}' is no {purpose} set of this model; upload one for it.")
+    if row.shredded_at:
+        raise DatasetGone(
+            f"data set '{dataset_id}' was shredded at {row.shredded_at:%Y-%m-%d %H:%M} UTC; upload it again."
+        )
+    return row
+
+
+def newest_evaluation_set(session: Session, model_id: str) -> DatasetRow | None:
+    return session.scalar(
+        sa.select(DatasetRow)
+        .where(
+            DatasetRow.model_id == model_id, DatasetRow.purpose == Purpose.EVALUATION, DatasetRow.shredded_at.is_(None)
+        )
+        .order_by(DatasetRow.id.desc())
+        .limit(1)
+    )
+
+
+def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple[Sequence[DatasetRow], str | None]:
+    model = registry.get(session, model_name)
+    return newest_first(session, sa.select(DatasetRow).where(DatasetRow.model_id == model.id), DatasetRow.id, page)
+
+
+def sealed(session: Session, dataset_id: str) -> Sealed:
+    return vaults.sealed(session, get(session, dataset_id).object_id)
+
+
+def load(vault: Vault, stored: Sealed, spool: Path) -> ImageSet:
+    """The images of a stored data set."""
+    with tempfile.TemporaryFile(dir=spool) as file:
+        vault.copy_to(stored, cast(BinaryIO, file))
+        file.seek(0)
+        return archives.load_packed(cast(BinaryIO, file))
+
+
+def shred(session: Session, actor: str, dataset_id: str) -> list[str]:
+    """In the caller's transaction; returns the names of the vault objects to remove after the commit."""
+    row = get(session, dataset_id)
+    if row.shredded_at:
+        return []
+    row.shredded_at = now()
+    model = registry.by_id(session, row.model_id)
+    audit.record(session, actor, "dataset.shredded", model=model.name, subject=row.id)
+    return [vaults.shred(session, row.object_id)]
+
+
+def _refusal(error: archives.BadArchive) -> ArchiveRefused:
+    members = {}
+    if isinstance(error, archives.UnreadableImages):
+        members = {"unreadable": error.names, "unreadable_total": error.total}
+    refusal = ArchiveRefused(str(error), **members)
+    refusal.slug = _SLUGS.get(type(error), ArchiveRefused.slug)  # type: ignore[misc]
+    return refusal

@@ -1,0 +1,24 @@
+"""Deposit sets and evaluation sets."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, new_id, now
+
+
+class DatasetRow(Base):
+    """Images of a model's classes, packed in the vault. A deposit set is shredded when its deposit ends."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
+    model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id"), index=True)
+    purpose: Mapped[str] = mapped_column(sa.String(20))
+    counts: Mapped[dict[str, Any]]
+    object_id: Mapped[str] = mapped_column(sa.ForeignKey("vault_objects.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    created_by: Mapped[str] = mapped_column(sa.String(100))
+    shredded_at: Mapped[datetime | None]

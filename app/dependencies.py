@@ -1,0 +1,88 @@
+"""What routes ask for: a session, the vault, and an actor with the role the route needs."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
+
+from app.access.service import Actor, Role, authenticate, demand
+from app.database import Database
+from app.deposits.doorbell import Doorbell
+from app.inference.engine import InferenceEngine
+from app.settings import Settings
+from app.vault.service import Vault
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`.")
+
+
+def get_settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def get_database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def get_vault(request: Request) -> Vault:
+    vault: Vault = request.app.state.vault
+    return vault
+
+
+def get_engine(request: Request) -> InferenceEngine:
+    engine: InferenceEngine = request.app.state.engine
+    return engine
+
+
+def get_doorbell(request: Request) -> Doorbell:
+    doorbell: Doorbell = request.app.state.doorbell
+    return doorbell
+
+
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+DatabaseDep = Annotated[Database, Depends(get_database)]
+VaultDep = Annotated[Vault, Depends(get_vault)]
+EngineDep = Annotated[InferenceEngine, Depends(get_engine)]
+DoorbellDep = Annotated[Doorbell, Depends(get_doorbell)]
+
+
+def _session(database: DatabaseDep) -> Iterator[Session]:
+    with database.session() as session:
+        yield session
+
+
+def _reading(database: DatabaseDep) -> Iterator[Session]:
+    with database.reading() as session:
+        yield session
+
+
+SessionDep = Annotated[Session, Depends(_session)]
+ReadingDep = Annotated[Session, Depends(_reading)]
+
+
+def _authenticated(
+    database: DatabaseDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Actor:
+    with database.reading() as session:
+        return authenticate(session, credentials.credentials if credentials else None)
+
+
+AnyKey = Annotated[Actor, Depends(_authenticated)]
+
+
+def _with(*roles: Role) -> Any:
+    def demanded(actor: AnyKey) -> Actor:
+        demand(actor, *roles)
+        return actor
+
+    dependency: Callable[..., Actor] = demanded
+    return Depends(dependency)
+
+
+Operator = Annotated[Actor, _with(Role.OPERATOR)]
+Custodian = Annotated[Actor, _with(Role.CUSTODIAN)]
+Auditor = Annotated[Actor, _with(Role.AUDITOR)]
+Administrator = Annotated[Actor, _with(Role.ADMINISTRATOR)]

@@ -1,0 +1,38 @@
+"""A message is a doorbell: it carries a deposit's id, and losing, doubling or reordering it changes only latency."""
+
+import logging
+
+from celery import Celery
+
+from app.settings import Settings
+
+TASK = "lirf.deposit"
+log = logging.getLogger(__name__)
+
+
+def celery_app(settings: Settings) -> Celery:
+    """The Celery application, as far as API, reconciler and worker have to agree on it."""
+    app = Celery("lirf", broker=settings.broker)
+    app.conf.update(
+        task_ignore_result=True,
+        task_default_queue="lirf",
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=4,
+        # Redis redelivers after `visibility_timeout` even while a task runs (celery#5935). Messages are acknowledged
+        # on receipt and recovery is the lease's work, so nothing has to come back.
+        broker_transport_options={} if settings.broker.startswith("sqla+") else {"visibility_timeout": 7 * 24 * 3600},
+    )
+    return app
+
+
+class Doorbell:
+    """Tells the workers that a deposit is queued. Never fails: the reconciler rings again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._celery = celery_app(settings)
+
+    def ring(self, deposit_id: str) -> None:
+        try:
+            self._celery.send_task(TASK, args=[deposit_id], retry=False)
+        except Exception as error:  # whatever a broker throws: the deposit is in the database
+            log.warning("the broker did not take the message for deposit %s: %s", deposit_id, type(error).__name__)

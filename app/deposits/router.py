@@ -1,0 +1,85 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, BackgroundTasks, Response
+from sqlalchemy.orm import Session
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from app.database import Database
+from app.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, ReadingDep, SessionDep, VaultDep
+from app.deposits import service
+from app.deposits.schemas import Deposit, DepositCreate, Progress
+from app.deposits.tables import UNFINISHED, DepositRow
+from app.paging import Page, PageQuery
+from app.registry import service as registry
+
+router = APIRouter(tags=["deposits"])
+POLL_SECONDS = 0.5
+
+
+def _deposit(session: Session, row: DepositRow) -> Deposit:
+    return Deposit(
+        model=registry.by_id(session, row.model_id).name,
+        classes=service.class_names(session, row),
+        progress=Progress(**row.progress),
+        **{name: getattr(row, name) for name in Deposit.model_fields.keys() - {"model", "classes", "progress"}},
+    )
+
+
+@router.post("/v1/models/{name}/deposits", status_code=202)
+def request_deposit(
+    name: str,
+    body: DepositCreate,
+    actor: Operator,
+    session: SessionDep,
+    doorbell: DoorbellDep,
+    tasks: BackgroundTasks,
+    response: Response,
+) -> Deposit:
+    """Forget classes: a worker trains the target network and stores the deposit module. Follow `Location`."""
+    row = service.request(session, actor, name, body)
+    tasks.add_task(doorbell.ring, row.id)
+    response.headers["Location"] = f"/v1/deposits/{row.id}"
+    return _deposit(session, row)
+
+
+@router.get("/v1/models/{name}/deposits")
+def list_deposits(name: str, actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Deposit]:
+    """Deposits of a model, newest first."""
+    rows, cursor = service.list_of_model(session, name, page)
+    return Page(items=[_deposit(session, row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/v1/deposits/{deposit_id}")
+def get_deposit(deposit_id: str, actor: AnyKey, session: ReadingDep) -> Deposit:
+    """State, progress and result of a deposit."""
+    return _deposit(session, service.get(session, deposit_id))
+
+
+@router.post("/v1/deposits/{deposit_id}/cancel", status_code=202)
+def cancel_deposit(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Deposit:
+    """Stop a deposit that has not ended. The model stays as it was."""
+    return _deposit(session, service.cancel(session, vault, actor, deposit_id))
+
+
+@router.get("/v1/deposits/{deposit_id}/events", response_class=EventSourceResponse)
+async def follow_deposit(deposit_id: str, actor: AnyKey, database: DatabaseDep) -> EventSourceResponse:
+    """Server-sent events: `progress` with the deposit whenever it changes, `end` with its final state."""
+    first = await run_in_threadpool(_read, database, deposit_id)
+    return EventSourceResponse(_changes(database, first), ping=15)
+
+
+def _read(database: Database, deposit_id: str) -> Deposit:
+    with database.reading() as session:
+        return _deposit(session, service.get(session, deposit_id))
+
+
+async def _changes(database: Database, deposit: Deposit) -> AsyncIterator[ServerSentEvent]:
+    while deposit.state in UNFINISHED:
+        yield ServerSentEvent(deposit.model_dump_json(), event="progress")
+        last = deposit
+        while deposit == last:
+            await asyncio.sleep(POLL_SECONDS)
+            deposit = await run_in_threadpool(_read, database, deposit.id)
+    yield ServerSentEvent(deposit.model_dump_json(), event="end")

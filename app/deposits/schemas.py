@@ -1,0 +1,135 @@
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lirf_core.data import Augmentation
+from lirf_core.deposit import DepositConfig
+
+_DEFAULT = DepositConfig()
+
+
+class AugmentationIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    crop_padding: int = Field(
+        _DEFAULT.augmentation.crop_padding, ge=0, le=64, description="Pixels; 0 for no random crop."
+    )
+    horizontal_flip: bool = Field(
+        _DEFAULT.augmentation.horizontal_flip, description="False where a mirrored image is another class."
+    )
+
+
+class DepositConfigIn(BaseModel):
+    """Settings of eq. 9; the defaults are good for small images."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    removal: Literal["suppress", "random"] = Field(_DEFAULT.removal, description="`random`: eq. 2 as in the paper.")
+    lambda_at: float = Field(_DEFAULT.lambda_at, ge=0, le=1000)
+    lambda_kp: float = Field(_DEFAULT.lambda_kp, ge=0, le=1000)
+    lambda_pt: float = Field(_DEFAULT.lambda_pt, ge=0, le=1000)
+    lambda_re: float = Field(_DEFAULT.lambda_re, ge=0, le=1000)
+    temperature: float = Field(_DEFAULT.temperature, gt=0, le=1000)
+    attention_threshold: float = Field(_DEFAULT.attention_threshold, ge=0, le=1)
+    pruning_rate: float = Field(
+        _DEFAULT.pruning_rate, ge=0, le=0.95, description="Share of filters the deposit module goes without."
+    )
+    epochs: int = Field(_DEFAULT.epochs, ge=1, le=1000)
+    batch_size: int = Field(_DEFAULT.batch_size, ge=2, le=4096)
+    learning_rate: float = Field(_DEFAULT.learning_rate, gt=0, le=10)
+    momentum: float = Field(_DEFAULT.momentum, ge=0, lt=1)
+    weight_decay: float = Field(_DEFAULT.weight_decay, ge=0, le=1)
+    augmentation: AugmentationIn = AugmentationIn()
+    seed: int = Field(_DEFAULT.seed, ge=0, lt=1 << 31)
+
+
+def config_of(stored: dict[str, Any]) -> DepositConfig:
+    """The stored settings as lirf_core's."""
+    return DepositConfig(**{**stored, "augmentation": Augmentation(**stored["augmentation"])})
+
+
+class DepositCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset_id": "0193a1c2-7f00-7000-8000-000000000000",
+                    "classes": ["airplane", "bird"],
+                    "reason": "licence of the supplier ended on 2026-10-31",
+                    "config": {"epochs": 20},
+                }
+            ]
+        },
+    )
+
+    dataset_id: str = Field(
+        max_length=64, description="A deposit set: images of the classes to forget and of no other."
+    )
+    classes: list[str] | None = Field(
+        None, max_length=100_000, description="A cross-check: exactly the classes of the deposit set."
+    )
+    evaluation_set_id: str | None = Field(
+        None, max_length=64, description="Default: the model's newest evaluation set."
+    )
+    reason: str = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    keep_dataset: bool = Field(False, description="Otherwise the deposit set is shredded when the deposit ends.")
+    config: DepositConfigIn = DepositConfigIn()
+
+    @field_validator("classes")
+    @classmethod
+    def not_empty(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and not names:
+            raise ValueError("name at least one class, or leave `classes` out")
+        return names
+
+
+class Progress(BaseModel):
+    phase: str | None = Field(
+        None, examples=["training"], description="starting, training, storing, evaluating, finished."
+    )
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    losses: dict[str, float] | None = Field(
+        None, examples=[{"total": 1.9, "kr": 0.2, "kp": 0.1, "re": 0.3, "pt": 0.04, "at": 0.1}]
+    )
+
+
+class NetworkAccuracy(BaseModel):
+    """Percent, on held-out images and raw logits."""
+
+    preserved_accuracy: float | None
+    deposited_accuracy: float | None
+    average_accuracy: float | None
+    by_class: dict[str, float | None]
+
+
+class DepositMetrics(BaseModel):
+    original: NetworkAccuracy = Field(description="The network this deposit started from.")
+    target: NetworkAccuracy
+    recover: NetworkAccuracy
+    forgetting: float | None = Field(description="F: drop of the deposited accuracy, in points.")
+    h_mean: float | None = Field(description="Harmonic mean of the target's preserved accuracy and F.")
+
+
+class Deposit(BaseModel):
+    id: str
+    model: str
+    classes: list[str]
+    state: Literal["queued", "running", "deposited", "failed", "cancelled"]
+    reason: str
+    created_at: datetime
+    created_by: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    is_cancel_requested: bool
+    progress: Progress
+    failure: str | None = Field(description="Why it failed and what to do.")
+    revision: int | None = Field(description="The model's revision that this deposit made.")
+    module_bytes: int | None
+    metrics: DepositMetrics | None = Field(description="Null where there was no evaluation set.")
+    config: DepositConfigIn

@@ -1,0 +1,218 @@
+"""Deposits as their users see them: request, follow, cancel."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.access.service import Actor
+from app.audit import service as audit
+from app.database import changes, new_id, now
+from app.datasets import service as datasets
+from app.datasets.service import Purpose
+from app.deposits import jobs
+from app.deposits.schemas import DepositCreate
+from app.deposits.tables import UNFINISHED, DepositClassRow, DepositRow, State
+from app.errors import Problem
+from app.paging import PageRequest, newest_first
+from app.registry import service as registry
+from app.vault import service as vaults
+from app.vault.service import Sealed, Vault
+
+
+class UnknownDeposit(Problem):
+    status, slug, title = 404, "unknown-deposit", "There is no such deposit"
+
+
+class ClassesDiffer(Problem):
+    status, slug, title = 422, "classes-differ", "The deposit set has other classes than the request"
+
+
+class NothingPreserved(Problem):
+    status, slug, title = 422, "nothing-preserved", "No class would be left"
+
+
+class AlreadyDeposited(Problem):
+    status, slug, title = 409, "already-deposited", "A class is deposited already"
+
+
+class DatasetBusy(Problem):
+    status, slug, title = 409, "dataset-in-use", "Another deposit uses the data set"
+
+
+class NotCancellable(Problem):
+    status, slug, title = 409, "not-cancellable", "The deposit has ended"
+
+
+class NotDeposited(Problem):
+    status, slug, title = 409, "not-deposited", "The deposit holds no deposit module"
+
+
+def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow:
+    """Queues a deposit.
+
+    Raises `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `NothingPreserved`, `DatasetBusy`.
+    """
+    with session.begin():
+        model = registry.get_ready(session, model_name)
+        registry.lock(session, model.id)
+        dataset = datasets.get_usable(session, model.id, body.dataset_id, Purpose.DEPOSIT)
+        found = sorted(dataset.counts)
+        if body.classes is not None:
+            registry.class_indices(model, body.classes)
+            if set(body.classes) != set(found):
+                raise ClassesDiffer(
+                    f"the deposit set has images of {_named(found)}, the request names {_named(sorted(body.classes))}; "
+                    "a deposit set holds images of the classes to forget and of no other: upload one for these."
+                )
+        indices = registry.class_indices(model, found)
+        _check_classes(session, model, indices)
+        if session.scalar(
+            sa.select(DepositRow.id).where(DepositRow.dataset_id == dataset.id, DepositRow.state.in_(UNFINISHED))
+        ):
+            raise DatasetBusy(
+                f"data set '{dataset.id}' is used by a deposit that has not ended; wait for it or upload another."
+            )
+        if body.evaluation_set_id:
+            evaluation_id: str | None = datasets.get_usable(
+                session, model.id, body.evaluation_set_id, Purpose.EVALUATION
+            ).id
+        else:
+            newest = datasets.newest_evaluation_set(session, model.id)
+            evaluation_id = newest.id if newest else None
+        row = DepositRow(
+            id=new_id(),
+            model_id=model.id,
+            state=State.QUEUED,
+            dataset_id=dataset.id,
+            evaluation_set_id=evaluation_id,
+            config=body.config.model_dump(),
+            reason=body.reason,
+            keeps_dataset=body.keep_dataset,
+            created_at=now(),
+            created_by=actor.name,
+            rung_at=now(),
+        )
+        session.add(row)
+        session.flush()
+        session.add_all(DepositClassRow(deposit_id=row.id, class_index=index) for index in indices)
+        audit.record(
+            session,
+            actor.name,
+            "deposit.requested",
+            model=model.name,
+            subject=row.id,
+            reason=body.reason,
+            details={"classes": found, "images": dataset.counts, "config": row.config},
+        )
+    return row
+
+
+def _check_classes(session: Session, model: registry.ModelRow, indices: list[int]) -> None:
+    """None deposited, none on the way, and some left."""
+    names = model.class_names
+    held = {c.class_index for c in registry.classes(session, model.id) if c.deposit_id}
+    if taken := sorted(held & set(indices)):
+        raise AlreadyDeposited(
+            f"{_named([names[i] for i in taken])} of model '{model.name}' {_are(taken)} deposited already."
+        )
+    pending = set(
+        session.scalars(
+            sa.select(DepositClassRow.class_index)
+            .join(DepositRow, DepositRow.id == DepositClassRow.deposit_id)
+            .where(DepositRow.model_id == model.id, DepositRow.state.in_(UNFINISHED))
+        )
+    )
+    if taken := sorted(pending & set(indices)):
+        raise AlreadyDeposited(
+            f"{_named([names[i] for i in taken])} of model '{model.name}' {_are(taken)} in a deposit that has not "
+            "ended; wait for it or cancel it."
+        )
+    if len(held | pending | set(indices)) == len(names):
+        raise NothingPreserved(
+            f"after this deposit model '{model.name}' would have no class left to answer with; "
+            "leave at least one, or take the model out of service."
+        )
+
+
+def cancel(session: Session, vault: Vault, actor: Actor, deposit_id: str) -> DepositRow:
+    """Stops a queued deposit at once and a running one at its next step. Raises `NotCancellable`."""
+    garbage: list[str] = []
+    with session.begin():
+        row = get(session, deposit_id)
+        registry.lock(session, row.model_id)
+        session.refresh(row)
+        if row.state == State.QUEUED:
+            garbage = jobs.end_queued(session, row, actor.name)
+        asked = changes(
+            session,
+            sa.update(DepositRow)
+            .where(
+                DepositRow.id == row.id, DepositRow.state == State.RUNNING, DepositRow.is_cancel_requested.is_(False)
+            )
+            .values(is_cancel_requested=True),
+        )
+        session.refresh(row)
+        if asked:
+            model = registry.by_id(session, row.model_id)
+            audit.record(session, actor.name, "deposit.cancel_requested", model=model.name, subject=row.id)
+        elif not row.is_cancel_requested or row.state not in (State.CANCELLED, State.RUNNING):
+            raise NotCancellable(
+                f"deposit '{deposit_id}' is {row.state}; only a queued or running deposit is cancelled."
+            )
+    for name in garbage:
+        vault.objects.remove(name)
+    return row
+
+
+def get(session: Session, deposit_id: str) -> DepositRow:
+    """Raises `UnknownDeposit`."""
+    row = session.get(DepositRow, deposit_id)
+    if row is None:
+        raise UnknownDeposit(f"there is no deposit '{deposit_id[:64]}'; `GET /v1/models/NAME/deposits` lists them.")
+    return row
+
+
+def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple[Sequence[DepositRow], str | None]:
+    model = registry.get(session, model_name)
+    return newest_first(session, sa.select(DepositRow).where(DepositRow.model_id == model.id), DepositRow.id, page)
+
+
+def of_ids(session: Session, ids: Sequence[str]) -> dict[str, DepositRow]:
+    return {row.id: row for row in session.scalars(sa.select(DepositRow).where(DepositRow.id.in_(ids)))}
+
+
+def class_names(session: Session, row: DepositRow) -> list[str]:
+    """The classes of a deposit, in the order of the model's outputs."""
+    names = registry.by_id(session, row.model_id).class_names
+    return [names[i] for i in class_indices(session, row.id)]
+
+
+def class_indices(session: Session, deposit_id: str) -> list[int]:
+    query = sa.select(DepositClassRow.class_index).where(DepositClassRow.deposit_id == deposit_id)
+    return list(session.scalars(query.order_by(DepositClassRow.class_index)))
+
+
+def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
+    """Classes of deposits that have not ended."""
+    query = (
+        sa.select(DepositClassRow.class_index, DepositRow)
+        .join(DepositRow, DepositRow.id == DepositClassRow.deposit_id)
+        .where(DepositRow.model_id == model_id, DepositRow.state.in_(UNFINISHED))
+    )
+    return dict(session.execute(query).tuples().all())
+
+
+def module(session: Session, row: DepositRow) -> Sealed:
+    """The deposit module in the vault. Raises `NotDeposited`."""
+    if row.module_object_id is None:
+        raise NotDeposited(f"deposit '{row.id}' is {row.state}; only a finished deposit holds a module.")
+    return vaults.sealed(session, row.module_object_id)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:10]) + (f", ... ({len(names)})" if len(names) > 10 else "")
+
+
+def _are(items: Sequence[int]) -> str:
+    return "is" if len(items) == 1 else "are"

@@ -1,0 +1,72 @@
+"""Deposits and the classes they hold."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, new_id, now
+
+
+class State(StrEnum):
+    """queued -> running -> deposited | failed | cancelled."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DEPOSITED = "deposited"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+UNFINISHED = (State.QUEUED, State.RUNNING)
+
+
+class DepositRow(Base):
+    """A deposit job and, once deposited, its result. `token` is the fencing token of the newest claim."""
+
+    __tablename__ = "deposits"
+    __table_args__ = (
+        sa.Index(
+            "uq_deposits_running",
+            "model_id",
+            unique=True,
+            sqlite_where=sa.text("state = 'running'"),
+            postgresql_where=sa.text("state = 'running'"),
+        ),
+        sa.Index("ix_deposits_state_rung_at", "state", "rung_at"),
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
+    model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id"), index=True)
+    state: Mapped[str] = mapped_column(sa.String(20), default=State.QUEUED)
+    dataset_id: Mapped[str] = mapped_column(sa.ForeignKey("datasets.id"))
+    evaluation_set_id: Mapped[str | None] = mapped_column(sa.ForeignKey("datasets.id"))
+    config: Mapped[dict[str, Any]]
+    reason: Mapped[str] = mapped_column(sa.Text)
+    keeps_dataset: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    created_by: Mapped[str] = mapped_column(sa.String(100))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    rung_at: Mapped[datetime] = mapped_column(default=now)
+    attempts: Mapped[int] = mapped_column(default=0)
+    token: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[datetime | None]
+    is_cancel_requested: Mapped[bool] = mapped_column(default=False)
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    failure: Mapped[str | None] = mapped_column(sa.Text)
+    revision: Mapped[int | None]
+    module_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
+    module_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
+
+
+class DepositClassRow(Base):
+    """A class of a deposit."""
+
+    __tablename__ = "deposit_classes"
+
+    deposit_id: Mapped[str] = mapped_column(sa.ForeignKey("deposits.id"), primary_key=True)
+    class_index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -1,0 +1,146 @@
+"""Assembles recover networks on demand and asks them. Opened parts stay in a cache bounded in bytes."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from cachetools import LRUCache
+from torch import Tensor, nn
+
+from app.database import Database
+from app.deposits import service as deposits
+from app.errors import Problem
+from app.registry import service as registry
+from app.registry.service import StoredNetwork
+from app.vault.service import Sealed, Vault
+from app.withdrawals import service as withdrawals
+from app.withdrawals.service import WithdrawalState
+from lirf_core import artifacts
+from lirf_core.compute import Compute
+from lirf_core.data import Preprocessing
+from lirf_core.network import SplitNetwork
+from lirf_core.recover import DepositModule, RecoverNetwork
+
+
+class WithdrawalOfOtherModel(Problem):
+    status, slug, title = 422, "withdrawal-of-other-model", "The withdrawal is of another model"
+
+
+@dataclass(frozen=True)
+class StoredModule:
+    sealed: Sealed
+    deposit_id: str
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a model answers with now: a revision and the deposits that are withdrawn."""
+
+    model_name: str
+    class_names: list[str]
+    preprocessing: Preprocessing
+    network: StoredNetwork
+    modules: tuple[StoredModule, ...]
+    withdrawals: tuple[str, ...]
+    masked: tuple[int, ...]
+
+
+class InferenceEngine:
+    """Thread-safe. What may be shown is read from the database on each request: there is no cache to wait for."""
+
+    def __init__(self, database: Database, vault: Vault, compute: Compute, cache_bytes: int) -> None:
+        self._database, self._vault, self.compute = database, vault, compute
+        self._parts: LRUCache[str, nn.Module] = LRUCache(cache_bytes, getsizeof=_bytes_of)
+        self._lock = threading.Lock()
+
+    def view(self, model_name: str, withdrawal_id: str | None = None) -> View:
+        """The model's view now; with a withdrawal, that of this one alone.
+
+        Raises `UnknownModel`, `WeightsMissing`, `UnknownWithdrawal`, `WithdrawalEnded`, `WithdrawalOfOtherModel`.
+        """
+        with self._database.reading() as session:
+            model = registry.get_ready(session, model_name)
+            if withdrawal_id is None:
+                active = withdrawals.active(session, model.id)
+            else:
+                active = [withdrawals.get(session, withdrawal_id)]
+                if active[0].model_id != model.id:
+                    raise WithdrawalOfOtherModel(f"withdrawal '{withdrawal_id}' is not of model '{model_name}'.")
+                if (state := withdrawals.state(active[0])) != WithdrawalState.ACTIVE:
+                    raise withdrawals.WithdrawalEnded(
+                        f"withdrawal '{withdrawal_id}' is {state}; ask a custodian for a new one."
+                    )
+            shown = sorted({deposit_id for row in active for deposit_id in withdrawals.deposit_ids(session, row)})
+            rows = deposits.of_ids(session, shown)
+            modules = [
+                StoredModule(deposits.module(session, rows[i]), i, tuple(deposits.class_indices(session, i)))
+                for i in shown
+            ]
+            answering = {index for module in modules for index in module.classes}
+            masked = [
+                row.class_index
+                for row in registry.classes(session, model.id)
+                if row.deposit_id and row.class_index not in answering
+            ]
+            return View(
+                model_name=model.name,
+                class_names=model.class_names,
+                preprocessing=registry.preprocessing_of(model),
+                network=registry.stored_network(session, model),
+                modules=tuple(modules),
+                withdrawals=tuple(row.id for row in active),
+                masked=tuple(masked),
+            )
+
+    def prepare(self, deposit_ids: Sequence[str]) -> None:
+        """Opens the deposit modules, so that a withdrawal is only given when it can be answered.
+
+        Raises `UnknownDeposit`, `NotDeposited`, `VaultDamaged`.
+        """
+        with self._database.reading() as session:
+            rows = [deposits.get(session, deposit_id) for deposit_id in deposit_ids]
+            parts = [
+                (registry.stored_network(session, registry.by_id(session, row.model_id)), deposits.module(session, row))
+                for row in rows
+            ]
+        for network, sealed in parts:
+            self._network(network)
+            self._module(network, sealed)
+
+    @torch.inference_mode()
+    def logits(self, view: View, inputs: Tensor) -> Tensor:
+        """inputs: float32 (B, C, H, W), normalised. Returns raw float32 logits (B, classes) on the CPU."""
+        network = RecoverNetwork(
+            self._network(view.network),
+            [self._module(view.network, module.sealed) for module in view.modules],
+            view.network.belonging.upper_digest,
+        )
+        with self.compute.autocast():
+            placed = inputs.to(self.compute.device).contiguous(memory_format=self.compute.memory_format)
+            logits: Tensor = network(placed).float().cpu()
+        return logits
+
+    def _network(self, stored: StoredNetwork) -> SplitNetwork:
+        part = self._part(f"{stored.upper.name}/{stored.lower.name}", lambda: stored.open(self._vault))
+        assert isinstance(part, SplitNetwork)
+        return part
+
+    def _module(self, network: StoredNetwork, sealed: Sealed) -> DepositModule:
+        part = self._part(sealed.name, lambda: artifacts.load_module(self._vault.read(sealed), network.belonging))
+        assert isinstance(part, DepositModule)
+        return part
+
+    def _part(self, key: str, load: Callable[[], nn.Module]) -> nn.Module:
+        with self._lock:  # also makes many that ask for one part wait for one loader
+            part = self._parts.get(key)
+            if part is None:
+                part = self.compute.place(load())
+                if _bytes_of(part) <= self._parts.maxsize:
+                    self._parts[key] = part
+            return part
+
+
+def _bytes_of(part: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in part.state_dict().values())

@@ -1,0 +1,91 @@
+"""The HTTP application: `uvicorn --factory app.main:create_app`."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import sqlalchemy as sa
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from app import errors
+from app.access.router import router as keys
+from app.audit.router import router as audit
+from app.classes.router import router as classes
+from app.database import Database
+from app.datasets.router import router as datasets
+from app.dependencies import DatabaseDep
+from app.deposits.doorbell import Doorbell
+from app.deposits.router import router as deposits
+from app.errors import Problem, ProblemDetails
+from app.inference.engine import InferenceEngine
+from app.inference.router import health
+from app.inference.router import router as inference
+from app.inference.schemas import Health
+from app.registry.router import router as models
+from app.settings import Settings
+from app.vault.service import open_vault
+from app.withdrawals.router import router as withdrawals
+from lirf_core.compute import Compute
+
+DESCRIPTION = """
+Switch off what an image classifier knows of some classes, prove it, and switch it on again later
+([Learning with Recoverable Forgetting](https://arxiv.org/abs/2207.08224)).
+
+1. **Register** a model: `POST /v1/models`, then `PUT /v1/models/{name}/weights`.
+2. **Deposit**: upload images of the classes to forget (`POST /v1/models/{name}/datasets`), then
+   `POST /v1/models/{name}/deposits`, and follow it.
+3. **Withdraw** and **revoke**: `POST /v1/withdrawals`, `DELETE /v1/withdrawals/{id}`.
+4. **Ask**: `POST /v2/models/{name}/infer` (Open Inference Protocol), or an image at `/v1/models/{name}/predict`.
+
+Every route but health needs an API key: `Authorization: Bearer lirf_...`.
+Errors are [problem details](https://www.rfc-editor.org/rfc/rfc9457) with a stable `type` and what to do.
+"""
+
+
+class NotReady(Problem):
+    status, slug, title = 503, "not-ready", "The service cannot work now"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    settings = settings or Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.settings = settings
+        app.state.database = database = Database(settings.database)
+        app.state.vault = vault = open_vault(settings)
+        app.state.doorbell = Doorbell(settings)
+        app.state.engine = InferenceEngine(database, vault, Compute.pick(settings.device), settings.cache_bytes)
+        yield
+        database.engine.dispose()
+
+    app = FastAPI(
+        title="LIRF",
+        version="0.1.0",
+        summary="Learning with Recoverable Forgetting as a service",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        max_body_size=settings.max_body_bytes,
+        responses={"default": {"model": ProblemDetails, "description": "Problem details, RFC 9457."}},
+    )
+    errors.install(app)
+    for router in (models, classes, datasets, deposits, withdrawals, inference, audit, keys, health):
+        app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    @app.get("/v2/health/ready", tags=["health"])
+    def is_ready(database: DatabaseDep) -> Health:
+        """The database answers."""
+        try:
+            with database.reading() as session:
+                session.execute(sa.text("SELECT 1"))
+        except sa.exc.SQLAlchemyError as error:
+            raise NotReady("the database does not answer; look at its state and at LIRF_DATABASE_URL.") from error
+        return Health()
+
+    return app

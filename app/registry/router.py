@@ -1,0 +1,56 @@
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from app.dependencies import AnyKey, Operator, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.paging import Page, PageQuery
+from app.registry import service
+from app.registry.schemas import Model, ModelCreate
+from app.uploads import ANY_SIZE, streamed_to_file
+from lirf_core.artifacts import max_file_bytes
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.post("", status_code=201)
+def register_model(body: ModelCreate, actor: Operator, session: SessionDep) -> Model:
+    """Describe a classifier. Send its weights next."""
+    row = service.register(session, actor, body.name, body.spec(), body.split, body.classes, body.preprocessing.value())
+    return Model.from_row(row)
+
+
+@router.put(
+    "/{name}/weights",
+    max_body_size=ANY_SIZE,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def put_weights(
+    name: str, request: Request, actor: Operator, session: SessionDep, vault: VaultDep, settings: SettingsDep
+) -> Model:
+    """The weights as a safetensors file (`curl --upload-file weights.safetensors`). The model serves from then on."""
+    model = await run_in_threadpool(service.describe, session, name)
+    async with streamed_to_file(request, settings.spool, max_file_bytes(service.spec_of(model))) as file:
+        return Model.from_row(await run_in_threadpool(service.put_weights, session, vault, actor, name, file))
+
+
+@router.get("")
+def list_models(actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Model]:
+    """Models, newest first."""
+    rows, cursor = service.list_models(session, page)
+    return Page(items=[Model.from_row(row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/{name}")
+def get_model(name: str, actor: AnyKey, session: ReadingDep) -> Model:
+    """One model."""
+    return Model.from_row(service.get(session, name))
+
+
+@router.delete("/{name}", status_code=204)
+def remove_unfinished_model(name: str, actor: Operator, session: SessionDep) -> None:
+    """Take back a registration that has no weights yet."""
+    service.remove_unfinished(session, actor, name)

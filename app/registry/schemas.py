@@ -1,0 +1,125 @@
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from app.registry.tables import ModelRow
+from lirf_core.architectures import ARCHITECTURES, SPLITS, ArchitectureSpec
+from lirf_core.data import Preprocessing
+
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
+Channel = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Deviation = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+
+
+class Architecture(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal[ARCHITECTURES] = Field(description="-small: 3x3 stem and no max-pool, for small images.")  # type: ignore[valid-type]
+    width: float = Field(1.0, ge=0.0625, le=4, description="Width factor of a -small architecture.")
+
+    @model_validator(mode="after")
+    def width_is_of_a_small_form(self) -> "Architecture":
+        if self.width != 1.0 and not self.name.endswith("-small"):
+            raise ValueError(f"width is {self.width}; only the -small architectures have a width factor")
+        return self
+
+
+class PreprocessingIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    height: int = Field(ge=8, le=1024, description="Pixels.")
+    width: int = Field(ge=8, le=1024, description="Pixels.")
+    mean: list[Channel] = Field(description="For each channel, of values from 0 to 1: one for grey, three for RGB.")
+    std: list[Deviation]
+
+    @model_validator(mode="after")
+    def channels_agree(self) -> "PreprocessingIn":
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise ValueError("mean and std need one number each (grey) or three (RGB)")
+        return self
+
+    def value(self) -> Preprocessing:
+        return Preprocessing(self.height, self.width, tuple(self.mean), tuple(self.std))
+
+
+class ModelCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "cifar",
+                    "architecture": {"name": "resnet18-small", "width": 0.5},
+                    "split": "layer2",
+                    "classes": [
+                        "airplane",
+                        "automobile",
+                        "bird",
+                        "cat",
+                        "deer",
+                        "dog",
+                        "frog",
+                        "horse",
+                        "ship",
+                        "truck",
+                    ],
+                    "preprocessing": {
+                        "height": 32,
+                        "width": 32,
+                        "mean": [0.4914, 0.4822, 0.4465],
+                        "std": [0.247, 0.243, 0.261],
+                    },
+                }
+            ]
+        },
+    )
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Lower-case letters, digits, '.', '_' and '-'."
+    )
+    architecture: Architecture
+    split: Literal[SPLITS] = Field("layer2", description="Last stage of the lower part, which deposits train.")  # type: ignore[valid-type]
+    classes: list[ClassName] = Field(
+        min_length=2, max_length=100_000, description="In the order of the network's outputs."
+    )
+    preprocessing: PreprocessingIn
+
+    @field_validator("classes")
+    @classmethod
+    def names_are_unique(cls, names: list[str]) -> list[str]:
+        if doubled := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
+            raise ValueError(f"class names are doubled: {', '.join(repr(name) for name in doubled[:5])}")
+        return names
+
+    def spec(self) -> ArchitectureSpec:
+        channels = len(self.preprocessing.mean)
+        return ArchitectureSpec(self.architecture.name, len(self.classes), self.architecture.width, channels)
+
+
+class Model(BaseModel):
+    id: str
+    name: str
+    architecture: dict[str, str | int | float]
+    split: str
+    classes: list[str]
+    preprocessing: dict[str, int | list[float]]
+    state: Literal["awaiting_weights", "ready"]
+    revision: int | None = Field(description="What serves: 0 is the original network, each deposit adds one.")
+    created_at: datetime
+    created_by: str
+
+    @classmethod
+    def from_row(cls, row: ModelRow) -> "Model":
+        return cls(
+            id=row.id,
+            name=row.name,
+            architecture=row.architecture,
+            split=row.split,
+            classes=row.class_names,
+            preprocessing=row.preprocessing,
+            state="awaiting_weights" if row.revision is None else "ready",
+            revision=row.revision,
+            created_at=row.created_at,
+            created_by=row.created_by,
+        )

@@ -1,0 +1,256 @@
+"""Models: registered by a description, served once their weights are there, revised by deposits."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.access.service import Actor
+from app.audit import service as audit
+from app.database import new_id, now
+from app.errors import Problem
+from app.paging import PageRequest, newest_first
+from app.registry.tables import ModelClassRow, RevisionRow
+from app.registry.tables import ModelRow as ModelRow
+from app.vault import service as vaults
+from app.vault.service import Binding, Sealed, Vault
+from lirf_core import artifacts
+from lirf_core.architectures import ArchitectureSpec
+from lirf_core.artifacts import Belonging
+from lirf_core.data import Preprocessing
+from lirf_core.network import SplitNetwork, digest
+
+
+class UnknownModel(Problem):
+    status, slug, title = 404, "unknown-model", "There is no such model"
+
+
+class NameTaken(Problem):
+    status, slug, title = 409, "name-taken", "A model of that name exists"
+
+
+class WeightsMissing(Problem):
+    status, slug, title = 409, "weights-missing", "The model has no weights yet"
+
+
+class WeightsPresent(Problem):
+    status, slug, title = 409, "weights-present", "The model has its weights already"
+
+
+class WeightsRefused(Problem):
+    status, slug, title = 422, "weights-refused", "The weights cannot be used"
+
+
+class UnknownClass(Problem):
+    status, slug, title = 422, "unknown-class", "A class name is not one of the model's"
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A revision in the vault, ready to be opened."""
+
+    upper: Sealed
+    lower: Sealed
+    belonging: Belonging
+    revision: int
+
+    def open(self, vault: Vault) -> SplitNetwork:
+        return artifacts.load_network(vault.read(self.upper), vault.read(self.lower), self.belonging)
+
+
+def register(
+    session: Session,
+    actor: Actor,
+    name: str,
+    spec: ArchitectureSpec,
+    split: str,
+    classes: list[str],
+    preprocessing: Preprocessing,
+) -> ModelRow:
+    """Describes a model; its weights follow. Raises `NameTaken`."""
+    row = ModelRow(
+        id=new_id(),
+        name=name,
+        architecture=asdict(spec),
+        preprocessing=asdict(preprocessing),
+        split=split,
+        class_names=classes,
+        generation=0,
+        created_at=now(),
+        created_by=actor.name,
+    )
+    with session.begin():
+        if session.scalar(sa.select(ModelRow.id).where(ModelRow.name == name)):
+            raise NameTaken(f"there is a model '{name}' already; choose another name.")
+        session.add(row)
+        session.flush()
+        session.add_all(ModelClassRow(model_id=row.id, class_index=i, name=label) for i, label in enumerate(classes))
+        audit.record(
+            session,
+            actor.name,
+            "model.registered",
+            model=name,
+            subject=row.id,
+            details={"architecture": row.architecture, "split": split, "classes": len(classes)},
+        )
+    return row
+
+
+def remove_unfinished(session: Session, actor: Actor, name: str) -> None:
+    """Takes back a registration that has no weights yet. Raises `WeightsPresent`."""
+    with session.begin():
+        model = get(session, name)
+        lock(session, model.id)
+        if model.revision is not None:
+            raise WeightsPresent(
+                f"model '{name}' has weights and perhaps deposits; only a registration without weights is removed."
+            )
+        session.delete(model)
+        audit.record(session, actor.name, "model.removed", model=name, subject=model.id)
+
+
+def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: BinaryIO) -> ModelRow:
+    """Checks the weights against the architecture and stores both parts. Raises `WeightsRefused`, `WeightsPresent`."""
+    model = describe(session, name)
+    _demand_no_weights(model)
+    try:
+        network = artifacts.load_original(file, spec_of(model), model.split)
+    except (artifacts.NotSafetensors, artifacts.DoesNotFit) as error:
+        raise WeightsRefused(f"weights for '{name}' ({model.architecture['name']}): {error}") from error
+    belonging = Belonging(spec_of(model), model.split, digest(network.upper))
+    upper = vault.put(Binding("upper", model.id, model.id), [artifacts.dump_upper(network, belonging)])
+    with vault.discarded_on_error(upper):
+        lower = vault.put(Binding("lower", model.id, model.id), [artifacts.dump_lower(network, belonging)])
+        with vault.discarded_on_error(lower), session.begin():
+            lock(session, model.id)
+            session.refresh(model)
+            _demand_no_weights(model)
+            model.upper_object_id = vaults.record(session, upper)
+            model.upper_digest = belonging.upper_digest
+            model.revision, model.generation = 0, model.generation + 1
+            lower_id = vaults.record(session, lower)
+            session.add(RevisionRow(model_id=model.id, number=0, lower_object_id=lower_id, created_at=now()))
+            audit.record(
+                session,
+                actor.name,
+                "model.weights_stored",
+                model=name,
+                subject=model.id,
+                details={
+                    "upper_digest": belonging.upper_digest,
+                    "upper_object": upper.name,
+                    "lower_object": lower.name,
+                },
+            )
+    return model
+
+
+def _demand_no_weights(model: ModelRow) -> None:
+    if model.revision is not None:
+        raise WeightsPresent(
+            f"model '{model.name}' serves revision {model.revision}; register other weights under another name."
+        )
+
+
+def get(session: Session, name: str) -> ModelRow:
+    """Raises `UnknownModel`."""
+    model = session.scalar(sa.select(ModelRow).where(ModelRow.name == name))
+    if model is None:
+        raise UnknownModel(f"there is no model '{name}'; `GET /v1/models` lists them.")
+    return model
+
+
+def describe(session: Session, name: str) -> ModelRow:
+    """`get`, in a transaction of its own."""
+    with session.begin():
+        return get(session, name)
+
+
+def by_id(session: Session, model_id: str) -> ModelRow:
+    return session.get_one(ModelRow, model_id)
+
+
+def get_ready(session: Session, name: str) -> ModelRow:
+    """A model with weights. Raises `UnknownModel` or `WeightsMissing`."""
+    model = get(session, name)
+    if model.revision is None:
+        raise WeightsMissing(f"model '{name}' has no weights yet; send them with `PUT /v1/models/{name}/weights`.")
+    return model
+
+
+def list_models(session: Session, page: PageRequest) -> tuple[Sequence[ModelRow], str | None]:
+    return newest_first(session, sa.select(ModelRow), ModelRow.id, page)
+
+
+def lock(session: Session, model_id: str) -> None:
+    """Makes changes of one model follow each other (on SQLite every changing transaction does so anyway)."""
+    session.execute(sa.select(ModelRow.id).where(ModelRow.id == model_id).with_for_update())
+
+
+def spec_of(model: ModelRow) -> ArchitectureSpec:
+    return ArchitectureSpec(**model.architecture)
+
+
+def preprocessing_of(model: ModelRow) -> Preprocessing:
+    stored = model.preprocessing
+    return Preprocessing(stored["height"], stored["width"], tuple(stored["mean"]), tuple(stored["std"]))
+
+
+def belonging_of(model: ModelRow) -> Belonging:
+    assert model.upper_digest is not None
+    return Belonging(spec_of(model), model.split, model.upper_digest)
+
+
+def stored_network(session: Session, model: ModelRow) -> StoredNetwork:
+    """What serves now."""
+    assert model.upper_object_id is not None
+    assert model.revision is not None
+    revision = session.get_one(RevisionRow, (model.id, model.revision))
+    upper, lower = vaults.sealed(session, model.upper_object_id), vaults.sealed(session, revision.lower_object_id)
+    return StoredNetwork(upper, lower, belonging_of(model), model.revision)
+
+
+def classes(session: Session, model_id: str) -> Sequence[ModelClassRow]:
+    """The model's classes in the order of its outputs."""
+    return session.scalars(
+        sa.select(ModelClassRow).where(ModelClassRow.model_id == model_id).order_by(ModelClassRow.class_index)
+    ).all()
+
+
+def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:
+    """Indices of class names. Raises `UnknownClass`."""
+    index = {name: number for number, name in enumerate(model.class_names)}
+    for name in names:
+        if name not in index:
+            known = ", ".join(f"'{known}'" for known in model.class_names[:10]) + (", ..." if len(index) > 10 else "")
+            raise UnknownClass(
+                f"model '{model.name}' has no class '{name[:100]}'; its classes are {known} ({len(index)}). "
+                "Class names are case-sensitive."
+            )
+    return sorted(index[name] for name in names)
+
+
+def publish_revision(session: Session, model_id: str, lower: Sealed, deposit_id: str, deposited: Sequence[int]) -> int:
+    """In the caller's transaction: a new target lower part serves, and these classes are held by the deposit."""
+    model = session.get_one(ModelRow, model_id)
+    assert model.revision is not None
+    lower_id = vaults.record(session, lower)
+    model.revision, model.generation = model.revision + 1, model.generation + 1
+    session.add(
+        RevisionRow(
+            model_id=model_id, number=model.revision, lower_object_id=lower_id, deposit_id=deposit_id, created_at=now()
+        )
+    )
+    session.execute(
+        sa.update(ModelClassRow)
+        .where(ModelClassRow.model_id == model_id, ModelClassRow.class_index.in_(deposited))
+        .values(deposit_id=deposit_id)
+    )
+    return model.revision
+
+
+def bump_generation(session: Session, model_id: str) -> None:
+    """In the caller's transaction: what the model may answer has changed."""
+    session.execute(sa.update(ModelRow).where(ModelRow.id == model_id).values(generation=ModelRow.generation + 1))

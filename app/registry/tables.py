@@ -1,0 +1,52 @@
+"""Models, their classes and their revisions."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, new_id, now
+
+
+class ModelRow(Base):
+    """A registered classifier. `revision` is what serves (none before the weights are there); `generation` counts
+    every change of what the model may answer, so that replicas see it with one indexed read."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    architecture: Mapped[dict[str, Any]]
+    preprocessing: Mapped[dict[str, Any]]
+    split: Mapped[str] = mapped_column(sa.String(20))
+    class_names: Mapped[list[str]]
+    upper_digest: Mapped[str | None] = mapped_column(sa.String(64))
+    upper_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
+    revision: Mapped[int | None]
+    generation: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    created_by: Mapped[str] = mapped_column(sa.String(100))
+
+
+class ModelClassRow(Base):
+    """A class of a model and, where it is deposited, the deposit that holds it."""
+
+    __tablename__ = "model_classes"
+
+    model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    class_index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(sa.String(200))
+    deposit_id: Mapped[str | None] = mapped_column(sa.String(36), index=True)
+
+
+class RevisionRow(Base):
+    """A lower part that serves or served: 0 is the original's, each deposit adds one."""
+
+    __tablename__ = "revisions"
+
+    model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    lower_object_id: Mapped[str] = mapped_column(sa.ForeignKey("vault_objects.id"))
+    deposit_id: Mapped[str | None] = mapped_column(sa.String(36))
+    created_at: Mapped[datetime] = mapped_column(default=now)

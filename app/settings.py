@@ -1,0 +1,59 @@
+"""Every setting of the service, from the environment (`LIRF_...`) or a `.env` file."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Defaults run everything embedded in one state folder; URLs spread it out."""
+
+    model_config = SettingsConfigDict(env_prefix="LIRF_", env_file=".env", extra="ignore")
+
+    state_folder: Path = Field(Path("var/lirf"), description="Everything the embedded service keeps.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the state folder.")
+    broker_url: str | None = Field(None, description="Celery broker URL; default: an SQLite file in the state folder.")
+    vault_url: str | None = Field(None, description="fsspec URL of the vault's objects; default: a folder.")
+    vault_options: dict[str, str] = Field({}, description="fsspec storage options, such as endpoint_url.")
+    master_key_file: Path | None = Field(None, description="Tink keyset, mode 0600; default: in the state folder.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    lease_seconds: float = Field(60, gt=0, description="A worker that is silent for longer has lost its deposit.")
+    reconcile_seconds: float = Field(5, gt=0, description="Pause between two rounds of the reconciler.")
+    doorbell_seconds: float = Field(30, gt=0, description="A queued deposit is announced again after this long.")
+    max_attempts: int = Field(3, ge=1, description="A deposit whose worker died this often has failed.")
+    max_archive_bytes: int = Field(20 << 30, gt=0, description="Largest image archive that is taken.")
+    max_body_bytes: int = Field(64 << 20, gt=0, description="Largest JSON or image body that is taken.")
+    cache_bytes: int = Field(2 << 30, gt=0, description="Networks and modules kept assembled for inference.")
+    log_level: str = "INFO"
+
+    @cached_property
+    def folder(self) -> Path:
+        """The state folder, made with mode 0700 where it is missing."""
+        folder = self.state_folder.absolute()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.folder / 'lirf.sqlite3'}"
+
+    @property
+    def broker(self) -> str:
+        return self.broker_url or f"sqla+sqlite:///{self.folder / 'broker.sqlite3'}"
+
+    @property
+    def vault(self) -> str:
+        return self.vault_url or f"file://{self.folder / 'vault'}"
+
+    @property
+    def master_key(self) -> Path:
+        return self.master_key_file or self.folder / "master.key"
+
+    @property
+    def spool(self) -> Path:
+        """Uploads in flight, as files without a name: nothing is left of them after a crash."""
+        folder = self.folder / "spool"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder

@@ -1,0 +1,15 @@
+"""Every table, for migrations: importing this fills `metadata`."""
+
+from app.access import tables as _access
+from app.audit import tables as _audit
+from app.database import Base
+from app.datasets import tables as _datasets
+from app.deposits import tables as _deposits
+from app.registry import tables as _registry
+from app.vault import tables as _vault
+from app.withdrawals import tables as _withdrawals
+
+__all__ = ["metadata"]
+
+_DOMAINS = (_access, _audit, _datasets, _deposits, _registry, _vault, _withdrawals)
+metadata = Base.metadata

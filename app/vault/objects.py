@@ -1,0 +1,69 @@
+"""Where ciphertext lies: a local folder or S3, through fsspec. Objects are written once, under their digest."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class ObjectStore:
+    """Names are lower-case hexadecimal digests, made by the vault: never a user's text."""
+
+    def __init__(self, url: str, options: dict[str, str], spool: Path) -> None:
+        self._files, self._root = fsspec.core.url_to_fs(url, **options)
+        self._is_local = isinstance(self._files, LocalFileSystem)
+        self._spool = Path(self._root) / "incoming" if self._is_local else spool
+        self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextmanager
+    def incoming(self) -> Iterator[BinaryIO]:
+        """A file to write an object into, beside its final place. It is gone afterwards unless it was kept."""
+        with tempfile.NamedTemporaryFile(dir=self._spool, delete=False) as file:
+            try:
+                yield cast(BinaryIO, file)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+
+    def keep(self, file: BinaryIO, name: str) -> None:
+        """Makes an incoming file the object `name`, durably: flushed, renamed, folder flushed (or uploaded whole)."""
+        file.flush()
+        if not self._is_local:
+            self._files.put_file(file.name, self._path(name))
+            return
+        os.fsync(file.fileno())
+        place = Path(self._path(name))
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        Path(file.name).replace(place)
+        for folder in (place.parent, place.parent.parent):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Raises FileNotFoundError."""
+        return cast(IO[bytes], self._files.open(self._path(name), "rb"))
+
+    def remove(self, name: str) -> None:
+        """Removing what is not there is no error: a removal may be tried again."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(self._path(name))
+
+    def names(self) -> set[str]:
+        """Every object there is."""
+        self._files.invalidate_cache()
+        found = self._files.find(self._root)
+        return {Path(path).name for path in found if Path(path).parent.name != "incoming"}
+
+    def free_bytes(self) -> int | None:
+        return shutil.disk_usage(self._root).free if self._is_local else None
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name[:2]}/{name}"

@@ -1,0 +1,228 @@
+"""The vault: every object is encrypted with its own data key, which a master key wraps (envelope encryption).
+
+Objects are Tink StreamingAEAD ciphertexts (AES256-GCM-HKDF, 1 MB segments). The associated data binds an object to its
+model, its subject (deposit, data set or model) and its kind, so that no object can take another's place.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Literal
+
+import sqlalchemy as sa
+import tink
+from sqlalchemy.orm import Session
+from tink import secret_key_access, streaming_aead
+
+from app.database import new_id, now
+from app.errors import Problem
+from app.settings import Settings
+from app.vault.keys import FileMasterKeys, MasterKeys
+from app.vault.objects import ObjectStore
+from app.vault.tables import VaultObjectRow
+
+CHUNK_BYTES = 1 << 20
+FORMAT = 1
+
+Kind = Literal["upper", "lower", "module", "images"]
+
+
+class VaultDamaged(Problem):
+    """The object is missing, changed, or not the one it should be. Nothing of it was used."""
+
+    status, slug, title = 500, "vault-damaged", "A stored object does not open"
+
+
+class Shredded(Problem):
+    status, slug, title = 410, "shredded", "The object was destroyed"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What an object is, and of whom: its associated data."""
+
+    kind: Kind
+    model_id: str
+    subject_id: str
+
+    def associated(self) -> bytes:
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A stored object: enough to open it, and what `record` writes down."""
+
+    id: str
+    name: str
+    binding: Binding
+    wrapped_key: bytes
+    master_key_version: int
+    plaintext_bytes: int
+    ciphertext_bytes: int
+
+
+class Vault:
+    """Puts and opens objects; which objects there are is the database's to say (`record`, `sealed`, `shred`)."""
+
+    def __init__(self, objects: ObjectStore, keys: MasterKeys) -> None:
+        streaming_aead.register()
+        self.objects = objects
+        self._keys = keys
+
+    def put(self, binding: Binding, chunks: Iterable[bytes]) -> Sealed:
+        """Encrypts a stream into a new object, durable before this returns. Only `record` makes it count."""
+        template = streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_1MB
+        data_key = tink.new_keyset_handle(template)
+        wrapped = self._keys.wrap(
+            tink.proto_keyset_format.serialize(data_key, secret_key_access.TOKEN), binding.associated()
+        )
+        primitive = data_key.primitive(streaming_aead.StreamingAead)
+        plaintext_bytes = 0
+        with self.objects.incoming() as file:
+            sink = _HashingWriter(file)
+            with primitive.new_encrypting_stream(sink, binding.associated()) as encrypting:
+                for chunk in chunks:
+                    plaintext_bytes += len(chunk)
+                    encrypting.write(chunk)
+            self.objects.keep(file, sink.digest())
+        return Sealed(new_id(), sink.digest(), binding, wrapped, self._keys.version, plaintext_bytes, sink.written)
+
+    def copy_to(self, sealed: Sealed, sink: BinaryIO) -> None:
+        """Decrypts into `sink`, which must not be used unless this returns. Raises `VaultDamaged`."""
+        try:
+            key = self._keys.unwrap(sealed.wrapped_key, sealed.binding.associated())
+            primitive = tink.proto_keyset_format.parse(key, secret_key_access.TOKEN).primitive(
+                streaming_aead.StreamingAead
+            )
+            with self.objects.open(sealed.name) as file:
+                source = _HashingReader(file)
+                with primitive.new_decrypting_stream(source, sealed.binding.associated()) as decrypting:
+                    total = 0
+                    while chunk := decrypting.read(CHUNK_BYTES):
+                        total += len(chunk)
+                        sink.write(chunk)
+                    is_whole = total == sealed.plaintext_bytes and source.digest_of_all() == sealed.name
+        except (tink.TinkError, OSError, ValueError) as error:
+            raise VaultDamaged(
+                f"{sealed.binding.kind} object {sealed.name[:12]} does not open; restore it from a backup."
+            ) from error
+        if not is_whole:
+            raise VaultDamaged(
+                f"{sealed.binding.kind} object {sealed.name[:12]} was changed; restore it from a backup."
+            )
+
+    def read(self, sealed: Sealed) -> bytes:
+        """The whole plaintext, in memory: for networks and modules, which are loaded whole anyway."""
+        sink = io.BytesIO()
+        self.copy_to(sealed, sink)
+        return sink.getvalue()
+
+    @contextmanager
+    def discarded_on_error(self, *stored: Sealed) -> Iterator[None]:
+        """Removes objects whose rows are not written after all.
+
+        After an error of the database nobody knows whether the commit took place: then the objects stay.
+        """
+        try:
+            yield
+        except sa.exc.DBAPIError:
+            raise
+        except BaseException:
+            for sealed in stored:
+                self.objects.remove(sealed.name)
+            raise
+
+
+def open_vault(settings: Settings) -> Vault:
+    """The vault that the settings describe."""
+    objects = ObjectStore(settings.vault, settings.vault_options, settings.spool)
+    return Vault(objects, FileMasterKeys(settings.master_key))
+
+
+def record(session: Session, sealed: Sealed) -> str:
+    """Writes the object down in the caller's transaction and returns its id: from then on it is kept."""
+    session.add(
+        VaultObjectRow(
+            id=sealed.id,
+            name=sealed.name,
+            kind=sealed.binding.kind,
+            model_id=sealed.binding.model_id,
+            subject_id=sealed.binding.subject_id,
+            plaintext_bytes=sealed.plaintext_bytes,
+            ciphertext_bytes=sealed.ciphertext_bytes,
+            wrapped_key=sealed.wrapped_key,
+            master_key_version=sealed.master_key_version,
+            created_at=now(),
+        )
+    )
+    session.flush()  # the caller's rows refer to it
+    return sealed.id
+
+
+def sealed(session: Session, object_id: str) -> Sealed:
+    """What is needed to open a recorded object. Raises `Shredded`."""
+    row = session.get_one(VaultObjectRow, object_id)
+    if row.wrapped_key is None:
+        raise Shredded(f"{row.kind} object {row.name[:12]} was shredded at {row.shredded_at:%Y-%m-%d %H:%M} UTC.")
+    binding = Binding(row.kind, row.model_id, row.subject_id)  # type: ignore[arg-type]
+    return Sealed(
+        row.id, row.name, binding, row.wrapped_key, row.master_key_version, row.plaintext_bytes, row.ciphertext_bytes
+    )
+
+
+def shred(session: Session, object_id: str) -> str:
+    """Destroys the object's key in the caller's transaction (crypto-shredding) and returns the name of the bytes.
+
+    The caller removes the bytes after its commit; without the key they are noise.
+    """
+    row = session.get_one(VaultObjectRow, object_id)
+    session.execute(
+        sa.update(VaultObjectRow)
+        .where(VaultObjectRow.id == object_id, VaultObjectRow.shredded_at.is_(None))
+        .values(wrapped_key=None, shredded_at=now())
+    )
+    return row.name
+
+
+class _HashingWriter(io.RawIOBase):
+    """Passes writes on and hashes them; closing it leaves the file below open, for the flush to disk."""
+
+    def __init__(self, below: BinaryIO) -> None:
+        self._below, self._hasher, self.written = below, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, chunk: Any) -> int:
+        self._below.write(chunk)
+        self._hasher.update(chunk)
+        self.written += len(chunk)
+        return len(chunk)
+
+    def digest(self) -> str:
+        return self._hasher.hexdigest()
+
+
+class _HashingReader(io.RawIOBase):
+    """Hashes what is read; `digest_of_all` first reads what is left, so that appended bytes are seen."""
+
+    def __init__(self, below: Any) -> None:
+        self._below, self._hasher = below, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._below.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        self._hasher.update(chunk)
+        return len(chunk)
+
+    def digest_of_all(self) -> str:
+        while chunk := self._below.read(CHUNK_BYTES):
+            self._hasher.update(chunk)
+        return self._hasher.hexdigest()

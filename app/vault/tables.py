@@ -1,0 +1,26 @@
+"""What the vault holds."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, new_id, now
+
+
+class VaultObjectRow(Base):
+    """An encrypted object; without its wrapped key, which shredding removes, it is noise."""
+
+    __tablename__ = "vault_objects"
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(sa.String(64), unique=True)  # SHA-256 of the ciphertext
+    kind: Mapped[str] = mapped_column(sa.String(20))
+    model_id: Mapped[str] = mapped_column(sa.String(36), index=True)
+    subject_id: Mapped[str] = mapped_column(sa.String(36))
+    plaintext_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    ciphertext_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    wrapped_key: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    master_key_version: Mapped[int] = mapped_column(sa.BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    shredded_at: Mapped[datetime | None]

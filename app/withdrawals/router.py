@@ -1,0 +1,68 @@
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy.orm import Session
+
+from app.database import now
+from app.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDep
+from app.deposits import service as deposits
+from app.paging import Page
+from app.registry import service as registry
+from app.withdrawals import service
+from app.withdrawals.schemas import Withdrawal, WithdrawalCreate, WithdrawalRequest
+from app.withdrawals.service import WithdrawalRow
+
+router = APIRouter(prefix="/v1/withdrawals", tags=["withdrawals"])
+
+
+def _withdrawal(session: Session, row: WithdrawalRow) -> Withdrawal:
+    ids = service.deposit_ids(session, row)
+    of_ids = deposits.of_ids(session, ids)
+    return Withdrawal(
+        id=row.id,
+        model=registry.by_id(session, row.model_id).name,
+        deposits=ids,
+        classes=[name for deposit_id in ids for name in deposits.class_names(session, of_ids[deposit_id])],
+        state=service.state(row),
+        holder=row.holder,
+        reason=row.reason,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        ended_at=row.ended_at,
+        ended_by=row.ended_by,
+    )
+
+
+@router.post("", status_code=201)
+def open_withdrawal(
+    body: WithdrawalCreate, actor: Custodian, session: SessionDep, engine: EngineDep, response: Response
+) -> Withdrawal:
+    """Make deposited classes answer again until the withdrawal ends; the recover network is assembled first."""
+    engine.prepare(body.deposits)
+    expires_at = now() + timedelta(seconds=body.expires_in_seconds) if body.expires_in_seconds else body.expires_at
+    row = service.open(session, actor, body.deposits, body.holder, body.reason, expires_at)
+    response.headers["Location"] = f"/v1/withdrawals/{row.id}"
+    return _withdrawal(session, row)
+
+
+@router.get("")
+def list_withdrawals(
+    actor: AnyKey, session: ReadingDep, query: Annotated[WithdrawalRequest, Query()]
+) -> Page[Withdrawal]:
+    """Withdrawals, newest first, ended ones too."""
+    rows, cursor = service.list_all(session, query, query.model)
+    return Page(items=[_withdrawal(session, row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/{withdrawal_id}")
+def get_withdrawal(withdrawal_id: str, actor: AnyKey, session: ReadingDep) -> Withdrawal:
+    """One withdrawal."""
+    return _withdrawal(session, service.get(session, withdrawal_id))
+
+
+@router.delete("/{withdrawal_id}")
+def revoke_withdrawal(withdrawal_id: str, actor: Custodian, session: SessionDep) -> Withdrawal:
+    """End a withdrawal. After this answer, no inference answer shows its classes."""
+    return _withdrawal(session, service.revoke(session, actor, withdrawal_id))

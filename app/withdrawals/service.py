@@ -1,0 +1,161 @@
+"""Withdraw: lend deposited classes back for a time; revoke: end that at once."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.access.service import Actor
+from app.audit import service as audit
+from app.database import changes, new_id, now
+from app.deposits import service as deposits
+from app.errors import Problem
+from app.paging import PageRequest, newest_first
+from app.registry import service as registry
+from app.withdrawals.tables import WithdrawalDepositRow
+from app.withdrawals.tables import WithdrawalRow as WithdrawalRow
+
+RECONCILER = "reconciler"
+
+
+class WithdrawalState(StrEnum):
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
+class UnknownWithdrawal(Problem):
+    status, slug, title = 404, "unknown-withdrawal", "There is no such withdrawal"
+
+
+class WithdrawalEnded(Problem):
+    status, slug, title = 410, "withdrawal-ended", "The withdrawal has ended"
+
+
+class DepositsOfSeveralModels(Problem):
+    status, slug, title = 422, "several-models", "The deposits belong to different models"
+
+
+class ExpiryPassed(Problem):
+    status, slug, title = 422, "expiry-passed", "The withdrawal would have ended before it began"
+
+
+def open(
+    session: Session, actor: Actor, deposit_ids: Sequence[str], holder: str, reason: str, expires_at: datetime | None
+) -> WithdrawalRow:
+    """The classes of these deposits answer until the withdrawal ends.
+
+    Raises `UnknownDeposit`, `NotDeposited`, `DepositsOfSeveralModels`, `ExpiryPassed`.
+    """
+    with session.begin():
+        rows = [deposits.get(session, deposit_id) for deposit_id in deposit_ids]
+        for row in rows:
+            deposits.module(session, row)
+        model_ids = {row.model_id for row in rows}
+        if len(model_ids) > 1:
+            raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
+        if expires_at and expires_at <= now():
+            raise ExpiryPassed(
+                f"expires_at is {expires_at:%Y-%m-%d %H:%M:%S} UTC, which has passed; give a later time."
+            )
+        model = registry.by_id(session, model_ids.pop())
+        registry.lock(session, model.id)
+        withdrawal = WithdrawalRow(
+            id=new_id(),
+            model_id=model.id,
+            holder=holder,
+            reason=reason,
+            created_at=now(),
+            created_by=actor.name,
+            expires_at=expires_at,
+        )
+        session.add(withdrawal)
+        session.flush()
+        session.add_all(WithdrawalDepositRow(withdrawal_id=withdrawal.id, deposit_id=row.id) for row in rows)
+        registry.bump_generation(session, model.id)
+        audit.record(
+            session,
+            actor.name,
+            "withdrawal.opened",
+            model=model.name,
+            subject=withdrawal.id,
+            reason=reason,
+            details={
+                "holder": holder,
+                "deposits": [row.id for row in rows],
+                "classes": [name for row in rows for name in deposits.class_names(session, row)],
+                "expires_at": expires_at.isoformat() if expires_at else None,
+            },
+        )
+    return withdrawal
+
+
+def revoke(session: Session, actor: Actor, withdrawal_id: str) -> WithdrawalRow:
+    """After this has returned, no answer shows the classes. Raises `UnknownWithdrawal`, `WithdrawalEnded`."""
+    with session.begin():
+        row = get(session, withdrawal_id)
+        registry.lock(session, row.model_id)
+        if state(row) == WithdrawalState.EXPIRED or not _end(session, row, actor.name, "withdrawal.revoked"):
+            session.refresh(row)
+            end = row.ended_at or row.expires_at
+            raise WithdrawalEnded(f"withdrawal '{withdrawal_id}' is {state(row)} since {end:%Y-%m-%d %H:%M:%S} UTC.")
+    return row
+
+
+def end_expired(session: Session) -> int:
+    """Writes down the end of withdrawals whose time is over; answers stopped showing them at that time already."""
+    with session.begin():
+        query = sa.select(WithdrawalRow).where(WithdrawalRow.ended_at.is_(None), WithdrawalRow.expires_at <= now())
+        return sum(
+            _end(session, row, RECONCILER, "withdrawal.expired") for row in session.scalars(query.limit(1000)).all()
+        )
+
+
+def _end(session: Session, row: WithdrawalRow, by: str, action: str) -> bool:
+    ended = changes(
+        session,
+        sa.update(WithdrawalRow)
+        .where(WithdrawalRow.id == row.id, WithdrawalRow.ended_at.is_(None))
+        .values(ended_at=now(), ended_by=by),
+    )
+    if not ended:
+        return False
+    session.refresh(row)
+    model = registry.by_id(session, row.model_id)
+    registry.bump_generation(session, model.id)
+    audit.record(session, by, action, model=model.name, subject=row.id, details={"deposits": deposit_ids(session, row)})
+    return True
+
+
+def get(session: Session, withdrawal_id: str) -> WithdrawalRow:
+    """Raises `UnknownWithdrawal`."""
+    row = session.get(WithdrawalRow, withdrawal_id)
+    if row is None:
+        raise UnknownWithdrawal(f"there is no withdrawal '{withdrawal_id[:64]}'; `GET /v1/withdrawals` lists them.")
+    return row
+
+
+def state(row: WithdrawalRow) -> WithdrawalState:
+    if row.expires_at and row.expires_at <= (row.ended_at or now()):
+        return WithdrawalState.EXPIRED
+    return WithdrawalState.REVOKED if row.ended_at else WithdrawalState.ACTIVE
+
+
+def active(session: Session, model_id: str) -> Sequence[WithdrawalRow]:
+    """Withdrawals of a model that hold now."""
+    query = sa.select(WithdrawalRow).where(WithdrawalRow.model_id == model_id, WithdrawalRow.ended_at.is_(None))
+    return [row for row in session.scalars(query.order_by(WithdrawalRow.id)) if state(row) == WithdrawalState.ACTIVE]
+
+
+def deposit_ids(session: Session, row: WithdrawalRow) -> list[str]:
+    query = sa.select(WithdrawalDepositRow.deposit_id).where(WithdrawalDepositRow.withdrawal_id == row.id)
+    return list(session.scalars(query.order_by(WithdrawalDepositRow.deposit_id)))
+
+
+def list_all(session: Session, page: PageRequest, model_name: str | None) -> tuple[Sequence[WithdrawalRow], str | None]:
+    query = sa.select(WithdrawalRow)
+    if model_name:
+        query = query.where(WithdrawalRow.model_id == registry.get(session, model_name).id)
+    return newest_first(session, query, WithdrawalRow.id, page)

@@ -1,0 +1,34 @@
+"""Withdrawals: leases on deposits."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, new_id, now
+
+
+class WithdrawalRow(Base):
+    """While it is active, the classes of its deposits answer. `ended_at` is set by revocation or after expiry."""
+
+    __tablename__ = "withdrawals"
+    __table_args__ = (sa.Index("ix_withdrawals_model_id_ended_at", "model_id", "ended_at"),)
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
+    model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id"))
+    holder: Mapped[str] = mapped_column(sa.String(200))
+    reason: Mapped[str] = mapped_column(sa.Text)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    created_by: Mapped[str] = mapped_column(sa.String(100))
+    expires_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    ended_by: Mapped[str | None] = mapped_column(sa.String(100))
+
+
+class WithdrawalDepositRow(Base):
+    """A deposit that a withdrawal lends back."""
+
+    __tablename__ = "withdrawal_deposits"
+
+    withdrawal_id: Mapped[str] = mapped_column(sa.ForeignKey("withdrawals.id"), primary_key=True)
+    deposit_id: Mapped[str] = mapped_column(sa.ForeignKey("deposits.id"), primary_key=True)

@@ -1,0 +1,1 @@
+"""Alembic migrations. `lirf migrate` brings a database to the newest; `lirf up` does so by itself."""

@@ -1,0 +1,20 @@
+"""The Celery worker: `celery -A worker.celery_app worker`. One process a GPU, one deposit at a time.
+
+Prefork with spawn and one task a child, because CUDA does not survive a fork and what a deposit leaves behind should
+not meet the next one. The pools `solo` and `threads` would ignore time limits.
+"""
+
+from app.deposits.doorbell import celery_app
+from app.settings import Settings
+
+app = celery_app(Settings())
+app.conf.update(
+    imports=["worker.tasks"],
+    worker_pool="prefork",
+    worker_pool_start_method="spawn",
+    worker_concurrency=1,
+    worker_max_tasks_per_child=1,
+    worker_prefetch_multiplier=1,
+    worker_send_task_events=False,
+    worker_enable_remote_control=False,
+)

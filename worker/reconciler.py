@@ -1,0 +1,46 @@
+"""Puts right what crashes and lost messages left: `python -m worker.reconciler`, and a thread of `lirf up`.
+
+One or several may run; every change is guarded, so that they do not disturb each other.
+"""
+
+import logging
+import signal
+import threading
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.database import Database
+from app.deposits import jobs
+from app.deposits.doorbell import Doorbell
+from app.settings import Settings
+from app.vault.service import open_vault
+from app.withdrawals import service as withdrawals
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Reconciles every `reconcile_seconds` until `stop` is set."""
+    database, vault, doorbell = Database(settings.database), open_vault(settings), Doorbell(settings)
+    while not stop.is_set():
+        try:
+            with database.session() as session:
+                for deposit_id in jobs.reconcile(session, vault, settings):
+                    doorbell.ring(deposit_id)
+                withdrawals.end_expired(session)
+        except (SQLAlchemyError, OSError):
+            log.exception("this round failed; the next one tries again")
+        stop.wait(settings.reconcile_seconds)
+    database.engine.dispose()
+
+
+def main() -> None:
+    settings, stop = Settings(), threading.Event()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run(settings, stop)
+
+
+if __name__ == "__main__":
+    main()

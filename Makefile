@@ -1,0 +1,32 @@
+# make demo, make test: all a fresh machine needs is Python 3.11+, make and a package index.
+.DEFAULT_GOAL := help
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --locked
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv):
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet uv
+
+install: $(filter .tools/bin/uv,$(UV)) ## the locked environment, into .venv
+	$(UV) sync --locked --quiet
+
+demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
+	$(RUN) python -m demo $(if $(EXIT),--exit)
+
+test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
+	$(RUN) pytest -m "not bench"
+
+check: install ## format, lint, types, import contracts
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+format: install ## put the code into format
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+.PHONY: help install demo test check format

@@ -1,0 +1,220 @@
+"""`make demo`: deposit, withdraw and revoke three classes of a digit classifier, over HTTP alone."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, train, write_weights
+from lirf_client import Client, Deposit
+
+DEPOSITED = [0, 1, 2]
+CONFIG = {
+    "epochs": 40,
+    "batch_size": 32,
+    "augmentation": {"crop_padding": AUGMENTATION.crop_padding, "horizontal_flip": False},
+}
+REPORT = Path("var/demo/report.json")
+out = Console()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Percent, asked over HTTP on held-out images and raw logits."""
+
+    by_class: list[float]
+    preserved_accuracy: float
+    deposited_accuracy: float
+    average_accuracy: float
+
+    def summary(self) -> dict[str, float]:
+        return {name: getattr(self, f"{name}_accuracy") for name in ("preserved", "deposited", "average")}
+
+
+def ask(lirf: Client, digits: Digits) -> Accuracy:
+    """Every held-out digit through the inference endpoint, with raw logits: a mask would not be forgetting."""
+    images = digits.images[digits.held_out]
+    tensor = {
+        "name": "input",
+        "shape": [len(images), 1, PREPROCESSING.height, PREPROCESSING.width],
+        "datatype": "UINT8",
+        "data": images.reshape(-1).tolist(),
+    }
+    request = {"inputs": [tensor], "outputs": [{"name": "class"}], "parameters": {"raw": True}}
+    answers = lirf.infer("digits", request)["outputs"][0]["data"]
+    right = [
+        bool(answer == CLASSES[digits.labels[number]]) for answer, number in zip(answers, digits.held_out, strict=True)
+    ]
+
+    def percent(classes: list[int]) -> float:
+        chosen: list[bool] = [
+            hit for hit, number in zip(right, digits.held_out, strict=True) if digits.labels[number] in classes
+        ]
+        return round(100.0 * sum(chosen) / len(chosen), 2)
+
+    everything = list(range(10))
+    preserved = [digit for digit in everything if digit not in DEPOSITED]
+    return Accuracy([percent([d]) for d in everything], percent(preserved), percent(DEPOSITED), percent(everything))
+
+
+def show(title: str, before: Accuracy, after: Accuracy) -> None:
+    table = Table("class", "before", "after", title=title)
+    for digit, (old, new) in enumerate(zip(before.by_class, after.by_class, strict=True)):
+        style = "bold" if digit in DEPOSITED else "dim"
+        table.add_row(CLASSES[digit], f"{old:.1f} %", f"{new:.1f} %", style=style)
+    for name in ("preserved", "deposited", "average"):
+        table.add_row(name, f"{before.summary()[name]:.1f} %", f"{after.summary()[name]:.1f} %")
+    out.print(table)
+
+
+def walk(lirf: Client, folder: Path) -> dict[str, Any]:
+    """The whole story; returns the report."""
+    out.rule("An original network")
+    digits = Digits()
+    with out.status("training a small ResNet-18 on scikit-learn's digits ..."):
+        weights = write_weights(folder / "digits.safetensors", train(digits))
+    lirf.register_model(
+        "digits",
+        architecture={"name": SPEC.name, "width": SPEC.width},
+        classes=CLASSES,
+        preprocessing={"height": 16, "width": 16, "mean": list(PREPROCESSING.mean), "std": list(PREPROCESSING.std)},
+    )
+    lirf.put_weights("digits", weights)
+    original = ask(lirf, digits)
+    out.print(
+        f"Registered 'digits': {original.average_accuracy} % of {len(digits.held_out)} held-out digits are right."
+    )
+
+    out.rule("Deposit 0, 1 and 2")
+    lirf.upload_dataset("digits", digits.write_zip(folder / "evaluation.zip", digits.held_out), purpose="evaluation")
+    images = digits.of_classes(digits.training, DEPOSITED)
+    deposit_set = lirf.upload_dataset("digits", digits.write_zip(folder / "deposit.zip", images))
+    out.print(f"Uploaded a deposit set of {len(images)} images; no image of another class is used.")
+    requested = time.monotonic()
+    queued = lirf.request_deposit("digits", deposit_set["id"], reason="licence for 0 to 2 lapsed", config=CONFIG)
+    deposit = follow(lirf, queued["id"])
+    deposit_seconds = time.monotonic() - requested
+    target = ask(lirf, digits)
+    show("original -> target network", original, target)
+
+    out.rule("Withdraw")
+    requested = time.monotonic()
+    withdrawal = lirf.withdraw([deposit["id"]], holder="demo", reason="show it again", expires_in_seconds=3600)
+    withdraw_seconds = time.monotonic() - requested
+    recover = ask(lirf, digits)
+    show("target -> recover network", target, recover)
+
+    out.rule("Revoke")
+    lirf.revoke(withdrawal["id"])
+    revoked = ask(lirf, digits)
+    show("recover network -> revoked", recover, revoked)
+    if revoked != target:
+        raise SystemExit("after the revocation the answers are not those of the target network")
+
+    out.rule("Audit")
+    table = Table("UTC", "actor", "action", "reason")
+    for event in reversed(list(lirf.audit_events())):
+        table.add_row(event["at"][11:19], event["actor"], event["action"], event["reason"] or "")
+    out.print(table)
+
+    forgetting = round(original.deposited_accuracy - target.deposited_accuracy, 2)
+    h_mean = 2 * target.preserved_accuracy * forgetting / max(target.preserved_accuracy + forgetting, 1e-9)
+    return {
+        **{
+            name: {f"{part}_accuracy": value for part, value in accuracy.summary().items()}
+            for name, accuracy in (("original", original), ("target", target), ("recover", recover))
+        },
+        "forgetting": forgetting,
+        "h_mean": round(h_mean, 2),
+        "deposit_seconds": round(deposit_seconds, 2),
+        "withdraw_seconds": round(withdraw_seconds, 3),
+        "module_bytes": deposit["module_bytes"],
+        "original_bytes": weights.stat().st_size,
+    }
+
+
+def follow(lirf: Client, deposit_id: str) -> Deposit:
+    with Progress(console=out) as bar:
+        task = bar.add_task("queued", total=None)
+        for deposit in lirf.follow(deposit_id):
+            progress = deposit["progress"]
+            name = progress["phase"] if deposit["state"] == "running" else deposit["state"]
+            if progress["steps"]:
+                bar.update(task, total=progress["steps"], completed=progress["step"])
+            bar.update(task, description=name)
+        bar.update(task, total=1, completed=1)
+    if deposit["state"] != "deposited":
+        raise SystemExit(f"the deposit {deposit['state']}: {deposit['failure']}")
+    return deposit
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--exit", action="store_true", help="end after the report instead of staying up")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="lirf-demo-"))
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LIRF_")}
+    command = [sys.executable, "-m", "app", "up", "--state", str(folder / "state"), "--port", str(port)]
+    with (folder / "service.log").open("w") as log:
+        service = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603
+        try:
+            lirf = connect(service, port, folder)
+            report = walk(lirf, folder)
+            REPORT.parent.mkdir(parents=True, exist_ok=True)
+            REPORT.write_text(json.dumps(report, indent=2) + "\n")
+            out.rule("Report")
+            out.print_json(json.dumps(report))
+            out.print(f"Written to {REPORT}.")
+            if not arguments.exit:
+                stay(service, port, folder)
+        finally:
+            service.send_signal(signal.SIGINT)
+            service.wait(30)
+            shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def connect(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> Client:
+    with out.status("starting `lirf up` ..."):
+        while not (probe := Client(f"http://127.0.0.1:{port}")).is_ready():
+            probe.close()
+            if service.poll() is not None:
+                raise SystemExit("the service did not start:\n" + (folder / "service.log").read_text())
+            time.sleep(0.2)
+    out.print(f"LIRF is up at http://127.0.0.1:{port}, state in {folder}")
+    return Client(f"http://127.0.0.1:{port}", (folder / "state" / "admin.key").read_text().strip())
+
+
+def stay(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> None:
+    out.print(f"\n[bold green]The service stays up at http://127.0.0.1:{port}[/bold green] (API docs at /docs).")
+    out.print(f"  export LIRF_URL=http://127.0.0.1:{port} LIRF_STATE_FOLDER={folder / 'state'}", soft_wrap=True)
+    out.print("  uv run lirf classes digits        # and `lirf --help`. Ctrl-C here ends it and removes its state.")
+    try:
+        service.wait()
+    except KeyboardInterrupt:
+        out.print("Stopping.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""A small typed client of the LIRF service.
+
+from lirf_client import Client
+
+with Client("http://127.0.0.1:8000", key="lirf_...") as lirf:
+    print(lirf.classes("cifar"))
+"""
+
+from lirf_client.client import Client, LirfError
+from lirf_client.types import AuditEvent, Dataset, Deposit, Model, ModelClass, Predictions, Withdrawal
+
+__all__ = [
+    "AuditEvent",
+    "Client",
+    "Dataset",
+    "Deposit",
+    "LirfError",
+    "Model",
+    "ModelClass",
+    "Predictions",
+    "Withdrawal",
+]

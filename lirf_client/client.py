@@ -1,0 +1,216 @@
+"""HTTP calls, one method each."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, cast
+
+import httpx
+from httpx_sse import connect_sse
+
+from lirf_client.types import AuditEvent, Dataset, Deposit, Model, ModelClass, Predictions, Withdrawal
+
+UNFINISHED = ("queued", "running")
+_CHUNK_BYTES = 1 << 20
+
+
+class LirfError(Exception):
+    """The service refused (RFC 9457): `type` is stable, the text says what to do, `members` has the rest."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        self.status = status
+        self.type: str = problem.get("type", "about:blank")
+        self.title: str = problem.get("title", "")
+        self.detail: str = problem.get("detail", "")
+        self.members = problem
+        super().__init__(self.detail or self.title or f"HTTP {status}")
+
+
+class Client:
+    """One service, one API key. Raises `LirfError` for refusals, `httpx.TransportError` for the network."""
+
+    def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 60) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def is_ready(self) -> bool:
+        """Whether the service answers and can work."""
+        try:
+            return self._http.get("/v2/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def register_model(
+        self,
+        name: str,
+        *,
+        architecture: dict[str, Any],
+        classes: Sequence[str],
+        preprocessing: dict[str, Any],
+        split: str = "layer2",
+    ) -> Model:
+        body = {
+            "name": name,
+            "architecture": architecture,
+            "classes": list(classes),
+            "preprocessing": preprocessing,
+            "split": split,
+        }
+        return cast(Model, self._call("POST", "/v1/models", json=body))
+
+    def put_weights(self, name: str, weights: Path) -> Model:
+        """weights: a safetensors file, streamed."""
+        return cast(Model, self._upload("PUT", f"/v1/models/{name}/weights", weights))
+
+    def remove_unfinished_model(self, name: str) -> None:
+        self._call("DELETE", f"/v1/models/{name}")
+
+    def models(self) -> list[Model]:
+        return cast(list[Model], self._all("/v1/models"))
+
+    def model(self, name: str) -> Model:
+        return cast(Model, self._call("GET", f"/v1/models/{name}"))
+
+    def classes(self, name: str) -> list[ModelClass]:
+        return cast(list[ModelClass], self._call("GET", f"/v1/models/{name}/classes")["classes"])
+
+    def upload_dataset(self, model: str, archive: Path, *, purpose: str = "deposit") -> Dataset:
+        """archive: a zip of class folders, streamed. purpose: `deposit` or `evaluation`."""
+        return cast(Dataset, self._upload("POST", f"/v1/models/{model}/datasets", archive, params={"purpose": purpose}))
+
+    def request_deposit(
+        self,
+        model: str,
+        dataset_id: str,
+        *,
+        reason: str,
+        classes: Sequence[str] | None = None,
+        config: dict[str, Any] | None = None,
+        keep_dataset: bool = False,
+    ) -> Deposit:
+        body: dict[str, Any] = {
+            "dataset_id": dataset_id,
+            "reason": reason,
+            "keep_dataset": keep_dataset,
+            "config": config or {},
+        }
+        if classes is not None:
+            body["classes"] = list(classes)
+        return cast(Deposit, self._call("POST", f"/v1/models/{model}/deposits", json=body))
+
+    def deposit(self, deposit_id: str) -> Deposit:
+        return cast(Deposit, self._call("GET", f"/v1/deposits/{deposit_id}"))
+
+    def deposits(self, model: str) -> list[Deposit]:
+        return cast(list[Deposit], self._all(f"/v1/models/{model}/deposits"))
+
+    def follow(self, deposit_id: str) -> Iterator[Deposit]:
+        """The deposit each time it changes, until it has ended. A broken connection is taken up again."""
+        while True:
+            try:
+                with connect_sse(self._http, "GET", f"/v1/deposits/{deposit_id}/events", timeout=60) as events:
+                    if events.response.status_code != 200:
+                        events.response.read()
+                        _checked(events.response)
+                    for event in events.iter_sse():
+                        yield cast(Deposit, json.loads(event.data))
+                        if event.event == "end":
+                            return
+            except httpx.TransportError:
+                pass
+            time.sleep(1)
+
+    def wait(self, deposit_id: str) -> Deposit:
+        """The deposit when it has ended."""
+        *_, last = self.follow(deposit_id)
+        return last
+
+    def cancel(self, deposit_id: str) -> Deposit:
+        return cast(Deposit, self._call("POST", f"/v1/deposits/{deposit_id}/cancel"))
+
+    def withdraw(
+        self,
+        deposits: Sequence[str],
+        *,
+        holder: str,
+        reason: str,
+        expires_in_seconds: float | None = None,
+        expires_at: str | None = None,
+    ) -> Withdrawal:
+        body: dict[str, Any] = {"deposits": list(deposits), "holder": holder, "reason": reason}
+        body |= {"expires_in_seconds": expires_in_seconds, "expires_at": expires_at}
+        return cast(Withdrawal, self._call("POST", "/v1/withdrawals", json=body))
+
+    def revoke(self, withdrawal_id: str) -> Withdrawal:
+        return cast(Withdrawal, self._call("DELETE", f"/v1/withdrawals/{withdrawal_id}"))
+
+    def withdrawals(self, model: str | None = None) -> list[Withdrawal]:
+        return cast(list[Withdrawal], self._all("/v1/withdrawals", {"model": model} if model else {}))
+
+    def audit_events(self, *, limit: int | None = None, **filters: str) -> Iterator[AuditEvent]:
+        """Newest first; filters: model, action, subject."""
+        for number, event in enumerate(self._pages("/v1/audit/events", filters)):
+            if number == limit:
+                return
+            yield cast(AuditEvent, event)
+
+    def infer(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
+        """An Open Inference Protocol v2 request with JSON tensors."""
+        return self._call("POST", f"/v2/models/{model}/infer", json=request)
+
+    def predict(self, model: str, image: Path, *, top: int = 5) -> Predictions:
+        files = {"image": (image.name, image.read_bytes())}
+        return cast(Predictions, self._call("POST", f"/v1/models/{model}/predict", files=files, params={"top": top}))
+
+    def create_key(self, name: str, roles: Sequence[str]) -> dict[str, Any]:
+        """The new key is in `key`; it is told this once."""
+        return self._call("POST", "/v1/keys", json={"name": name, "roles": list(roles)})
+
+    def keys(self) -> list[dict[str, Any]]:
+        return self._all("/v1/keys")
+
+    def revoke_key(self, key_id: str) -> None:
+        self._call("DELETE", f"/v1/keys/{key_id}")
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        return _checked(self._http.request(method, path, **options))
+
+    def _upload(self, method: str, path: str, file: Path, params: dict[str, str] | None = None) -> dict[str, Any]:
+        with file.open("rb") as stream:
+            chunks = iter(lambda: stream.read(_CHUNK_BYTES), b"")
+            headers = {"Content-Length": str(file.stat().st_size), "Content-Type": "application/octet-stream"}
+            return self._call(
+                method, path, content=chunks, headers=headers, params=params, timeout=httpx.Timeout(60, read=None)
+            )
+
+    def _all(self, path: str, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        return list(self._pages(path, params or {}))
+
+    def _pages(self, path: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        cursor: str | None = None
+        while True:
+            page = self._call("GET", path, params={**params, "limit": 500, **({"cursor": cursor} if cursor else {})})
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    if response.is_success:
+        return cast(dict[str, Any], response.json()) if response.content else {}
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {"title": f"HTTP {response.status_code}", "detail": response.text[:500]}
+    raise LirfError(response.status_code, problem)

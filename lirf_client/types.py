@@ -1,0 +1,121 @@
+"""The service's answers, as they come over the wire. Times are ISO 8601 in UTC, accuracy is in percent."""
+
+from typing import Any, TypedDict
+
+
+class Model(TypedDict):
+    id: str
+    name: str
+    architecture: dict[str, Any]
+    split: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    state: str
+    revision: int | None
+    created_at: str
+    created_by: str
+
+
+class ModelClass(TypedDict):
+    index: int
+    name: str
+    state: str
+    since: str
+    by: str
+    reason: str | None
+    deposit_id: str | None
+    withdrawals: list[str]
+    until: str | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    accuracy_recovered: float | None
+
+
+class Dataset(TypedDict):
+    id: str
+    purpose: str
+    counts: dict[str, int]
+    created_at: str
+    created_by: str
+    shredded_at: str | None
+
+
+class Progress(TypedDict):
+    phase: str | None
+    epoch: int | None
+    epochs: int | None
+    step: int | None
+    steps: int | None
+    losses: dict[str, float] | None
+
+
+class NetworkAccuracy(TypedDict):
+    preserved_accuracy: float | None
+    deposited_accuracy: float | None
+    average_accuracy: float | None
+    by_class: dict[str, float | None]
+
+
+class DepositMetrics(TypedDict):
+    original: NetworkAccuracy
+    target: NetworkAccuracy
+    recover: NetworkAccuracy
+    forgetting: float | None
+    h_mean: float | None
+
+
+class Deposit(TypedDict):
+    id: str
+    model: str
+    classes: list[str]
+    state: str
+    reason: str
+    created_at: str
+    created_by: str
+    started_at: str | None
+    finished_at: str | None
+    attempts: int
+    is_cancel_requested: bool
+    progress: Progress
+    failure: str | None
+    revision: int | None
+    module_bytes: int | None
+    metrics: DepositMetrics | None
+    config: dict[str, Any]
+
+
+class Withdrawal(TypedDict):
+    id: str
+    model: str
+    deposits: list[str]
+    classes: list[str]
+    state: str
+    holder: str
+    reason: str
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    ended_at: str | None
+    ended_by: str | None
+
+
+class AuditEvent(TypedDict):
+    id: str
+    at: str
+    actor: str
+    action: str
+    model: str | None
+    subject: str | None
+    reason: str | None
+    details: dict[str, Any]
+
+
+# "class" is a keyword, so this one is spelt as a call.
+Prediction = TypedDict("Prediction", {"class": str, "probability": float})
+
+
+class Predictions(TypedDict):
+    model: str
+    revision: int
+    withdrawals: list[str]
+    predictions: list[Prediction]

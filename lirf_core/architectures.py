@@ -39,8 +39,8 @@ class UnknownSplit(ValueError):
 class ArchitectureSpec:
     """What `build` needs to know.
 
-    `-small` names have the small-image form: a 3x3 stem of stride 1 and no max-pool. `width` scales the four stage
-    widths of that form (64, 128, 256, 512 at 1.0). `channels` is the number of image channels.
+    `-small` names have the small-image form: a 3x3 stem of stride 1 and no max-pool. `width`, in steps of 0.125, scales
+    the four stage widths of that form (64, 128, 256, 512 at 1.0). `channels` is the number of image channels.
     """
 
     name: str
@@ -55,8 +55,8 @@ class ArchitectureSpec:
             raise ValueError(f"classes is {self.classes}; it must be between 2 and 100,000.")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; it must be 1 (grey) or 3 (RGB).")
-        if not 0.0625 <= self.width <= 4:
-            raise ValueError(f"width is {self.width}; it must be between 0.0625 and 4.")
+        if not 0.125 <= self.width <= 4 or self.width * 8 % 1:
+            raise ValueError(f"width is {self.width}; it must be a multiple of 0.125 from 0.125 to 4.")
         if self.width != 1.0 and not self.name.endswith("-small"):
             raise ValueError(f"width is {self.width}; only the -small architectures have a width factor.")
 
@@ -67,7 +67,7 @@ class _ResNet(resnet.ResNet):  # type: ignore[misc]
     def __init__(self, block: Block, layers: list[int], spec: ArchitectureSpec) -> None:
         super().__init__(block, layers, num_classes=spec.classes)
         is_small = spec.name.endswith("-small")
-        base = max(1, round(64 * spec.width))
+        base = int(64 * spec.width)
         if is_small:
             self.maxpool = nn.Identity()
         if is_small or spec.channels != 3:

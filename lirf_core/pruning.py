@@ -3,6 +3,7 @@ ConvNets). The output width stays, so that the shared upper part still fits."""
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 import torch_pruning
@@ -10,11 +11,16 @@ from torch import Tensor, nn
 
 Widths = dict[str, list[int]]
 
+# Kernels of CPUs and tensor cores work in eights; and oneDNN's gradient of a strided 1x1 convolution writes outside its
+# buffer where the channels are no multiple of 8 (torch 2.13, AVX2): see docs/decisions/0007.
+CHANNEL_MULTIPLE = 8
+
 
 def prune(lower: nn.Module, rate: float, example: Tensor) -> nn.Module:
     """A copy of `lower` without the `rate` (0 to under 1) of its filters that have the smallest L1 norm.
 
-    example: (1, C, H, W), any input of the right size; filters whose width reaches the output are kept.
+    What stays of each width is rounded to a multiple of 8. Filters whose width reaches the output are kept.
+    example: (1, C, H, W), any input of the right size.
     """
     if not 0 <= rate < 1:
         raise ValueError(f"pruning rate is {rate}; it must be at least 0 and under 1.")
@@ -27,12 +33,23 @@ def prune(lower: nn.Module, rate: float, example: Tensor) -> nn.Module:
         pruner = torch_pruning.pruner.BasePruner(
             pruned,
             example.to(next(pruned.parameters()).device),
-            importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            importance=filter_norm,
             pruning_ratio=rate,
             ignored_layers=convolutions[-1:],
+            round_to=CHANNEL_MULTIPLE,
         )
         pruner.step()
     return pruned
+
+
+def filter_norm(group: Any) -> Tensor:
+    """L1 norm of each filter of a Torch-Pruning group; the mean of them where convolutions share their output width."""
+    norms = [
+        dependency.layer.weight.detach().abs().sum(dim=(1, 2, 3))[indices]
+        for dependency, indices in group
+        if dependency.handler == torch_pruning.prune_conv_out_channels
+    ]
+    return torch.stack(norms).mean(0)
 
 
 def widths(lower: nn.Module) -> Widths:

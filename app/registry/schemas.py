@@ -16,7 +16,7 @@ class Architecture(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Literal[ARCHITECTURES] = Field(description="-small: 3x3 stem and no max-pool, for small images.")  # type: ignore[valid-type]
-    width: float = Field(1.0, ge=0.0625, le=4, description="Width factor of a -small architecture.")
+    width: float = Field(1.0, ge=0.125, le=4, multiple_of=0.125, description="Width factor of a -small architecture.")
 
     @model_validator(mode="after")
     def width_is_of_a_small_form(self) -> "Architecture":

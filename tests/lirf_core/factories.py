@@ -1,0 +1,36 @@
+"""Small networks and images for the tests of lirf_core."""
+
+import torch
+from torch import Tensor
+
+from lirf_core.architectures import ArchitectureSpec, build
+from lirf_core.artifacts import Belonging
+from lirf_core.compute import Compute
+from lirf_core.data import Augmentation, Preprocessing
+from lirf_core.deposit import DepositConfig
+from lirf_core.network import SplitNetwork, digest, freeze
+
+CPU = Compute.pick("cpu")
+SPEC = ArchitectureSpec("resnet18-small", classes=5, width=0.25, channels=1)
+PREPROCESSING = Preprocessing(8, 8, (0.5,), (0.5,))
+QUICK = DepositConfig(epochs=2, batch_size=8, augmentation=Augmentation(1, False))
+
+
+def network(seed: int = 0, spec: ArchitectureSpec = SPEC, split: str = "layer2") -> SplitNetwork:
+    torch.manual_seed(seed)
+    made = build(spec, split)
+    freeze(made)
+    return made
+
+
+def images(count: int, classes: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """uint8 (count, 1, 8, 8); every class has its own bright row, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.tensor(classes)[torch.arange(count) % len(classes)]
+    pixels = torch.randint(0, 150, (count, 1, 8, 8), generator=generator)
+    pixels[torch.arange(count), 0, labels] += 100
+    return pixels.to(torch.uint8), labels
+
+
+def belonging(of: SplitNetwork, split: str = "layer2") -> Belonging:
+    return Belonging(SPEC, split, digest(of.upper))

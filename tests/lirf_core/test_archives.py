@@ -1,0 +1,190 @@
+import io
+import stat
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import numpy
+import pytest
+from PIL import Image
+
+from lirf_core import archives
+from lirf_core.archives import (
+    BadArchive,
+    ImageArchive,
+    Limits,
+    NoImages,
+    UnknownFolder,
+    UnreadableImages,
+    UnsafeArchive,
+)
+from lirf_core.data import Preprocessing
+
+CLASSES = ["cat", "dog"]
+SIZE = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def picture(colour: tuple[int, int, int] = (10, 20, 30), kind: str = "PNG", size: int = 8) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(file, kind)
+    return file.getvalue()
+
+
+def zipped(
+    entries: dict[str | zipfile.ZipInfo, bytes] | list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED
+) -> io.BytesIO:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, content in entries.items() if isinstance(entries, dict) else entries:
+            archive.writestr(name, content)
+    file.seek(0)
+    return file
+
+
+def packed(file: io.BytesIO, **limits: int) -> archives.ImageSet:
+    archive = ImageArchive(file, CLASSES, Limits(**limits))
+    return archives.load_packed(io.BytesIO(b"".join(archive.pack(SIZE))))
+
+
+def test_images_and_labels_come_out_as_they_went_in() -> None:
+    file = zipped(
+        {
+            "cat/a.png": picture((1, 2, 3)),
+            "deep/er/dog/b.png": picture((4, 5, 6)),
+            "dog/c.jpg": picture((9, 9, 9), "JPEG", 20),
+        }
+    )
+    found = packed(file)
+    assert found.labels.tolist() == [0, 1, 1]
+    assert found.images.shape == (3, 3, 8, 8)
+    assert found.images[0, :, 0, 0].tolist() == [1, 2, 3]
+    assert found.images[1, :, 7, 7].tolist() == [4, 5, 6]
+    assert found.images[2].float().mean().item() == pytest.approx(9, abs=1)
+
+
+def test_grey_networks_get_one_channel() -> None:
+    archive = ImageArchive(zipped({"cat/a.png": picture((50, 50, 50))}), CLASSES)
+    found = archives.load_packed(io.BytesIO(b"".join(archive.pack(Preprocessing(4, 6, (0.5,), (0.5,))))))
+    assert found.images.shape == (1, 1, 4, 6)
+    assert numpy.unique(found.images).tolist() == [50]
+
+
+def test_what_file_managers_add_is_passed_over() -> None:
+    file = zipped(
+        {
+            "cat/a.png": picture(),
+            "cat/.DS_Store": b"x",
+            "__MACOSX/cat/._a.png": b"x",
+            "dog/Thumbs.db": b"x",
+            "dog/": b"",
+        }
+    )
+    archive = ImageArchive(file, CLASSES)
+    assert archive.counts == {"cat": 1}
+
+
+def link() -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("cat/link.png")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+def stored_name(name: str) -> io.BytesIO:
+    """An archive whose entry has a name that zipfile itself would not write."""
+    placeholder = "x" * len(name)
+    content = zipped({placeholder: picture()}).getvalue()
+    return io.BytesIO(content.replace(placeholder.encode(), name.encode()))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: io.BytesIO(b"not a zip"), BadArchive, "no readable zip"),
+        (lambda: io.BytesIO(zipped({"cat/a.png": picture()}).getvalue()[:-30]), BadArchive, "no readable zip"),
+        (lambda: zipped({}), NoImages, "no images"),
+        (lambda: zipped({"cat/": b""}), NoImages, "no images"),
+        (
+            lambda: zipped({"bird/a.png": picture()}),
+            UnknownFolder,
+            r"folder 'bird', which is no class .* 'cat', 'dog' \(2\)",
+        ),
+        (lambda: zipped({"Cat/a.png": picture()}), UnknownFolder, "case-sensitive"),
+        (lambda: zipped({"a.png": picture()}), UnknownFolder, "is in the folder ''"),
+        (lambda: stored_name("../cat/a.png"), UnsafeArchive, "could lead out"),
+        (lambda: stored_name("/cat/a.png"), UnsafeArchive, "could lead out"),
+        (lambda: stored_name("..\\cat\\a.png"), UnsafeArchive, "could lead out"),
+        (lambda: stored_name("C:/cat/a.png"), UnsafeArchive, "could lead out"),
+        (lambda: stored_name("cat/a.png\0/../../b"), UnsafeArchive, "could lead out"),
+        (lambda: zipped({link(): b"/etc/passwd"}), UnsafeArchive, "is a link or a device"),
+        (lambda: zipped({"cat/a.png": bytes(10**7)}, zipfile.ZIP_DEFLATED), UnsafeArchive, "over 100 times"),
+    ],
+)
+def test_bad_archives_are_refused_before_anything_is_unpacked(
+    make: Callable[[], io.BytesIO], kind: type, message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        ImageArchive(make(), CLASSES)
+
+
+def test_entries_that_share_bytes_are_a_bomb() -> None:
+    content = bytearray(zipped([("cat/a.png", picture()), ("cat/b.png", picture())]).getvalue())
+    directory = content.find(b"PK\x01\x02")
+    second = content.find(b"PK\x01\x02", directory + 4)
+    content[second + 42 : second + 46] = content[directory + 42 : directory + 46]  # the first entry's offset
+    with pytest.raises(UnsafeArchive, match="shares bytes with"):
+        ImageArchive(io.BytesIO(bytes(content)), CLASSES)
+
+
+def test_an_entry_that_unpacks_to_more_than_it_declares_is_refused() -> None:
+    content = bytearray(zipped({"cat/a.png": bytes(range(256)) * 40}, zipfile.ZIP_DEFLATED).getvalue())
+    directory = content.find(b"PK\x01\x02")
+    for place in (22, directory + 24):  # declared size: in the local header and in the directory
+        content[place : place + 4] = struct.pack("<I", 100)
+    with pytest.raises(BadArchive):
+        packed(io.BytesIO(bytes(content)))
+
+
+def test_limits_of_size_hold() -> None:
+    file = zipped({"cat/a.png": picture(), "cat/b.png": picture()})
+    with pytest.raises(UnsafeArchive, match="2 entries; at most 1"):
+        packed(file, entries=1)
+    with pytest.raises(UnsafeArchive, match="an image may have 10"):
+        packed(file, image_bytes=10)
+    with pytest.raises(UnsafeArchive, match="unpacks to over 100 bytes"):
+        packed(file, total_bytes=100)
+
+
+def decompression_bomb() -> bytes:
+    """A PNG of 30,000 x 30,000 pixels in some hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+def test_the_first_twenty_unreadable_images_are_named() -> None:
+    gif = io.BytesIO()
+    Image.new("P", (4, 4)).save(gif, "GIF")
+    entries = {f"cat/{n:02}.png": b"no image" for n in range(21)} | {
+        "dog/gif.png": gif.getvalue(),
+        "dog/ok.png": picture(),
+    }
+    entries |= {"dog/bomb.png": decompression_bomb(), "dog/cut.png": picture(size=64)[:70]}
+    with pytest.raises(UnreadableImages, match=r"24 of the files cannot be read .* cat/00\.png, .*, \.\.\.") as caught:
+        packed(zipped(entries))  # type: ignore[arg-type]
+    assert len(caught.value.names) == 20
+    assert caught.value.total == 24
+
+
+def test_a_single_image_is_decoded_or_refused() -> None:
+    assert archives.decode_image(picture((7, 8, 9)), SIZE)[0, :, 0, 0].tolist() == [7, 8, 9]
+    for content in (b"", b"GIF89a", decompression_bomb()):
+        with pytest.raises(BadArchive, match="no readable PNG or JPEG"):
+            archives.decode_image(content, SIZE)

@@ -1,0 +1,147 @@
+import io
+import json
+import pickle
+from collections.abc import Callable
+
+import pytest
+import safetensors.torch
+import torch
+
+from lirf_core import artifacts
+from lirf_core.artifacts import DoesNotFit, NotSafetensors
+from lirf_core.network import digest, flat_state
+from lirf_core.pruning import example_input, prune
+from lirf_core.recover import DepositModule, ForeignUpperPart
+from tests.lirf_core.factories import SPEC, belonging, network
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], object] = lambda state: None) -> io.BytesIO:
+    state = {name: tensor.clone() for name, tensor in flat_state(network()).items()}
+    change(state)
+    return io.BytesIO(safetensors.torch.save(state))
+
+
+def load(file: io.BytesIO) -> None:
+    artifacts.load_original(file, SPEC, "layer2")
+
+
+def test_weights_come_back_as_they_were() -> None:
+    loaded = artifacts.load_original(weights(), SPEC, "layer2")
+    assert digest(loaded.lower) == digest(network().lower)
+    assert digest(loaded.upper) == digest(network().upper)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(kind: torch.dtype) -> None:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        for name, tensor in state.items():
+            state[name] = tensor.to(kind) if tensor.is_floating_point() else tensor
+
+    loaded = artifacts.load_original(weights(change), SPEC, "layer2")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_weights_without_batch_counters_fit() -> None:
+    load(weights(lambda state: [state.pop(name) for name in list(state) if name.endswith("num_batches_tracked")]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("layer1.0.conv1.weight"), r"'layer1.0.conv1.weight' of shape .* is missing"),
+        (
+            lambda state: state.update({"fc.bias": torch.zeros(9)}),
+            r"'fc.bias' has shape \[9\]; the architecture needs \[5\]",
+        ),
+        (lambda state: state.update({"../../etc/passwd": torch.zeros(1)}), r"'../../etc/passwd' is not one of"),
+        (lambda state: state["bn1.weight"].fill_(float("nan")), r"'bn1.weight' has values that are not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_the_first_tensor_that_differs(
+    change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    with pytest.raises(DoesNotFit, match=message):
+        load(weights(change))
+
+
+def raw(header: object, data: bytes = b"") -> io.BytesIO:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return io.BytesIO(len(text).to_bytes(8, "little") + text + data)
+
+
+def tensor(shape: list[object], begin: int, end: int, kind: str = "F32") -> dict[str, object]:
+    return {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+
+
+def torch_zip() -> bytes:
+    file = io.BytesIO()
+    torch.save({"fc.bias": torch.zeros(1)}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (io.BytesIO(pickle.dumps({"a": 1})), "this is a pickle, which is never loaded"),
+        (io.BytesIO(torch_zip()), "zip or a torch.save file; save the state dict with safetensors"),
+        (io.BytesIO(b""), "header length"),
+        (io.BytesIO(b"abc"), "header length"),
+        (io.BytesIO((1 << 60).to_bytes(8, "little") + b"{}"), "header length"),
+        (raw(b"{nonsense}"), "not the JSON"),
+        (raw([1, 2]), "not the JSON"),
+        (raw(b"[" * 100_000), "not the JSON"),
+        (raw(b'{"a": {}, "a": {}}'), "names a tensor twice"),
+        (raw({"a": {}}), "not the JSON"),
+        (raw({"a": tensor([2**62, 0], 0, 0)}), "not a whole number"),
+        (raw({"a": tensor([-1], 0, 4)}, bytes(4)), "not a whole number"),
+        (raw({"a": tensor([True], 0, 4)}, bytes(4)), "not a whole number"),
+        (raw({"a": tensor([1], 0, 8)}, bytes(8)), "other bytes than its type and shape"),
+        (raw({"a": tensor([1], 0, 4, "F8_E4M3")}, bytes(4)), "has type F8_E4M3; known are"),
+        (raw({"a": tensor([1], 4, 8)}, bytes(8)), "overlaps another or leaves a gap"),
+        (raw({"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, bytes(4)), "overlaps another"),
+        (raw({"a": tensor([1], 0, 4)}, bytes(9)), "describes 4 bytes of tensors; the file has 9"),
+        (raw({"a": tensor([1], 0, 4)}, bytes(3)), "describes 4 bytes"),
+        (raw({"__metadata__": {"a": 1}}), "metadata is not a map"),
+    ],
+)
+def test_what_is_no_honest_safetensors_file_is_refused(file: io.BytesIO, message: str) -> None:
+    with pytest.raises(NotSafetensors, match=message):
+        artifacts.read_header(file)
+
+
+def test_a_header_over_a_mebibyte_is_refused_before_it_is_read() -> None:
+    with pytest.raises(NotSafetensors, match="at most 1 MiB"):
+        artifacts.read_header(raw(b" " * (1 << 20) + b"{}"))
+
+
+def pruned_module(classes: list[int]) -> DepositModule:
+    lower = prune(network().lower, 0.5, example_input(1, (8, 8)))
+    return DepositModule(lower, classes, digest(network().upper)).eval()
+
+
+def test_a_module_comes_back_with_its_widths_classes_and_answers() -> None:
+    module, images = pruned_module([1, 3]), torch.randn(2, 1, 8, 8)
+    loaded = artifacts.load_module(artifacts.dump_module(module, belonging(network())), belonging(network()))
+    assert loaded.classes == (1, 3)
+    assert torch.equal(loaded(images), module(images))
+
+
+def test_both_parts_of_a_network_come_back() -> None:
+    original, place = network(), belonging(network())
+    loaded = artifacts.load_network(artifacts.dump_upper(original, place), artifacts.dump_lower(original, place), place)
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(loaded(images), original(images))
+
+
+def test_parts_of_another_network_are_refused() -> None:
+    mine, other = network(), network(9)
+    stored = artifacts.dump_module(pruned_module([0]), belonging(mine))
+    with pytest.raises(ForeignUpperPart, match="this module belongs to the upper part"):
+        artifacts.load_module(stored, belonging(other))
+    with pytest.raises(ForeignUpperPart, match="this lower belongs to the upper part"):
+        artifacts.load_network(
+            artifacts.dump_upper(other, belonging(other)), artifacts.dump_lower(mine, belonging(mine)), belonging(other)
+        )
+    lower = artifacts.dump_lower(mine, belonging(mine))
+    with pytest.raises(DoesNotFit, match="has part 'lower'"):
+        artifacts.load_network(lower, lower, belonging(mine))

@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from demo.digits import AUGMENTATION, Digits
+from demo.digits import PREPROCESSING as DIGIT_SIZE
+from lirf_core.deposit import DepositConfig, DepositDiverged, Progress, deposit
+from lirf_core.metrics import accuracy, logits_of
+from lirf_core.network import SplitNetwork, digest
+from lirf_core.recover import RecoverNetwork
+from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, images, network
+
+
+def run(config: DepositConfig = QUICK, **given: object):  # type: ignore[no-untyped-def]
+    pixels, labels = images(24, [0, 1])
+    arguments = {"deposited": [0, 1], "preserved": [2, 3, 4], **given}
+    return deposit(network(), pixels, labels, **arguments, preprocessing=PREPROCESSING, config=config, compute=CPU)  # type: ignore[arg-type]
+
+
+def test_the_upper_part_and_the_original_stay_as_they_were() -> None:
+    original = network()
+    before = digest(original.lower), digest(original.upper)
+    pixels, labels = images(24, [0, 1])
+    result = deposit(original, pixels, labels, [0, 1], [2, 3, 4], PREPROCESSING, QUICK, CPU)
+    assert (digest(original.lower), digest(original.upper)) == before
+    assert digest(result.target.upper) == before[1] == result.module.upper_digest
+    assert digest(result.target.lower) != before[0]
+
+
+@pytest.mark.parametrize("removal", ["suppress", "random"])
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.7])
+def test_the_same_seed_gives_the_same_deposit_to_the_last_bit(removal: str, rate: float) -> None:
+    config = replace(QUICK, removal=removal, pruning_rate=rate)  # type: ignore[arg-type]
+    first, second = (run(config) for _ in range(2))
+    other = run(replace(config, seed=1))
+    assert digest(first.target.lower) == digest(second.target.lower) != digest(other.target.lower)
+    assert digest(first.module.lower) == digest(second.module.lower) != digest(other.module.lower)
+
+
+def test_the_target_forgets_digits_and_the_recover_network_reads_them(
+    digits: Digits, digits_network: SplitNetwork
+) -> None:
+    """A short deposit of real images; the demo's is longer and its figures better."""
+    pixels, labels = digits.tensors(digits.of_classes(digits.training, [0, 1, 2]))
+    held_out, truth = digits.tensors(digits.held_out)
+    config = DepositConfig(epochs=20, batch_size=32, learning_rate=0.006, augmentation=AUGMENTATION)
+    result = deposit(digits_network, pixels, labels, [0, 1, 2], list(range(3, 10)), DIGIT_SIZE, config, CPU)
+    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest)
+    before, target, again = (
+        accuracy(logits_of(net, held_out, DIGIT_SIZE, CPU), truth, [0, 1, 2])
+        for net in (digits_network, result.target, recover)
+    )
+    assert (before.average or 0) >= 96
+    assert target.deposited is not None
+    assert target.deposited <= 25
+    assert (target.preserved or 0) >= (before.preserved or 0) - 6
+    assert (again.deposited or 0) >= 95
+    assert (again.average or 0) >= (before.average or 0) - 6
+
+
+def test_progress_counts_every_step_and_names_every_loss() -> None:
+    seen: list[Progress] = []
+    run(on_step=seen.append)
+    assert [progress.step for progress in seen] == list(range(1, 7))
+    assert (seen[-1].epoch, seen[-1].epochs, seen[-1].steps) == (2, 2, 6)
+    assert seen[0].loss_values().keys() == {"total", "kr", "kp", "re", "pt", "at"}
+
+
+def test_raising_in_a_step_stops_the_deposit() -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(on_step=stop)
+
+
+def test_an_absurd_learning_rate_ends_with_advice() -> None:
+    with pytest.raises(DepositDiverged, match=r"lower learning_rate \(now 1e\+30\)"):
+        run(replace(QUICK, learning_rate=1e30))
+
+
+def test_images_of_another_class_are_refused_so_that_no_preserved_image_trains() -> None:
+    with pytest.raises(ValueError, match=r"images of classes \[1\], which are not to be deposited"):
+        run(deposited=[0], preserved=[1, 2, 3, 4])
+    with pytest.raises(ValueError, match="no class is left"):
+        run(preserved=[])
+
+
+def test_a_single_image_is_enough_to_run() -> None:
+    pixels, labels = images(1, [0])
+    result = deposit(network(), pixels, labels, [0], [1, 2, 3, 4], PREPROCESSING, QUICK, CPU)
+    assert torch.isfinite(result.target(torch.zeros(1, 1, 8, 8))).all()

@@ -1,0 +1,66 @@
+import copy
+
+import pytest
+import torch
+
+from lirf_core.architectures import SPLITS, ArchitectureSpec, build
+from lirf_core.pruning import prune, rebuild, widths
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_resnet18_to_layer2_loses_the_parameters_that_torch_pruning_takes_at_half() -> None:
+    lower = build(ArchitectureSpec("resnet18", classes=1000)).lower
+    assert parameters(lower) == 683_072
+    assert parameters(prune(lower, 0.5, torch.zeros(1, 3, 64, 64))) == 286_624
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", ["resnet18-small", "resnet50"])
+def test_the_output_keeps_its_width_and_the_widths_rebuild_the_network(name: str, split: str) -> None:
+    spec = ArchitectureSpec(name, classes=10)
+    lower = build(spec, split).lower.eval()
+    images = torch.randn(2, 3, 32, 32)
+    pruned = prune(lower, 0.5, images[:1]).eval()
+    assert pruned(images).shape == lower(images).shape
+
+    again = rebuild(build(spec, split).lower, widths(pruned)).eval()
+    again.load_state_dict(pruned.state_dict())
+    assert torch.equal(again(images), pruned(images))
+
+
+def test_the_filters_of_largest_l1_norm_stay() -> None:
+    lower = build(ArchitectureSpec("resnet18-small", classes=10, width=0.25)).lower
+    first = lower.get_submodule("layer1.0.conv1").weight
+    pruned = prune(lower, 0.5, torch.zeros(1, 3, 16, 16))
+    kept = pruned.get_submodule("layer1.0.conv1").weight
+    assert kept.shape[0] == first.shape[0] // 2
+    # Its input shrinks with the stem, so compare the norms over the inputs that are left.
+    stem_kept = [
+        i
+        for i, f in enumerate(lower.get_submodule("conv1").weight)
+        if any(torch.equal(f, g) for g in pruned.get_submodule("conv1").weight)
+    ]
+    norms = first.abs().sum(dim=(1, 2, 3))
+    strongest = sorted(norms.topk(len(kept)).indices.tolist())
+    assert torch.equal(kept, first[strongest][:, stem_kept])
+
+
+def test_rate_zero_copies_and_a_rate_of_one_is_refused() -> None:
+    lower = build(ArchitectureSpec("resnet18-small", classes=10, width=0.125)).lower
+    before = copy.deepcopy(lower.state_dict())
+    same = prune(lower, 0.0, torch.zeros(1, 3, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
+    with pytest.raises(ValueError, match="under 1"):
+        prune(lower, 1.0, torch.zeros(1, 3, 8, 8))
+
+
+def test_widths_of_a_stranger_are_checked() -> None:
+    lower = build(ArchitectureSpec("resnet18-small", classes=10, width=0.125)).lower
+    good = widths(lower)
+    with pytest.raises(ValueError, match="pruned widths of 'conv1' are"):
+        rebuild(copy.deepcopy(lower), {**good, "conv1": [3, 10**9]})
+    with pytest.raises(ValueError, match="name other layers"):
+        rebuild(copy.deepcopy(lower), {**good, "conv9": [1, 1]})

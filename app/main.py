@@ -23,6 +23,7 @@ from app.inference.router import health
 from app.inference.router import router as inference
 from app.inference.schemas import Health
 from app.registry.router import router as models
+from app.registry.router import streaming
 from app.settings import Settings
 from app.vault.service import open_vault
 from app.withdrawals.router import router as withdrawals
@@ -67,11 +68,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Learning with Recoverable Forgetting as a service",
         description=DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=settings.max_body_bytes,
         responses={"default": {"model": ProblemDetails, "description": "Problem details, RFC 9457."}},
     )
     errors.install(app)
-    for router in (models, classes, datasets, deposits, withdrawals, inference, audit, keys, health):
+    for router in (models, streaming, classes, datasets, deposits, withdrawals, inference, audit, keys, health):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)

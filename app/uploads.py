@@ -1,29 +1,61 @@
-"""Large bodies are streamed to a file without a name; all others are under FastAPI's `max_body_size`."""
+"""Bodies under a limit: small ones are counted by their route, large ones streamed to a file without a name."""
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Message
 
-ANY_SIZE = 1 << 62  # for a route that streams its body and counts it itself
+from app.settings import Settings
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the body is larger than the {limit} bytes that are taken here; send less.")
+
+
+class LimitedRoute(APIRoute):
+    """A route that holds its body in memory: at most `max_body_bytes`, whatever Content-Length says.
+
+    FastAPI's own `max_body_size` would answer in plain text, not with a problem.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            settings: Settings = request.app.state.settings
+            received = 0
+
+            async def receive() -> Message:
+                nonlocal received
+                message = await request.receive()
+                received += len(message.get("body", b""))
+                if received > settings.max_body_bytes:
+                    raise _too_large(settings.max_body_bytes)
+                return message
+
+            return await handler(Request(request.scope, receive))
+
+        return limited
 
 
 @asynccontextmanager
 async def streamed_to_file(request: Request, folder: Path, limit: int) -> AsyncIterator[BinaryIO]:
     """The body as a file that has no name and is gone when it is closed, also after a crash.
 
-    Raises HTTPException 413 as soon as more than `limit` bytes have come, whatever Content-Length said.
+    Raises HTTPException 413 as soon as more than `limit` bytes have come.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         received = 0
         async for chunk in request.stream():
             received += len(chunk)
             if received > limit:
-                raise HTTPException(413, f"the body is larger than the {limit} bytes that are taken here; send less.")
+                raise _too_large(limit)
             await run_in_threadpool(file.write, chunk)
         file.seek(0)
         yield cast(BinaryIO, file)

@@ -13,8 +13,9 @@ from app.deposits.schemas import Deposit, DepositCreate, Progress
 from app.deposits.tables import UNFINISHED, DepositRow
 from app.paging import Page, PageQuery
 from app.registry import service as registry
+from app.uploads import LimitedRoute
 
-router = APIRouter(tags=["deposits"])
+router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
 POLL_SECONDS = 0.5
 
 

@@ -200,7 +200,7 @@ def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
         .join(DepositRow, DepositRow.id == DepositClassRow.deposit_id)
         .where(DepositRow.model_id == model_id, DepositRow.state.in_(UNFINISHED))
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def module(session: Session, row: DepositRow) -> Sealed:

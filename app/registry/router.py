@@ -5,10 +5,11 @@ from app.dependencies import AnyKey, Operator, ReadingDep, SessionDep, SettingsD
 from app.paging import Page, PageQuery
 from app.registry import service
 from app.registry.schemas import Model, ModelCreate
-from app.uploads import ANY_SIZE, streamed_to_file
+from app.uploads import LimitedRoute, streamed_to_file
 from lirf_core.artifacts import max_file_bytes
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=LimitedRoute)
+streaming = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.post("", status_code=201)
@@ -18,9 +19,8 @@ def register_model(body: ModelCreate, actor: Operator, session: SessionDep) -> M
     return Model.from_row(row)
 
 
-@router.put(
+@streaming.put(
     "/{name}/weights",
-    max_body_size=ANY_SIZE,
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -9,11 +9,12 @@ from app.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDe
 from app.deposits import service as deposits
 from app.paging import Page
 from app.registry import service as registry
+from app.uploads import LimitedRoute
 from app.withdrawals import service
 from app.withdrawals.schemas import Withdrawal, WithdrawalCreate, WithdrawalRequest
 from app.withdrawals.service import WithdrawalRow
 
-router = APIRouter(prefix="/v1/withdrawals", tags=["withdrawals"])
+router = APIRouter(prefix="/v1/withdrawals", tags=["withdrawals"], route_class=LimitedRoute)
 
 
 def _withdrawal(session: Session, row: WithdrawalRow) -> Withdrawal:

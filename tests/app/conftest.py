@@ -1,0 +1,134 @@
+"""A real service for each test: uvicorn on a free port, SQLite and (where TEST_DATABASE_URL is set) PostgreSQL."""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import sqlalchemy as sa
+import uvicorn
+
+from app.access import service as access
+from app.access.service import LOCAL_ADMINISTRATOR, Role
+from app.database import Database
+from app.main import create_app
+from app.settings import Settings
+from lirf_client import Client
+from lirf_core.network import flat_state
+from tests.app.factories import CLASSES, deposit_zip
+from tests.lirf_core.factories import SPEC, network
+from worker.tasks import Work, work_on
+
+POSTGRESQL = os.environ.get("TEST_DATABASE_URL")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRESQL else ["sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of its own, empty."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.sqlite3'}"
+        return
+    assert POSTGRESQL
+    name = f"lirf_test_{uuid.uuid4().hex[:12]}"
+    server = sa.create_engine(POSTGRESQL, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield sa.make_url(POSTGRESQL).set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return Settings(state_folder=tmp_path / "state", database_url=database_url, device="cpu", _env_file=None)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    database = Database(settings.database)
+    database.upgrade()
+    yield database
+    database.engine.dispose()
+
+
+@dataclass
+class Service:
+    """The running service and a client for each role."""
+
+    url: str
+    settings: Settings
+    database: Database
+    key_of: Callable[..., str]
+    administrator: Client
+    operator: Client
+    custodian: Client
+    auditor: Client
+    reader: Client
+
+    def register(self, name: str = "birds", seed: int = 0) -> None:
+        """A model with weights: five classes, 8 x 8 grey images."""
+        preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+        architecture = {"name": SPEC.name, "width": SPEC.width}
+        self.operator.register_model(name, architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
+        self.operator.put_weights(name, self.weights(seed))
+
+    def weights(self, seed: int = 0) -> Path:
+        path = self.settings.folder.parent / f"weights-{seed}.safetensors"
+        safetensors.torch.save_file(flat_state(network(seed)), path)
+        return path
+
+    def archive(self, classes: list[str], each: int = 4, name: str = "images.zip") -> Path:
+        path = self.settings.folder.parent / name
+        path.write_bytes(deposit_zip(classes, each))
+        return path
+
+    def queue(self, images: list[str], model: str = "birds", /, **options: Any) -> str:
+        """A queued deposit of these classes; returns its id."""
+        dataset = self.operator.upload_dataset(model, self.archive(images))
+        config = {"epochs": 1, "batch_size": 4, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
+        options = {"reason": "licence ended", **options, "config": {**config, **options.get("config", {})}}
+        return self.operator.request_deposit(model, dataset["id"], **options)["id"]
+
+    def work(self, deposit_id: str) -> None:
+        """What the worker's task does, in this process."""
+        work_on(Work(self.settings), deposit_id)
+
+    def deposit(self, images: list[str], model: str = "birds", /, **options: Any) -> str:
+        """A finished deposit of these classes; returns its id."""
+        deposit_id = self.queue(images, model, **options)
+        self.work(deposit_id)
+        assert self.operator.deposit(deposit_id)["state"] == "deposited"
+        return deposit_id
+
+
+@pytest.fixture
+def service(settings: Settings, database: Database) -> Iterator[Service]:
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning", lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    def key_of(name: str, *roles: Role) -> str:
+        with database.session() as session:
+            return access.create_key(session, LOCAL_ADMINISTRATOR, name, list(roles))[1]
+
+    clients = [
+        Client(url, key_of(str(role), role))
+        for role in (Role.ADMINISTRATOR, Role.OPERATOR, Role.CUSTODIAN, Role.AUDITOR)
+    ]
+    clients.append(Client(url, key_of("reader")))
+    yield Service(url, settings, database, key_of, *clients)
+    for client in clients:
+        client.close()
+    server.should_exit = True
+    thread.join()

@@ -1,0 +1,24 @@
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from app.database import Database, now
+from app.tables import metadata
+
+
+def test_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_upgrading_twice_changes_nothing(database: Database) -> None:
+    database.upgrade()
+
+
+def test_times_come_back_in_utc(database: Database) -> None:
+    moment = now()
+    with database.engine.begin() as connection:
+        table = metadata.tables["audit_events"]
+        row = {"id": "1", "at": moment, "actor": "a", "action": "b", "details": {}}
+        connection.execute(sa.insert(table).values(**row))
+        assert connection.scalar(sa.select(table.c.at)) == moment

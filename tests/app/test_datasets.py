@@ -1,0 +1,82 @@
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lirf_client import LirfError
+from tests.app.conftest import Service
+from tests.app.factories import deposit_zip, png
+
+
+def vault_files(service: Service) -> list[Path]:
+    return [path for path in (service.settings.folder / "vault").rglob("*") if path.is_file()]
+
+
+def test_an_archive_becomes_a_data_set_with_counts(service: Service) -> None:
+    service.register()
+    made = service.operator.upload_dataset("birds", service.archive(["dodo", "auk"], 3), purpose="evaluation")
+    assert made["counts"] == {"auk": 3, "dodo": 3}
+    assert made["purpose"] == "evaluation"
+
+
+def test_stored_images_are_not_readable_on_disk(service: Service) -> None:
+    service.register()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("auk/a.png", png(5))
+    path = service.settings.folder.parent / "one.zip"
+    path.write_bytes(content.getvalue())
+    service.operator.upload_dataset("birds", path)
+    from PIL import Image
+
+    pixels = Image.open(io.BytesIO(png(5))).tobytes()
+    assert all(pixels not in file.read_bytes() for file in service.settings.folder.rglob("*") if file.is_file())
+
+
+def refused(service: Service, content: bytes) -> LirfError:
+    path = service.settings.folder.parent / "bad.zip"
+    path.write_bytes(content)
+    before = vault_files(service)
+    with pytest.raises(LirfError) as caught:
+        service.operator.upload_dataset("birds", path)
+    assert caught.value.status == 422
+    assert vault_files(service) == before
+    assert not list(service.settings.spool.iterdir())
+    assert not list((service.settings.folder / "vault" / "incoming").iterdir())
+    return caught.value
+
+
+def test_bad_archives_are_problems_that_leave_nothing_behind(service: Service) -> None:
+    service.register()
+    assert refused(service, b"hello").type == "urn:lirf:problem:archive-refused"
+    assert refused(service, deposit_zip([])).type == "urn:lirf:problem:no-images"
+    assert refused(service, deposit_zip(["phoenix"])).type == "urn:lirf:problem:unknown-class"
+    traversal = deposit_zip(["xxxauk"]).replace(b"xxxauk", b"../auk")
+    assert refused(service, traversal).type == "urn:lirf:problem:unsafe-archive"
+
+
+def test_unreadable_images_are_named_in_the_problem(service: Service) -> None:
+    service.register()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("auk/good.png", png())
+        for number in range(30):
+            archive.writestr(f"auk/{number:02}.png", b"not an image")
+    problem = refused(service, content.getvalue())
+    assert problem.type == "urn:lirf:problem:unreadable-images"
+    assert problem.members["unreadable"] == [f"auk/{number:02}.png" for number in range(20)]
+    assert problem.members["unreadable_total"] == 30
+
+
+def test_an_archive_over_the_limit_is_cut_off(service: Service) -> None:
+    service.register()
+    service.settings.max_archive_bytes = 500
+    with pytest.raises(LirfError, match="larger than the 500 bytes") as caught:
+        service.operator.upload_dataset("birds", service.archive(["auk"], 20))
+    assert caught.value.status == 413
+
+
+def test_a_model_without_weights_takes_no_data(service: Service) -> None:
+    with pytest.raises(LirfError, match="there is no model 'birds'"):
+        service.operator.upload_dataset("birds", service.archive(["auk"]))

@@ -1,0 +1,207 @@
+import threading
+
+import pytest
+
+from app.deposits import jobs
+from app.deposits.schemas import DepositConfigIn, config_of
+from lirf_client import LirfError
+from lirf_core.deposit import DepositConfig
+from tests.app.conftest import Service
+
+
+def test_a_deposit_forgets_stores_and_measures(service: Service) -> None:
+    service.register()
+    service.operator.upload_dataset("birds", service.archive(["auk", "dodo", "emu"], 5), purpose="evaluation")
+    deposit_id = service.queue(["auk", "dodo"], classes=["dodo", "auk"])
+    assert service.reader.deposit(deposit_id)["state"] == "queued"
+    assert [c["state"] for c in service.reader.classes("birds")] == ["depositing"] * 2 + ["preserved"] * 3
+
+    service.work(deposit_id)
+    deposit = service.reader.deposit(deposit_id)
+    assert (deposit["state"], deposit["revision"], deposit["attempts"]) == ("deposited", 1, 1)
+    assert deposit["classes"] == ["auk", "dodo"]
+    assert (deposit["module_bytes"] or 0) > 1000
+    metrics = deposit["metrics"]
+    assert metrics is not None
+    assert metrics["original"]["by_class"].keys() == {"auk", "dodo", "emu", "heron", "kiwi"}
+    assert metrics["target"]["by_class"]["heron"] is None  # no held-out image of it
+    assert metrics["target"]["deposited_accuracy"] is not None
+    assert service.reader.model("birds")["revision"] == 1
+
+
+def test_following_ends_with_the_result(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    worker = threading.Thread(target=service.work, args=(deposit_id,))
+    worker.start()
+    states = [deposit["state"] for deposit in service.reader.follow(deposit_id)]
+    worker.join()
+    assert states[-1] == "deposited"
+    assert set(states) <= {"queued", "running", "deposited"}
+
+
+def test_location_leads_to_the_deposit(service: Service) -> None:
+    import httpx
+
+    service.register()
+    dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    headers = {"Authorization": f"Bearer {service.key_of('op', 'operator')}"}
+    body = {"dataset_id": dataset["id"], "reason": "r"}
+    answer = httpx.post(f"{service.url}/v1/models/birds/deposits", json=body, headers=headers)
+    assert answer.status_code == 202
+    assert httpx.get(service.url + answer.headers["location"], headers=headers).json()["id"] == answer.json()["id"]
+
+
+def refusal(service: Service, images: list[str], /, **options: object) -> LirfError:
+    with pytest.raises(LirfError) as caught:
+        service.queue(images, **options)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_requests_that_make_no_sense_are_problems(service: Service) -> None:
+    service.register()
+    unknown = refusal(service, ["auk"], classes=["auk", "phoenix"])
+    assert (unknown.status, unknown.type) == (422, "urn:lirf:problem:unknown-class")
+    assert "no class 'phoenix'; its classes are 'auk', 'dodo'" in unknown.detail
+    assert refusal(service, ["auk", "emu"], classes=["auk"]).type == "urn:lirf:problem:classes-differ"
+    everything = refusal(service, ["auk", "dodo", "emu", "heron", "kiwi"])
+    assert (everything.status, everything.type) == (422, "urn:lirf:problem:nothing-preserved")
+    assert refusal(service, ["auk"], reason="").status == 422
+    assert "epochs" in refusal(service, ["auk"], config={"epochs": 0}).detail
+    with pytest.raises(LirfError, match="there is no data set"):
+        service.operator.request_deposit("birds", "nonsense", reason="r")
+    assert service.reader.deposits("birds") == []
+
+
+def test_a_class_is_deposited_once(service: Service) -> None:
+    service.register()
+    first = service.queue(["auk", "dodo"])
+    waiting = refusal(service, ["dodo", "emu"])
+    assert (waiting.status, waiting.type) == (409, "urn:lirf:problem:already-deposited")
+    assert "'dodo' of model 'birds' is in a deposit that has not ended" in waiting.detail
+    service.work(first)
+    assert "'dodo' of model 'birds' is deposited already" in refusal(service, ["dodo", "emu"]).detail
+    assert refusal(service, ["emu", "heron", "kiwi"]).type == "urn:lirf:problem:nothing-preserved"
+
+
+def test_an_evaluation_set_is_never_trained_on(service: Service) -> None:
+    service.register()
+    held_out = service.operator.upload_dataset("birds", service.archive(["auk"]), purpose="evaluation")
+    with pytest.raises(LirfError, match="is no deposit set of this model"):
+        service.operator.request_deposit("birds", held_out["id"], reason="r")
+
+
+def test_a_data_set_of_another_model_is_unknown(service: Service) -> None:
+    service.register()
+    service.register("others", seed=1)
+    other = service.operator.upload_dataset("others", service.archive(["auk"]))
+    with pytest.raises(LirfError, match="is no deposit set of this model"):
+        service.operator.request_deposit("birds", other["id"], reason="r")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_deposit_set_is_shredded_when_its_deposit_ends(service: Service, keep: bool) -> None:
+    service.register()
+    files = {path.name for path in (service.settings.folder / "vault").rglob("*") if path.is_file()}
+    dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    images = {path.name for path in (service.settings.folder / "vault").rglob("*") if path.is_file()} - files
+    deposit = service.operator.request_deposit(
+        "birds", dataset["id"], reason="r", config={"epochs": 1, "batch_size": 4}, keep_dataset=keep
+    )
+    service.work(deposit["id"])
+    left = {path.name for path in (service.settings.folder / "vault").rglob("*") if path.is_file()}
+    assert (images <= left) is keep
+    if not keep:
+        with pytest.raises(LirfError, match="was shredded at") as caught:
+            service.operator.request_deposit("birds", dataset["id"], reason="again")
+        assert caught.value.status == 410
+
+
+def test_a_queued_deposit_is_cancelled_at_once(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    assert service.operator.cancel(deposit_id)["state"] == "cancelled"
+    service.work(deposit_id)  # the message comes late
+    assert service.reader.deposit(deposit_id)["state"] == "cancelled"
+    assert [c["state"] for c in service.reader.classes("birds")] == ["preserved"] * 5
+    service.deposit(["auk"])
+
+
+def test_a_running_deposit_is_cancelled_while_it_trains(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"], config={"epochs": 1000})
+    worker = threading.Thread(target=service.work, args=(deposit_id,))
+    worker.start()
+    for deposit in service.reader.follow(deposit_id):
+        if deposit["progress"]["phase"] == "training":
+            break
+    assert service.operator.cancel(deposit_id)["is_cancel_requested"]
+    worker.join(30)
+    assert not worker.is_alive()
+    ended = service.reader.deposit(deposit_id)
+    assert (ended["state"], ended["revision"], ended["module_bytes"]) == ("cancelled", None, None)
+    assert service.reader.model("birds")["revision"] == 0
+
+
+def test_an_ended_deposit_cannot_be_cancelled(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    with pytest.raises(LirfError, match="is deposited; only a queued or running deposit is cancelled") as caught:
+        service.operator.cancel(deposit_id)
+    assert caught.value.status == 409
+
+
+def test_a_deposit_that_diverges_fails_with_advice_and_leaves_the_model(service: Service) -> None:
+    service.register()
+    before = service.operator.infer("birds", _request())
+    deposit_id = service.queue(["auk"], config={"learning_rate": 10, "weight_decay": 1, "epochs": 200})
+    service.work(deposit_id)
+    failed = service.reader.deposit(deposit_id)
+    assert failed["state"] == "failed"
+    assert "lower learning_rate (now 10" in (failed["failure"] or "")
+    assert service.operator.infer("birds", _request()) == before
+    service.deposit(["auk"])
+
+
+def test_a_damaged_vault_fails_the_deposit_and_the_original_stays(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    newest = max(
+        (p for p in (service.settings.folder / "vault").rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns
+    )
+    newest.write_bytes(newest.read_bytes()[:-1])
+    service.work(deposit_id)
+    failed = service.reader.deposit(deposit_id)
+    assert failed["state"] == "failed"
+    assert "restore it from a backup" in (failed["failure"] or "")
+    assert service.reader.model("birds")["revision"] == 0
+
+
+def test_deposits_compose_and_each_module_stays_valid(service: Service) -> None:
+    service.register()
+    first, second = service.deposit(["auk"]), service.deposit(["emu", "kiwi"])
+    assert service.reader.model("birds")["revision"] == 2
+    for ids in ([first], [second], [first, second]):
+        withdrawal = service.custodian.withdraw(ids, holder="h", reason="r")
+        answer = service.reader.infer("birds", _request())
+        assert answer["parameters"] == {"revision": 2, "withdrawals": [withdrawal["id"]]}
+        service.custodian.revoke(withdrawal["id"])
+
+
+def test_defaults_of_the_api_are_those_of_the_method() -> None:
+    assert config_of(DepositConfigIn().model_dump()) == DepositConfig()
+
+
+def _request() -> dict[str, object]:
+    from tests.app.factories import infer_request
+
+    return infer_request()
+
+
+def test_the_newest_claim_alone_can_write(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    with service.database.session() as session:
+        job = jobs.claim(session, service.settings, deposit_id)
+        assert job is not None
+        assert jobs.claim(session, service.settings, deposit_id) is None

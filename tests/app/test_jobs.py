@@ -1,0 +1,158 @@
+"""Claims, leases and fencing tokens, on both databases."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from app.database import now
+from app.deposits import jobs
+from app.deposits.jobs import Job, LeaseLost
+from app.deposits.tables import DepositRow
+from tests.app.conftest import Service
+from worker.tasks import Work
+
+
+def claim(service: Service, deposit_id: str) -> Job:
+    with service.database.session() as session:
+        job = jobs.claim(session, service.settings, deposit_id)
+    assert job is not None
+    return job
+
+
+def reconcile(service: Service) -> list[str]:
+    with service.database.session() as session:
+        return jobs.reconcile(session, Work(service.settings).vault, service.settings)
+
+
+def expire_lease(service: Service, deposit_id: str) -> None:
+    with service.database.session() as session, session.begin():
+        session.execute(
+            sa.update(DepositRow).where(DepositRow.id == deposit_id).values(lease_until=now() - timedelta(1))
+        )
+
+
+def actions(service: Service, deposit_id: str) -> list[str]:
+    return [event["action"] for event in service.auditor.audit_events(subject=deposit_id)][::-1]
+
+
+def test_of_many_that_claim_one_wins(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    won: list[bool] = []
+    barrier = threading.Barrier(6)
+
+    def attempt() -> None:
+        barrier.wait()
+        with service.database.session() as session:
+            won.append(jobs.claim(session, service.settings, deposit_id) is not None)
+
+    threads = [threading.Thread(target=attempt) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 5 + [True]
+
+
+def test_one_deposit_of_a_model_runs_at_a_time(service: Service) -> None:
+    service.register()
+    service.register("others", seed=1)
+    first, second, other = service.queue(["auk"]), service.queue(["emu"]), service.queue(["auk"], "others")
+    claim(service, first)
+    with service.database.session() as session:
+        assert jobs.claim(session, service.settings, second) is None
+    claim(service, other)
+    assert service.reader.deposit(second)["state"] == "queued"
+
+
+def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    stale = claim(service, deposit_id)
+    assert reconcile(service) == []  # the lease holds
+    expire_lease(service, deposit_id)
+    assert reconcile(service) == [deposit_id]
+    fresh = claim(service, deposit_id)
+    assert fresh.token == stale.token + 1
+
+    vault = Work(service.settings).vault
+    with service.database.session() as session, pytest.raises(LeaseLost):
+        jobs.heartbeat(session, service.settings, stale, {})
+    with service.database.session() as session:
+        jobs.fail(session, vault, stale, "too late")
+        jobs.confirm_cancelled(session, vault, stale)
+    assert service.reader.deposit(deposit_id)["state"] == "running"
+    assert actions(service, deposit_id) == [
+        "deposit.requested",
+        "deposit.started",
+        "deposit.requeued",
+        "deposit.started",
+    ]
+
+
+def test_a_stale_worker_cannot_publish(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    work = Work(service.settings)
+
+    original_publish = jobs.publish
+
+    def publish_late(*arguments: object) -> None:
+        expire_lease(service, deposit_id)
+        reconcile(service)
+        original_publish(*arguments)  # type: ignore[arg-type]
+
+    from worker import tasks
+
+    with pytest.MonkeyPatch.context() as patch:  # a pause between the work and its publication
+        patch.setattr(tasks.jobs, "publish", publish_late)
+        tasks.work_on(work, deposit_id)
+    assert service.reader.deposit(deposit_id)["state"] == "queued"
+    assert service.reader.model("birds")["revision"] == 0
+    service.work(deposit_id)
+    assert service.reader.deposit(deposit_id)["revision"] == 1
+
+
+def test_too_many_lost_workers_fail_the_deposit_with_the_reason(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    for _ in range(service.settings.max_attempts):
+        claim(service, deposit_id)
+        expire_lease(service, deposit_id)
+        reconcile(service)
+    failed = service.reader.deposit(deposit_id)
+    assert failed["state"] == "failed"
+    assert "the worker was lost 3 times" in (failed["failure"] or "")
+    assert actions(service, deposit_id)[-1] == "deposit.failed"
+    service.deposit(["auk"])
+
+
+def test_a_cancelled_deposit_whose_worker_died_is_cancelled(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    claim(service, deposit_id)
+    service.operator.cancel(deposit_id)
+    expire_lease(service, deposit_id)
+    assert reconcile(service) == []
+    assert service.reader.deposit(deposit_id)["state"] == "cancelled"
+
+
+def test_a_silent_queued_deposit_is_announced_again_but_not_at_once(service: Service) -> None:
+    service.register()
+    deposit_id = service.queue(["auk"])
+    assert reconcile(service) == []
+    with service.database.session() as session, session.begin():
+        session.execute(sa.update(DepositRow).values(rung_at=now() - timedelta(hours=1)))
+    assert reconcile(service) == [deposit_id]
+    assert reconcile(service) == []
+
+
+def test_doubled_and_late_messages_change_nothing(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    service.work(deposit_id)
+    service.work("01a1fd2a-0000-7000-8000-000000000000")
+    assert service.reader.deposit(deposit_id)["attempts"] == 1
+    assert service.reader.model("birds")["revision"] == 1

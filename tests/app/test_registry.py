@@ -1,0 +1,155 @@
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import safetensors.torch
+import torch
+
+from lirf_client import LirfError
+from lirf_core.network import flat_state
+from tests.app.conftest import Service
+from tests.lirf_core.factories import network
+
+BODY: dict[str, Any] = {
+    "name": "birds",
+    "architecture": {"name": "resnet18-small", "width": 0.25},
+    "classes": ["auk", "dodo", "emu", "heron", "kiwi"],
+    "preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]},
+}
+
+
+def post(service: Service, body: object) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {service.key_of('op', 'operator')}"}
+    return httpx.post(f"{service.url}/v1/models", json=body, headers=headers)
+
+
+def test_a_model_serves_once_its_weights_are_there(service: Service) -> None:
+    made = post(service, BODY)
+    assert made.status_code == 201
+    assert made.json()["state"] == "awaiting_weights"
+    with pytest.raises(LirfError, match=r"model 'birds' has no weights yet; send them with `PUT") as caught:
+        service.reader.predict("birds", service.weights())
+    assert caught.value.status == 409
+
+    model = service.operator.put_weights("birds", service.weights())
+    assert (model["state"], model["revision"]) == ("ready", 0)
+    assert service.reader.models() == [model] == [service.reader.model("birds")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["auk", "dodo", "auk", "emu", "kiwi"]}, "class names are doubled: 'auk'"),
+        ({"classes": ["auk"]}, "at least 2 items"),
+        ({"classes": ["auk", "../dodo"]}, "should match pattern"),
+        ({"name": "../birds"}, "should match pattern"),
+        ({"architecture": {"name": "vgg16"}}, "resnet18"),
+        ({"architecture": {"name": "resnet18", "width": 0.5}}, "only the -small architectures have a width"),
+        ({"architecture": {"name": "resnet18-small", "width": 0.3}}, "multiple of 0.125"),
+        ({"split": "layer4"}, "'stem', 'layer1', 'layer2' or 'layer3'"),
+        ({"preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0.5, 0.5]}}, "one number each"),
+        ({"preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0]}}, "greater than 0"),
+        ({"preprocessing": {"height": 10**6, "width": 8, "mean": [0.5], "std": [1]}}, "less than or equal to 1024"),
+        ({"colour": "red"}, "Extra inputs"),
+    ],
+)
+def test_a_description_that_cannot_be_is_a_problem(service: Service, change: dict[str, Any], message: str) -> None:
+    answer = post(service, {**BODY, **change})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert message in answer.json()["detail"]
+    assert service.reader.models() == []
+
+
+def test_a_name_is_taken_once(service: Service) -> None:
+    assert post(service, BODY).status_code == 201
+    again = post(service, BODY)
+    assert (again.status_code, again.json()["type"]) == (409, "urn:lirf:problem:name-taken")
+
+
+def file_of(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def pickled() -> bytes:
+    return pickle.dumps(dict.fromkeys(flat_state(network()), 1))
+
+
+def torch_saved() -> bytes:
+    file = io.BytesIO()
+    torch.save(flat_state(network()), file)
+    return file.getvalue()
+
+
+def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> bytes:
+    state = {name: tensor.clone() for name, tensor in flat_state(network()).items()}
+    change(state)
+    return safetensors.torch.save(state)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (pickled, "this is a pickle, which is never loaded; save it with safetensors"),
+        (torch_saved, "a zip or a torch.save file"),
+        (lambda: b"", "the header length is not one of a safetensors file"),
+        (
+            lambda: changed(lambda s: s.update({"fc.weight": torch.zeros(10, 128)})),
+            r"'fc.weight' has shape [10, 128]; the arch",
+        ),
+        (lambda: changed(lambda s: s.pop("conv1.weight")), "tensor 'conv1.weight' of shape [16, 1, 3, 3] is missing"),
+        (lambda: changed(lambda s: s["fc.bias"].fill_(float("inf"))), "'fc.bias' has values that are not finite"),
+    ],
+)
+def test_weights_that_cannot_be_used_leave_nothing_behind(
+    service: Service, tmp_path: Path, make: Callable[[], bytes], message: str
+) -> None:
+    post(service, BODY)
+    with pytest.raises(LirfError) as caught:
+        service.operator.put_weights("birds", file_of(tmp_path / "w", make()))
+    assert (caught.value.status, caught.value.type) == (422, "urn:lirf:problem:weights-refused")
+    assert message in caught.value.detail
+    assert service.reader.model("birds")["state"] == "awaiting_weights"
+    assert not any(path.is_file() for path in (service.settings.folder / "vault").rglob("*"))
+    assert not list(service.settings.spool.iterdir())
+
+
+def test_weights_larger_than_the_architecture_can_have_are_cut_off(service: Service, tmp_path: Path) -> None:
+    post(service, BODY)
+    with pytest.raises(LirfError, match="is larger than the") as caught:
+        service.operator.put_weights("birds", file_of(tmp_path / "w", bytes(20 << 20)))
+    assert caught.value.status == 413
+
+
+def test_weights_are_given_once(service: Service) -> None:
+    service.register()
+    with pytest.raises(LirfError, match="serves revision 0; register other weights under another name"):
+        service.operator.put_weights("birds", service.weights(1))
+
+
+def test_a_registration_without_weights_can_be_taken_back(service: Service) -> None:
+    post(service, BODY)
+    service.operator.remove_unfinished_model("birds")
+    assert service.reader.models() == []
+    service.register()
+    with pytest.raises(LirfError, match="only a registration without weights is removed"):
+        service.operator.remove_unfinished_model("birds")
+
+
+def test_unknown_models_are_said_to_be_unknown(service: Service) -> None:
+    with pytest.raises(LirfError, match="there is no model 'dodos'; `GET /v1/models` lists them") as caught:
+        service.reader.model("dodos")
+    assert caught.value.status == 404
+
+
+def test_a_large_json_body_is_cut_off(service: Service) -> None:
+    service.settings.max_body_bytes = 1000
+    answer = post(service, {**BODY, "classes": ["x" * 190 + str(n) for n in range(10)]})
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "larger than the 1000 bytes" in answer.json()["detail"]

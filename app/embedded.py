@@ -19,7 +19,7 @@ from app.database import Database
 from app.main import create_app
 from app.settings import Settings
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 2.0
 RESTART_SECONDS = 1.0
 
 
@@ -66,10 +66,10 @@ class Embedded:
             )
         )
         level = "WARNING" if self.settings.log_level == "INFO" else self.settings.log_level
-        worker = ["-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", level]
+        worker = ["-m", "celery", "--quiet", "-A", "worker.celery_app", "worker", "--loglevel", level]
         threads = [
-            threading.Thread(target=self._keep, args=(worker,)),
-            threading.Thread(target=self._keep, args=(["-m", "worker.reconciler"],)),
+            threading.Thread(target=self._keep, args=(worker, signal.SIGQUIT)),  # Celery's cold shutdown
+            threading.Thread(target=self._keep, args=(["-m", "worker.reconciler"], signal.SIGTERM)),
             threading.Thread(target=_when_started, args=(server, self._stop, on_started)),
         ]
         for thread in threads:
@@ -81,7 +81,7 @@ class Embedded:
             for thread in threads:
                 thread.join()
 
-    def _keep(self, arguments: list[str]) -> None:
+    def _keep(self, arguments: list[str], stop_signal: signal.Signals) -> None:
         """Starts a process, and starts it again when it dies."""
         environment = {**os.environ, "LIRF_STATE_FOLDER": str(self.settings.folder)}
         while not self._stop.is_set():
@@ -91,14 +91,14 @@ class Embedded:
             )
             while process.poll() is None and not self._stop.is_set():
                 self._stop.wait(0.2)
-            _end(process)
+            _end(process, stop_signal)
             self._stop.wait(RESTART_SECONDS)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
     """Ends it at once: a deposit in progress keeps its place in the database and goes on at the next start."""
     if process.poll() is None:
-        process.send_signal(signal.SIGQUIT)  # Celery's cold shutdown
+        process.send_signal(stop_signal)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
     with suppress(ProcessLookupError, PermissionError):

@@ -1,6 +1,8 @@
 """The HTTP application: `uvicorn --factory app.main:create_app`."""
 
+import importlib
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -59,6 +61,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.vault = vault = open_vault(settings)
         app.state.doorbell = Doorbell(settings)
         app.state.engine = InferenceEngine(database, vault, Compute.pick(settings.device), settings.cache_bytes)
+        # Importing it takes seconds, which the first request should not wait for.
+        threading.Thread(target=importlib.import_module, args=("lirf_core.resnet",), daemon=True).start()
         yield
         database.engine.dispose()
 

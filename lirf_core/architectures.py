@@ -9,21 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
-from torchvision.models import resnet
 
 from lirf_core.network import SplitNetwork
 
-Block = type[resnet.BasicBlock | resnet.Bottleneck]
-
-_DEPTHS: dict[str, tuple[Block, list[int]]] = {
-    "resnet18": (resnet.BasicBlock, [2, 2, 2, 2]),
-    "resnet34": (resnet.BasicBlock, [3, 4, 6, 3]),
-    "resnet50": (resnet.Bottleneck, [3, 4, 6, 3]),
-}
 _STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "flatten", "fc")
 _LAST_LOWER_STAGE = {"stem": "maxpool", "layer1": "layer1", "layer2": "layer2", "layer3": "layer3"}
 
-ARCHITECTURES = tuple(_DEPTHS) + tuple(f"{name}-small" for name in _DEPTHS)
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet18-small", "resnet34-small", "resnet50-small")
 SPLITS = tuple(_LAST_LOWER_STAGE)
 
 
@@ -61,32 +53,6 @@ class ArchitectureSpec:
             raise ValueError(f"width is {self.width}; only the -small architectures have a width factor.")
 
 
-class _ResNet(resnet.ResNet):  # type: ignore[misc]
-    """torchvision's ResNet, with the small-image form and a width factor."""
-
-    def __init__(self, block: Block, layers: list[int], spec: ArchitectureSpec) -> None:
-        super().__init__(block, layers, num_classes=spec.classes)
-        is_small = spec.name.endswith("-small")
-        base = int(64 * spec.width)
-        if is_small:
-            self.maxpool = nn.Identity()
-        if is_small or spec.channels != 3:
-            kernel, stride, padding = (3, 1, 1) if is_small else (7, 2, 3)
-            self.conv1 = nn.Conv2d(spec.channels, base, kernel, stride=stride, padding=padding, bias=False)
-        if base != 64:
-            self.bn1 = nn.BatchNorm2d(base)
-            self.inplanes = base
-            self.layer1 = self._make_layer(block, base, layers[0])
-            self.layer2 = self._make_layer(block, base * 2, layers[1], stride=2)
-            self.layer3 = self._make_layer(block, base * 4, layers[2], stride=2)
-            self.layer4 = self._make_layer(block, base * 8, layers[3], stride=2)
-            self.fc = nn.Linear(base * 8 * block.expansion, spec.classes)
-        self.flatten = nn.Flatten(1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 def build(spec: ArchitectureSpec, split: str = "layer2") -> SplitNetwork:
     """A freshly initialised network, cut after the stage named by `split` (paper: the last two blocks are shared).
 
@@ -94,8 +60,9 @@ def build(spec: ArchitectureSpec, split: str = "layer2") -> SplitNetwork:
     """
     if split not in SPLITS:
         raise UnknownSplit(f"'{split}' is no split of {spec.name}; it may be split after {', '.join(SPLITS)}.")
-    block, layers = _DEPTHS[spec.name.removesuffix("-small")]
-    whole = _ResNet(block, layers, spec)
+    from lirf_core.resnet import ResNet
+
+    whole = ResNet(spec.name, spec.classes, spec.width, spec.channels)
     cut = _STAGES.index(_LAST_LOWER_STAGE[split]) + 1
     return SplitNetwork(_stages(whole, _STAGES[:cut]), _stages(whole, _STAGES[cut:]))
 

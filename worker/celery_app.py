@@ -15,6 +15,7 @@ app.conf.update(
     worker_concurrency=1,
     worker_max_tasks_per_child=1,
     worker_prefetch_multiplier=1,
+    worker_proc_alive_timeout=120,  # a child imports torch before it says that it is up
     worker_send_task_events=False,
     worker_enable_remote_control=False,
 )

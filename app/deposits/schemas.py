@@ -87,7 +87,7 @@ class DepositCreate(BaseModel):
 
 class Progress(BaseModel):
     phase: str | None = Field(
-        None, examples=["training"], description="starting, training, storing, evaluating, finished."
+        None, examples=["training"], description="starting, loading, training, storing, evaluating, finished."
     )
     epoch: int | None = None
     epochs: int | None = None

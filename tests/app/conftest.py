@@ -23,7 +23,7 @@ from lirf_client import Client
 from lirf_core.network import flat_state
 from tests.app.factories import CLASSES, deposit_zip
 from tests.lirf_core.factories import SPEC, network
-from worker.tasks import Work, work_on
+from worker.job import Work, work_on
 
 POSTGRESQL = os.environ.get("TEST_DATABASE_URL")
 

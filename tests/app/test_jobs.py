@@ -11,7 +11,7 @@ from app.deposits import jobs
 from app.deposits.jobs import Job, LeaseLost
 from app.deposits.tables import DepositRow
 from tests.app.conftest import Service
-from worker.tasks import Work
+from worker.job import Work
 
 
 def claim(service: Service, deposit_id: str) -> Job:
@@ -104,11 +104,11 @@ def test_a_stale_worker_cannot_publish(service: Service) -> None:
         reconcile(service)
         original_publish(*arguments)  # type: ignore[arg-type]
 
-    from worker import tasks
+    from worker import job as worker_job
 
     with pytest.MonkeyPatch.context() as patch:  # a pause between the work and its publication
-        patch.setattr(tasks.jobs, "publish", publish_late)
-        tasks.work_on(work, deposit_id)
+        patch.setattr(worker_job.jobs, "publish", publish_late)
+        worker_job.work_on(work, deposit_id)
     assert service.reader.deposit(deposit_id)["state"] == "queued"
     assert service.reader.model("birds")["revision"] == 0
     service.work(deposit_id)

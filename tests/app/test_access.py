@@ -1,0 +1,103 @@
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from app.access.service import Role
+from app.main import create_app
+from lirf_client import LirfError
+from tests.app.conftest import Service
+
+OPEN = {"/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect", "/"}
+NEEDS = {
+    "POST /v1/models": {Role.OPERATOR},
+    "DELETE /v1/models/{name}": {Role.OPERATOR},
+    "PUT /v1/models/{name}/weights": {Role.OPERATOR},
+    "POST /v1/models/{name}/datasets": {Role.OPERATOR},
+    "GET /v1/models/{name}/datasets": {Role.OPERATOR},
+    "POST /v1/models/{name}/deposits": {Role.OPERATOR},
+    "POST /v1/deposits/{deposit_id}/cancel": {Role.OPERATOR},
+    "POST /v1/withdrawals": {Role.CUSTODIAN},
+    "DELETE /v1/withdrawals/{withdrawal_id}": {Role.CUSTODIAN},
+    "GET /v1/audit/events": {Role.AUDITOR},
+    "POST /v1/keys": set(),
+    "GET /v1/keys": set(),
+    "DELETE /v1/keys/{key_id}": set(),
+}
+
+
+def routes(service: Service) -> Iterator[tuple[str, str]]:
+    """Every method and path of the application, from its own description."""
+    paths = httpx.get(f"{service.url}/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        for method in methods:
+            yield method.upper(), path
+
+
+def test_the_description_hides_no_route() -> None:
+    app = create_app()
+    described = set(app.openapi()["paths"])
+
+    def paths(routes: list[object], prefix: str = "") -> Iterator[str]:
+        for route in routes:
+            if isinstance(route, APIRoute):
+                yield prefix + route.path
+
+    assert set(paths(app.routes)) <= described | OPEN
+
+
+def test_no_route_but_health_answers_without_a_key(service: Service) -> None:
+    seen = set()
+    for method, path in routes(service):
+        url = service.url + re.sub(r"\{.*?\}", "x", path)
+        for headers in ({}, {"Authorization": "Bearer lirf_0123456789ab_wrong"}, {"Authorization": "Basic eDp5"}):
+            answer = httpx.request(method, url, headers=headers)
+            if path in OPEN:
+                assert answer.status_code == 200
+            else:
+                assert answer.status_code == 401, (method, path)
+                assert answer.headers["content-type"] == "application/problem+json"
+        seen.add(f"{method} {path}")
+    assert NEEDS.keys() <= seen
+    assert len(seen) > len(NEEDS)
+
+
+@pytest.mark.parametrize("role", [None, *Role])
+def test_no_role_passes_its_matrix(service: Service, role: Role | None) -> None:
+    headers = {"Authorization": f"Bearer {service.key_of('k', *([role] if role else []))}"}
+    for method, path in routes(service):
+        url = service.url + re.sub(r"\{.*?\}", "x", path)
+        status = httpx.request(method, url, headers=headers).status_code
+        needed = NEEDS.get(f"{method} {path}")
+        is_allowed = needed is None or role == Role.ADMINISTRATOR or role in needed
+        assert (status == 403) is not is_allowed, (method, path, status)
+        assert status != 401
+
+
+def test_a_key_is_told_once_listed_without_its_secret_and_refused_once_revoked(service: Service) -> None:
+    made = service.administrator.create_key("team", ["operator"])
+    listed = service.administrator.keys()
+    assert made["key"].startswith(f"lirf_{made['prefix']}_")
+    assert made["key"] not in str(listed)
+    assert made["id"] in {key["id"] for key in listed}
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 200
+    service.administrator.revoke_key(made["id"])
+    assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 401
+    with pytest.raises(LirfError, match="there is no API key"):
+        service.administrator.revoke_key(made["id"])
+
+
+def test_secrets_are_not_in_the_database(service: Service) -> None:
+    key = service.key_of("secretive", Role.AUDITOR)
+    secret = key.split("_", 2)[2]
+    import sqlalchemy as sa
+
+    from app.tables import metadata
+
+    with service.database.engine.connect() as connection:
+        for table in metadata.sorted_tables:
+            for row in connection.execute(sa.select(table)):
+                assert secret not in str(row)

@@ -1,0 +1,135 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from lirf_client import LirfError
+from tests.app.conftest import Service
+from tests.app.factories import CLASSES, infer_request, png
+from tests.lirf_core.factories import PREPROCESSING, network
+
+
+def test_answers_are_those_of_the_network(service: Service) -> None:
+    service.register()
+    request = infer_request(3)
+    answer = service.reader.infer("birds", {**request, "id": "mine"})
+    pixels = torch.tensor(request["inputs"][0]["data"], dtype=torch.uint8).view(3, 1, 8, 8)  # type: ignore[index]
+    expected = network()(PREPROCESSING.normalise(pixels))
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("birds", "0", "mine")
+    assert outputs["logits"]["shape"] == [3, 5]
+    assert outputs["logits"]["data"] == pytest.approx(expected.flatten().tolist(), abs=1e-4)
+    assert outputs["probabilities"]["data"] == pytest.approx(expected.softmax(1).flatten().tolist(), abs=1e-5)
+    assert outputs["class"]["data"] == [CLASSES[i] for i in expected.argmax(1)]
+
+
+def test_normalised_floats_and_nested_data_answer_the_same(service: Service) -> None:
+    service.register()
+    request = infer_request(2)
+    pixels = numpy.array(request["inputs"][0]["data"]).reshape(2, 1, 8, 8)  # type: ignore[index]
+    floats = {"name": "input", "shape": [2, 1, 8, 8], "datatype": "FP32", "data": ((pixels / 255 - 0.5) / 0.5).tolist()}
+    bytes_answer = service.reader.infer("birds", request)["outputs"][0]["data"]
+    float_answer = service.reader.infer("birds", {"inputs": [floats], "outputs": [{"name": "logits"}]})["outputs"]
+    assert [output["name"] for output in float_answer] == ["logits"]
+    assert float_answer[0]["data"] == pytest.approx(bytes_answer, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": [2, 1, 8, 9]}, r"shape is [2, 1, 8, 9]; the model takes [batch, 1, 8, 8]"),
+        ({"shape": [0, 1, 8, 8], "data": []}, "batch 1 to"),
+        ({"shape": [10**9, 1, 8, 8]}, "batch 1 to"),
+        ({"shape": [3, 1, 8, 8]}, "data has 128 numbers; shape [3, 1, 8, 8] needs 192"),
+        ({"datatype": "INT64"}, "the model takes FP32 (normalised) or UINT8"),
+        ({"data": ["a"] * 128}, "not a number"),
+        ({"data": [[1, 2], [3]]}, "not a number, or its nesting is uneven"),
+        ({"data": [256] * 128}, "whole numbers from 0 to 255"),
+        ({"data": [0.5] * 128}, "whole numbers from 0 to 255"),
+        ({"data": [None] * 128}, "whole numbers from 0 to 255"),
+        ({"datatype": "FP32", "data": [1e39] * 128}, "finite"),
+        ({"name": "other"}, "give one input named 'input'"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_problems(service: Service, change: dict[str, Any], message: str) -> None:
+    service.register()
+    request = infer_request(2)
+    with pytest.raises(LirfError) as caught:
+        service.reader.infer("birds", {"inputs": [{**request["inputs"][0], **change}]})  # type: ignore[index]
+    assert (caught.value.status, caught.value.type) == (422, "urn:lirf:problem:invalid-tensor")
+    assert message in caught.value.detail
+    assert caught.value.members["error"] == caught.value.detail  # where clients of the protocol look
+
+
+def test_an_unknown_output_is_a_problem(service: Service) -> None:
+    service.register()
+    with pytest.raises(LirfError, match="there is no output 'labels'; there are logits, probabilities, class"):
+        service.reader.infer("birds", {**infer_request(), "outputs": [{"name": "labels"}]})
+
+
+def test_deposited_classes_are_masked_and_raw_logits_are_for_auditors(service: Service) -> None:
+    service.register()
+    service.deposit(["auk", "dodo"])
+    answer = {o["name"]: o["data"] for o in service.reader.infer("birds", infer_request(1))["outputs"]}
+    assert answer["probabilities"][:2] == [0.0, 0.0]
+    assert answer["class"][0] not in ("auk", "dodo")
+    with pytest.raises(LirfError, match="this needs the role auditor") as caught:
+        service.operator.infer("birds", infer_request(1, raw=True))
+    assert caught.value.status == 403
+    raw = service.auditor.infer("birds", infer_request(1, raw=True))["outputs"][0]["data"]
+    assert min(raw) > -1e6
+
+
+def test_an_image_is_classified_for_people(service: Service, tmp_path: Path) -> None:
+    service.register()
+    service.deposit(["auk"])
+    image = tmp_path / "bird.png"
+    image.write_bytes(png(3, size=40))
+    found = service.reader.predict("birds", image, top=10)
+    assert (found["model"], found["revision"], found["withdrawals"]) == ("birds", 1, [])
+    assert {item["class"] for item in found["predictions"]} == {"dodo", "emu", "heron", "kiwi"}
+    assert sum(item["probability"] for item in found["predictions"]) == pytest.approx(1, abs=1e-4)
+    probabilities = [item["probability"] for item in found["predictions"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_what_is_no_image_is_a_problem(service: Service, tmp_path: Path) -> None:
+    service.register()
+    gif = io.BytesIO()
+    Image.new("P", (8, 8)).save(gif, "GIF")
+    for content in (b"hello", gif.getvalue(), b""):
+        (tmp_path / "no.png").write_bytes(content)
+        with pytest.raises(LirfError, match="no readable PNG or JPEG image") as caught:
+            service.reader.predict("birds", tmp_path / "no.png")
+        assert caught.value.status == 422
+
+
+def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> None:
+    service.register()
+    import httpx
+
+    headers = {"Authorization": f"Bearer {service.key_of('app')}"}
+    found = httpx.get(f"{service.url}/v2/models/birds", headers=headers).json()
+    assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+    assert [output["name"] for output in found["outputs"]] == ["logits", "probabilities", "class"]
+    assert httpx.get(f"{service.url}/v2/models/birds/ready", headers=headers).status_code == 200
+    assert httpx.get(f"{service.url}/v2/models/dodos/ready", headers=headers).status_code == 404
+
+
+def test_a_small_cache_answers_the_same(service: Service) -> None:
+    from app.inference.engine import InferenceEngine
+    from lirf_core.compute import Compute
+    from worker.job import Work
+
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    vault = Work(service.settings).vault
+    images = torch.randn(2, 1, 8, 8)
+    engines = [InferenceEngine(service.database, vault, Compute.pick("cpu"), size) for size in (0, 1 << 30)]
+    answers = [engine.logits(engine.view("birds"), images) for engine in engines for _ in range(2)]
+    assert all(torch.equal(answer, answers[0]) for answer in answers)

@@ -1,0 +1,37 @@
+"""The interactive documentation has an example for each body, and the examples are good."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from app.access.schemas import KeyCreate
+from app.deposits.schemas import DepositCreate
+from app.inference.schemas import InferRequest
+from app.main import create_app
+from app.registry.schemas import ModelCreate
+from app.withdrawals.schemas import WithdrawalCreate
+
+
+def test_every_json_body_has_an_example_that_it_takes() -> None:
+    described = create_app().openapi()
+    bodies = {
+        operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+        for path in described["paths"].values()
+        for operation in path.values()
+        if "application/json" in operation.get("requestBody", {}).get("content", {})
+    }
+    known: dict[str, Any] = {
+        body.__name__: body for body in (KeyCreate, DepositCreate, InferRequest, ModelCreate, WithdrawalCreate)
+    }
+    assert bodies == known.keys()
+    for name in bodies:
+        examples = described["components"]["schemas"][name]["examples"]
+        assert examples
+        for example in examples:
+            TypeAdapter(known[name]).validate_python(example)
+
+
+def test_every_operation_says_what_it_does() -> None:
+    for path, operations in create_app().openapi()["paths"].items():
+        for method, operation in operations.items():
+            assert operation.get("description"), (method, path)

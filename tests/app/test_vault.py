@@ -1,0 +1,162 @@
+import io
+import os
+import random
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from app.database import Database
+from app.settings import Settings
+from app.vault import service as vaults
+from app.vault.keys import FileMasterKeys, UnsafeKeyFile
+from app.vault.objects import ObjectStore
+from app.vault.service import Binding, Sealed, Shredded, Vault, VaultDamaged
+
+BINDING = Binding("module", "model-1", "deposit-1")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def vault(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    keys = FileMasterKeys(tmp_path / "master.key")
+    if request.param == "folder":
+        yield Vault(ObjectStore(f"file://{tmp_path / 'vault'}", {}, tmp_path), keys)
+        return
+    import boto3
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    endpoint = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="vault")
+    yield Vault(ObjectStore("s3://vault/objects", {"endpoint_url": endpoint}, tmp_path), keys)
+    server.stop()
+
+
+def content(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 5_000_000])
+def test_what_is_put_is_read_back(vault: Vault, size: int) -> None:
+    data = content(size)
+    sealed = vault.put(BINDING, (data[i : i + 70_000] for i in range(0, size, 70_000)))
+    assert vault.read(sealed) == data
+    assert (sealed.plaintext_bytes, vault.objects.names()) == (size, {sealed.name})
+    vault.objects.remove(sealed.name)
+    vault.objects.remove(sealed.name)
+    assert vault.objects.names() == set()
+
+
+def test_the_same_plaintext_twice_has_two_names(vault: Vault) -> None:
+    assert vault.put(BINDING, [b"same"]).name != vault.put(BINDING, [b"same"]).name
+
+
+def path_of(vault: Vault, sealed: Sealed) -> Path:
+    return next(Path(vault.objects._root).rglob(sealed.name))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Vault:
+    return Vault(ObjectStore(f"file://{tmp_path / 'vault'}", {}, tmp_path), FileMasterKeys(tmp_path / "master.key"))
+
+
+def test_flipped_cut_and_appended_bytes_are_all_refused(local: Vault) -> None:
+    sealed = local.put(BINDING, [content(100_000)])
+    path, good = path_of(local, sealed), path_of(local, sealed).read_bytes()
+    chance = random.Random(0)
+    for number in range(200):
+        place = chance.randrange(len(good))
+        damaged = {
+            0: good[:place] + bytes([good[place] ^ (1 << chance.randrange(8))]) + good[place + 1 :],
+            1: good[:place],
+            2: good + chance.randbytes(1 + place % 50),
+        }[number % 3]
+        path.write_bytes(damaged)
+        with pytest.raises(VaultDamaged):
+            local.read(sealed)
+    path.write_bytes(good)
+    assert local.read(sealed) == content(100_000)
+    path.unlink()
+    with pytest.raises(VaultDamaged, match="restore it from a backup"):
+        local.read(sealed)
+
+
+def test_an_object_cannot_take_the_place_of_another(local: Vault) -> None:
+    mine, other = local.put(BINDING, [b"mine"]), local.put(BINDING, [b"other"])
+    first, second = path_of(local, mine), path_of(local, other)
+    (a, b) = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    with pytest.raises(VaultDamaged):
+        local.read(mine)
+    elsewhere = Sealed(mine.id, other.name, Binding("module", "model-2", "deposit-1"), mine.wrapped_key, 1, 4, 0)
+    with pytest.raises(VaultDamaged):
+        local.read(elsewhere)
+
+
+def test_nothing_is_left_of_an_object_that_was_not_finished(local: Vault) -> None:
+    def breaks():  # type: ignore[no-untyped-def]
+        yield b"half"
+        raise OSError("the source broke")
+
+    with pytest.raises(OSError, match="the source broke"):
+        local.put(BINDING, breaks())
+    assert local.objects.names() == set()
+    assert not [path for path in Path(local.objects._root).rglob("*") if path.is_file()]
+
+
+def test_the_plaintext_is_nowhere_on_disk(local: Vault, tmp_path: Path) -> None:
+    canary = b"CANARY-" + os.urandom(16).hex().encode()
+    local.put(BINDING, [canary * 1000])
+    assert all(canary not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_an_object_is_flushed_before_it_gets_its_name_and_its_folder_after(
+    local: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def traced_fsync(descriptor: int) -> None:
+        order.append("flush folder" if Path(f"/proc/self/fd/{descriptor}").resolve().is_dir() else "flush file")
+        fsync(descriptor)
+
+    def traced_replace(path: Path, target: Path) -> Path:
+        order.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", traced_fsync)
+    monkeypatch.setattr(Path, "replace", traced_replace)
+    local.put(BINDING, [b"x"])
+    assert order == ["flush file", "rename", "flush folder", "flush folder"]
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    FileMasterKeys(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    with pytest.raises(UnsafeKeyFile, match="chmod 600"):
+        FileMasterKeys(path)
+
+
+def test_a_shredded_object_does_not_open(local: Vault, database: Database, settings: Settings) -> None:
+    sealed = local.put(BINDING, [b"secret"])
+    with database.session() as session, session.begin():
+        vaults.record(session, sealed)
+    with database.session() as session, session.begin():
+        assert vaults.sealed(session, sealed.id) == sealed
+        assert vaults.shred(session, sealed.id) == sealed.name
+    with database.session() as session, session.begin(), pytest.raises(Shredded, match="was shredded at"):
+        vaults.sealed(session, sealed.id)
+
+
+def test_copying_stops_before_the_end_of_a_damaged_stream_is_believed(local: Vault) -> None:
+    sealed = local.put(BINDING, [content(3 << 20)])
+    path = path_of(local, sealed)
+    path.write_bytes(path.read_bytes()[: 2 << 20])  # a whole first segment is left
+    with pytest.raises(VaultDamaged):
+        local.copy_to(sealed, io.BytesIO())

@@ -1,0 +1,187 @@
+"""`lirf up` and every command, as a person at a terminal has them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.__main__ import free_port
+from demo.digits import CLASSES, Digits, write_weights
+from lirf_client import Client
+from lirf_core.network import SplitNetwork
+from tests.e2e.conftest import until_training, wait_until
+
+
+class Terminal:
+    """Runs `lirf` commands against one state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LIRF_")}
+        self.environment |= {
+            "LIRF_URL": f"http://127.0.0.1:{self.port}",
+            "LIRF_STATE_FOLDER": str(folder / "state"),
+            "LIRF_LEASE_SECONDS": "4",
+            "LIRF_RECONCILE_SECONDS": "1",
+            "COLUMNS": "200",
+        }
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "app", *arguments], env=self.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments, "--json"))
+
+    @contextmanager
+    def up(self) -> Iterator[subprocess.Popen[bytes]]:
+        with (self.folder / "up.log").open("a") as log:
+            command = [sys.executable, "-m", "app", "up", "--port", str(self.port)]
+            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+            try:
+                wait_until(Client(self.environment["LIRF_URL"]).is_ready)
+                yield process
+            finally:
+                process.send_signal(signal.SIGINT)
+                process.wait(30)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    return Terminal(tmp_path)
+
+
+@pytest.fixture
+def weights(tmp_path: Path, digits_network: SplitNetwork) -> Path:
+    return write_weights(tmp_path / "digits.safetensors", digits_network)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of living processes whose environment names the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if str(folder / "state").encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+def register(terminal: Terminal, weights: Path) -> Any:
+    options = ["--architecture", "resnet18-small", "--width", "0.25", "--size", "16", "--mean", "0.3", "--std", "0.35"]
+    return terminal.json("register", "digits", "--weights", str(weights), "--classes", ",".join(CLASSES), *options)
+
+
+def test_a_whole_day_at_the_terminal(terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path) -> None:
+    with terminal.up():
+        assert "There is no model yet" in terminal.run("models")
+        assert register(terminal, weights)["state"] == "ready"
+        images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
+        held_out = digits.write_zip(tmp_path / "held-out.zip", digits.held_out)
+        short = ["--epochs", "20", "--batch-size", "32", "--learning-rate", "0.006", "--crop-padding", "1", "--no-flip"]
+        told = terminal.run(
+            "deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended", *short
+        )
+        assert "0, 1, 2 of digits are forgotten (revision 1" in told
+        before, after = (row for row in told.splitlines() if row.strip().startswith(("original", "target")))
+        assert "deposited" in before
+        assert "deposited" in after
+
+        classes = terminal.json("classes", "digits")
+        assert [item["state"] for item in classes] == ["deposited"] * 3 + ["preserved"] * 7
+        assert all(item["accuracy_before"] > 90 > 40 > item["accuracy_after"] for item in classes[:3])
+        assert "licence ended" in terminal.run("classes", "digits")
+
+        zero = tmp_path / "zero.png"
+        from PIL import Image
+
+        Image.fromarray(digits.images[digits.of_classes(digits.held_out, [0])[0]]).save(zero)
+        assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
+        deposit_id = classes[0]["deposit_id"]
+        withdrawal = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--hours", "1")
+        assert terminal.json("predict", "digits", str(zero))["predictions"][0]["class"] == "0"
+        assert "0, 1, 2 of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
+        assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
+
+        audit = terminal.json("audit", "--model", "digits")
+        assert audit[0]["action"] == "withdrawal.revoked"
+        assert "is revoked since" in terminal.run("revoke", withdrawal["id"], code=1)
+        assert len(terminal.json("audit", "--limit", "3")) == 3
+        key = terminal.json("keys", "create", "reader")["key"]
+        terminal.environment["LIRF_API_KEY"] = key
+        assert "this needs the role auditor" in terminal.run("audit", code=1)
+    assert processes_of(terminal.folder) == []
+
+
+def test_a_deposit_goes_on_after_the_service_was_stopped_in_it(
+    terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
+) -> None:
+    with terminal.up():
+        register(terminal, weights)
+        images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0])[:40])
+        deposit = terminal.json("deposit", "digits", str(images), "--reason", "r", "--epochs", "60", "--no-wait")
+        key = (terminal.folder / "state" / "admin.key").read_text().strip()
+        with Client(terminal.environment["LIRF_URL"], key) as lirf:
+            until_training(lirf, deposit["id"])
+    assert processes_of(terminal.folder) == []
+    with terminal.up():
+        ended = terminal.json("follow", deposit["id"])
+        assert (ended["state"], ended["attempts"]) == ("deposited", 2)
+
+
+def test_a_folder_of_class_folders_is_as_good_as_a_zip(
+    terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
+) -> None:
+    import zipfile
+
+    with terminal.up():
+        register(terminal, weights)
+        zipped = digits.write_zip(tmp_path / "d.zip", digits.of_classes(digits.training, [7])[:8])
+        zipfile.ZipFile(zipped).extractall(tmp_path / "folder")
+        ended = terminal.json("deposit", "digits", str(tmp_path / "folder"), "--reason", "r", "--epochs", "1")
+        assert (ended["state"], ended["classes"]) == ("deposited", ["7"])
+
+
+def test_one_state_folder_has_one_service(terminal: Terminal) -> None:
+    with terminal.up():
+        assert "another `lirf up` runs in" in terminal.run("up", "--port", str(free_port()), code=1)
+
+
+def test_without_a_service_every_command_says_how_to_start_one(terminal: Terminal) -> None:
+    assert "start the service with `lirf up`" in terminal.run("models", code=1)
+
+
+def test_every_command_has_help() -> None:
+    import typer
+
+    from app.cli import main
+
+    group = typer.main.get_command(main)
+    commands = dict(group.commands)  # type: ignore[attr-defined]
+    commands |= commands.pop("keys").commands
+    assert {"up", "register", "deposit", "withdraw", "revoke", "classes", "audit", "predict"} <= commands.keys()
+    for name, command in commands.items():
+        assert command.help, name
+        assert all(getattr(option, "help", None) for option in command.params), name
+        assert name in ("up", "migrate") or "--json" in [o for p in command.params for o in p.opts], name
+
+
+def test_a_registration_with_wrong_weights_leaves_no_model(terminal: Terminal, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"PK\x03\x04 torch")
+    with terminal.up():
+        options = ["--weights", str(wrong), "--classes", "a,b", "--architecture", "resnet18", "--size", "32"]
+        assert "save the state dict with safetensors" in terminal.run("register", "x", *options, code=1)
+        assert terminal.json("models") == []

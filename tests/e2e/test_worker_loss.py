@@ -1,0 +1,112 @@
+"""A worker that is killed loses no deposit, with any broker, on any database."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.deposits.doorbell import TASK, celery_app
+from app.settings import Settings
+from lirf_client import Client
+from tests.app.conftest import Service
+from tests.e2e.conftest import Installation, until_training, wait_until
+
+SLOW = {"epochs": 20, "batch_size": 2, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
+
+
+def queue(lirf: Client, folder: Path, classes: list[str], config: dict[str, Any] = SLOW) -> str:
+    """A deposit on a tiny network; the slow one takes some seconds."""
+    if not lirf.models():
+        made = Service.__new__(Service)
+        made.operator, made.settings = lirf, Settings(state_folder=folder / "state")
+        made.register()
+    archive = folder / "deposit.zip"
+    from tests.app.factories import deposit_zip
+
+    archive.write_bytes(deposit_zip(classes, 20))
+    dataset = lirf.upload_dataset("birds", archive)
+    return lirf.request_deposit("birds", dataset["id"], reason="licence ended", config=config)["id"]
+
+
+def test_a_worker_killed_in_a_deposit_and_started_again_finishes_it(running: Installation) -> None:
+    with running.client() as lirf:
+        deposit_id = queue(lirf, running.folder, ["auk", "emu"])
+        running.start("worker")
+        until_training(lirf, deposit_id)
+        running.kill("worker")
+        assert lirf.deposit(deposit_id)["state"] == "running"
+        assert lirf.model("birds")["revision"] == 0
+        running.start("worker")
+        ended = lirf.wait(deposit_id)
+        assert (ended["state"], ended["revision"]) == ("deposited", 1)
+        actions = [event["action"] for event in lirf.audit_events(subject=deposit_id)][::-1]
+        assert actions == [
+            "deposit.requested",
+            "deposit.started",
+            "deposit.requeued",
+            "deposit.started",
+            "deposit.finished",
+        ]
+        withdrawal = lirf.withdraw([deposit_id], holder="h", reason="r")
+        assert withdrawal["classes"] == ["auk", "emu"]
+
+
+def test_a_killed_pool_child_is_replaced(running: Installation) -> None:
+    with running.client() as lirf:
+        deposit_id = queue(lirf, running.folder, ["auk"])
+        running.start("worker")
+        until_training(lirf, deposit_id)
+        main = running.processes["worker"].pid
+        children = subprocess.run(["pgrep", "-P", str(main)], capture_output=True, text=True, check=True).stdout.split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        ended = lirf.wait(deposit_id)
+        assert (ended["state"], ended["attempts"]) == ("deposited", 2)
+
+
+def test_lost_and_doubled_messages_change_latency_only(running: Installation, broker_url: str | None) -> None:
+    with running.client() as lirf:
+        deposit_id = queue(lirf, running.folder, ["auk"], {**SLOW, "epochs": 2})
+        if broker_url:
+            import redis
+
+            redis.Redis.from_url(broker_url).flushdb()
+        else:
+            (running.folder / "state" / "broker.sqlite3").unlink()
+        running.start("worker")
+        assert lirf.wait(deposit_id)["state"] == "deposited"
+        settings = Settings(state_folder=running.folder / "state", broker_url=broker_url)
+        doubled = queue(lirf, running.folder, ["emu"], {**SLOW, "epochs": 2})
+        for _ in range(5):
+            celery_app(settings).send_task(TASK, args=[doubled])
+        ended = lirf.wait(doubled)
+        assert (ended["state"], ended["attempts"], ended["revision"]) == ("deposited", 1, 2)
+
+
+def test_no_secret_is_in_a_log_or_a_message(running: Installation) -> None:
+    with running.client() as lirf:
+        deposit_id = queue(lirf, running.folder, ["auk"], {**SLOW, "epochs": 1})
+        running.start("worker")
+        assert lirf.wait(deposit_id)["state"] == "deposited"
+    secret = running.key.split("_", 2)[2].encode()
+    master = (running.folder / "state" / "master.key").read_bytes()
+    for path in running.folder.rglob("*"):
+        if path.is_file() and path.name != "master.key":
+            content = path.read_bytes()
+            assert secret not in content, path
+            assert master not in content, path
+
+
+@pytest.mark.parametrize("name", ["api", "reconciler"])
+def test_a_killed_api_or_reconciler_loses_nothing(running: Installation, name: str) -> None:
+    with running.client() as lirf:
+        deposit_id = queue(lirf, running.folder, ["auk"])
+        running.start("worker")
+        until_training(lirf, deposit_id)
+        running.kill(name)
+        running.start(name)
+        wait_until(lambda: lirf.deposit(deposit_id)["state"] == "deposited")
+        assert lirf.deposit(deposit_id)["attempts"] == 1

@@ -1,0 +1,36 @@
+"""The client's types are the service's answers."""
+
+import typing
+
+import pytest
+from pydantic import BaseModel
+
+from app.audit import schemas as audit
+from app.classes import schemas as classes
+from app.datasets import schemas as datasets
+from app.deposits import schemas as deposits
+from app.inference import schemas as inference
+from app.registry import schemas as registry
+from app.withdrawals import schemas as withdrawals
+from lirf_client import types
+
+
+@pytest.mark.parametrize(
+    ("known", "served"),
+    [
+        (types.Model, registry.Model),
+        (types.ModelClass, classes.ModelClass),
+        (types.Dataset, datasets.Dataset),
+        (types.Progress, deposits.Progress),
+        (types.NetworkAccuracy, deposits.NetworkAccuracy),
+        (types.DepositMetrics, deposits.DepositMetrics),
+        (types.Deposit, deposits.Deposit),
+        (types.Withdrawal, withdrawals.Withdrawal),
+        (types.AuditEvent, audit.AuditEvent),
+        (types.Prediction, inference.Prediction),
+        (types.Predictions, inference.Predictions),
+    ],
+)
+def test_the_clients_types_have_the_fields_of_the_service(known: type, served: type[BaseModel]) -> None:
+    names = {field.serialization_alias or name for name, field in served.model_fields.items()}
+    assert set(typing.get_type_hints(known)) == names

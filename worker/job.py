@@ -1,0 +1,151 @@
+"""What the task does: claim a deposit, train it, store it, read it back, measure it, publish it."""
+
+import logging
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from app.database import Database
+from app.datasets import service as datasets
+from app.deposits import jobs
+from app.deposits.doorbell import Doorbell
+from app.deposits.jobs import Cancelled, Job, LeaseLost
+from app.deposits.schemas import config_of
+from app.errors import Problem
+from app.settings import Settings
+from app.vault.service import Binding, Sealed, open_vault
+from lirf_core import artifacts, metrics
+from lirf_core.compute import Compute
+from lirf_core.deposit import DepositDiverged, DepositResult, Progress, deposit
+from lirf_core.network import SplitNetwork
+from lirf_core.recover import DepositModule, RecoverNetwork
+
+log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 1.0
+
+
+class Work:
+    """What a deposit needs at hand, opened once for each process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings.database)
+        self.vault = open_vault(settings)
+        self.compute = Compute.pick(settings.device)
+        self.doorbell = Doorbell(settings)
+
+
+def work_on(work: Work, deposit_id: str) -> None:
+    """Claims, trains, stores, reads back, measures and publishes one deposit."""
+    with work.database.session() as session:
+        job = jobs.claim(session, work.settings, deposit_id)
+        if job is None:
+            return
+        pulse = _Pulse(work, job)
+        try:
+            original, result = _train(work, job, pulse)
+            target, module = _store(work, job, result, pulse)
+            with work.vault.discarded_on_error(target, module):
+                read_back = _read_back(work, job, target, module)
+                measured = _measure(work, job, original, *read_back, pulse)
+            jobs.publish(session, work.vault, job, target, module, measured)
+        except Cancelled:
+            jobs.confirm_cancelled(session, work.vault, job)
+        except LeaseLost as lost:
+            log.warning("%s", lost)
+        except (DepositDiverged, Problem, ValueError) as error:
+            jobs.fail(session, work.vault, job, str(error))
+        except Exception as error:
+            log.exception("deposit %s failed", job.id)
+            jobs.fail(session, work.vault, job, f"{type(error).__name__} in the worker; its log says more.")
+            raise
+        for waiting_id in jobs.waiting(session, job.model_id)[:1]:
+            work.doorbell.ring(waiting_id)
+
+
+class _Pulse:
+    """Renews the lease, but only when the work has advanced, and at most once a second."""
+
+    def __init__(self, work: Work, job: Job) -> None:
+        self._work, self._job, self._next = work, job, 0.0
+
+    def step(self, progress: Progress) -> None:
+        if time.monotonic() >= self._next:
+            where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
+            self.beat({"phase": "training", **where, "losses": progress.loss_values()})
+
+    def phase(self, name: str) -> None:
+        self.beat({"phase": name})
+
+    def beat(self, progress: dict[str, Any]) -> None:
+        with self._work.database.session() as session:
+            jobs.heartbeat(session, self._work.settings, self._job, progress)
+        self._next = time.monotonic() + HEARTBEAT_SECONDS
+
+
+def _train(work: Work, job: Job, pulse: _Pulse) -> tuple[SplitNetwork, DepositResult]:
+    original = job.network.open(work.vault)
+    pulse.phase("loading")
+    deposit_set = datasets.load(work.vault, job.deposit_set, work.settings.spool)
+    result = deposit(
+        original,
+        deposit_set.images,
+        deposit_set.labels,
+        job.deposited,
+        job.preserved,
+        job.preprocessing,
+        config_of(job.config),
+        work.compute,
+        pulse.step,
+    )
+    return original, result
+
+
+def _store(work: Work, job: Job, result: DepositResult, pulse: _Pulse) -> tuple[Sealed, Sealed]:
+    pulse.phase("storing")
+    belonging = job.network.belonging
+    module = work.vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(result.module, belonging)])
+    with work.vault.discarded_on_error(module):
+        target = work.vault.put(
+            Binding("lower", job.model_id, job.id), [artifacts.dump_lower(result.target, belonging)]
+        )
+    return target, module
+
+
+def _read_back(work: Work, job: Job, target: Sealed, module: Sealed) -> tuple[SplitNetwork, DepositModule]:
+    """What will serve is what the vault gives back, decrypted and rebuilt, not what is in memory."""
+    belonging = job.network.belonging
+    network = artifacts.load_network(work.vault.read(job.network.upper), work.vault.read(target), belonging)
+    return network, artifacts.load_module(work.vault.read(module), belonging)
+
+
+def _measure(
+    work: Work, job: Job, original: SplitNetwork, target: SplitNetwork, module: DepositModule, pulse: _Pulse
+) -> dict[str, Any] | None:
+    """Original, target and recover network on the evaluation set's images of the classes that answered before."""
+    if job.evaluation_set is None:
+        return None
+    held_out = datasets.load(work.vault, job.evaluation_set, work.settings.spool)
+    answering = sorted([*job.preserved, *job.deposited])
+    chosen = torch.isin(held_out.labels, torch.tensor(answering))
+    images, labels = held_out.images[chosen], held_out.labels[chosen]
+    if not len(labels):
+        return None
+    recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest)
+    measured: dict[str, Any] = {}
+    for name, network in (("original", original), ("target", target), ("recover", recover)):
+        pulse.phase("evaluating")
+        logits = metrics.logits_of(work.compute.place(network), images, job.preprocessing, work.compute)
+        accuracy = asdict(metrics.accuracy(logits, labels, job.deposited))
+        by_class = {job.class_names[i]: accuracy["by_class"][i] for i in answering}
+        measured[name] = {
+            **{f"{part}_accuracy": accuracy[part] for part in ("preserved", "deposited", "average")},
+            "by_class": by_class,
+        }
+    before, after = measured["original"]["deposited_accuracy"], measured["target"]["deposited_accuracy"]
+    forgotten = None if before is None else metrics.forgetting(before, after)
+    preserved = measured["target"]["preserved_accuracy"]
+    h_mean = None if forgotten is None or preserved is None else metrics.h_mean(preserved, forgotten)
+    return {**measured, "forgetting": forgotten, "h_mean": h_mean}

@@ -150,7 +150,11 @@ def deposit(
                 lirf.upload_dataset(model, archive, purpose="evaluation")
         with _zipped(images) as archive:
             dataset = lirf.upload_dataset(model, archive)
-        found = lirf.request_deposit(model, dataset["id"], reason=reason, config=config, keep_dataset=keep_dataset)
+        try:
+            found = lirf.request_deposit(model, dataset["id"], reason=reason, config=config, keep_dataset=keep_dataset)
+        except LirfError:
+            lirf.discard_dataset(model, dataset["id"])
+            raise
         if not wait:
             _show(as_json, found, f"Deposit [bold]{found['id']}[/bold] is queued.")
             return

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
-from app.access.service import Actor, Role, authenticate, demand
+from app.access.service import Actor, Role, demand
 from app.database import Database
 from app.deposits.doorbell import Doorbell
 from app.inference.engine import InferenceEngine
+from app.requests import authenticated
 from app.settings import Settings
 from app.vault.service import Vault
 
@@ -63,11 +64,8 @@ SessionDep = Annotated[Session, Depends(_session)]
 ReadingDep = Annotated[Session, Depends(_reading)]
 
 
-def _authenticated(
-    database: DatabaseDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Actor:
-    with database.reading() as session:
-        return authenticate(session, credentials.credentials if credentials else None)
+def _authenticated(request: Request, _: Annotated[object, Security(_bearer)]) -> Actor:
+    return authenticated(request)
 
 
 AnyKey = Annotated[Actor, Depends(_authenticated)]

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 TYPE_PREFIX = "urn:lirf:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -39,8 +40,23 @@ def _answer(
     status: int, slug: str, title: str, detail: str, members: dict[str, Any], headers: Any = None
 ) -> JSONResponse:
     # `error` is where clients of the Open Inference Protocol look for the message.
+    detail = detail.encode("utf-8", "backslashreplace").decode()  # a hostile name may hold half a surrogate pair
     body = {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail, "error": detail, **members}
     return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+class RefuseNul:
+    """No name or id holds a NUL character, and PostgreSQL takes none: answers 404 before any route sees it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "\0" in scope["path"]:
+            answer = _answer(404, "not-found", "Not Found", "The path holds a NUL character.", {})
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

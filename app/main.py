@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={"default": {"model": ProblemDetails, "description": "Problem details, RFC 9457."}},
     )
     errors.install(app)
+    app.add_middleware(errors.RefuseNul)
     for router in (models, streaming, classes, datasets, deposits, withdrawals, inference, audit, keys, health):
         app.include_router(router)
 

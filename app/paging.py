@@ -8,6 +8,8 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.wire import Id
+
 ItemT = TypeVar("ItemT")
 RowT = TypeVar("RowT")
 
@@ -21,7 +23,7 @@ class Page(BaseModel, Generic[ItemT]):
 
 class PageRequest(BaseModel):
     limit: int = Field(50, ge=1, le=500)
-    cursor: str | None = Field(None, max_length=64)
+    cursor: Id | None = None
 
 
 PageQuery = Annotated[PageRequest, Query()]

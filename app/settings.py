@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     doorbell_seconds: float = Field(30, gt=0, description="A queued deposit is announced again after this long.")
     max_attempts: int = Field(3, ge=1, description="A deposit whose worker died this often has failed.")
     max_archive_bytes: int = Field(20 << 30, gt=0, description="Largest image archive that is taken.")
-    max_body_bytes: int = Field(64 << 20, gt=0, description="Largest JSON or image body that is taken.")
+    max_body_bytes: int = Field(32 << 20, gt=0, description="Largest JSON or image body that is taken.")
     cache_bytes: int = Field(2 << 30, gt=0, description="Networks and modules kept assembled for inference.")
     log_level: str = "INFO"
 

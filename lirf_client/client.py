@@ -88,6 +88,10 @@ class Client:
         """archive: a zip of class folders, streamed. purpose: `deposit` or `evaluation`."""
         return cast(Dataset, self._upload("POST", f"/v1/models/{model}/datasets", archive, params={"purpose": purpose}))
 
+    def discard_dataset(self, model: str, dataset_id: str) -> None:
+        """Shreds a data set that no unfinished deposit uses."""
+        self._call("DELETE", f"/v1/models/{model}/datasets/{dataset_id}")
+
     def request_deposit(
         self,
         model: str,

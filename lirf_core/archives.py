@@ -6,9 +6,10 @@ image is decoded only as the PNG or JPEG it claims to be, under a pixel cap.
 
 import io
 import json
+import re
 import stat
 import struct
-import warnings
+import threading
 import zipfile
 import zlib
 from collections import Counter
@@ -18,7 +19,6 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import numpy
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,8 +26,10 @@ from torch import Tensor
 from lirf_core.data import Preprocessing
 
 _IGNORED_PARTS = ("__MACOSX",)
+_DRIVE = re.compile("[A-Za-z]:")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 MAX_NAMED = 20
+_DECODING = threading.BoundedSemaphore(4)  # of all requests: a decoded image may take 200 MB
 
 
 class BadArchive(ValueError):
@@ -61,11 +63,13 @@ class UnreadableImages(BadArchive):
 class Limits:
     """What an archive may ask of the machine."""
 
-    entries: int = 2_000_000
+    entries: int = 1_000_000
+    directory_bytes: int = 128 << 20
     image_bytes: int = 64 << 20
     total_bytes: int = 64 << 30
+    packed_bytes: int = 16 << 30
     ratio: int = 100
-    pixels: int = 64_000_000
+    pixels: int = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,15 @@ class ImageArchive:
 
     def __post_init__(self) -> None:
         try:
+            self._check_directory()
             self._zip = zipfile.ZipFile(self.file)
-            infos = self._zip.infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, UnicodeDecodeError) as error:
+            if isinstance(error, BadArchive):
+                raise
             raise BadArchive(
                 "this is no readable zip archive; send a zip with one folder of images for each class."
             ) from error
-        if len(infos) > self.limits.entries:
-            raise UnsafeArchive(f"the archive has {len(infos)} entries; at most {self.limits.entries} are taken.")
-        files = [info for info in infos if not info.is_dir()]
+        files = [info for info in self._zip.infolist() if not info.is_dir()]
         self._check_safety(files)
         index = {name: number for number, name in enumerate(self.classes)}
         self._entries = [_Entry(info, self._label(info, index)) for info in files if not _is_ignored(info)]
@@ -113,6 +117,10 @@ class ImageArchive:
         counts = Counter(entry.label for entry in self._entries)
         return {self.classes[label]: counts[label] for label in sorted(counts)}
 
+    def packed_bytes(self, preprocessing: Preprocessing) -> int:
+        """What the images need when they are packed, labels and header aside."""
+        return len(self._entries) * preprocessing.channels * preprocessing.height * preprocessing.width
+
     def pack(self, preprocessing: Preprocessing) -> Iterator[bytes]:
         """Yields a safetensors file with `images` (uint8, N C H W) and `labels` (int64, N), piece by piece.
 
@@ -120,7 +128,12 @@ class ImageArchive:
         """
         count = len(self._entries)
         shape = [count, preprocessing.channels, preprocessing.height, preprocessing.width]
-        image_bytes = count * preprocessing.channels * preprocessing.height * preprocessing.width
+        image_bytes = self.packed_bytes(preprocessing)
+        if image_bytes > self.limits.packed_bytes:
+            raise UnsafeArchive(
+                f"{count} images of {preprocessing.width} x {preprocessing.height} pixels make {image_bytes} bytes; "
+                f"at most {self.limits.packed_bytes} are taken, so split the archive."
+            )
         header = json.dumps(
             {
                 "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, 8 * count]},
@@ -140,12 +153,24 @@ class ImageArchive:
                 raise UnsafeArchive(f"the archive unpacks to over {self.limits.total_bytes} bytes.")
             try:
                 yield _decode(content, preprocessing, self.limits.pixels)
-            except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError):
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 failed += 1
                 if len(unreadable) < MAX_NAMED:
                     unreadable.append(entry.info.filename[:200])
         if failed:
             raise UnreadableImages(unreadable, failed)
+
+    def _check_directory(self) -> None:
+        """Before zipfile reads the whole directory into memory: how large does its end say that it is?"""
+        end = zipfile._EndRecData(self.file)  # type: ignore[attr-defined]  # also reads the zip64 form
+        if end is None:
+            raise zipfile.BadZipFile
+        entries, directory_bytes = max(end[3], end[4]), end[5]
+        if entries > self.limits.entries or directory_bytes > self.limits.directory_bytes:
+            raise UnsafeArchive(
+                f"the archive has {entries} entries in a directory of {directory_bytes} bytes; "
+                f"at most {self.limits.entries} in {self.limits.directory_bytes} are taken."
+            )
 
     def _check_safety(self, files: list[zipfile.ZipInfo]) -> None:
         end, previous = 0, ""
@@ -153,13 +178,18 @@ class ImageArchive:
             name = info.filename[:200]
             path = PurePosixPath(info.filename)
             # zipfile cuts a name at a NUL byte and turns backslashes on Windows only: judge the name as it was stored.
-            if path.is_absolute() or ".." in path.parts or set("\\\0:") & set(info.orig_filename):
+            stored = info.orig_filename
+            if path.is_absolute() or ".." in path.parts or set("\\\0") & set(stored) or _DRIVE.match(stored):
                 raise UnsafeArchive(f"'{name}' is a path that could lead out of the archive; use class/image.png.")
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 raise UnsafeArchive(
                     f"'{name}' is a link or a device, not a file; put the image itself into the archive."
                 )
+            if not path.parts:
+                raise BadArchive("an entry has no name; make the archive anew.")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise BadArchive(f"'{name}' is packed by another method than deflate; make the archive anew with it.")
             if info.flag_bits & 0x1:
                 raise BadArchive(f"'{name}' is encrypted with a password; send the archive without one.")
             if info.file_size > self.limits.image_bytes:
@@ -205,9 +235,16 @@ class ImageArchive:
 
 
 def load_packed(file: BinaryIO) -> ImageSet:
-    """An image set from the bytes that `ImageArchive.pack` made."""
-    tensors = safetensors.torch.load(file.read())
-    return ImageSet(tensors["images"], tensors["labels"].to(torch.int64))
+    """An image set from a file that `ImageArchive.pack` made, mapped into memory rather than read."""
+    file.seek(0)
+    header_bytes = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(header_bytes))
+
+    def mapped(name: str, kind: str) -> Tensor:
+        offset = 8 + header_bytes + header[name]["data_offsets"][0]
+        return torch.from_numpy(numpy.memmap(file, kind, "c", offset, tuple(header[name]["shape"])))
+
+    return ImageSet(mapped("images", "u1"), mapped("labels", "<i8"))
 
 
 def _is_ignored(info: zipfile.ZipInfo) -> bool:
@@ -217,14 +254,14 @@ def _is_ignored(info: zipfile.ZipInfo) -> bool:
 
 
 def _decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError("too many pixels")
-            converted = image.convert("L" if preprocessing.channels == 1 else "RGB")
-    if converted.size != (preprocessing.width, preprocessing.height):
-        converted = converted.resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
+    size = (preprocessing.width, preprocessing.height)
+    with _DECODING, Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError("too many pixels")
+        image.draft(None, size)  # a large JPEG is decoded at the next size above
+        converted = image.convert("L" if preprocessing.channels == 1 else "RGB")
+    if converted.size != size:
+        converted = converted.resize(size, Image.Resampling.BILINEAR)
     pixels = numpy.asarray(converted).reshape(preprocessing.height, preprocessing.width, preprocessing.channels)
     return pixels.transpose(2, 0, 1).tobytes()
 
@@ -234,7 +271,7 @@ def decode_image(content: bytes, preprocessing: Preprocessing, limits: Limits | 
     limits = limits or Limits()
     try:
         pixels = _decode(content, preprocessing, limits.pixels)
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadArchive("this is no readable PNG or JPEG image.") from error
     flat = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
     return flat.view(1, preprocessing.channels, preprocessing.height, preprocessing.width)

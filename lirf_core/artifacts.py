@@ -97,6 +97,8 @@ def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _span(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     begin, end = entry["data_offsets"]
     shape, kind = entry["shape"], entry["dtype"]
+    if len(shape) > 8:
+        raise NotSafetensors(f"tensor '{name[:100]}' has {len(shape)} dimensions; at most 8 are taken.")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in (begin, end, *shape)):
         raise NotSafetensors(f"tensor '{name[:100]}' has a size that is not a whole number from 0 up.")
     if kind not in _ITEM_BYTES:
@@ -143,9 +145,11 @@ def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNe
     network = build(spec, split)
     state = flat_state(network)
     for name, tensor in _load(file.read()).items():
-        if not torch.isfinite(tensor).all():
-            raise DoesNotFit(f"tensor '{name}' has values that are not finite.")
         state[name].copy_(tensor)
+        if not torch.isfinite(state[name]).all():
+            raise DoesNotFit(f"tensor '{name}' has values that are not finite in float32.")
+        if name.endswith("running_var") and (state[name] < 0).any():
+            raise DoesNotFit(f"tensor '{name}' has negative values; a variance has none.")
     freeze(network)
     return network
 

@@ -1,6 +1,7 @@
 """Deposit: the fine-tuning of eq. 9, on the deposit set alone."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -56,8 +57,14 @@ class Progress:
     losses: dict[str, Tensor]
 
     def loss_values(self) -> dict[str, float]:
-        """Waits for the device."""
-        return {name: round(value.item(), 6) for name, value in self.losses.items()}
+        """Waits for the device. Raises `DepositDiverged`."""
+        values = {name: round(value.item(), 6) for name, value in self.losses.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise DepositDiverged(
+                f"the loss was no longer finite in epoch {self.epoch} of {self.epochs}; "
+                "lower learning_rate or lambda_at, or raise batch_size."
+            )
+        return values
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,9 @@ def deposit(
                 step += 1
                 chosen = chosen.to(compute.device)
                 terms = trainer.step(images[chosen], labels[chosen], shuffler)
-                on_step(Progress(epoch, config.epochs, step, steps, terms))
-            if not torch.isfinite(terms["total"]):
-                raise DepositDiverged(
-                    f"the loss was no longer finite in epoch {epoch} of {config.epochs}; "
-                    f"lower learning_rate (now {config.learning_rate}) or lambda_at (now {config.lambda_at})."
-                )
+                progress = Progress(epoch, config.epochs, step, steps, terms)
+                on_step(progress)
+            progress.loss_values()
     return trainer.result()
 
 
@@ -192,4 +196,7 @@ class _Trainer:
         target, module = SplitNetwork(self.target_lower, self.upper), nn.ModuleList([self.module_lower])
         freeze(target)
         freeze(module)
+        for state in (target.state_dict(), module.state_dict()):
+            if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+                raise DepositDiverged("the last step left numbers that are not finite; lower learning_rate.")
         return DepositResult(target, DepositModule(self.module_lower, self.classes, self.upper_digest))

@@ -1,6 +1,6 @@
 """Accuracy and forgetting, always on raw logits: a mask is not forgetting (paper, section 5.1)."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +22,21 @@ class Accuracy:
 
 @torch.inference_mode()
 def logits_of(
-    network: nn.Module, images: Tensor, preprocessing: Preprocessing, compute: Compute, batch: int = 512
+    network: nn.Module,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    on_batch: Callable[[], None] = lambda: None,
+    batch: int = 128,
 ) -> Tensor:
-    """images: uint8 (N, C, H, W). Returns float32 logits (N, classes) on the CPU."""
+    """images: uint8 (N, C, H, W). Returns float32 logits (N, classes) on the CPU. `on_batch` stops it by raising."""
     network.eval()
     answers = []
     for chunk in torch.split(images, batch):
         inputs = preprocessing.normalise(chunk.to(compute.device)).contiguous(memory_format=compute.memory_format)
         with compute.autocast():
             answers.append(network(inputs).float().cpu())
+        on_batch()
     return torch.cat(answers)
 
 

@@ -2,10 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app.database import Database
 from app.datasets import service as datasets
@@ -15,7 +18,7 @@ from app.deposits.jobs import Cancelled, Job, LeaseLost
 from app.deposits.schemas import config_of
 from app.errors import Problem
 from app.settings import Settings
-from app.vault.service import Binding, Sealed, open_vault
+from app.vault.service import Binding, Sealed, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.compute import Compute
 from lirf_core.deposit import DepositDiverged, DepositResult, Progress, deposit
@@ -38,31 +41,46 @@ class Work:
 
 
 def work_on(work: Work, deposit_id: str) -> None:
-    """Claims, trains, stores, reads back, measures and publishes one deposit."""
+    """Claims, trains, stores, reads back, measures and publishes one deposit, or ends it with the reason."""
     with work.database.session() as session:
         job = jobs.claim(session, work.settings, deposit_id)
         if job is None:
             return
-        pulse = _Pulse(work, job)
         try:
-            original, result = _train(work, job, pulse)
-            target, module = _store(work, job, result, pulse)
-            with work.vault.discarded_on_error(target, module):
-                read_back = _read_back(work, job, target, module)
-                measured = _measure(work, job, original, *read_back, pulse)
-            jobs.publish(session, work.vault, job, target, module, measured)
+            _carry_out(work, session, job)
         except Cancelled:
             jobs.confirm_cancelled(session, work.vault, job)
         except LeaseLost as lost:
             log.warning("%s", lost)
+        except (SQLAlchemyError, OSError, VaultDamaged) as error:
+            log.exception("deposit %s was interrupted", job.id)
+            session.rollback()
+            jobs.give_back(session, work.vault, work.settings, job, f"{type(error).__name__}: {_first_line(error)}")
         except (DepositDiverged, Problem, ValueError) as error:
             jobs.fail(session, work.vault, job, str(error))
         except Exception as error:
-            log.exception("deposit %s failed", job.id)
             jobs.fail(session, work.vault, job, f"{type(error).__name__} in the worker; its log says more.")
+            raise
+        except BaseException:  # the worker is being stopped
+            session.rollback()
+            jobs.give_back(session, work.vault, work.settings, job, None)
             raise
         for waiting_id in jobs.waiting(session, job.model_id)[:1]:
             work.doorbell.ring(waiting_id)
+
+
+def _carry_out(work: Work, session: Session, job: Job) -> None:
+    pulse = _Pulse(work, job)
+    original, result = _train(work, job, pulse)
+    target, module = _store(work, job, result, pulse)
+    with work.vault.discarded_on_error(target, module):
+        read_back = _read_back(work, job, target, module)
+        measured = _measure(work, job, original, *read_back, pulse)
+    jobs.publish(session, work.vault, job, target, module, measured)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 class _Pulse:
@@ -76,8 +94,15 @@ class _Pulse:
             where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
             self.beat({"phase": "training", **where, "losses": progress.loss_values()})
 
-    def phase(self, name: str) -> None:
+    def phase(self, name: str) -> Callable[[], None]:
+        """Says where the work is; call the result for each piece of the phase that is done."""
         self.beat({"phase": name})
+
+        def advanced() -> None:
+            if time.monotonic() >= self._next:
+                self.beat({"phase": name})
+
+        return advanced
 
     def beat(self, progress: dict[str, Any]) -> None:
         with self._work.database.session() as session:
@@ -87,8 +112,7 @@ class _Pulse:
 
 def _train(work: Work, job: Job, pulse: _Pulse) -> tuple[SplitNetwork, DepositResult]:
     original = job.network.open(work.vault)
-    pulse.phase("loading")
-    deposit_set = datasets.load(work.vault, job.deposit_set, work.settings.spool)
+    deposit_set = datasets.load(work.vault, job.deposit_set, work.settings.spool, pulse.phase("loading"))
     result = deposit(
         original,
         deposit_set.images,
@@ -127,7 +151,8 @@ def _measure(
     """Original, target and recover network on the evaluation set's images of the classes that answered before."""
     if job.evaluation_set is None:
         return None
-    held_out = datasets.load(work.vault, job.evaluation_set, work.settings.spool)
+    advanced = pulse.phase("evaluating")
+    held_out = datasets.load(work.vault, job.evaluation_set, work.settings.spool, advanced)
     answering = sorted([*job.preserved, *job.deposited])
     chosen = torch.isin(held_out.labels, torch.tensor(answering))
     images, labels = held_out.images[chosen], held_out.labels[chosen]
@@ -136,8 +161,7 @@ def _measure(
     recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest)
     measured: dict[str, Any] = {}
     for name, network in (("original", original), ("target", target), ("recover", recover)):
-        pulse.phase("evaluating")
-        logits = metrics.logits_of(work.compute.place(network), images, job.preprocessing, work.compute)
+        logits = metrics.logits_of(work.compute.place(network), images, job.preprocessing, work.compute, advanced)
         accuracy = asdict(metrics.accuracy(logits, labels, job.deposited))
         by_class = {job.class_names[i]: accuracy["by_class"][i] for i in answering}
         measured[name] = {

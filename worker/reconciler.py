@@ -4,8 +4,10 @@ One or several may run; every change is guarded, so that they do not disturb eac
 """
 
 import logging
+import os
 import signal
 import threading
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -35,11 +37,20 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    settings, stop = Settings(), threading.Event()
+    settings, stop, parent = Settings(), threading.Event(), os.getppid()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    if "LIRF_EMBEDDED" in os.environ:
+        threading.Thread(target=_stop_without, args=(parent, stop), daemon=True).start()
     run(settings, stop)
+
+
+def _stop_without(parent: int, stop: threading.Event) -> None:
+    """`lirf up` started this process; when it is gone, however it went, this ends too."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    stop.set()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """The one task. torch is imported in the pool's child only, ahead of its first message: the parent stays small."""
 
+import os
+import signal
+import threading
+import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_ready
 
 from app.deposits.doorbell import TASK
 from app.settings import Settings
@@ -24,6 +28,27 @@ def run_deposit(deposit_id: str) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
     _work()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _watch(**_: Any) -> None:
+    threading.Thread(target=_end_when_useless, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_useless(parent: int) -> None:
+    """Ends this worker when its pool cannot be repaired, or when `lirf up`, which started it, is gone.
+
+    billiard's thread "Supervisor" replaces dead children. Where it has crashed itself, the worker would stay up and
+    do nothing; whoever runs it starts it again.
+    """
+    is_embedded = "LIRF_EMBEDDED" in os.environ
+    while any(thread.name == "Supervisor" for thread in threading.enumerate()):
+        if is_embedded and os.getppid() != parent:
+            break
+        time.sleep(1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 @cache

@@ -4,7 +4,7 @@ from app.access import service
 from app.access.schemas import Key, KeyCreate, NewKey
 from app.dependencies import Administrator, ReadingDep, SessionDep
 from app.paging import Page, PageQuery
-from app.uploads import LimitedRoute
+from app.requests import LimitedRoute
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=LimitedRoute)
 

@@ -3,6 +3,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.service import Role
+from app.wire import Text
 
 
 class KeyCreate(BaseModel):
@@ -10,7 +11,7 @@ class KeyCreate(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"name": "licensing-team", "roles": ["custodian"]}]}
     )
 
-    name: str = Field(min_length=1, max_length=100, description="Who uses it; the audit names it.")
+    name: Text = Field(min_length=1, max_length=100, description="Who uses it; the audit names it.")
     roles: list[Role] = Field([], description="None: may ask for predictions and read, nothing else.")
 
 

@@ -4,6 +4,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.paging import PageRequest
+from app.wire import Id
 
 
 class AuditEvent(BaseModel):
@@ -20,6 +21,6 @@ class AuditEvent(BaseModel):
 
 
 class AuditRequest(PageRequest):
-    model: str | None = Field(None, max_length=100)
-    action: str | None = Field(None, max_length=50)
-    subject: str | None = Field(None, max_length=64)
+    model: Id | None = None
+    action: Id | None = None
+    subject: Id | None = None

@@ -6,7 +6,7 @@ from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
 from app.dependencies import Operator, ReadingDep, SessionDep, SettingsDep, VaultDep
 from app.paging import Page, PageQuery
-from app.uploads import streamed_to_file
+from app.requests import streamed_to_file
 
 router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"])
 

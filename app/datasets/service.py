@@ -1,7 +1,7 @@
 """Image archives become encrypted data sets of a model."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -41,6 +41,10 @@ class ArchiveRefused(Problem):
     status, slug, title = 422, "archive-refused", "The image archive cannot be used"
 
 
+class StorageFull(Problem):
+    status, slug, title = 507, "storage-full", "The vault has no room"
+
+
 _SLUGS = {
     archives.UnsafeArchive: "unsafe-archive",
     archives.UnknownFolder: "unknown-class",
@@ -58,7 +62,12 @@ def upload(
     dataset_id = new_id()
     try:
         archive = ImageArchive(file, model.class_names)
-        packed = archive.pack(registry.preprocessing_of(model))
+        size = registry.preprocessing_of(model)
+        if archive.packed_bytes(size) > vault.objects.free_bytes():
+            raise StorageFull(
+                f"the images need {archive.packed_bytes(size)} bytes in the vault, which has not so many."
+            )
+        packed = archive.pack(size)
         sealed = vault.put(Binding("images", model.id, dataset_id), packed)
     except archives.BadArchive as error:
         raise _refusal(error) from error
@@ -85,6 +94,14 @@ def get(session: Session, dataset_id: str) -> DatasetRow:
         raise UnknownDataset(
             f"there is no data set '{dataset_id[:64]}'; upload one with `POST /v1/models/NAME/datasets`."
         )
+    return row
+
+
+def of_model(session: Session, model_id: str, dataset_id: str) -> DatasetRow:
+    """A data set of this model, perhaps shredded. Raises `UnknownDataset`."""
+    row = get(session, dataset_id)
+    if row.model_id != model_id:
+        raise UnknownDataset(f"data set '{dataset_id}' is of another model.")
     return row
 
 
@@ -120,11 +137,11 @@ def sealed(session: Session, dataset_id: str) -> Sealed:
     return vaults.sealed(session, get(session, dataset_id).object_id)
 
 
-def load(vault: Vault, stored: Sealed, spool: Path) -> ImageSet:
-    """The images of a stored data set."""
+def load(vault: Vault, stored: Sealed, spool: Path, on_chunk: Callable[[], None] = lambda: None) -> ImageSet:
+    """The images of a stored data set, mapped from a file that has no name and goes with them."""
     with tempfile.TemporaryFile(dir=spool) as file:
-        vault.copy_to(stored, cast(BinaryIO, file))
-        file.seek(0)
+        vault.copy_to(stored, cast(BinaryIO, file), on_chunk)
+        file.flush()
         return archives.load_packed(cast(BinaryIO, file))
 
 

@@ -30,9 +30,11 @@ class Doorbell:
 
     def __init__(self, settings: Settings) -> None:
         self._celery = celery_app(settings)
+        # By then it has been rung again: a busy worker does not find a heap of old messages.
+        self._expires_seconds = 2 * settings.doorbell_seconds
 
     def ring(self, deposit_id: str) -> None:
         try:
-            self._celery.send_task(TASK, args=[deposit_id], retry=False)
+            self._celery.send_task(TASK, args=[deposit_id], retry=False, expires=self._expires_seconds)
         except Exception as error:  # whatever a broker throws: the deposit is in the database
             log.warning("the broker did not take the message for deposit %s: %s", deposit_id, type(error).__name__)

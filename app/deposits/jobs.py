@@ -158,6 +158,34 @@ def confirm_cancelled(session: Session, vault: Vault, job: Job) -> None:
     _end(session, vault, job, State.CANCELLED, "deposit.cancelled", None)
 
 
+def give_back(session: Session, vault: Vault, settings: Settings, job: Job, failure: str | None) -> None:
+    """Queues a running job again after a trouble that may pass, or fails it when that happened too often.
+
+    `failure` says what the trouble was; None where the worker itself is being stopped, which is no attempt.
+    """
+    with session.begin():
+        row = session.get_one(DepositRow, job.id, populate_existing=True)
+        is_last = failure is not None and row.attempts >= settings.max_attempts
+        if not is_last and not row.is_cancel_requested:
+            requeued = changes(
+                session,
+                _held(job).values(
+                    state=State.QUEUED,
+                    lease_until=None,
+                    rung_at=row.created_at - timedelta(days=1),
+                    attempts=row.attempts - (failure is None),
+                ),
+            )
+            if requeued:
+                details = {"attempts": row.attempts, "trouble": failure}
+                audit.record(session, WORKER, "deposit.requeued", model=job.model_name, subject=job.id, details=details)
+            return
+    if is_last:
+        fail(session, vault, job, f"after {row.attempts} attempts: {failure}")
+    else:
+        confirm_cancelled(session, vault, job)
+
+
 def _end(session: Session, vault: Vault, job: Job, state: State, action: str, failure: str | None) -> None:
     with session.begin():
         ended = changes(
@@ -216,7 +244,10 @@ def reconcile(session: Session, vault: Vault, settings: Settings) -> list[str]:
         ).all():
             garbage += _take_back(session, settings, row)
         due = now() - timedelta(seconds=settings.doorbell_seconds)
-        silent = sa.select(DepositRow.id).where(DepositRow.state == State.QUEUED, DepositRow.rung_at < due)
+        busy = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
+        silent = sa.select(DepositRow.id).where(
+            DepositRow.state == State.QUEUED, DepositRow.rung_at < due, DepositRow.model_id.not_in(busy)
+        )
         ids = list(session.scalars(silent.order_by(DepositRow.id).limit(1000)))
         session.execute(sa.update(DepositRow).where(DepositRow.id.in_(ids)).values(rung_at=now()))
     _remove(vault, garbage)

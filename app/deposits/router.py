@@ -13,7 +13,7 @@ from app.deposits.schemas import Deposit, DepositCreate, Progress
 from app.deposits.tables import UNFINISHED, DepositRow
 from app.paging import Page, PageQuery
 from app.registry import service as registry
-from app.uploads import LimitedRoute
+from app.requests import LimitedRoute
 
 router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
 POLL_SECONDS = 0.5
@@ -42,7 +42,14 @@ def request_deposit(
     row = service.request(session, actor, name, body)
     tasks.add_task(doorbell.ring, row.id)
     response.headers["Location"] = f"/v1/deposits/{row.id}"
-    return _deposit(session, row)
+    with session.begin():
+        return _deposit(session, row)
+
+
+@router.delete("/v1/models/{name}/datasets/{dataset_id}", status_code=204)
+def discard_dataset(name: str, dataset_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> None:
+    """Shred a data set that is not needed (a deposit set is shredded by itself when its deposit ends)."""
+    service.discard_dataset(session, vault, actor, name, dataset_id)
 
 
 @router.get("/v1/models/{name}/deposits")
@@ -61,7 +68,9 @@ def get_deposit(deposit_id: str, actor: AnyKey, session: ReadingDep) -> Deposit:
 @router.post("/v1/deposits/{deposit_id}/cancel", status_code=202)
 def cancel_deposit(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Deposit:
     """Stop a deposit that has not ended. The model stays as it was."""
-    return _deposit(session, service.cancel(session, vault, actor, deposit_id))
+    row = service.cancel(session, vault, actor, deposit_id)
+    with session.begin():
+        return _deposit(session, row)
 
 
 @router.get("/v1/deposits/{deposit_id}/events", response_class=EventSourceResponse)

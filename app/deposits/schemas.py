@@ -3,6 +3,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from app.wire import Id, Text
 from lirf_core.data import Augmentation
 from lirf_core.deposit import DepositConfig
 
@@ -64,16 +65,12 @@ class DepositCreate(BaseModel):
         },
     )
 
-    dataset_id: str = Field(
-        max_length=64, description="A deposit set: images of the classes to forget and of no other."
-    )
+    dataset_id: Id = Field(description="A deposit set: images of the classes to forget and of no other.")
     classes: list[str] | None = Field(
         None, max_length=100_000, description="A cross-check: exactly the classes of the deposit set."
     )
-    evaluation_set_id: str | None = Field(
-        None, max_length=64, description="Default: the model's newest evaluation set."
-    )
-    reason: str = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")
+    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
     keep_dataset: bool = Field(False, description="Otherwise the deposit set is shredded when the deposit ends.")
     config: DepositConfigIn = DepositConfigIn()
 

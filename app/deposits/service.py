@@ -108,6 +108,20 @@ def request(session: Session, actor: Actor, model_name: str, body: DepositCreate
     return row
 
 
+def discard_dataset(session: Session, vault: Vault, actor: Actor, model_name: str, dataset_id: str) -> None:
+    """Shreds a data set that no unfinished deposit uses. Raises `UnknownDataset`, `DatasetBusy`."""
+    with session.begin():
+        model = registry.get(session, model_name)
+        registry.lock(session, model.id)
+        dataset = datasets.of_model(session, model.id, dataset_id)
+        using = sa.or_(DepositRow.dataset_id == dataset.id, DepositRow.evaluation_set_id == dataset.id)
+        if session.scalar(sa.select(DepositRow.id).where(using, DepositRow.state.in_(UNFINISHED))):
+            raise DatasetBusy(f"data set '{dataset.id}' is used by a deposit that has not ended; cancel it first.")
+        garbage = datasets.shred(session, actor.name, dataset.id)
+    for name in garbage:
+        vault.objects.remove(name)
+
+
 def _check_classes(session: Session, model: registry.ModelRow, indices: list[int]) -> None:
     """None deposited, none on the way, and some left."""
     names = model.class_names

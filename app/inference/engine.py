@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 from cachetools import LRUCache
 from torch import Tensor, nn
 
-from app.database import Database
+from app.database import Database, now
 from app.deposits import service as deposits
 from app.errors import Problem
 from app.registry import service as registry
@@ -45,6 +46,8 @@ class View:
     modules: tuple[StoredModule, ...]
     withdrawals: tuple[str, ...]
     masked: tuple[int, ...]
+    generation: int
+    valid_until: datetime | None
 
 
 class InferenceEngine:
@@ -92,7 +95,28 @@ class InferenceEngine:
                 modules=tuple(modules),
                 withdrawals=tuple(row.id for row in active),
                 masked=tuple(masked),
+                generation=model.generation,
+                valid_until=min((row.expires_at for row in active if row.expires_at), default=None),
             )
+
+    def answer(
+        self, model_name: str, withdrawal_id: str | None, inputs_for: Callable[[View], Tensor]
+    ) -> tuple[View, Tensor]:
+        """The view that holds when the answer leaves, and its raw logits.
+
+        What was revoked, has expired or was deposited during the computation is computed again without it.
+        `inputs_for` gives float32 (B, C, H, W), normalised. Raises what `view` and `inputs_for` raise.
+        """
+        while True:
+            view = self.view(model_name, withdrawal_id)
+            logits = self.logits(view, inputs_for(view))
+            if self._is_current(view):
+                return view, logits
+
+    def _is_current(self, view: View) -> bool:
+        with self._database.reading() as session:
+            is_unchanged = registry.get(session, view.model_name).generation == view.generation
+        return is_unchanged and (view.valid_until is None or now() < view.valid_until)
 
     def prepare(self, deposit_ids: Sequence[str]) -> None:
         """Opens the deposit modules, so that a withdrawal is only given when it can be answered.

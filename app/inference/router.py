@@ -5,7 +5,7 @@ from fastapi import APIRouter, File, Query, UploadFile
 from app.dependencies import AnyKey, EngineDep
 from app.inference import service
 from app.inference.schemas import Health, InferRequest, InferResponse, ModelMetadata, Predictions, TensorMetadata
-from app.uploads import LimitedRoute
+from app.requests import LimitedRoute
 
 router = APIRouter(tags=["inference"], route_class=LimitedRoute)
 health = APIRouter(prefix="/v2/health", tags=["health"])

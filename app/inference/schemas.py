@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.wire import Id
+
 
 class InferInput(BaseModel):
     name: str = Field(max_length=100, examples=["input"])
@@ -24,7 +26,7 @@ class InferParameters(BaseModel):
     raw: bool = Field(
         False, description="Logits without the mask over deposited classes; for auditors and administrators."
     )
-    withdrawal: str | None = Field(None, max_length=64, description="Answer with this withdrawal alone.")
+    withdrawal: Id | None = Field(None, description="Answer with this withdrawal alone.")
 
 
 class InferRequest(BaseModel):

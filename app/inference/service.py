@@ -39,10 +39,11 @@ def infer(engine: InferenceEngine, actor: Actor, model_name: str, request: Infer
     for output in request.outputs:
         if output.name not in OUTPUTS:
             raise UnknownOutput(f"there is no output '{output.name}'; there are {', '.join(OUTPUTS)}.")
-    view = engine.view(model_name, request.parameters.withdrawal)
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         raise InvalidTensor(f"give one input named '{INPUT}'; the request has {[i.name for i in request.inputs]}.")
-    logits = engine.logits(view, read_tensor(request.inputs[0], view))
+    view, logits = engine.answer(
+        model_name, request.parameters.withdrawal, lambda view: read_tensor(request.inputs[0], view)
+    )
     if not request.parameters.raw:
         logits = masked(logits, view)
     names = [output.name for output in request.outputs] or list(OUTPUTS)
@@ -57,12 +58,15 @@ def infer(engine: InferenceEngine, actor: Actor, model_name: str, request: Infer
 
 def predict(engine: InferenceEngine, model_name: str, image: bytes, top: int) -> Predictions:
     """The likeliest classes of one PNG or JPEG image. Raises `ImageRefused` and what `InferenceEngine.view` raises."""
-    view = engine.view(model_name)
-    try:
-        pixels = archives.decode_image(image, view.preprocessing)
-    except archives.BadArchive as error:
-        raise ImageRefused(f"{error} Send a PNG or JPEG file in the form field `image`.") from error
-    logits = masked(engine.logits(view, view.preprocessing.normalise(pixels)), view)
+
+    def pixels_for(view: View) -> Tensor:
+        try:
+            return view.preprocessing.normalise(archives.decode_image(image, view.preprocessing))
+        except archives.BadArchive as error:
+            raise ImageRefused(f"{error} Send a PNG or JPEG file in the form field `image`.") from error
+
+    view, logits = engine.answer(model_name, None, pixels_for)
+    logits = masked(logits, view)
     probabilities, indices = logits[0].softmax(0).topk(min(top, logits.shape[1] - len(view.masked)))
     return Predictions(
         model=model_name,

@@ -5,7 +5,7 @@ from app.dependencies import AnyKey, Operator, ReadingDep, SessionDep, SettingsD
 from app.paging import Page, PageQuery
 from app.registry import service
 from app.registry.schemas import Model, ModelCreate
-from app.uploads import LimitedRoute, streamed_to_file
+from app.requests import LimitedRoute, streamed_to_file
 from lirf_core.artifacts import max_file_bytes
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=LimitedRoute)

@@ -1,3 +1,4 @@
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -88,7 +89,7 @@ class ModelCreate(BaseModel):
     @field_validator("classes")
     @classmethod
     def names_are_unique(cls, names: list[str]) -> list[str]:
-        if doubled := sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []:
+        if doubled := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ValueError(f"class names are doubled: {', '.join(repr(name) for name in doubled[:5])}")
         return names
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.access.service import Actor
@@ -82,10 +83,11 @@ def register(
         created_by=actor.name,
     )
     with session.begin():
-        if session.scalar(sa.select(ModelRow.id).where(ModelRow.name == name)):
-            raise NameTaken(f"there is a model '{name}' already; choose another name.")
-        session.add(row)
-        session.flush()
+        try:
+            with session.begin_nested():
+                session.add(row)
+        except IntegrityError:
+            raise NameTaken(f"there is a model '{name}' already; choose another name.") from None
         session.add_all(ModelClassRow(model_id=row.id, class_index=i, name=label) for i, label in enumerate(classes))
         audit.record(
             session,

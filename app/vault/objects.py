@@ -62,8 +62,9 @@ class ObjectStore:
         found = self._files.find(self._root)
         return {Path(path).name for path in found if Path(path).parent.name != "incoming"}
 
-    def free_bytes(self) -> int | None:
-        return shutil.disk_usage(self._root).free if self._is_local else None
+    def free_bytes(self) -> int:
+        """Of the disk that takes incoming objects."""
+        return shutil.disk_usage(self._spool).free
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name[:2]}/{name}"

@@ -7,7 +7,7 @@ model, its subject (deposit, data set or model) and its kind, so that no object 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Literal
@@ -91,8 +91,11 @@ class Vault:
             self.objects.keep(file, sink.digest())
         return Sealed(new_id(), sink.digest(), binding, wrapped, self._keys.version, plaintext_bytes, sink.written)
 
-    def copy_to(self, sealed: Sealed, sink: BinaryIO) -> None:
-        """Decrypts into `sink`, which must not be used unless this returns. Raises `VaultDamaged`."""
+    def copy_to(self, sealed: Sealed, sink: BinaryIO, on_chunk: Callable[[], None] = lambda: None) -> None:
+        """Decrypts into `sink`, which must not be used unless this returns; calls `on_chunk` for each MiB.
+
+        Raises `VaultDamaged`.
+        """
         try:
             key = self._keys.unwrap(sealed.wrapped_key, sealed.binding.associated())
             primitive = tink.proto_keyset_format.parse(key, secret_key_access.TOKEN).primitive(
@@ -105,6 +108,7 @@ class Vault:
                     while chunk := decrypting.read(CHUNK_BYTES):
                         total += len(chunk)
                         sink.write(chunk)
+                        on_chunk()
                     is_whole = total == sealed.plaintext_bytes and source.digest_of_all() == sealed.name
         except (tink.TinkError, OSError, ValueError) as error:
             raise VaultDamaged(
@@ -125,13 +129,14 @@ class Vault:
     def discarded_on_error(self, *stored: Sealed) -> Iterator[None]:
         """Removes objects whose rows are not written after all.
 
-        After an error of the database nobody knows whether the commit took place: then the objects stay.
+        After an error of the database, or a signal, nobody knows whether the commit took place: then the objects
+        stay, and are garbage where no row names them.
         """
         try:
             yield
-        except sa.exc.DBAPIError:
+        except sa.exc.SQLAlchemyError:
             raise
-        except BaseException:
+        except Exception:
             for sealed in stored:
                 self.objects.remove(sealed.name)
             raise

@@ -9,7 +9,7 @@ from app.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDe
 from app.deposits import service as deposits
 from app.paging import Page
 from app.registry import service as registry
-from app.uploads import LimitedRoute
+from app.requests import LimitedRoute
 from app.withdrawals import service
 from app.withdrawals.schemas import Withdrawal, WithdrawalCreate, WithdrawalRequest
 from app.withdrawals.service import WithdrawalRow
@@ -45,7 +45,8 @@ def open_withdrawal(
     expires_at = now() + timedelta(seconds=body.expires_in_seconds) if body.expires_in_seconds else body.expires_at
     row = service.open(session, actor, body.deposits, body.holder, body.reason, expires_at)
     response.headers["Location"] = f"/v1/withdrawals/{row.id}"
-    return _withdrawal(session, row)
+    with session.begin():
+        return _withdrawal(session, row)
 
 
 @router.get("")
@@ -66,4 +67,6 @@ def get_withdrawal(withdrawal_id: str, actor: AnyKey, session: ReadingDep) -> Wi
 @router.delete("/{withdrawal_id}")
 def revoke_withdrawal(withdrawal_id: str, actor: Custodian, session: SessionDep) -> Withdrawal:
     """End a withdrawal. After this answer, no inference answer shows its classes."""
-    return _withdrawal(session, service.revoke(session, actor, withdrawal_id))
+    row = service.revoke(session, actor, withdrawal_id)
+    with session.begin():
+        return _withdrawal(session, row)

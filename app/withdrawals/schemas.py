@@ -1,8 +1,9 @@
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.paging import PageRequest
+from app.wire import Id, Text
 from app.withdrawals.service import WithdrawalState
 
 
@@ -21,11 +22,13 @@ class WithdrawalCreate(BaseModel):
         },
     )
 
-    deposits: list[str] = Field(min_length=1, max_length=1000, description="Ids of finished deposits of one model.")
-    holder: str = Field(min_length=1, max_length=200, description="For whom.")
-    reason: str = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    deposits: list[Id] = Field(min_length=1, max_length=1000, description="Ids of finished deposits of one model.")
+    holder: Text = Field(min_length=1, max_length=200, description="For whom.")
+    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
     expires_at: AwareDatetime | None = Field(
-        None, description="When it ends; without an end it holds until it is revoked."
+        None,
+        lt=datetime(2200, 1, 1, tzinfo=UTC),
+        description="When it ends; without an end it holds until it is revoked.",
     )
     expires_in_seconds: float | None = Field(None, gt=0, le=10 * 365 * 86400, allow_inf_nan=False)
 
@@ -57,4 +60,4 @@ class Withdrawal(BaseModel):
 
 
 class WithdrawalRequest(PageRequest):
-    model: str | None = Field(None, max_length=64, description="Only withdrawals of this model.")
+    model: Id | None = Field(None, description="Only withdrawals of this model.")

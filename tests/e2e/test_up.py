@@ -138,7 +138,7 @@ def test_a_deposit_goes_on_after_the_service_was_stopped_in_it(
     assert processes_of(terminal.folder) == []
     with terminal.up():
         ended = terminal.json("follow", deposit["id"])
-        assert (ended["state"], ended["attempts"]) == ("deposited", 2)
+        assert ended["state"] == "deposited"
 
 
 def test_a_folder_of_class_folders_is_as_good_as_a_zip(
@@ -154,9 +154,12 @@ def test_a_folder_of_class_folders_is_as_good_as_a_zip(
         assert (ended["state"], ended["classes"]) == ("deposited", ["7"])
 
 
-def test_one_state_folder_has_one_service(terminal: Terminal) -> None:
-    with terminal.up():
+def test_one_state_folder_has_one_service_and_killing_it_leaves_no_process(terminal: Terminal) -> None:
+    with terminal.up() as process:
         assert "another `lirf up` runs in" in terminal.run("up", "--port", str(free_port()), code=1)
+        wait_until(lambda: sum("celery" in command for command in processes_of(terminal.folder)) >= 2)
+        process.kill()
+        wait_until(lambda: processes_of(terminal.folder) == [], 30)
 
 
 def test_without_a_service_every_command_says_how_to_start_one(terminal: Terminal) -> None:

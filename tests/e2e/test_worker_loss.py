@@ -59,12 +59,29 @@ def test_a_killed_pool_child_is_replaced(running: Installation) -> None:
         deposit_id = queue(lirf, running.folder, ["auk"])
         running.start("worker")
         until_training(lirf, deposit_id)
-        main = running.processes["worker"].pid
-        children = subprocess.run(["pgrep", "-P", str(main)], capture_output=True, text=True, check=True).stdout.split()
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
-        ended = lirf.wait(deposit_id)
-        assert (ended["state"], ended["attempts"]) == ("deposited", 2)
+        (child,) = [pid for pid, command in children(running) if "semaphore_tracker" not in command]
+        os.kill(child, signal.SIGKILL)
+        assert lirf.wait(deposit_id)["state"] == "deposited"
+
+
+def test_a_worker_whose_pool_cannot_be_repaired_ends_instead_of_idling(running: Installation) -> None:
+    with running.client() as lirf:
+        deposit_id = queue(lirf, running.folder, ["auk"])
+        running.start("worker")
+        until_training(lirf, deposit_id)
+        for pid, _ in children(running):
+            os.kill(pid, signal.SIGKILL)
+        running.processes["worker"].wait(30)
+        running.start("worker")
+        assert lirf.wait(deposit_id)["state"] == "deposited"
+
+
+def children(running: Installation) -> list[tuple[int, str]]:
+    """Process id and command line of the worker's children."""
+    found = subprocess.run(
+        ["pgrep", "-a", "-P", str(running.processes["worker"].pid)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return [(int(line.split()[0]), line) for line in found]
 
 
 def test_lost_and_doubled_messages_change_latency_only(running: Installation, broker_url: str | None) -> None:

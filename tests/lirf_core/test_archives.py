@@ -1,10 +1,12 @@
 import io
 import stat
 import struct
+import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import BinaryIO, cast
 
 import numpy
 import pytest
@@ -44,9 +46,16 @@ def zipped(
     return file
 
 
+def loaded(pieces: Iterable[bytes]) -> archives.ImageSet:
+    with tempfile.TemporaryFile() as file:
+        file.writelines(pieces)
+        file.flush()
+        return archives.load_packed(cast(BinaryIO, file))
+
+
 def packed(file: io.BytesIO, **limits: int) -> archives.ImageSet:
     archive = ImageArchive(file, CLASSES, Limits(**limits))
-    return archives.load_packed(io.BytesIO(b"".join(archive.pack(SIZE))))
+    return loaded(archive.pack(SIZE))
 
 
 def test_images_and_labels_come_out_as_they_went_in() -> None:
@@ -67,7 +76,7 @@ def test_images_and_labels_come_out_as_they_went_in() -> None:
 
 def test_grey_networks_get_one_channel() -> None:
     archive = ImageArchive(zipped({"cat/a.png": picture((50, 50, 50))}), CLASSES)
-    found = archives.load_packed(io.BytesIO(b"".join(archive.pack(Preprocessing(4, 6, (0.5,), (0.5,))))))
+    found = loaded(archive.pack(Preprocessing(4, 6, (0.5,), (0.5,))))
     assert found.images.shape == (1, 1, 4, 6)
     assert numpy.unique(found.images).tolist() == [50]
 
@@ -129,6 +138,31 @@ def test_bad_archives_are_refused_before_anything_is_unpacked(
         ImageArchive(make(), CLASSES)
 
 
+def test_a_class_may_have_a_colon_in_its_name() -> None:
+    file = zipped({"set/a:b/1.png": picture()})
+    assert ImageArchive(file, ["a:b", "c"]).counts == {"a:b": 1}
+
+
+@pytest.mark.parametrize("name", [".", "./", "//"])
+def test_an_entry_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(BadArchive):
+        ImageArchive(zipped({name: picture()}), CLASSES)
+
+
+def test_only_stored_and_deflated_entries_are_taken() -> None:
+    with pytest.raises(BadArchive, match="another method than deflate"):
+        ImageArchive(zipped({"cat/a.png": picture()}, zipfile.ZIP_LZMA), CLASSES)
+
+
+def test_decoding_leaves_the_warnings_of_the_process_alone() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: archives.decode_image(picture(), SIZE), range(60)))
+    assert warnings.filters == before
+
+
 def test_entries_that_share_bytes_are_a_bomb() -> None:
     content = bytearray(zipped([("cat/a.png", picture()), ("cat/b.png", picture())]).getvalue())
     directory = content.find(b"PK\x01\x02")
@@ -149,12 +183,16 @@ def test_an_entry_that_unpacks_to_more_than_it_declares_is_refused() -> None:
 
 def test_limits_of_size_hold() -> None:
     file = zipped({"cat/a.png": picture(), "cat/b.png": picture()})
-    with pytest.raises(UnsafeArchive, match="2 entries; at most 1"):
+    with pytest.raises(UnsafeArchive, match="2 entries in a directory"):
         packed(file, entries=1)
     with pytest.raises(UnsafeArchive, match="an image may have 10"):
         packed(file, image_bytes=10)
     with pytest.raises(UnsafeArchive, match="unpacks to over 100 bytes"):
         packed(file, total_bytes=100)
+    with pytest.raises(UnsafeArchive, match="2 images of 8 x 8 pixels make 384 bytes; at most 383"):
+        packed(file, packed_bytes=383)
+    with pytest.raises(UnsafeArchive, match="directory of 110 bytes; at most 1000000 in 100"):
+        packed(file, directory_bytes=100)
 
 
 def decompression_bomb() -> bytes:

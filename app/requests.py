@@ -1,4 +1,4 @@
-"""Bodies under a limit: small ones are counted by their route, large ones streamed to a file without a name."""
+"""Requests: who sends them, and bodies under a limit. Small ones are counted, large ones streamed to a file."""
 
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
+from app.access.service import Actor, authenticate
 from app.settings import Settings
 
 
@@ -19,15 +20,16 @@ def _too_large(limit: int) -> HTTPException:
 
 
 class LimitedRoute(APIRoute):
-    """A route that holds its body in memory: at most `max_body_bytes`, whatever Content-Length says.
+    """A route that holds its body in memory: read for a valid key only, and at most `max_body_bytes` of it.
 
-    FastAPI's own `max_body_size` would answer in plain text, not with a problem.
+    FastAPI would parse a body before it looks at the key, and its own `max_body_size` answers in plain text.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
+            await run_in_threadpool(authenticated, request)
             settings: Settings = request.app.state.settings
             received = 0
 
@@ -42,6 +44,16 @@ class LimitedRoute(APIRoute):
             return await handler(Request(request.scope, receive))
 
         return limited
+
+
+def authenticated(request: Request) -> Actor:
+    """The actor of a request, looked up once. Raises `Unauthenticated`."""
+    if not hasattr(request.state, "actor"):
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        with request.app.state.database.reading() as session:
+            request.state.actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
+    actor: Actor = request.state.actor
+    return actor
 
 
 @asynccontextmanager

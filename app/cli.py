@@ -54,6 +54,8 @@ def up(
             service.run(lambda: _greet(f"http://{host}:{port}", settings.folder, key_file))
     except AlreadyRunning as error:
         _fail(str(error))
+    except KeyboardInterrupt:  # which uvicorn passes on, once everything is stopped
+        out.print("Stopped. A deposit in progress goes on at the next start.")
 
 
 def _greet(url: str, folder: Path, key_file: Path | None) -> None:
@@ -360,7 +362,9 @@ def revoke_key(
 def _service(url: str, state: Path) -> Iterator[Client]:
     """A client; refusals and a missing service become one readable line and exit code 1."""
     file = state / "admin.key"
-    key = os.environ.get("LIRF_API_KEY") or (file.read_text().strip() if os.access(file, os.R_OK) else None)
+    is_here = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")  # this machine's key is not for others
+    found = file.read_text().strip() if is_here and os.access(file, os.R_OK) else None
+    key = os.environ.get("LIRF_API_KEY") or found
     try:
         with Client(url, key) as lirf:
             yield lirf

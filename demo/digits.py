@@ -1,5 +1,6 @@
 """scikit-learn's handwritten digits (1,797 scans that ship with the package), and a network that reads them."""
 
+import sys
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -67,3 +68,18 @@ def train(digits: Digits, *, epochs: int = 15, seed: int = 0) -> SplitNetwork:
 def write_weights(path: Path, network: SplitNetwork) -> Path:
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in flat_state(network).items()}, path)
     return path
+
+
+def main() -> None:
+    """Writes what the README's walk-through uploads: weights, a deposit set of 0, 1 and 2, and held-out digits."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = Digits()
+    digits.write_zip(folder / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
+    digits.write_zip(folder / "evaluation.zip", digits.held_out)
+    Image.fromarray(digits.images[digits.of_classes(digits.held_out, [0])[0]]).save(folder / "zero.png")
+    write_weights(folder / "digits.safetensors", train(digits))
+
+
+if __name__ == "__main__":
+    main()

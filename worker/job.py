@@ -65,7 +65,7 @@ def work_on(work: Work, deposit_id: str) -> None:
             session.rollback()
             jobs.give_back(session, work.vault, work.settings, job, None)
             raise
-        for waiting_id in jobs.waiting(session, job.model_id)[:1]:
+        for waiting_id in [other for other in jobs.waiting(session, job.model_id) if other != job.id][:1]:
             work.doorbell.ring(waiting_id)
 
 

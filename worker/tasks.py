@@ -38,13 +38,12 @@ def _watch(**_: Any) -> None:
 def _end_when_useless(parent: int) -> None:
     """Ends this worker when its pool cannot be repaired, or when `lirf up`, which started it, is gone.
 
-    billiard's thread "Supervisor" replaces dead children. Where it has crashed itself, the worker would stay up and
-    do nothing; whoever runs it starts it again.
+    With a broker that has no event loop (the SQLite file), billiard's thread "Supervisor" replaces dead children. Where
+    it has crashed itself, the worker would stay up and do nothing; whoever runs it starts it again.
     """
     is_embedded = "LIRF_EMBEDDED" in os.environ
-    while any(thread.name == "Supervisor" for thread in threading.enumerate()):
-        if is_embedded and os.getppid() != parent:
-            break
+    supervisors = [thread for thread in threading.enumerate() if type(thread).__name__ == "Supervisor"]
+    while all(thread.is_alive() for thread in supervisors) and not (is_embedded and os.getppid() != parent):
         time.sleep(1)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import redis
 
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.database import Database
 from demo.__main__ import free_port
 from lirf_client import Client, Deposit
-from tests.app.conftest import database_url as database_url
+from tests.app.conftest import POSTGRESQL, own_database
 
 REDIS = os.environ.get("TEST_REDIS_URL")
 
@@ -91,24 +92,29 @@ def installation(folder: Path, database_url: str, broker_url: str | None) -> Ite
             made.kill(name)
 
 
-@pytest.fixture(params=["embedded", "redis"] if REDIS else ["embedded"])
-def broker_url(request: pytest.FixtureRequest) -> str | None:
-    """None for the broker in an SQLite file; else a Redis, emptied."""
-    if request.param == "embedded":
-        return None
-    import redis
+@contextmanager
+def started(kind: str, folder: Path) -> Iterator[Installation]:
+    """An API and a reconciler; tests start and kill workers."""
+    if kind == "spread out":
+        assert REDIS
+        redis.Redis.from_url(REDIS).flushdb()
+    database, broker = ("postgresql", REDIS) if kind == "spread out" else ("sqlite", None)
+    with own_database(database, folder) as database_url, installation(folder, database_url, broker) as made:
+        made.start("reconciler")
+        made.start("api")
+        yield made
 
-    assert REDIS
-    redis.Redis.from_url(REDIS).flushdb()
-    return REDIS
+
+@pytest.fixture(params=["embedded", "spread out"] if REDIS and POSTGRESQL else ["embedded"])
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
+    """SQLite and a queue in a file; and PostgreSQL with Redis, where there are both."""
+    with started(request.param, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
-def running(tmp_path: Path, database_url: str, broker_url: str | None) -> Iterator[Installation]:
-    """An API and a reconciler; tests start and kill workers."""
-    with installation(tmp_path, database_url, broker_url) as made:
-        made.start("api")
-        made.start("reconciler")
+def embedded(tmp_path: Path) -> Iterator[Installation]:
+    with started("embedded", tmp_path) as made:
         yield made
 
 

@@ -1,6 +1,6 @@
 # API, worker and reconciler are one image; CUDA comes with torch's wheels and needs only the host's driver.
 FROM python:3.12-slim AS build
-COPY --from=ghcr.io/astral-sh/uv:0.9 /uv /usr/local/bin/uv
+COPY --from=ghcr.io/astral-sh/uv:0.13.8 /uv /usr/local/bin/uv
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 WORKDIR /srv/lirf
 COPY pyproject.toml uv.lock README.md LICENSE ./

@@ -8,7 +8,7 @@ help: ## what there is
 
 $(if $(filter .tools/bin/uv,$(UV)),.tools/bin/uv):
 	python3 -m venv .tools
-	.tools/bin/pip install --quiet uv
+	.tools/bin/pip install --quiet 'uv>=0.13.8,<0.14'
 
 install: $(filter .tools/bin/uv,$(UV)) ## the locked environment, into .venv
 	$(UV) sync --locked --quiet
@@ -17,7 +17,7 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 	$(RUN) python -m demo $(if $(EXIT),--exit)
 
 test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
-	$(RUN) pytest -m "not bench"
+	$(RUN) pytest
 
 check: install ## format, lint, types, import contracts
 	$(RUN) ruff format --check .

@@ -7,15 +7,17 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from lirf_client import Client, Deposit, LirfError
+from lirf_client import Client, Deposit, LirfError, Withdrawal
 
 HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
 
@@ -204,9 +206,7 @@ def withdraw(
             deposits, holder=holder, reason=reason, expires_in_seconds=hours * 3600 if hours is not None else None
         )
         until = f"until {found['expires_at']}" if found["expires_at"] else "until it is revoked"
-        text = (
-            f"Withdrawal [bold]{found['id']}[/bold]: {', '.join(found['classes'])} of {found['model']} answer {until}."
-        )
+        text = f"Withdrawal [bold]{found['id']}[/bold]: {_names(found)} of {found['model']} answer {until}."
         _show(as_json, found, text)
 
 
@@ -220,7 +220,7 @@ def revoke(
     """End a withdrawal at once."""
     with _service(url, state) as lirf:
         found = lirf.revoke(withdrawal_id)
-        _show(as_json, found, f"Revoked: {', '.join(found['classes'])} of {found['model']} do not answer any more.")
+        _show(as_json, found, f"Revoked: {_names(found)} of {found['model']} do not answer any more.")
 
 
 @main.command()
@@ -245,10 +245,10 @@ def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STA
         for item in found:
             style = colours.get(item["state"], "green")
             table.add_row(
-                item["name"],
+                _cell(item["name"]),
                 f"[{style}]{item['state']}[/{style}]",
                 item["since"][:19].replace("T", " "),
-                item["by"],
+                _cell(item["by"]),
                 _cell(item["reason"]),
                 _cell(item["deposit_id"]),
                 *(_percent(item[key]) for key in ("accuracy_before", "accuracy_after", "accuracy_recovered")),
@@ -290,7 +290,7 @@ def predict(
         found = lirf.predict(model, image, top=top)
         table = Table("class", "probability", title=f"{model}, revision {found['revision']}")
         for item in found["predictions"]:
-            table.add_row(item["class"], f"{item['probability']:.4f}")
+            table.add_row(_cell(item["class"]), f"{item['probability']:.4f}")
         _show(as_json, found, table)
 
 
@@ -322,6 +322,8 @@ def _create_local_key(name: str, roles: list[str], state: Path) -> str:
     from app.database import Database
     from app.settings import Settings
 
+    if unknown := set(roles) - set(access.Role):
+        raise typer.BadParameter(f"'{unknown.pop()}' is no role; there are {', '.join(access.Role)}.")
     with Database(Settings(state_folder=state).database).session() as session:
         return access.create_key(session, access.LOCAL_ADMINISTRATOR, name, [access.Role(role) for role in roles])[1]
 
@@ -402,7 +404,7 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
 
 
 def _result(deposit: Deposit) -> str:
-    text = f"Deposit [bold]{deposit['id']}[/bold]: {', '.join(deposit['classes'])} of {deposit['model']} are forgotten"
+    text = f"Deposit [bold]{deposit['id']}[/bold]: {_names(deposit)} of {deposit['model']} are forgotten"
     text += f" (revision {deposit['revision']}, module of {deposit['module_bytes']:,} bytes)."
     if metrics := deposit["metrics"]:
         for name in ("original", "target", "recover"):
@@ -443,13 +445,18 @@ def _show(as_json: bool, answer: Any, text: str | Table) -> None:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+    """Text of users is not markup."""
+    return "" if value is None else escape(str(value))
+
+
+def _names(of: Deposit | Withdrawal) -> str:
+    return escape(", ".join(of["classes"]))
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} %"
 
 
-def _fail(message: str) -> None:
-    err.print(f"[bold red]lirf:[/bold red] {message}", soft_wrap=True)
+def _fail(message: str) -> NoReturn:
+    err.print(Text.assemble(("lirf: ", "bold red"), message), soft_wrap=True)
     raise typer.Exit(1)

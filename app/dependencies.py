@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
@@ -11,6 +11,7 @@ from app.access.service import Actor, Role, demand
 from app.database import Database
 from app.deposits.doorbell import Doorbell
 from app.inference.engine import InferenceEngine
+from app.paging import PageRequest
 from app.requests import authenticated
 from app.settings import Settings
 from app.vault.service import Vault
@@ -43,6 +44,7 @@ def get_doorbell(request: Request) -> Doorbell:
     return doorbell
 
 
+PageQuery = Annotated[PageRequest, Query()]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
 VaultDep = Annotated[Vault, Depends(get_vault)]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from app import errors
+from app import problems
 from app.access.router import router as keys
 from app.audit.router import router as audit
 from app.classes.router import router as classes
@@ -19,11 +19,12 @@ from app.datasets.router import router as datasets
 from app.dependencies import DatabaseDep
 from app.deposits.doorbell import Doorbell
 from app.deposits.router import router as deposits
-from app.errors import Problem, ProblemDetails
+from app.errors import Problem
 from app.inference.engine import InferenceEngine
 from app.inference.router import health
 from app.inference.router import router as inference
 from app.inference.schemas import Health
+from app.problems import ProblemDetails
 from app.registry.router import router as models
 from app.registry.router import streaming
 from app.settings import Settings
@@ -41,7 +42,7 @@ Switch off what an image classifier knows of some classes, prove it, and switch 
 3. **Withdraw** and **revoke**: `POST /v1/withdrawals`, `DELETE /v1/withdrawals/{id}`.
 4. **Ask**: `POST /v2/models/{name}/infer` (Open Inference Protocol), or an image at `/v1/models/{name}/predict`.
 
-Every route but health needs an API key: `Authorization: Bearer lirf_...`.
+Every route but health and this description needs an API key: `Authorization: Bearer lirf_...`.
 Errors are [problem details](https://www.rfc-editor.org/rfc/rfc9457) with a stable `type` and what to do.
 """
 
@@ -74,8 +75,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         responses={"default": {"model": ProblemDetails, "description": "Problem details, RFC 9457."}},
     )
-    errors.install(app)
-    app.add_middleware(errors.RefuseNul)
+    problems.install(app)
+    app.add_middleware(problems.RefuseNul)
     for router in (models, streaming, classes, datasets, deposits, withdrawals, inference, audit, keys, health):
         app.include_router(router)
 

@@ -1,10 +1,9 @@
 """Cursor pagination for every listing: rows are ordered by their time-ordered id."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from fastapi import Query
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -24,9 +23,6 @@ class Page(BaseModel, Generic[ItemT]):
 class PageRequest(BaseModel):
     limit: int = Field(50, ge=1, le=500)
     cursor: Id | None = None
-
-
-PageQuery = Annotated[PageRequest, Query()]
 
 
 def newest_first(

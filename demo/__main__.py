@@ -20,6 +20,7 @@ from rich.table import Table
 
 from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, train, write_weights
 from lirf_client import Client, Deposit
+from lirf_core import metrics
 
 DEPOSITED = [0, 1, 2]
 CONFIG = {
@@ -130,15 +131,14 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
         table.add_row(event["at"][11:19], event["actor"], event["action"], event["reason"] or "")
     out.print(table)
 
-    forgetting = round(original.deposited_accuracy - target.deposited_accuracy, 2)
-    h_mean = 2 * target.preserved_accuracy * forgetting / max(target.preserved_accuracy + forgetting, 1e-9)
+    forgotten = metrics.forgetting(original.deposited_accuracy, target.deposited_accuracy)
     return {
         **{
             name: {f"{part}_accuracy": value for part, value in accuracy.summary().items()}
             for name, accuracy in (("original", original), ("target", target), ("recover", recover))
         },
-        "forgetting": forgetting,
-        "h_mean": round(h_mean, 2),
+        "forgetting": round(forgotten, 2),
+        "h_mean": round(metrics.h_mean(target.preserved_accuracy, forgotten), 2),
         "deposit_seconds": round(deposit_seconds, 2),
         "withdraw_seconds": round(withdraw_seconds, 3),
         "module_bytes": deposit["module_bytes"],
@@ -209,7 +209,7 @@ def connect(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> Clie
 def stay(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> None:
     out.print(f"\n[bold green]The service stays up at http://127.0.0.1:{port}[/bold green] (API docs at /docs).")
     out.print(f"  export LIRF_URL=http://127.0.0.1:{port} LIRF_STATE_FOLDER={folder / 'state'}", soft_wrap=True)
-    out.print("  uv run lirf classes digits        # and `lirf --help`. Ctrl-C here ends it and removes its state.")
+    out.print("  .venv/bin/lirf classes digits        # and `lirf --help`. Ctrl-C here ends it and removes its state.")
     try:
         service.wait()
     except KeyboardInterrupt:

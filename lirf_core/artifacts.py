@@ -1,6 +1,6 @@
 """Networks, lower parts and deposit modules to and from safetensors, and the checks that a stranger's file must pass.
 
-Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`network`, `upper`, `lower` or `module`),
+Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`upper`, `lower` or `module`),
 `architecture` (JSON of `ArchitectureSpec`), `split`, `upper_digest`, and for a module `widths` and `classes` (JSON).
 Tensors carry torchvision's parameter names.
 """
@@ -173,14 +173,17 @@ class Belonging:
 
 
 def dump_upper(network: SplitNetwork, belonging: Belonging) -> bytes:
+    """safetensors bytes of format `lirf/1`, part `upper`."""
     return _dump(network.upper, belonging.metadata("upper"))
 
 
 def dump_lower(network: SplitNetwork, belonging: Belonging) -> bytes:
+    """safetensors bytes of format `lirf/1`, part `lower`."""
     return _dump(network.lower, belonging.metadata("lower"))
 
 
 def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
+    """safetensors bytes of format `lirf/1`, part `module`, with its widths and classes."""
     extra = {"widths": json.dumps(pruning.widths(module.lower)), "classes": json.dumps(module.classes)}
     return _dump(module.lower, belonging.metadata("module") | extra)
 
@@ -188,8 +191,8 @@ def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
 def load_network(upper: bytes, lower: bytes, belonging: Belonging) -> SplitNetwork:
     """The two stored parts of one revision, joined and frozen. Raises `DoesNotFit` or `ForeignUpperPart`."""
     network = build(belonging.spec, belonging.split)
-    _restore(network.upper, upper, belonging.metadata("upper"))
-    _restore(network.lower, lower, belonging.metadata("lower"))
+    _fill(network.upper, upper, belonging.metadata("upper"))
+    _fill(network.lower, lower, belonging.metadata("lower"))
     if (found := digest(network.upper)) != belonging.upper_digest:
         raise ForeignUpperPart(f"the upper part is {found[:12]}, not {belonging.upper_digest[:12]}.")
     freeze(network)
@@ -203,7 +206,7 @@ def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
         lower = build(belonging.spec, belonging.split).lower
         lower = pruning.rebuild(lower, json.loads(metadata["widths"]))
     lower.to_empty(device="cpu")
-    _restore(lower, stored, belonging.metadata("module"))
+    _fill(lower, stored, belonging.metadata("module"))
     module = DepositModule(lower, json.loads(metadata["classes"]), metadata["upper_digest"])
     freeze(module)
     return module
@@ -224,7 +227,7 @@ def _metadata(stored: bytes) -> dict[str, str]:
     return metadata
 
 
-def _restore(part: nn.Module, stored: bytes, expected: dict[str, str]) -> None:
+def _fill(part: nn.Module, stored: bytes, expected: dict[str, str]) -> None:
     metadata = _metadata(stored)
     if metadata["upper_digest"] != expected["upper_digest"]:
         raise ForeignUpperPart(

@@ -90,7 +90,8 @@ def deposit(
 
     images: uint8 (N, C, H, W) of deposited classes only; labels: int64 (N,). `preserved` are the classes that the
     network answers for after this deposit. `on_step` is called after each step and stops the deposit by raising.
-    The result depends on the arguments alone (on one machine). Raises `DepositDiverged`.
+    The result depends on the arguments alone (on one machine). Raises `DepositDiverged`, and ValueError for a deposit
+    set that is empty or has images of another class, or when no class would be left.
     """
     _check_set(images, labels, deposited, preserved)
     shuffler = Generator().manual_seed(config.seed)

@@ -59,12 +59,18 @@ def distil(student_logits: Tensor, teacher_logits: Tensor, selected: Tensor, tem
 def knowledge_preservation(
     target_logits: Tensor, original_logits: Tensor, preserved: Tensor, temperature: float
 ) -> Tensor:
-    """L_kp, eq. 4: the target keeps the original's answer among the preserved classes."""
+    """L_kp, eq. 4: the target keeps the original's answer among the preserved classes.
+
+    Logits: (B, classes); preserved: (P,) class indices; temperature over 0. Returns a scalar.
+    """
     return distil(target_logits, original_logits, preserved, temperature)
 
 
 def partial_transfer(module_logits: Tensor, original_logits: Tensor, deposited: Tensor, temperature: float) -> Tensor:
-    """L_pt, eq. 6: the deposit module learns the original's answer among the deposited classes."""
+    """L_pt, eq. 6: the deposit module learns the original's answer among the deposited classes.
+
+    Logits: (B, classes); deposited: (D,) class indices; temperature over 0. Returns a scalar.
+    """
     return distil(module_logits, original_logits, deposited, temperature)
 
 
@@ -74,7 +80,10 @@ def recovery(recover_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def recover_logits(target_logits: Tensor, module_logits: Tensor, deposited: Tensor) -> Tensor:
-    """Eq. 8: preserved logits of the target, deposited logits of the module. Logits: (B, classes)."""
+    """Eq. 8: preserved logits of the target, deposited logits of the module.
+
+    Logits: (B, classes); deposited: (D,) class indices. Returns (B, classes).
+    """
     is_deposited = torch.zeros(target_logits.shape[1], dtype=torch.bool, device=target_logits.device)
     is_deposited[deposited] = True
     return module_logits.where(is_deposited, target_logits)

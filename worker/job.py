@@ -15,10 +15,9 @@ from app.datasets import service as datasets
 from app.deposits import jobs
 from app.deposits.doorbell import Doorbell
 from app.deposits.jobs import Cancelled, Job, LeaseLost
-from app.deposits.schemas import config_of
 from app.errors import Problem
 from app.settings import Settings
-from app.vault.service import Binding, Sealed, VaultDamaged, open_vault
+from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.compute import Compute
 from lirf_core.deposit import DepositDiverged, DepositResult, Progress, deposit
@@ -120,14 +119,14 @@ def _train(work: Work, job: Job, pulse: _Pulse) -> tuple[SplitNetwork, DepositRe
         job.deposited,
         job.preserved,
         job.preprocessing,
-        config_of(job.config),
+        job.config,
         work.compute,
         pulse.step,
     )
     return original, result
 
 
-def _store(work: Work, job: Job, result: DepositResult, pulse: _Pulse) -> tuple[Sealed, Sealed]:
+def _store(work: Work, job: Job, result: DepositResult, pulse: _Pulse) -> tuple[StoredObject, StoredObject]:
     pulse.phase("storing")
     belonging = job.network.belonging
     module = work.vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(result.module, belonging)])
@@ -138,7 +137,7 @@ def _store(work: Work, job: Job, result: DepositResult, pulse: _Pulse) -> tuple[
     return target, module
 
 
-def _read_back(work: Work, job: Job, target: Sealed, module: Sealed) -> tuple[SplitNetwork, DepositModule]:
+def _read_back(work: Work, job: Job, target: StoredObject, module: StoredObject) -> tuple[SplitNetwork, DepositModule]:
     """What will serve is what the vault gives back, decrypted and rebuilt, not what is in memory."""
     belonging = job.network.belonging
     network = artifacts.load_network(work.vault.read(job.network.upper), work.vault.read(target), belonging)

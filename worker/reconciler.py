@@ -1,4 +1,4 @@
-"""Puts right what crashes and lost messages left: `python -m worker.reconciler`, and a thread of `lirf up`.
+"""Puts right what crashes and lost messages left: `python -m worker.reconciler`, which `lirf up` starts too.
 
 One or several may run; every change is guarded, so that they do not disturb each other.
 """

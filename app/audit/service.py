@@ -10,6 +10,8 @@ from app.audit.tables import AuditEventRow
 from app.database import new_id, now
 from app.paging import PageRequest, newest_first
 
+RECONCILER = "reconciler"  # an actor of the service itself
+
 
 def record(
     session: Session,

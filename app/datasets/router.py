@@ -4,8 +4,8 @@ from starlette.concurrency import run_in_threadpool
 from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
-from app.dependencies import Operator, ReadingDep, SessionDep, SettingsDep, VaultDep
-from app.paging import Page, PageQuery
+from app.dependencies import Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.paging import Page
 from app.requests import streamed_to_file
 
 router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"])

@@ -17,7 +17,7 @@ from app.errors import Problem
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.vault import service as vaults
-from app.vault.service import Binding, Sealed, Vault
+from app.vault.service import Binding, StoredObject, Vault
 from lirf_core import archives
 from lirf_core.archives import ImageArchive, ImageSet
 
@@ -133,11 +133,11 @@ def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple
     return newest_first(session, sa.select(DatasetRow).where(DatasetRow.model_id == model.id), DatasetRow.id, page)
 
 
-def sealed(session: Session, dataset_id: str) -> Sealed:
-    return vaults.sealed(session, get(session, dataset_id).object_id)
+def stored(session: Session, dataset_id: str) -> StoredObject:
+    return vaults.stored(session, get(session, dataset_id).object_id)
 
 
-def load(vault: Vault, stored: Sealed, spool: Path, on_chunk: Callable[[], None] = lambda: None) -> ImageSet:
+def load(vault: Vault, stored: StoredObject, spool: Path, on_chunk: Callable[[], None] = lambda: None) -> ImageSet:
     """The images of a stored data set, mapped from a file that has no name and goes with them."""
     with tempfile.TemporaryFile(dir=spool) as file:
         vault.copy_to(stored, cast(BinaryIO, file), on_chunk)

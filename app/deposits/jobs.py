@@ -1,6 +1,5 @@
 """The life of a deposit job: every change is one guarded statement, so that of two workers only one can win."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,11 +16,11 @@ from app.registry import service as registry
 from app.registry.service import StoredNetwork
 from app.settings import Settings
 from app.vault import service as vaults
-from app.vault.service import Sealed, Vault
-from lirf_core.data import Preprocessing
+from app.vault.service import StoredObject, Vault
+from lirf_core.data import Augmentation, Preprocessing
+from lirf_core.deposit import DepositConfig
 
 WORKER = "worker"
-RECONCILER = "reconciler"
 
 
 class Cancelled(Exception):
@@ -43,11 +42,16 @@ class Job:
     class_names: list[str]
     preprocessing: Preprocessing
     network: StoredNetwork
-    deposit_set: Sealed
-    evaluation_set: Sealed | None
+    deposit_set: StoredObject
+    evaluation_set: StoredObject | None
     deposited: list[int]
     preserved: list[int]
-    config: dict[str, Any]
+    config: DepositConfig
+
+
+def config_of(stored: dict[str, Any]) -> DepositConfig:
+    """The stored settings as lirf_core's."""
+    return DepositConfig(**{**stored, "augmentation": Augmentation(**stored["augmentation"])})
 
 
 def claim(session: Session, settings: Settings, deposit_id: str) -> Job | None:
@@ -95,11 +99,11 @@ def _job(session: Session, deposit_id: str) -> Job:
         class_names=model.class_names,
         preprocessing=registry.preprocessing_of(model),
         network=registry.stored_network(session, model),
-        deposit_set=datasets.sealed(session, row.dataset_id),
-        evaluation_set=datasets.sealed(session, row.evaluation_set_id) if row.evaluation_set_id else None,
+        deposit_set=datasets.stored(session, row.dataset_id),
+        evaluation_set=datasets.stored(session, row.evaluation_set_id) if row.evaluation_set_id else None,
         deposited=sorted(deposited),
         preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
-        config=row.config,
+        config=config_of(row.config),
     )
 
 
@@ -114,7 +118,7 @@ def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str
 
 
 def publish(
-    session: Session, vault: Vault, job: Job, target: Sealed, module: Sealed, metrics: dict[str, Any] | None
+    session: Session, vault: Vault, job: Job, target: StoredObject, module: StoredObject, metrics: dict[str, Any] | None
 ) -> None:
     """The one transaction that makes a deposit true. Both objects were read back. Raises `Cancelled`, `LeaseLost`."""
     with vault.discarded_on_error(target, module), session.begin():
@@ -145,7 +149,7 @@ def publish(
             },
         )
         garbage = _shred_deposit_set(session, row, WORKER)
-    _remove(vault, garbage)
+    vault.remove(garbage)
 
 
 def fail(session: Session, vault: Vault, job: Job, reason: str) -> None:
@@ -206,7 +210,7 @@ def _end(session: Session, vault: Vault, job: Job, state: State, action: str, fa
             details={"failure": failure} if failure else None,
         )
         garbage = _shred_deposit_set(session, row, WORKER)
-    _remove(vault, garbage)
+    vault.remove(garbage)
 
 
 def end_queued(session: Session, row: DepositRow, actor: str) -> list[str]:
@@ -250,7 +254,7 @@ def reconcile(session: Session, vault: Vault, settings: Settings) -> list[str]:
         )
         ids = list(session.scalars(silent.order_by(DepositRow.id).limit(1000)))
         session.execute(sa.update(DepositRow).where(DepositRow.id.in_(ids)).values(rung_at=now()))
-    _remove(vault, garbage)
+    vault.remove(garbage)
     return ids
 
 
@@ -277,8 +281,10 @@ def _take_back(session: Session, settings: Settings, row: DepositRow) -> list[st
     if not changes(session, expired.values(**values)):
         return []
     session.refresh(row)
-    audit.record(session, RECONCILER, action, model=model.name, subject=row.id, details={"attempts": row.attempts})
-    return _shred_deposit_set(session, row, RECONCILER) if row.state != State.QUEUED else []
+    audit.record(
+        session, audit.RECONCILER, action, model=model.name, subject=row.id, details={"attempts": row.attempts}
+    )
+    return _shred_deposit_set(session, row, audit.RECONCILER) if row.state != State.QUEUED else []
 
 
 def _held(job: Job, even_if_cancelled: bool = False) -> sa.Update:
@@ -298,8 +304,3 @@ def _explain_lost(session: Session, job: Job) -> None:
 
 def _shred_deposit_set(session: Session, row: DepositRow, actor: str) -> list[str]:
     return [] if row.keeps_dataset else datasets.shred(session, actor, row.dataset_id)
-
-
-def _remove(vault: Vault, names: Sequence[str]) -> None:
-    for name in names:
-        vault.objects.remove(name)

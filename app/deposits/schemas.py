@@ -1,10 +1,9 @@
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.wire import Id, Text
-from lirf_core.data import Augmentation
 from lirf_core.deposit import DepositConfig
 
 _DEFAULT = DepositConfig()
@@ -43,11 +42,6 @@ class DepositConfigIn(BaseModel):
     weight_decay: float = Field(_DEFAULT.weight_decay, ge=0, le=1)
     augmentation: AugmentationIn = AugmentationIn()
     seed: int = Field(_DEFAULT.seed, ge=0, lt=1 << 31)
-
-
-def config_of(stored: dict[str, Any]) -> DepositConfig:
-    """The stored settings as lirf_core's."""
-    return DepositConfig(**{**stored, "augmentation": Augmentation(**stored["augmentation"])})
 
 
 class DepositCreate(BaseModel):

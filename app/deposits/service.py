@@ -17,7 +17,7 @@ from app.errors import Problem
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.vault import service as vaults
-from app.vault.service import Sealed, Vault
+from app.vault.service import StoredObject, Vault
 
 
 class UnknownDeposit(Problem):
@@ -118,8 +118,7 @@ def discard_dataset(session: Session, vault: Vault, actor: Actor, model_name: st
         if session.scalar(sa.select(DepositRow.id).where(using, DepositRow.state.in_(UNFINISHED))):
             raise DatasetBusy(f"data set '{dataset.id}' is used by a deposit that has not ended; cancel it first.")
         garbage = datasets.shred(session, actor.name, dataset.id)
-    for name in garbage:
-        vault.objects.remove(name)
+    vault.remove(garbage)
 
 
 def _check_classes(session: Session, model: registry.ModelRow, indices: list[int]) -> None:
@@ -130,13 +129,7 @@ def _check_classes(session: Session, model: registry.ModelRow, indices: list[int
         raise AlreadyDeposited(
             f"{_named([names[i] for i in taken])} of model '{model.name}' {_are(taken)} deposited already."
         )
-    pending = set(
-        session.scalars(
-            sa.select(DepositClassRow.class_index)
-            .join(DepositRow, DepositRow.id == DepositClassRow.deposit_id)
-            .where(DepositRow.model_id == model.id, DepositRow.state.in_(UNFINISHED))
-        )
-    )
+    pending = pending_classes(session, model.id).keys()
     if taken := sorted(pending & set(indices)):
         raise AlreadyDeposited(
             f"{_named([names[i] for i in taken])} of model '{model.name}' {_are(taken)} in a deposit that has not "
@@ -174,8 +167,7 @@ def cancel(session: Session, vault: Vault, actor: Actor, deposit_id: str) -> Dep
             raise NotCancellable(
                 f"deposit '{deposit_id}' is {row.state}; only a queued or running deposit is cancelled."
             )
-    for name in garbage:
-        vault.objects.remove(name)
+    vault.remove(garbage)
     return row
 
 
@@ -217,11 +209,11 @@ def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
     return dict(session.execute(query).all())
 
 
-def module(session: Session, row: DepositRow) -> Sealed:
+def module(session: Session, row: DepositRow) -> StoredObject:
     """The deposit module in the vault. Raises `NotDeposited`."""
     if row.module_object_id is None:
         raise NotDeposited(f"deposit '{row.id}' is {row.state}; only a finished deposit holds a module.")
-    return vaults.sealed(session, row.module_object_id)
+    return vaults.stored(session, row.module_object_id)
 
 
 def _named(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from app.deposits import service as deposits
 from app.errors import Problem
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
-from app.vault.service import Sealed, Vault
+from app.vault.service import StoredObject, Vault
 from app.withdrawals import service as withdrawals
 from app.withdrawals.service import WithdrawalState
 from lirf_core import artifacts
@@ -30,7 +30,7 @@ class WithdrawalOfOtherModel(Problem):
 
 @dataclass(frozen=True)
 class StoredModule:
-    sealed: Sealed
+    sealed: StoredObject
     deposit_id: str
     classes: tuple[int, ...]
 
@@ -151,7 +151,7 @@ class InferenceEngine:
         assert isinstance(part, SplitNetwork)
         return part
 
-    def _module(self, network: StoredNetwork, sealed: Sealed) -> DepositModule:
+    def _module(self, network: StoredNetwork, sealed: StoredObject) -> DepositModule:
         part = self._part(sealed.name, lambda: artifacts.load_module(self._vault.read(sealed), network.belonging))
         assert isinstance(part, DepositModule)
         return part

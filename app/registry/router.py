@@ -1,8 +1,8 @@
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from app.dependencies import AnyKey, Operator, ReadingDep, SessionDep, SettingsDep, VaultDep
-from app.paging import Page, PageQuery
+from app.dependencies import AnyKey, Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.paging import Page
 from app.registry import service
 from app.registry.schemas import Model, ModelCreate
 from app.requests import LimitedRoute, streamed_to_file

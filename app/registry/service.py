@@ -16,7 +16,7 @@ from app.paging import PageRequest, newest_first
 from app.registry.tables import ModelClassRow, RevisionRow
 from app.registry.tables import ModelRow as ModelRow
 from app.vault import service as vaults
-from app.vault.service import Binding, Sealed, Vault
+from app.vault.service import Binding, StoredObject, Vault
 from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.artifacts import Belonging
@@ -52,12 +52,13 @@ class UnknownClass(Problem):
 class StoredNetwork:
     """A revision in the vault, ready to be opened."""
 
-    upper: Sealed
-    lower: Sealed
+    upper: StoredObject
+    lower: StoredObject
     belonging: Belonging
     revision: int
 
     def open(self, vault: Vault) -> SplitNetwork:
+        """The network, frozen. Raises `VaultDamaged`, `DoesNotFit`, `ForeignUpperPart`."""
         return artifacts.load_network(vault.read(self.upper), vault.read(self.lower), self.belonging)
 
 
@@ -210,7 +211,7 @@ def stored_network(session: Session, model: ModelRow) -> StoredNetwork:
     assert model.upper_object_id is not None
     assert model.revision is not None
     revision = session.get_one(RevisionRow, (model.id, model.revision))
-    upper, lower = vaults.sealed(session, model.upper_object_id), vaults.sealed(session, revision.lower_object_id)
+    upper, lower = vaults.stored(session, model.upper_object_id), vaults.stored(session, revision.lower_object_id)
     return StoredNetwork(upper, lower, belonging_of(model), model.revision)
 
 
@@ -234,7 +235,9 @@ def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:
     return sorted(index[name] for name in names)
 
 
-def publish_revision(session: Session, model_id: str, lower: Sealed, deposit_id: str, deposited: Sequence[int]) -> int:
+def publish_revision(
+    session: Session, model_id: str, lower: StoredObject, deposit_id: str, deposited: Sequence[int]
+) -> int:
     """In the caller's transaction: a new target lower part serves, and these classes are held by the deposit."""
     model = session.get_one(ModelRow, model_id)
     assert model.revision is not None

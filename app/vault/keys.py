@@ -1,6 +1,7 @@
 """Master keys wrap data keys. One small interface, so that a key service can take the place of the file."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
@@ -54,8 +55,9 @@ class FileMasterKeys:
 def _create(path: Path) -> None:
     keyset = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM)
     text = tink.json_proto_keyset_format.serialize(keyset, secret_key_access.TOKEN)
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # mode 0600
+    own = Path(name)
+    with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -53,7 +53,7 @@ class Binding:
 
 
 @dataclass(frozen=True)
-class Sealed:
+class StoredObject:
     """A stored object: enough to open it, and what `record` writes down."""
 
     id: str
@@ -73,8 +73,11 @@ class Vault:
         self.objects = objects
         self._keys = keys
 
-    def put(self, binding: Binding, chunks: Iterable[bytes]) -> Sealed:
-        """Encrypts a stream into a new object, durable before this returns. Only `record` makes it count."""
+    def put(self, binding: Binding, chunks: Iterable[bytes]) -> StoredObject:
+        """Encrypts a stream into a new object, durable before this returns. Only `record` makes it count.
+
+        Raises OSError; then nothing is kept.
+        """
         template = streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_1MB
         data_key = tink.new_keyset_handle(template)
         wrapped = self._keys.wrap(
@@ -89,9 +92,11 @@ class Vault:
                     plaintext_bytes += len(chunk)
                     encrypting.write(chunk)
             self.objects.keep(file, sink.digest())
-        return Sealed(new_id(), sink.digest(), binding, wrapped, self._keys.version, plaintext_bytes, sink.written)
+        return StoredObject(
+            new_id(), sink.digest(), binding, wrapped, self._keys.version, plaintext_bytes, sink.written
+        )
 
-    def copy_to(self, sealed: Sealed, sink: BinaryIO, on_chunk: Callable[[], None] = lambda: None) -> None:
+    def copy_to(self, sealed: StoredObject, sink: BinaryIO, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Decrypts into `sink`, which must not be used unless this returns; calls `on_chunk` for each MiB.
 
         Raises `VaultDamaged`.
@@ -112,21 +117,21 @@ class Vault:
                     is_whole = total == sealed.plaintext_bytes and source.digest_of_all() == sealed.name
         except (tink.TinkError, OSError, ValueError) as error:
             raise VaultDamaged(
-                f"{sealed.binding.kind} object {sealed.name[:12]} does not open; restore it from a backup."
+                f"{sealed.binding.kind} object {sealed.name[:12]} does not open; bring its file back from a backup."
             ) from error
         if not is_whole:
             raise VaultDamaged(
-                f"{sealed.binding.kind} object {sealed.name[:12]} was changed; restore it from a backup."
+                f"{sealed.binding.kind} object {sealed.name[:12]} was changed; bring its file back from a backup."
             )
 
-    def read(self, sealed: Sealed) -> bytes:
+    def read(self, sealed: StoredObject) -> bytes:
         """The whole plaintext, in memory: for networks and modules, which are loaded whole anyway."""
         sink = io.BytesIO()
         self.copy_to(sealed, sink)
         return sink.getvalue()
 
     @contextmanager
-    def discarded_on_error(self, *stored: Sealed) -> Iterator[None]:
+    def discarded_on_error(self, *stored: StoredObject) -> Iterator[None]:
         """Removes objects whose rows are not written after all.
 
         After an error of the database, or a signal, nobody knows whether the commit took place: then the objects
@@ -137,9 +142,13 @@ class Vault:
         except sa.exc.SQLAlchemyError:
             raise
         except Exception:
-            for sealed in stored:
-                self.objects.remove(sealed.name)
+            self.remove([stored_object.name for stored_object in stored])
             raise
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes bytes whose key is shredded, or that no row names."""
+        for name in names:
+            self.objects.remove(name)
 
 
 def open_vault(settings: Settings) -> Vault:
@@ -148,7 +157,7 @@ def open_vault(settings: Settings) -> Vault:
     return Vault(objects, FileMasterKeys(settings.master_key))
 
 
-def record(session: Session, sealed: Sealed) -> str:
+def record(session: Session, sealed: StoredObject) -> str:
     """Writes the object down in the caller's transaction and returns its id: from then on it is kept."""
     session.add(
         VaultObjectRow(
@@ -168,13 +177,13 @@ def record(session: Session, sealed: Sealed) -> str:
     return sealed.id
 
 
-def sealed(session: Session, object_id: str) -> Sealed:
+def stored(session: Session, object_id: str) -> StoredObject:
     """What is needed to open a recorded object. Raises `Shredded`."""
     row = session.get_one(VaultObjectRow, object_id)
     if row.wrapped_key is None:
         raise Shredded(f"{row.kind} object {row.name[:12]} was shredded at {row.shredded_at:%Y-%m-%d %H:%M} UTC.")
     binding = Binding(row.kind, row.model_id, row.subject_id)  # type: ignore[arg-type]
-    return Sealed(
+    return StoredObject(
         row.id, row.name, binding, row.wrapped_key, row.master_key_version, row.plaintext_bytes, row.ciphertext_bytes
     )
 

@@ -17,8 +17,6 @@ from app.registry import service as registry
 from app.withdrawals.tables import WithdrawalDepositRow
 from app.withdrawals.tables import WithdrawalRow as WithdrawalRow
 
-RECONCILER = "reconciler"
-
 
 class WithdrawalState(StrEnum):
     ACTIVE = "active"
@@ -109,7 +107,8 @@ def end_expired(session: Session) -> int:
     with session.begin():
         query = sa.select(WithdrawalRow).where(WithdrawalRow.ended_at.is_(None), WithdrawalRow.expires_at <= now())
         return sum(
-            _end(session, row, RECONCILER, "withdrawal.expired") for row in session.scalars(query.limit(1000)).all()
+            _end(session, row, audit.RECONCILER, "withdrawal.expired")
+            for row in session.scalars(query.limit(1000)).all()
         )
 
 

@@ -13,6 +13,8 @@ def test_migrations_make_exactly_the_tables_of_the_code(database: Database) -> N
 
 def test_upgrading_twice_changes_nothing(database: Database) -> None:
     database.upgrade()
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 def test_times_come_back_in_utc(database: Database) -> None:

@@ -78,5 +78,9 @@ def test_an_archive_over_the_limit_is_cut_off(service: Service) -> None:
 
 
 def test_a_model_without_weights_takes_no_data(service: Service) -> None:
-    with pytest.raises(LirfError, match="there is no model 'birds'"):
-        service.operator.upload_dataset("birds", service.archive(["auk"]))
+    preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+    architecture = {"name": "resnet18-small"}
+    service.operator.register_model("bare", architecture=architecture, classes=["a", "b"], preprocessing=preprocessing)
+    with pytest.raises(LirfError, match="model 'bare' has no weights yet") as caught:
+        service.operator.upload_dataset("bare", service.archive(["auk"]))
+    assert caught.value.status == 409

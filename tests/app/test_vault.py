@@ -11,7 +11,7 @@ from app.settings import Settings
 from app.vault import service as vaults
 from app.vault.keys import FileMasterKeys, UnsafeKeyFile
 from app.vault.objects import ObjectStore
-from app.vault.service import Binding, Sealed, Shredded, Vault, VaultDamaged
+from app.vault.service import Binding, Shredded, StoredObject, Vault, VaultDamaged
 
 BINDING = Binding("module", "model-1", "deposit-1")
 
@@ -54,7 +54,7 @@ def test_the_same_plaintext_twice_has_two_names(vault: Vault) -> None:
     assert vault.put(BINDING, [b"same"]).name != vault.put(BINDING, [b"same"]).name
 
 
-def path_of(vault: Vault, sealed: Sealed) -> Path:
+def path_of(vault: Vault, sealed: StoredObject) -> Path:
     return next(Path(vault.objects._root).rglob(sealed.name))
 
 
@@ -80,7 +80,7 @@ def test_flipped_cut_and_appended_bytes_are_all_refused(local: Vault) -> None:
     path.write_bytes(good)
     assert local.read(sealed) == content(100_000)
     path.unlink()
-    with pytest.raises(VaultDamaged, match="restore it from a backup"):
+    with pytest.raises(VaultDamaged, match="bring its file back from a backup"):
         local.read(sealed)
 
 
@@ -92,7 +92,7 @@ def test_an_object_cannot_take_the_place_of_another(local: Vault) -> None:
     second.write_bytes(a)
     with pytest.raises(VaultDamaged):
         local.read(mine)
-    elsewhere = Sealed(mine.id, other.name, Binding("module", "model-2", "deposit-1"), mine.wrapped_key, 1, 4, 0)
+    elsewhere = StoredObject(mine.id, other.name, Binding("module", "model-2", "deposit-1"), mine.wrapped_key, 1, 4, 0)
     with pytest.raises(VaultDamaged):
         local.read(elsewhere)
 
@@ -148,10 +148,10 @@ def test_a_shredded_object_does_not_open(local: Vault, database: Database, setti
     with database.session() as session, session.begin():
         vaults.record(session, sealed)
     with database.session() as session, session.begin():
-        assert vaults.sealed(session, sealed.id) == sealed
+        assert vaults.stored(session, sealed.id) == sealed
         assert vaults.shred(session, sealed.id) == sealed.name
     with database.session() as session, session.begin(), pytest.raises(Shredded, match="was shredded at"):
-        vaults.sealed(session, sealed.id)
+        vaults.stored(session, sealed.id)
 
 
 def test_copying_stops_before_the_end_of_a_damaged_stream_is_believed(local: Vault) -> None:

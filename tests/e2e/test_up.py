@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,14 @@ def weights(tmp_path: Path, digits_network: SplitNetwork) -> Path:
     return write_weights(tmp_path / "digits.safetensors", digits_network)
 
 
+@pytest.fixture(scope="module")
+def open_terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A terminal whose service runs for several tests: starting one takes seconds."""
+    terminal = Terminal(tmp_path_factory.mktemp("up"))
+    with terminal.up():
+        yield terminal
+
+
 def processes_of(folder: Path) -> list[str]:
     """Command lines of living processes whose environment names the folder."""
     found = []
@@ -79,50 +88,52 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def register(terminal: Terminal, weights: Path) -> Any:
+def register(terminal: Terminal, weights: Path, name: str = "digits") -> Any:
     options = ["--architecture", "resnet18-small", "--width", "0.25", "--size", "16", "--mean", "0.3", "--std", "0.35"]
-    return terminal.json("register", "digits", "--weights", str(weights), "--classes", ",".join(CLASSES), *options)
+    return terminal.json("register", name, "--weights", str(weights), "--classes", ",".join(CLASSES), *options)
 
 
-def test_a_whole_day_at_the_terminal(terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path) -> None:
-    with terminal.up():
-        assert "There is no model yet" in terminal.run("models")
-        assert register(terminal, weights)["state"] == "ready"
-        images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
-        held_out = digits.write_zip(tmp_path / "held-out.zip", digits.held_out)
-        short = ["--epochs", "20", "--batch-size", "32", "--learning-rate", "0.006", "--crop-padding", "1", "--no-flip"]
-        told = terminal.run(
-            "deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended", *short
-        )
-        assert "0, 1, 2 of digits are forgotten (revision 1" in told
-        before, after = (row for row in told.splitlines() if row.strip().startswith(("original", "target")))
-        assert "deposited" in before
-        assert "deposited" in after
+def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path) -> None:
+    terminal = open_terminal
+    assert "There is no model yet" in terminal.run("models")
+    assert register(terminal, weights)["state"] == "ready"
+    images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
+    held_out = digits.write_zip(tmp_path / "held-out.zip", digits.held_out)
+    short = ["--epochs", "20", "--batch-size", "32", "--learning-rate", "0.006", "--crop-padding", "1", "--no-flip"]
+    told = terminal.run(
+        "deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended", *short
+    )
+    assert "0, 1, 2 of digits are forgotten (revision 1" in told
+    before, after = (row for row in told.splitlines() if row.strip().startswith(("original", "target")))
+    assert "deposited" in before
+    assert "deposited" in after
 
-        classes = terminal.json("classes", "digits")
-        assert [item["state"] for item in classes] == ["deposited"] * 3 + ["preserved"] * 7
-        assert all(item["accuracy_before"] > 90 > 40 > item["accuracy_after"] for item in classes[:3])
-        assert "licence ended" in terminal.run("classes", "digits")
+    classes = terminal.json("classes", "digits")
+    assert [item["state"] for item in classes] == ["deposited"] * 3 + ["preserved"] * 7
+    assert all(item["accuracy_before"] > 90 > 40 > item["accuracy_after"] for item in classes[:3])
+    assert "licence ended" in terminal.run("classes", "digits")
 
-        zero = tmp_path / "zero.png"
-        from PIL import Image
+    zero = tmp_path / "zero.png"
+    from PIL import Image
 
-        Image.fromarray(digits.images[digits.of_classes(digits.held_out, [0])[0]]).save(zero)
-        assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
-        deposit_id = classes[0]["deposit_id"]
-        withdrawal = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--hours", "1")
-        assert terminal.json("predict", "digits", str(zero))["predictions"][0]["class"] == "0"
-        assert "0, 1, 2 of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
-        assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
+    Image.fromarray(digits.images[digits.of_classes(digits.held_out, [0])[0]]).save(zero)
+    assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
+    deposit_id = classes[0]["deposit_id"]
+    withdrawal = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--hours", "1")
+    assert terminal.json("predict", "digits", str(zero))["predictions"][0]["class"] == "0"
+    assert "0, 1, 2 of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
+    assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
 
-        audit = terminal.json("audit", "--model", "digits")
-        assert audit[0]["action"] == "withdrawal.revoked"
-        assert "is revoked since" in terminal.run("revoke", withdrawal["id"], code=1)
-        assert len(terminal.json("audit", "--limit", "3")) == 3
-        key = terminal.json("keys", "create", "reader")["key"]
-        terminal.environment["LIRF_API_KEY"] = key
+    audit = terminal.json("audit", "--model", "digits")
+    assert audit[0]["action"] == "withdrawal.revoked"
+    assert "is revoked since" in terminal.run("revoke", withdrawal["id"], code=1)
+    assert len(terminal.json("audit", "--limit", "3")) == 3
+    key = terminal.json("keys", "create", "reader")["key"]
+    terminal.environment["LIRF_API_KEY"] = key
+    try:
         assert "this needs the role auditor" in terminal.run("audit", code=1)
-    assert processes_of(terminal.folder) == []
+    finally:
+        del terminal.environment["LIRF_API_KEY"]
 
 
 def test_a_deposit_goes_on_after_the_service_was_stopped_in_it(
@@ -142,16 +153,13 @@ def test_a_deposit_goes_on_after_the_service_was_stopped_in_it(
 
 
 def test_a_folder_of_class_folders_is_as_good_as_a_zip(
-    terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
+    open_terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
 ) -> None:
-    import zipfile
-
-    with terminal.up():
-        register(terminal, weights)
-        zipped = digits.write_zip(tmp_path / "d.zip", digits.of_classes(digits.training, [7])[:8])
-        zipfile.ZipFile(zipped).extractall(tmp_path / "folder")
-        ended = terminal.json("deposit", "digits", str(tmp_path / "folder"), "--reason", "r", "--epochs", "1")
-        assert (ended["state"], ended["classes"]) == ("deposited", ["7"])
+    register(open_terminal, weights, "folders")
+    zipped = digits.write_zip(tmp_path / "d.zip", digits.of_classes(digits.training, [7])[:8])
+    zipfile.ZipFile(zipped).extractall(tmp_path / "folder")
+    ended = open_terminal.json("deposit", "folders", str(tmp_path / "folder"), "--reason", "r", "--epochs", "1")
+    assert (ended["state"], ended["classes"]) == ("deposited", ["7"])
 
 
 def test_one_state_folder_has_one_service_and_killing_it_leaves_no_process(terminal: Terminal) -> None:
@@ -181,10 +189,19 @@ def test_every_command_has_help() -> None:
         assert name in ("up", "migrate") or "--json" in [o for p in command.params for o in p.opts], name
 
 
-def test_a_registration_with_wrong_weights_leaves_no_model(terminal: Terminal, tmp_path: Path) -> None:
+def test_a_registration_with_wrong_weights_leaves_no_model(open_terminal: Terminal, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"PK\x03\x04 torch")
-    with terminal.up():
-        options = ["--weights", str(wrong), "--classes", "a,b", "--architecture", "resnet18", "--size", "32"]
-        assert "save the state dict with safetensors" in terminal.run("register", "x", *options, code=1)
-        assert terminal.json("models") == []
+    options = ["--weights", str(wrong), "--classes", "a,b", "--architecture", "resnet18", "--size", "32"]
+    assert "save the state dict with safetensors" in open_terminal.run("register", "wrong", *options, code=1)
+    assert "wrong" not in {model["name"] for model in open_terminal.json("models")}
+
+
+def test_a_refused_deposit_leaves_no_data_set(
+    open_terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
+) -> None:
+    register(open_terminal, weights, "refusals")
+    everything = digits.write_zip(tmp_path / "all.zip", digits.held_out[:100])
+    told = open_terminal.run("deposit", "refusals", str(everything), "--reason", "[/b] all of it", code=1)
+    assert "would have no class left" in told
+    assert "dataset.shredded" in open_terminal.run("audit", "--model", "refusals")

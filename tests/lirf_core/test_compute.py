@@ -4,6 +4,7 @@ import torch
 from lirf_core.compute import Compute
 from lirf_core.deposit import deposit
 from lirf_core.metrics import logits_of
+from lirf_core.network import digest
 from tests.lirf_core.factories import PREPROCESSING, QUICK, images, network
 
 # What a GPU gets, on the CPU, which has bf16 and channels-last too.
@@ -22,10 +23,19 @@ def test_a_deposit_runs_in_bf16_and_channels_last_and_keeps_float32_weights() ->
     assert torch.allclose(answers, logits_of(result.target, pixels, PREPROCESSING, Compute.pick("cpu")), atol=0.1)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
-    if torch.cuda.is_available():
-        assert Compute.pick().device.type == "cuda"
-    else:
-        assert Compute.pick() == Compute.pick("cpu")
-        with pytest.raises(RuntimeError, match="use 'cpu' or 'auto'"):
-            Compute.pick("cuda:0")
+    assert Compute.pick() == Compute.pick("cpu")
+    with pytest.raises(RuntimeError, match="use 'cpu' or 'auto'"):
+        Compute.pick("cuda:0")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_is_picked_and_deposits_reproducibly() -> None:
+    compute = Compute.pick()
+    assert compute.device.type == "cuda"
+    pixels, labels = images(24, [0, 1])
+    first, second = (
+        deposit(network(), pixels, labels, [0, 1], [2, 3, 4], PREPROCESSING, QUICK, compute) for _ in range(2)
+    )
+    assert digest(first.target.lower) == digest(second.target.lower)

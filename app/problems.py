@@ -1,0 +1,81 @@
+"""Problem details (RFC 9457): how errors become answers."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import Problem
+
+TYPE_PREFIX = "urn:lirf:problem:"
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemDetails(BaseModel):
+    """The wire form; a problem may have further members, such as `errors` or `unreadable`."""
+
+    type: str = Field(examples=[TYPE_PREFIX + "unknown-class"])
+    title: str = Field(examples=["A class name is not one of the model's"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["model 'birds' has no class 'dodo'; its classes are 'auk', 'emu' (2)."])
+
+
+def _answer(
+    status: int, slug: str, title: str, detail: str, members: dict[str, Any], headers: Any = None
+) -> JSONResponse:
+    # `error` is where clients of the Open Inference Protocol look for the message.
+    detail = detail.encode("utf-8", "backslashreplace").decode()  # a hostile name may hold half a surrogate pair
+    body = {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail, "error": detail, **members}
+    return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+class RefuseNul:
+    """No name or id holds a NUL character, and PostgreSQL takes none: answers 404 before any route sees it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "\0" in scope["path"]:
+            answer = _answer(404, "not-found", "Not Found", "The path holds a NUL character.", {})
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the application a problem+json answer."""
+
+    @app.exception_handler(Problem)
+    def of_a_domain(request: Request, problem: Problem) -> JSONResponse:
+        headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None
+        return _answer(problem.status, problem.slug, problem.title, problem.detail, problem.members, headers)
+
+    @app.exception_handler(RequestValidationError)
+    def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        # `input` and `ctx` may hold what the client sent: say where and what, do not echo.
+        found = [{"at": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
+        detail = "; ".join(f"{e['at']}: {e['message']}" for e in found[:5])
+        return _answer(
+            422, "invalid-request", "The request is not well-formed", detail, {"errors": jsonable_encoder(found)}
+        )
+
+    @app.exception_handler(HTTPException)
+    def of_http(request: Request, error: HTTPException) -> JSONResponse:
+        phrase = HTTPStatus(error.status_code).phrase
+        detail = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.url.path}"
+        return _answer(error.status_code, phrase.lower().replace(" ", "-"), phrase, detail, {}, error.headers)
+
+    @app.exception_handler(Exception)
+    def of_a_fault(request: Request, error: Exception) -> JSONResponse:
+        detail = (
+            "The service failed, and whether the change was made is not known: look at the resource, then try again. "
+            "The log of the service says more."
+        )
+        return _answer(500, "internal-error", "Internal error", detail, {})

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 
 from app import problems
 from app.access.router import router as keys
@@ -67,7 +68,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         database.engine.dispose()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="LIRF",
         version="0.1.0",
         summary="Learning with Recoverable Forgetting as a service",

@@ -10,7 +10,15 @@ from app.main import create_app
 from lirf_client import LirfError
 from tests.app.conftest import Service
 
-OPEN = {"/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect", "/"}
+OPEN = {
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/docs",
+    "/openapi.json",
+    "/static-offline-docs",
+    "/docs/oauth2-redirect",
+    "/",
+}
 NEEDS = {
     "POST /v1/models": {Role.OPERATOR},
     "DELETE /v1/models/{name}": {Role.OPERATOR},

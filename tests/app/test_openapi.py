@@ -1,7 +1,9 @@
 """The interactive documentation has an example for each body, and the examples are good."""
 
+import re
 from typing import Any
 
+import httpx
 from pydantic import TypeAdapter
 
 from app.access.schemas import KeyCreate
@@ -10,6 +12,7 @@ from app.inference.schemas import InferRequest
 from app.main import create_app
 from app.registry.schemas import ModelCreate
 from app.withdrawals.schemas import WithdrawalCreate
+from tests.app.conftest import Service
 
 
 def test_every_json_body_has_an_example_that_it_takes() -> None:
@@ -29,6 +32,15 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
         assert examples
         for example in examples:
             TypeAdapter(known[name]).validate_python(example)
+
+
+def test_the_interactive_documentation_needs_no_other_host(service: Service) -> None:
+    page = httpx.get(f"{service.url}/docs").text
+    assets = re.findall(r'(?:src|href)="(.*?)"', page)
+    assert len(assets) >= 2
+    for asset in assets:
+        assert asset.startswith("/static-offline-docs/")
+        assert httpx.get(service.url + asset).status_code == 200
 
 
 def test_every_operation_says_what_it_does() -> None:

@@ -83,7 +83,7 @@ class Embedded:
 
     def _keep(self, arguments: list[str], stop_signal: signal.Signals) -> None:
         """Starts a process, and starts it again when it dies."""
-        environment = {**os.environ, "LIRF_STATE_FOLDER": str(self.settings.folder), "LIRF_EMBEDDED": "1"}
+        environment = {**os.environ, "LIRF_STATE_FOLDER": str(self.settings.folder), "LIRF_EMBEDDED": str(os.getpid())}
         while not self._stop.is_set():
             # A session of its own: Ctrl-C is ours to pass on, and its children are ended with it.
             process = subprocess.Popen(  # noqa: S603

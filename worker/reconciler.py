@@ -4,7 +4,6 @@ One or several may run; every change is guarded, so that they do not disturb eac
 """
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -17,6 +16,7 @@ from app.deposits.doorbell import Doorbell
 from app.settings import Settings
 from app.vault.service import open_vault
 from app.withdrawals import service as withdrawals
+from worker.orphan import is_orphaned
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +37,16 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    settings, stop, parent = Settings(), threading.Event(), os.getppid()
+    settings, stop = Settings(), threading.Event()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if "LIRF_EMBEDDED" in os.environ:
-        threading.Thread(target=_stop_without, args=(parent, stop), daemon=True).start()
+    threading.Thread(target=_stop_when_orphaned, args=(stop,), daemon=True).start()
     run(settings, stop)
 
 
-def _stop_without(parent: int, stop: threading.Event) -> None:
-    """`lirf up` started this process; when it is gone, however it went, this ends too."""
-    while os.getppid() == parent:
+def _stop_when_orphaned(stop: threading.Event) -> None:
+    while not is_orphaned():
         time.sleep(1)
     stop.set()
 

@@ -12,6 +12,7 @@ from celery.signals import worker_process_init, worker_ready
 from app.deposits.doorbell import TASK
 from app.settings import Settings
 from worker.celery_app import app
+from worker.orphan import is_orphaned
 
 if TYPE_CHECKING:
     from worker.job import Work
@@ -32,18 +33,17 @@ def _prepare(**_: Any) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: Any) -> None:
-    threading.Thread(target=_end_when_useless, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_when_useless, daemon=True).start()
 
 
-def _end_when_useless(parent: int) -> None:
+def _end_when_useless() -> None:
     """Ends this worker when its pool cannot be repaired, or when `lirf up`, which started it, is gone.
 
     With a broker that has no event loop (the SQLite file), billiard's thread "Supervisor" replaces dead children. Where
     it has crashed itself, the worker would stay up and do nothing; whoever runs it starts it again.
     """
-    is_embedded = "LIRF_EMBEDDED" in os.environ
     supervisors = [thread for thread in threading.enumerate() if type(thread).__name__ == "Supervisor"]
-    while all(thread.is_alive() for thread in supervisors) and not (is_embedded and os.getppid() != parent):
+    while all(thread.is_alive() for thread in supervisors) and not is_orphaned():
         time.sleep(1)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -165,7 +165,8 @@ def test_a_folder_of_class_folders_is_as_good_as_a_zip(
 def test_one_state_folder_has_one_service_and_killing_it_leaves_no_process(terminal: Terminal) -> None:
     with terminal.up() as process:
         assert "another `lirf up` runs in" in terminal.run("up", "--port", str(free_port()), code=1)
-        wait_until(lambda: sum("celery" in command for command in processes_of(terminal.folder)) >= 2)
+        for part in ("celery", "billiard", "worker.reconciler"):
+            wait_until(lambda part=part: any(part in command for command in processes_of(terminal.folder)))
         process.kill()
         wait_until(lambda: processes_of(terminal.folder) == [], 30)
 

@@ -79,9 +79,7 @@ def claim(session: Session, settings: Settings, deposit_id: str) -> Job | None:
 def _job(session: Session, deposit_id: str) -> Job:
     row = session.get_one(DepositRow, deposit_id)
     model = registry.by_id(session, row.model_id)
-    deposited = list(
-        session.scalars(sa.select(DepositClassRow.class_index).where(DepositClassRow.deposit_id == deposit_id))
-    )
+    deposited = class_indices(session, deposit_id)
     held = {c.class_index for c in registry.classes(session, model.id) if c.deposit_id}
     audit.record(
         session,
@@ -101,10 +99,16 @@ def _job(session: Session, deposit_id: str) -> Job:
         network=registry.stored_network(session, model),
         deposit_set=datasets.stored(session, row.dataset_id),
         evaluation_set=datasets.stored(session, row.evaluation_set_id) if row.evaluation_set_id else None,
-        deposited=sorted(deposited),
+        deposited=deposited,
         preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
         config=config_of(row.config),
     )
+
+
+def class_indices(session: Session, deposit_id: str) -> list[int]:
+    """The classes of a deposit, in the order of the model's outputs."""
+    query = sa.select(DepositClassRow.class_index).where(DepositClassRow.deposit_id == deposit_id)
+    return list(session.scalars(query.order_by(DepositClassRow.class_index)))
 
 
 def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from app.database import changes, new_id, now
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import jobs
+from app.deposits.jobs import class_indices as class_indices
 from app.deposits.schemas import DepositCreate
 from app.deposits.tables import UNFINISHED, DepositClassRow, DepositRow, State
 from app.errors import Problem
@@ -192,11 +193,6 @@ def class_names(session: Session, row: DepositRow) -> list[str]:
     """The classes of a deposit, in the order of the model's outputs."""
     names = registry.by_id(session, row.model_id).class_names
     return [names[i] for i in class_indices(session, row.id)]
-
-
-def class_indices(session: Session, deposit_id: str) -> list[int]:
-    query = sa.select(DepositClassRow.class_index).where(DepositClassRow.deposit_id == deposit_id)
-    return list(session.scalars(query.order_by(DepositClassRow.class_index)))
 
 
 def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:

@@ -30,8 +30,7 @@ class WithdrawalOfOtherModel(Problem):
 
 @dataclass(frozen=True)
 class StoredModule:
-    sealed: StoredObject
-    deposit_id: str
+    stored: StoredObject
     classes: tuple[int, ...]
 
 
@@ -78,7 +77,7 @@ class InferenceEngine:
             shown = sorted({deposit_id for row in active for deposit_id in withdrawals.deposit_ids(session, row)})
             rows = deposits.of_ids(session, shown)
             modules = [
-                StoredModule(deposits.module(session, rows[i]), i, tuple(deposits.class_indices(session, i)))
+                StoredModule(deposits.module(session, rows[i]), tuple(deposits.class_indices(session, i)))
                 for i in shown
             ]
             answering = {index for module in modules for index in module.classes}
@@ -138,7 +137,7 @@ class InferenceEngine:
         """inputs: float32 (B, C, H, W), normalised. Returns raw float32 logits (B, classes) on the CPU."""
         network = RecoverNetwork(
             self._network(view.network),
-            [self._module(view.network, module.sealed) for module in view.modules],
+            [self._module(view.network, module.stored) for module in view.modules],
             view.network.belonging.upper_digest,
         )
         with self.compute.autocast():

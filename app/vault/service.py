@@ -66,7 +66,7 @@ class StoredObject:
 
 
 class Vault:
-    """Puts and opens objects; which objects there are is the database's to say (`record`, `sealed`, `shred`)."""
+    """Puts and opens objects; which objects there are is the database's to say (`record`, `stored`, `shred`)."""
 
     def __init__(self, objects: ObjectStore, keys: MasterKeys) -> None:
         streaming_aead.register()

@@ -62,7 +62,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.database = database = Database(settings.database)
         app.state.vault = vault = open_vault(settings)
         app.state.doorbell = Doorbell(settings)
-        app.state.engine = InferenceEngine(database, vault, Compute.pick(settings.device), settings.cache_bytes)
+        app.state.engine = InferenceEngine(
+            database, vault, Compute.for_inference(settings.device), settings.cache_bytes
+        )
         # Importing it takes seconds, which the first request should not wait for.
         threading.Thread(target=importlib.import_module, args=("lirf_core.resnet",), daemon=True).start()
         yield

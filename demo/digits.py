@@ -61,7 +61,14 @@ def train(digits: Digits, *, epochs: int = 15, seed: int = 0) -> SplitNetwork:
     """An original network of some 99 % on held-out digits."""
     images, labels = digits.tensors(digits.training)
     return train_original(
-        SPEC, images, labels, PREPROCESSING, Compute.pick("cpu"), epochs=epochs, augmentation=AUGMENTATION, seed=seed
+        SPEC,
+        images,
+        labels,
+        PREPROCESSING,
+        Compute.for_training("cpu"),
+        epochs=epochs,
+        augmentation=AUGMENTATION,
+        seed=seed,
     )
 
 

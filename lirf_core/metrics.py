@@ -33,9 +33,8 @@ def logits_of(
     network.eval()
     answers = []
     for chunk in torch.split(images, batch):
-        inputs = preprocessing.normalise(chunk.to(compute.device)).contiguous(memory_format=compute.memory_format)
         with compute.autocast():
-            answers.append(network(inputs).float().cpu())
+            answers.append(network(compute.inputs(chunk, preprocessing)).float().cpu())
         on_batch()
     return torch.cat(answers)
 

@@ -35,9 +35,8 @@ def train_original(
     for _ in range(epochs):
         for chosen in torch.randperm(len(images), generator=generator).tensor_split(steps_per_epoch):
             chosen = chosen.to(compute.device)
-            inputs = preprocessing.normalise(augmentation(images[chosen], generator))
             with compute.autocast():
-                logits = network(inputs.contiguous(memory_format=compute.memory_format))
+                logits = network(compute.inputs(augmentation(images[chosen], generator), preprocessing))
             loss = F.cross_entropy(logits.float(), labels[chosen])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

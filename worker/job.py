@@ -35,7 +35,7 @@ class Work:
         self.settings = settings
         self.database = Database(settings.database)
         self.vault = open_vault(settings)
-        self.compute = Compute.pick(settings.device)
+        self.training, self.inference = Compute.for_training(settings.device), Compute.for_inference(settings.device)
         self.doorbell = Doorbell(settings)
 
 
@@ -120,7 +120,7 @@ def _train(work: Work, job: Job, pulse: _Pulse) -> tuple[SplitNetwork, DepositRe
         job.preserved,
         job.preprocessing,
         job.config,
-        work.compute,
+        work.training,
         pulse.step,
     )
     return original, result
@@ -160,7 +160,7 @@ def _measure(
     recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest)
     measured: dict[str, Any] = {}
     for name, network in (("original", original), ("target", target), ("recover", recover)):
-        logits = metrics.logits_of(work.compute.place(network), images, job.preprocessing, work.compute, advanced)
+        logits = metrics.logits_of(work.inference.place(network), images, job.preprocessing, work.inference, advanced)
         accuracy = asdict(metrics.accuracy(logits, labels, job.deposited))
         by_class = {job.class_names[i]: accuracy["by_class"][i] for i in answering}
         measured[name] = {

@@ -130,6 +130,6 @@ def test_a_small_cache_answers_the_same(service: Service) -> None:
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
     vault = Work(service.settings).vault
     images = torch.randn(2, 1, 8, 8)
-    engines = [InferenceEngine(service.database, vault, Compute.pick("cpu"), size) for size in (0, 1 << 30)]
+    engines = [InferenceEngine(service.database, vault, Compute.for_inference("cpu"), size) for size in (0, 1 << 30)]
     answers = [engine.logits(engine.view("birds"), images) for engine in engines for _ in range(2)]
     assert all(torch.equal(answer, answers[0]) for answer in answers)

@@ -10,7 +10,7 @@ from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.deposit import DepositConfig
 from lirf_core.network import SplitNetwork, digest, freeze
 
-CPU = Compute.pick("cpu")
+CPU = Compute.for_inference("cpu")
 SPEC = ArchitectureSpec("resnet18-small", classes=5, width=0.25, channels=1)
 PREPROCESSING = Preprocessing(8, 8, (0.5,), (0.5,))
 QUICK = DepositConfig(epochs=2, batch_size=8, augmentation=Augmentation(1, False))

@@ -5,10 +5,10 @@ from lirf_core.compute import Compute
 from lirf_core.deposit import deposit
 from lirf_core.metrics import logits_of
 from lirf_core.network import digest
-from tests.lirf_core.factories import PREPROCESSING, QUICK, images, network
+from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, images, network
 
-# What a GPU gets, on the CPU, which has bf16 and channels-last too.
-LIKE_CUDA = Compute(torch.device("cpu"), torch.bfloat16, torch.channels_last)
+# What a GPU gets, also on a CPU without native bf16, which computes it slowly.
+LIKE_CUDA = Compute(torch.device("cpu"), torch.bfloat16)
 
 
 def test_a_deposit_runs_in_bf16_and_channels_last_and_keeps_float32_weights() -> None:
@@ -20,19 +20,26 @@ def test_a_deposit_runs_in_bf16_and_channels_last_and_keeps_float32_weights() ->
     assert {parameter.dtype for parameter in result.target.parameters()} == {torch.float32}
     answers = logits_of(result.target, pixels, PREPROCESSING, LIKE_CUDA)
     assert answers.dtype == torch.float32
-    assert torch.allclose(answers, logits_of(result.target, pixels, PREPROCESSING, Compute.pick("cpu")), atol=0.1)
+    assert torch.allclose(answers, logits_of(result.target, pixels, PREPROCESSING, CPU), atol=0.1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
-    assert Compute.pick() == Compute.pick("cpu")
-    with pytest.raises(RuntimeError, match="use 'cpu' or 'auto'"):
-        Compute.pick("cuda:0")
+    assert Compute.for_training() == Compute.for_training("cpu")
+    for pick in (Compute.for_training, Compute.for_inference):
+        with pytest.raises(RuntimeError, match="use 'cpu' or 'auto'"):
+            pick("cuda:0")
+
+
+def test_a_cpu_answers_in_float32_and_trains_in_bf16_where_it_has_instructions_for_it() -> None:
+    assert Compute.for_inference("cpu").autocast_type is None
+    has_bf16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+    assert (Compute.for_training("cpu").autocast_type is torch.bfloat16) == has_bf16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_is_picked_and_deposits_reproducibly() -> None:
-    compute = Compute.pick()
+    compute = Compute.for_training()
     assert compute.device.type == "cuda"
     pixels, labels = images(24, [0, 1])
     first, second = (

@@ -1,0 +1,57 @@
+"""The last layer's features: what a network knows, whether or not its logits say it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lirf_core.compute import Compute
+from lirf_core.data import Preprocessing
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`features` (N, F) are the input of the last linear layer, `logits` (N, classes) its output. float32, CPU."""
+
+    features: Tensor
+    logits: Tensor
+
+
+def classifier(upper: nn.Module) -> nn.Linear:
+    """The last linear layer. Raises ValueError where there is none."""
+    layers = [module for module in upper.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("the upper part has no linear layer, so that it has no last-layer features.")
+    return layers[-1]
+
+
+class LastFeatures:
+    """Keeps the input of the last linear layer whenever the upper part runs; use it as a context manager."""
+
+    def __init__(self, upper: nn.Module) -> None:
+        self._classifier = classifier(upper)
+
+    def __enter__(self) -> "LastFeatures":
+        self._hook = self._classifier.register_forward_pre_hook(self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        self.latest = inputs[0]
+
+
+@torch.inference_mode()
+def answers_of(
+    lower: nn.Module, upper: nn.Module, images: Tensor, preprocessing: Preprocessing, compute: Compute, batch: int = 250
+) -> Answers:
+    """images: uint8 (N, C, H, W). `lower` is that of a target network or a deposit module."""
+    features, logits = [], []
+    with LastFeatures(upper) as last:
+        for chunk in torch.split(images, batch):
+            with compute.autocast():
+                answer = upper(lower(compute.inputs(chunk, preprocessing)))
+            features.append(last.latest.float().cpu())
+            logits.append(answer.float().cpu())
+    return Answers(torch.cat(features), torch.cat(logits))

@@ -87,14 +87,14 @@ def register(
     classes: Annotated[
         str, typer.Option(help="Comma-separated names in the order of the outputs, or @FILE, a line each.")
     ],
-    architecture: Annotated[str, typer.Option(help="resnet18, resnet34, resnet50, or one of these with -small.")],
+    architecture: Annotated[str, typer.Option(help="Such as resnet18, resnet50-small, vgg16_bn or vit_b_16.")],
     size: Annotated[int, typer.Option(help="Height and width of the input in pixels.")],
     mean: Annotated[str, typer.Option(help="Per channel, of values from 0 to 1.")] = "0.485,0.456,0.406",
     std: Annotated[str, typer.Option(help="Per channel.")] = "0.229,0.224,0.225",
     width: Annotated[float, typer.Option(help="Width factor of a -small architecture.")] = 1.0,
     split: Annotated[
-        str, typer.Option(help="Last stage of the lower part: stem, layer1, layer2 or layer3.")
-    ] = "layer2",
+        str | None, typer.Option(help="Last module of the lower part, such as layer2 of a ResNet; else its middle.")
+    ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,

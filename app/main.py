@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             database, vault, Compute.for_inference(settings.device), settings.cache_bytes
         )
         # Importing it takes seconds, which the first request should not wait for.
-        threading.Thread(target=importlib.import_module, args=("lirf_core.resnet",), daemon=True).start()
+        threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()
         yield
         database.engine.dispose()
 

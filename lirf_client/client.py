@@ -57,15 +57,17 @@ class Client:
         architecture: dict[str, Any],
         classes: Sequence[str],
         preprocessing: dict[str, Any],
-        split: str = "layer2",
+        split: str | None = None,
     ) -> Model:
-        body = {
+        """split: one of the architecture's; none: its middle."""
+        body: dict[str, Any] = {
             "name": name,
             "architecture": architecture,
             "classes": list(classes),
             "preprocessing": preprocessing,
-            "split": split,
         }
+        if split is not None:
+            body["split"] = split
         return cast(Model, self._call("POST", "/v1/models", json=body))
 
     def put_weights(self, name: str, weights: Path) -> Model:

@@ -7,7 +7,7 @@ Tensors carry torchvision's parameter names.
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 import safetensors
@@ -166,7 +166,7 @@ class Belonging:
         return {
             "format": FORMAT,
             "part": part,
-            "architecture": json.dumps(asdict(self.spec), sort_keys=True),
+            "architecture": json.dumps(self.spec.description(), sort_keys=True),
             "split": self.split,
             "upper_digest": self.upper_digest,
         }

@@ -52,7 +52,7 @@ def _end_when_useless() -> None:
 
 @cache
 def _work() -> "Work":
-    import lirf_core.resnet  # noqa: F401
+    import lirf_core.architectures.resnet  # noqa: F401
     from worker.job import Work
 
     return Work(Settings())

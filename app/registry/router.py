@@ -15,7 +15,9 @@ streaming = APIRouter(prefix="/v1/models", tags=["models"])
 @router.post("", status_code=201)
 def register_model(body: ModelCreate, actor: Operator, session: SessionDep) -> Model:
     """Describe a classifier. Send its weights next."""
-    row = service.register(session, actor, body.name, body.spec(), body.split, body.classes, body.preprocessing.value())
+    row = service.register(
+        session, actor, body.name, body.spec(), body.chosen_split(), body.classes, body.preprocessing.value()
+    )
     return Model.from_row(row)
 
 

@@ -2,10 +2,17 @@ from collections import Counter
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from app.registry.tables import ModelRow
-from lirf_core.architectures import ARCHITECTURES, SPLITS, ArchitectureSpec
+from lirf_core.architectures import (
+    ARCHITECTURES,
+    ArchitectureSpec,
+    check_image_size,
+    check_split,
+    default_split,
+    has_image_size,
+)
 from lirf_core.data import Preprocessing
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
@@ -80,7 +87,12 @@ class ModelCreate(BaseModel):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Lower-case letters, digits, '.', '_' and '-'."
     )
     architecture: Architecture
-    split: Literal[SPLITS] = Field("layer2", description="Last stage of the lower part, which deposits train.")  # type: ignore[valid-type]
+    split: str | None = Field(
+        None,
+        max_length=64,
+        description="Last module of the lower part, which deposits train: `layer2` of a ResNet, `features.10` of a "
+        "MobileNetV2. Each architecture has its own (docs/architectures.md); without one, its middle.",
+    )
     classes: list[ClassName] = Field(
         min_length=2, max_length=100_000, description="In the order of the network's outputs."
     )
@@ -93,9 +105,30 @@ class ModelCreate(BaseModel):
             raise ValueError(f"class names are doubled: {', '.join(repr(name) for name in doubled[:5])}")
         return names
 
+    @field_validator("split")
+    @classmethod
+    def split_is_one_of_the_architecture(cls, split: str | None, info: ValidationInfo) -> str | None:
+        if split is None or "architecture" not in info.data:
+            return split
+        check_split(info.data["architecture"].name, split)
+        return split
+
+    @field_validator("preprocessing")
+    @classmethod
+    def the_architecture_takes_the_size(cls, preprocessing: PreprocessingIn, info: ValidationInfo) -> PreprocessingIn:
+        if "architecture" in info.data:
+            check_image_size(info.data["architecture"].name, preprocessing.height, preprocessing.width)
+        return preprocessing
+
     def spec(self) -> ArchitectureSpec:
-        channels = len(self.preprocessing.mean)
-        return ArchitectureSpec(self.architecture.name, len(self.classes), self.architecture.width, channels)
+        """The network that the description asks for; a ViT is made for the images that the preprocessing gives it."""
+        name, channels = self.architecture.name, len(self.preprocessing.mean)
+        if has_image_size(name):
+            return ArchitectureSpec(name, len(self.classes), channels=channels, image_size=self.preprocessing.height)
+        return ArchitectureSpec(name, len(self.classes), self.architecture.width, channels)
+
+    def chosen_split(self) -> str:
+        return default_split(self.architecture.name) if self.split is None else self.split
 
 
 class Model(BaseModel):

@@ -75,7 +75,7 @@ def register(
     row = ModelRow(
         id=new_id(),
         name=name,
-        architecture=asdict(spec),
+        architecture=spec.description(),
         preprocessing=asdict(preprocessing),
         split=split,
         class_names=classes,

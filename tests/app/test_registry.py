@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from lirf_client import LirfError
+from lirf_core.architectures import default_split
 from lirf_core.network import flat_state
 from tests.app.conftest import Service
 from tests.lirf_core.factories import network
@@ -50,7 +51,19 @@ def test_a_model_serves_once_its_weights_are_there(service: Service) -> None:
         ({"architecture": {"name": "vgg16"}}, "resnet18"),
         ({"architecture": {"name": "resnet18", "width": 0.5}}, "only the -small architectures have a width"),
         ({"architecture": {"name": "resnet18-small", "width": 0.3}}, "multiple of 0.125"),
-        ({"split": "layer4"}, "'stem', 'layer1', 'layer2' or 'layer3'"),
+        (
+            {"split": "layer4"},
+            "'layer4' is no split of resnet18-small; it may be split after stem, layer1, layer2, layer3",
+        ),
+        ({"architecture": {"name": "densenet121"}, "split": "layer2"}, "it may be split after stem, transition1"),
+        ({"architecture": {"name": "vgg11_bn"}}, "vgg11_bn takes images from 32 by 32 pixels up, not 8 by 8"),
+        (
+            {
+                "architecture": {"name": "vit_b_16"},
+                "preprocessing": {"height": 48, "width": 64, "mean": [0.5], "std": [0.5]},
+            },
+            "vit_b_16 takes square images whose side is a multiple of 16 pixels, not 48 by 64",
+        ),
         ({"preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0.5, 0.5]}}, "one number each"),
         ({"preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0]}}, "greater than 0"),
         ({"preprocessing": {"height": 10**6, "width": 8, "mean": [0.5], "std": [1]}}, "less than or equal to 1024"),
@@ -63,6 +76,25 @@ def test_a_description_that_cannot_be_is_a_problem(service: Service, change: dic
     assert answer.headers["content-type"] == "application/problem+json"
     assert message in answer.json()["detail"]
     assert service.reader.models() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "size", "expected"),
+    [
+        ("resnet18-small", None, 8, {"width": 1.0}),
+        ("mobilenet_v2", "features.13", 8, {"width": 1.0}),
+        ("vit_b_16", None, 48, {"width": 1.0, "image_size": 48}),
+    ],
+)
+def test_the_split_is_of_the_architecture_and_a_vit_is_made_for_its_images(
+    service: Service, name: str, split: str | None, size: int, expected: dict[str, float]
+) -> None:
+    preprocessing = {"height": size, "width": size, "mean": [0.5], "std": [0.5]}
+    model = service.operator.register_model(
+        "birds", architecture={"name": name}, classes=BODY["classes"], preprocessing=preprocessing, split=split
+    )
+    assert model["architecture"] == {"name": name, "classes": 5, "channels": 1, **expected}
+    assert model["split"] == (split or default_split(name))
 
 
 def test_a_name_is_taken_once(service: Service) -> None:

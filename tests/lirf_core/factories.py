@@ -7,7 +7,7 @@ from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.artifacts import Belonging
 from lirf_core.compute import Compute
 from lirf_core.data import Augmentation, Preprocessing
-from lirf_core.deposit import DepositConfig
+from lirf_core.deposit import DepositConfig, DepositResult, deposit
 from lirf_core.network import SplitNetwork, digest, freeze
 
 CPU = Compute.for_inference("cpu")
@@ -34,3 +34,12 @@ def images(count: int, classes: list[int], seed: int = 0) -> tuple[Tensor, Tenso
 
 def belonging(of: SplitNetwork, split: str = "layer2") -> Belonging:
     return Belonging(SPEC, split, digest(of.upper))
+
+
+def deposit_of(original: SplitNetwork, preprocessing: Preprocessing) -> DepositResult:
+    """Two steps on six images of the classes 0 and 1 of five."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (6, preprocessing.channels, preprocessing.height, preprocessing.width)
+    pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+    config = DepositConfig(epochs=1, batch_size=3, augmentation=Augmentation(1, False))
+    return deposit(original, pixels, torch.tensor([0, 1] * 3), [0, 1], [2, 3, 4], preprocessing, config, CPU)

@@ -1,9 +1,32 @@
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
 import pytest
 import torch
 import torchvision
+from torch import nn
 
-from lirf_core.architectures import ARCHITECTURES, SPLITS, ArchitectureSpec, UnknownArchitecture, UnknownSplit, build
-from lirf_core.network import flat_state, load_flat_state
+from lirf_core import artifacts
+from lirf_core.architectures import (
+    ARCHITECTURES,
+    ArchitectureSpec,
+    UnfitImageSize,
+    UnknownArchitecture,
+    UnknownSplit,
+    build,
+    check_image_size,
+    default_split,
+    has_image_size,
+    split_sequential,
+    splits_of,
+)
+from lirf_core.network import SplitNetwork, flat_state, load_flat_state
+from lirf_core.recover import RecoverNetwork
+from tests.lirf_core import factories
+
+TORCHVISIONS = [name for name in ARCHITECTURES if not name.endswith("-small")]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
@@ -15,15 +38,56 @@ def test_a_torchvision_network_answers_the_same_when_it_is_split(name: str) -> N
     assert torch.equal(network(images), whole(images))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_architecture_has_the_same_parameters_at_every_split(name: str, split: str) -> None:
+@pytest.mark.parametrize("name", ["resnet18", "resnet50-small"])
+@pytest.mark.parametrize("split", splits_of("resnet18"))
+def test_a_resnet_has_the_same_parameters_at_every_split(name: str, split: str) -> None:
     spec = ArchitectureSpec(name, classes=3)
     with torch.device("meta"):
-        network, other = build(spec, split).eval(), build(spec, "layer2")
-        shapes = {key: value.shape for key, value in flat_state(network).items()}
-        assert shapes == {key: value.shape for key, value in flat_state(other).items()}
+        network, other = build(spec, split).eval(), build(spec)
+        assert artifacts.expected_shapes(network) == artifacts.expected_shapes(other)
         assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_every_architecture_takes_torchvisions_weights_and_answers_at_its_default_split(name: str) -> None:
+    with torch.device("meta"):
+        whole = torchvision.models.get_model(name, num_classes=7)
+        network = build(ArchitectureSpec(name, classes=7)).eval()
+        assert artifacts.expected_shapes(network) == {key: tuple(t.shape) for key, t in whole.state_dict().items()}
+        images = torch.zeros(1, 3, *([224, 224] if has_image_size(name) else [64, 32]))
+        assert network.lower(images).dim() == 4
+        assert network(images).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_no_architecture_meets_the_strided_convolutions_that_onednn_gets_wrong(name: str) -> None:
+    """docs/decisions/0007: a strided 1x1 convolution whose channels are no multiple of 8."""
+    with torch.device("meta"):
+        network = build(ArchitectureSpec(name, classes=7))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1):
+            assert module.in_channels % 8 == module.out_channels % 8 == 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "vit_b_32"])
+def test_grey_images_are_taken(name: str) -> None:
+    with torch.device("meta"):
+        network = build(ArchitectureSpec(name, classes=3, channels=1)).eval()
+        assert network(torch.zeros(1, 1, 224, 224)).shape == (1, 3)
+
+
+def test_nothing_in_a_network_is_left_to_chance() -> None:
+    for name in TORCHVISIONS:
+        with torch.device("meta"):
+            network = build(ArchitectureSpec(name, classes=3))
+        for module in network.modules():
+            chance = getattr(module, "p", 0.0), getattr(module, "dropout", 0.0), getattr(module, "drop_rate", 0.0)
+            assert all(value == 0 for value in chance if isinstance(value, float)), (name, module)
+
+
+def test_naming_an_architecture_does_not_import_torchvision() -> None:
+    code = "import sys, lirf_core.architectures; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_small_form_keeps_the_resolution_until_the_first_stride() -> None:
@@ -37,9 +101,113 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         ArchitectureSpec("vgg", classes=10)
     with pytest.raises(UnknownSplit, match=r"'layer9' is no split of resnet18; it may be split after stem"):
         build(ArchitectureSpec("resnet18", classes=10), "layer9")
+    with pytest.raises(UnknownSplit, match=r"'layer2' is no split of vgg11_bn; it may be split after features.3, feat"):
+        build(ArchitectureSpec("vgg11_bn", classes=10), "layer2")
+    with pytest.raises(UnknownSplit, match="'' is no split of resnet18"):
+        build(ArchitectureSpec("resnet18", classes=10), "")
 
 
-@pytest.mark.parametrize("arguments", [{"classes": 1}, {"channels": 2}, {"width": 9.0}, {"width": 0.5}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"classes": 1},
+        {"channels": 2},
+        {"width": 9.0},
+        {"width": 0.5},
+        {"image_size": 32},
+        {"name": "vit_b_16", "image_size": 40},
+        {"name": "vit_b_32", "image_size": 16},
+        {"name": "vit_b_16", "width": 0.5},
+    ],
+)
 def test_a_spec_that_cannot_be_built_is_refused(arguments: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"must be|only the -small"):
+    with pytest.raises(ValueError, match=r"must be|only the -small|only a ViT|takes (square )?images"):
         ArchitectureSpec(**{"name": "resnet18", "classes": 10, **arguments})  # type: ignore[arg-type]
+
+
+def test_images_that_would_vanish_on_the_way_are_refused() -> None:
+    check_image_size("resnet18", 8, 8)
+    check_image_size("convnext_tiny", 32, 48)
+    for name, smallest in {"vgg11_bn": 32, "densenet121": 29, "convnext_tiny": 32}.items():
+        with pytest.raises(
+            UnfitImageSize, match=f"{name} takes images from {smallest} by {smallest} pixels up, not 28"
+        ):
+            check_image_size(name, 28, 64)
+        with torch.device("meta"):
+            network = build(ArchitectureSpec(name, classes=3)).eval()
+            assert network(torch.zeros(1, 3, smallest, 64)).shape == (1, 3)
+            with pytest.raises(RuntimeError, match=r"too small|[Kk]ernel size"):
+                network(torch.zeros(1, 3, smallest - 1, 64))
+
+
+def test_descriptions_from_before_there_were_other_networks_still_hold() -> None:
+    stored = {"name": "resnet18", "classes": 10, "width": 1.0, "channels": 3}
+    spec = ArchitectureSpec(**stored)  # type: ignore[arg-type]
+    assert spec.description() == stored
+    vit = ArchitectureSpec("vit_b_16", classes=10, image_size=64)
+    assert ArchitectureSpec(**vit.description()) == vit  # type: ignore[arg-type]
+    assert vit.description() == asdict(vit)
+
+
+def test_a_part_that_was_stored_before_is_still_the_networks_own() -> None:
+    network, place = factories.network(), factories.belonging(factories.network())
+    old = json.dumps({"channels": 1, "classes": 5, "name": "resnet18-small", "width": 0.25}, sort_keys=True)
+    assert place.metadata("lower")["architecture"] == old
+    stored = artifacts.dump_upper(network, place), artifacts.dump_lower(network, place)
+    assert isinstance(artifacts.load_network(*stored, place), SplitNetwork)
+
+
+def test_weights_of_a_vit_for_other_images_are_refused_by_their_positions() -> None:
+    with torch.device("meta"):
+        sizes = [
+            artifacts.expected_shapes(build(ArchitectureSpec("vit_b_16", 3, image_size=size))) for size in (224, 64)
+        ]
+    with pytest.raises(
+        artifacts.DoesNotFit, match=r"'encoder.pos_embedding' has shape \[1, 197, 768\]; .* \[1, 17, 768\]"
+    ):
+        artifacts.check_fits(*sizes)
+
+
+def test_the_default_split_is_one_of_the_splits() -> None:
+    for name in ARCHITECTURES:
+        assert default_split(name) in splits_of(name)
+        assert all(len(split) <= 20 for split in splits_of(name)), "what the column of the database holds"
+
+
+def blocks() -> nn.Sequential:
+    torch.manual_seed(0)
+    network = nn.Sequential()
+    network.add_module("first", nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()))
+    network.add_module("second", nn.Sequential(nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16)))
+    network.add_module("active", nn.ReLU(inplace=True))
+    network.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)))
+    return network.eval()
+
+
+def test_a_sequence_of_named_blocks_is_split_deposited_and_withdrawn() -> None:
+    whole = blocks()
+    network, images = split_sequential(whole, "active"), torch.randn(3, 1, 8, 8)
+    assert torch.equal(network(images), whole(images))
+    assert list(flat_state(network)) == list(whole.state_dict())
+
+    result = factories.deposit_of(network, factories.PREPROCESSING)
+    assert result.module.lower.get_submodule("first.0").weight.shape[0] == 8
+    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest)
+    assert torch.equal(recover(images)[:, 2:], result.target(images)[:, 2:])
+    torch.testing.assert_close(recover(images)[:, :2], network.upper(result.module(images))[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ("third", "'third' is no split of this network; it may be split after first, second, active"),
+        ("head", "'head' is no split of this network"),
+        ("second", "'active', behind 'second', works in place; split after it"),
+    ],
+)
+def test_a_cut_that_cannot_work_is_refused(after: str, message: str) -> None:
+    with pytest.raises(UnknownSplit, match=message):
+        split_sequential(blocks(), after)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 5))
+    with pytest.raises(UnknownSplit, match="'0' flattens the features"):
+        split_sequential(flat, "1")

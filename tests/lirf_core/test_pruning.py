@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from lirf_core.architectures import SPLITS, ArchitectureSpec, build
+from lirf_core.architectures import ArchitectureSpec, build, splits_of
 from lirf_core.pruning import prune, rebuild, widths
 
 
@@ -17,7 +17,7 @@ def test_resnet18_to_layer2_loses_the_parameters_that_torch_pruning_takes_at_hal
     assert parameters(prune(lower, 0.5, torch.zeros(1, 3, 64, 64))) == 286_624
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", splits_of("resnet18"))
 @pytest.mark.parametrize("name", ["resnet18-small", "resnet50"])
 def test_the_output_keeps_its_width_and_the_widths_rebuild_the_network(name: str, split: str) -> None:
     spec = ArchitectureSpec(name, classes=10)
@@ -62,5 +62,32 @@ def test_widths_of_a_stranger_are_checked() -> None:
     good = widths(lower)
     with pytest.raises(ValueError, match="pruned widths of 'conv1' are"):
         rebuild(copy.deepcopy(lower), {**good, "conv1": [3, 10**9]})
+    with pytest.raises(ValueError, match=r"pruned widths of 'bn1' are \[8, 8\]"):
+        rebuild(copy.deepcopy(lower), {**good, "bn1": [8, 8]})
     with pytest.raises(ValueError, match="name other layers"):
         rebuild(copy.deepcopy(lower), {**good, "conv9": [1, 1]})
+
+
+def test_the_widths_of_a_depthwise_convolution_stay_equal() -> None:
+    lower = build(ArchitectureSpec("mobilenet_v2", classes=10), "features.2").lower
+    name = "features.2.conv.1.0"
+    assert widths(lower)[name] == [96, 96]
+    with pytest.raises(ValueError, match=rf"pruned widths of '{name}' are \[48, 96\]"):
+        rebuild(lower, {**widths(lower), name: [48, 96]})
+
+
+def test_a_batch_norm_that_is_made_anew_keeps_its_constants() -> None:
+    spec = ArchitectureSpec("mobilenet_v3_small", classes=10)
+    lower = build(spec).lower
+    again = rebuild(build(spec).lower, widths(prune(lower, 0.5, torch.zeros(1, 3, 32, 32))))
+    name = "features.2.block.0.1"
+    assert widths(again)[name] != widths(lower)[name]
+    for new, old in zip(again.modules(), lower.modules(), strict=True):
+        if isinstance(new, torch.nn.BatchNorm2d) and isinstance(old, torch.nn.BatchNorm2d):
+            assert (new.eps, new.momentum) == (old.eps, old.momentum) == (0.001, 0.01)
+
+
+def test_features_of_another_shape_are_refused() -> None:
+    flat = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Flatten())
+    with pytest.raises(ValueError, match=r"have the shape \(1, 288\); they must be \(B, C, H, W\)"):
+        prune(flat, 0.0, torch.zeros(1, 1, 8, 8))

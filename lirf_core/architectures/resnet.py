@@ -1,16 +1,17 @@
-"""torchvision's ResNet with the small-image form and a width factor.
-
-A module of its own, because importing torchvision takes seconds that only those who build a network should pay.
-"""
+"""torchvision's ResNet with the small-image form and a width factor."""
 
 from torch import nn
 from torchvision.models import resnet
+
+from lirf_core.architectures import ArchitectureSpec, chain
 
 _DEPTHS: dict[str, tuple[type[resnet.BasicBlock | resnet.Bottleneck], list[int]]] = {
     "resnet18": (resnet.BasicBlock, [2, 2, 2, 2]),
     "resnet34": (resnet.BasicBlock, [3, 4, 6, 3]),
     "resnet50": (resnet.Bottleneck, [3, 4, 6, 3]),
 }
+_LAST_LOWER_STAGE = {"stem": "maxpool", "layer1": "layer1", "layer2": "layer2", "layer3": "layer3"}
+_STAGES = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "flatten", "fc"]
 
 
 class ResNet(resnet.ResNet):  # type: ignore[misc]
@@ -38,3 +39,10 @@ class ResNet(resnet.ResNet):  # type: ignore[misc]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def parts(spec: ArchitectureSpec, split: str) -> tuple[nn.Module, nn.Module]:
+    """The lower and the upper part."""
+    whole = ResNet(spec.name, spec.classes, spec.width, spec.channels)
+    cut = _STAGES.index(_LAST_LOWER_STAGE[split]) + 1
+    return chain(whole, _STAGES[:cut]), chain(whole, _STAGES[cut:])

@@ -1,0 +1,208 @@
+"""Named architectures and the points where each may be split.
+
+A network is described by data (`ArchitectureSpec`), never by code or pickle, so that a service can build it for a
+stranger. Parameter names are torchvision's: weights of a torchvision network load unchanged.
+
+This module is light: the builders, and with them torchvision, whose import takes seconds, come with the first `build`.
+"""
+
+import importlib
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from lirf_core.network import SplitNetwork
+
+
+class UnknownArchitecture(ValueError):
+    """The name is not in `ARCHITECTURES`."""
+
+
+class UnknownSplit(ValueError):
+    """The name is not one of the architecture's splits."""
+
+
+class UnfitImageSize(ValueError):
+    """The architecture takes no images of that size."""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What is known of an architecture before it is built.
+
+    builder: the module of this package that has its `parts`. A split is named for the last module of the lower part.
+    smallest_image: pixels of a side. patch: pixels of a side, for networks whose image size is part of the network.
+    """
+
+    builder: str
+    splits: tuple[str, ...]
+    default_split: str
+    smallest_image: int = 1
+    patch: int | None = None
+
+
+def _numbered(indices: range | tuple[int, ...], default: int, smallest_image: int = 1) -> _Family:
+    """A network that is one line of numbered `features`, then a classifier."""
+    splits = tuple(f"features.{index}" for index in indices)
+    return _Family("convolutional", splits, f"features.{default}", smallest_image)
+
+
+_RESNET = _Family("resnet", ("stem", "layer1", "layer2", "layer3"), "layer2")
+# These halve an image five times without padding it: nothing would be left of a smaller one.
+_DENSENET = _Family("convolutional", ("stem", "transition1", "transition2", "transition3"), "transition2", 29)
+_CONVNEXT = _numbered(range(7), 3, smallest_image=32)
+_ENCODER_LAYERS = tuple(f"encoder_layer_{index}" for index in range(11))
+
+# Where nobody says otherwise, the split is in the middle, as the paper has it in a ResNet: about half the depth is
+# shared, and the lower part has some 3 to 20 % of the parameters without the classifier's (of a ViT, whose layers are
+# all alike, half of them).
+_FAMILIES = {
+    **dict.fromkeys(
+        ("resnet18", "resnet34", "resnet50", "resnet18-small", "resnet34-small", "resnet50-small"), _RESNET
+    ),
+    "vgg11_bn": _numbered((3, 7, 14, 21), 14, smallest_image=32),
+    "vgg13_bn": _numbered((6, 13, 20, 27), 20, smallest_image=32),
+    "vgg16_bn": _numbered((6, 13, 23, 33), 23, smallest_image=32),
+    "vgg19_bn": _numbered((6, 13, 26, 39), 26, smallest_image=32),
+    "mobilenet_v2": _numbered(range(18), 10),
+    "mobilenet_v3_small": _numbered(range(12), 6),
+    "mobilenet_v3_large": _numbered(range(16), 10),
+    **{f"efficientnet_b{size}": _numbered(range(8), 4) for size in range(8)},
+    "efficientnet_v2_s": _numbered(range(7), 4),
+    "efficientnet_v2_m": _numbered(range(8), 4),
+    "efficientnet_v2_l": _numbered(range(8), 4),
+    **dict.fromkeys(("densenet121", "densenet161", "densenet169", "densenet201"), _DENSENET),
+    **dict.fromkeys(("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"), _CONVNEXT),
+    "vit_b_16": _Family("vit", _ENCODER_LAYERS, "encoder_layer_5", smallest_image=16, patch=16),
+    "vit_b_32": _Family("vit", _ENCODER_LAYERS, "encoder_layer_5", smallest_image=32, patch=32),
+}
+
+ARCHITECTURES = tuple(_FAMILIES)
+VIT_IMAGE_SIZE = 224
+
+
+@dataclass(frozen=True)
+class ArchitectureSpec:
+    """What `build` needs to know.
+
+    `-small` names have the small-image form: a 3x3 stem of stride 1 and no max-pool. `width`, in steps of 0.125, scales
+    the four stage widths of that form (64, 128, 256, 512 at 1.0). `channels` is the number of image channels.
+    `image_size`, height and width in pixels, is for a ViT, whose positional embedding has a row for each patch; the
+    other networks take images of any size that `check_image_size` takes.
+    """
+
+    name: str
+    classes: int
+    width: float = 1.0
+    channels: int = 3
+    image_size: int = VIT_IMAGE_SIZE
+
+    def __post_init__(self) -> None:
+        family = _family(self.name)
+        if not 2 <= self.classes <= 100_000:
+            raise ValueError(f"classes is {self.classes}; it must be between 2 and 100,000.")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; it must be 1 (grey) or 3 (RGB).")
+        if not 0.125 <= self.width <= 4 or self.width * 8 % 1:
+            raise ValueError(f"width is {self.width}; it must be a multiple of 0.125 from 0.125 to 4.")
+        if self.width != 1.0 and not self.name.endswith("-small"):
+            raise ValueError(f"width is {self.width}; only the -small architectures have a width factor.")
+        if family.patch:
+            check_image_size(self.name, self.image_size, self.image_size)
+        elif self.image_size != VIT_IMAGE_SIZE:
+            raise ValueError(f"image_size is {self.image_size}; only a ViT has an image size, {self.name} has none.")
+
+    def description(self) -> dict[str, str | int | float]:
+        """The fields as plain data: `ArchitectureSpec(**description)` is this spec again.
+
+        `image_size` is in it only where it says something: the description of a ResNet is what it was before there
+        were other networks, and the parts that were stored with it are still found to be its own.
+        """
+        fields: dict[str, str | int | float] = asdict(self)
+        if not has_image_size(self.name):
+            del fields["image_size"]
+        return fields
+
+
+def splits_of(name: str) -> tuple[str, ...]:
+    """Where the architecture may be split, from the image on. Raises `UnknownArchitecture`."""
+    return _family(name).splits
+
+
+def default_split(name: str) -> str:
+    """Where `build` splits when it is not told. Raises `UnknownArchitecture`."""
+    return _family(name).default_split
+
+
+def check_split(name: str, split: str) -> None:
+    """Raises `UnknownSplit` (with the possible ones) or `UnknownArchitecture`."""
+    if split not in (splits := splits_of(name)):
+        raise UnknownSplit(f"'{split}' is no split of {name}; it may be split after {', '.join(splits)}.")
+
+
+def has_image_size(name: str) -> bool:
+    """Whether the image size is part of the network, as it is of a ViT. Raises `UnknownArchitecture`."""
+    return _family(name).patch is not None
+
+
+def check_image_size(name: str, height: int, width: int) -> None:
+    """Pixels. Raises `UnfitImageSize` or `UnknownArchitecture`."""
+    family = _family(name)
+    if min(height, width) < family.smallest_image:
+        raise UnfitImageSize(
+            f"{name} takes images from {family.smallest_image} by {family.smallest_image} pixels up, "
+            f"not {height} by {width}."
+        )
+    if family.patch and (height != width or height % family.patch):
+        raise UnfitImageSize(
+            f"{name} takes square images whose side is a multiple of {family.patch} pixels, not {height} by {width}."
+        )
+
+
+def build(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
+    """A freshly initialised network, cut after the module named by `split` (none: `default_split`).
+
+    Raises `UnknownSplit`.
+    """
+    split = default_split(spec.name) if split is None else split
+    check_split(spec.name, split)
+    builder = importlib.import_module(f"{__name__}.{_family(spec.name).builder}")
+    lower, upper = builder.parts(spec, split)
+    return SplitNetwork(lower, upper)
+
+
+def split_sequential(network: nn.Sequential, after: str) -> SplitNetwork:
+    """Any `nn.Sequential` of named blocks, cut after the child named `after`. Both parts share the network's modules.
+
+    For use from Python, with `deposit` and `RecoverNetwork`: the service cannot register such a network, because there
+    a network is described by data, never by code or pickle. What reaches the cut must have the shape (B, C, H, W), and
+    what has no fixed channels (a shape that depends on the values) cannot be pruned. Dropout and stochastic depth in
+    the lower part draw from torch's global generator; a deposit that is to be repeatable sets them to 0.
+
+    Raises `UnknownSplit` when there is no such child, when none is left for the upper part, when a layer before the cut
+    flattens, or when the layer behind it works in place, which would change features that the deposit still compares.
+    """
+    names = [name for name, _ in network.named_children()]
+    if after not in names[:-1]:
+        raise UnknownSplit(f"'{after}' is no split of this network; it may be split after {', '.join(names[:-1])}.")
+    cut = names.index(after) + 1
+    lower, upper = chain(network, names[:cut]), chain(network, names[cut:])
+    for name, module in lower.named_modules():
+        if isinstance(module, nn.Flatten):
+            raise UnknownSplit(f"'{name}' flattens the features; split before it, where they are (B, C, H, W).")
+    name, first = next((name, module) for name, module in upper.named_modules() if not any(module.children()))
+    if getattr(first, "inplace", False):
+        raise UnknownSplit(f"'{name}', behind '{after}', works in place; split after it, or set its inplace to False.")
+    return SplitNetwork(lower, upper)
+
+
+def chain(modules: nn.Module, names: list[str]) -> nn.Sequential:
+    """The named children one after the other, under their names, so that parameters keep theirs."""
+    return nn.Sequential(OrderedDict((name, modules.get_submodule(name)) for name in names))
+
+
+def _family(name: str) -> _Family:
+    if name not in _FAMILIES:
+        raise UnknownArchitecture(f"no architecture '{name}'; there are {', '.join(ARCHITECTURES)}.")
+    return _FAMILIES[name]

@@ -24,8 +24,8 @@ from lirf_core import metrics
 
 DEPOSITED = [0, 1, 2]
 CONFIG = {
-    "epochs": 40,
-    "batch_size": 32,
+    "epochs": 30,
+    "batch_size": 64,
     "augmentation": {"crop_padding": AUGMENTATION.crop_padding, "horizontal_flip": False},
 }
 REPORT = Path("var/demo/report.json")

@@ -1,4 +1,8 @@
-"""The losses of the paper, one function an equation. Each is a mean over the batch."""
+"""The equations of the paper, and what goes beyond them, one function each. A loss is a mean over the batch."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -79,11 +83,50 @@ def recovery(recover_logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(recover_logits, labels)
 
 
-def recover_logits(target_logits: Tensor, module_logits: Tensor, deposited: Tensor) -> Tensor:
-    """Eq. 8: preserved logits of the target, deposited logits of the module.
+def probe_removal(probe_logits: Tensor) -> Tensor:
+    """How sure a probe of the features is: the entropy of its answer that is missing to that of a guess.
 
-    Logits: (B, classes); deposited: (D,) class indices. Returns (B, classes).
+    Between 0, where it can only guess, and log D. probe_logits: (B, D) over the deposited classes. Returns a scalar.
     """
-    is_deposited = torch.zeros(target_logits.shape[1], dtype=torch.bool, device=target_logits.device)
-    is_deposited[deposited] = True
-    return module_logits.where(is_deposited, target_logits)
+    logs = F.log_softmax(probe_logits, dim=1)
+    return (logs.exp() * logs).sum(dim=1).mean() + math.log(probe_logits.shape[1])
+
+
+def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of features as a share of the teacher's squared length; both (B, ...). Returns a scalar."""
+    student, teacher = student.float(), teacher.float()
+    return (student - teacher).square().sum() / teacher.square().sum().clamp_min(1e-12)
+
+
+Joining = Literal["eq8", "levelled", "averaged"]
+
+
+def join(
+    target_logits: Tensor,
+    modules: Sequence[tuple[Tensor, Sequence[int]]],
+    preserved: Sequence[int],
+    joining: Joining,
+) -> Tensor:
+    """Eq. 8 for any number of deposit modules: each deposited class's logits from its module, all others the target's.
+
+    `eq8` is the equation as written. It leaves open how the levels of two networks compare: a softmax over a subset of
+    logits, which is what distillation sees, does not change when all of them rise. `levelled` shifts each module to the
+    level at which its preserved logits have the target's log-sum-exp: the module then says how a deposited class
+    compares with the preserved ones. `averaged` also takes the preserved logits' mean over target and modules, which
+    all know these classes. Neither needs data, nor anything learnt.
+    target_logits: (B, classes); modules: their logits (B, classes) and the class indices they answer for; preserved:
+    class indices that the target answers for. Returns (B, classes).
+    """
+    joined = target_logits.clone()
+    if joining == "eq8":
+        for logits, classes in modules:
+            joined[:, classes] = logits[:, classes]
+        return joined
+    mass = target_logits[:, preserved].logsumexp(1, keepdim=True)
+    levelled = [logits + mass - logits[:, preserved].logsumexp(1, keepdim=True) for logits, _ in modules]
+    if joining == "averaged":
+        mean = torch.stack([joined, *levelled])[:, :, preserved].mean(0)
+        joined[:, preserved] = mean + mass - mean.logsumexp(1, keepdim=True)
+    for logits, (_, classes) in zip(levelled, modules, strict=True):
+        joined[:, classes] = logits[:, classes]
+    return joined

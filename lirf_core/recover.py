@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lirf_core import losses
+from lirf_core.losses import Joining
 from lirf_core.network import SplitNetwork
 
 
@@ -17,13 +19,19 @@ class OverlappingModules(ValueError):
 
 
 class DepositModule(nn.Module):
-    """T_r: the pruned lower part, the class indices it answers for, and the digest of the upper part it belongs to."""
+    """T_r: the pruned lower part, the class indices it answers for, and the digest of the upper part it belongs to.
 
-    def __init__(self, lower: nn.Module, classes: Sequence[int], upper_digest: str) -> None:
+    `joining` is how its logits are joined with the target's: see `losses.join`.
+    """
+
+    def __init__(
+        self, lower: nn.Module, classes: Sequence[int], upper_digest: str, joining: Joining = "averaged"
+    ) -> None:
         super().__init__()
         self.lower = lower
         self.classes = tuple(classes)
         self.upper_digest = upper_digest
+        self.joining: Joining = joining
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W). Returns features at the split, (B, C', H', W')."""
@@ -34,10 +42,13 @@ class DepositModule(nn.Module):
 class RecoverNetwork(nn.Module):
     """Eq. 8 for any number of modules; the upper part runs once, over the joined batch.
 
-    Raises `ForeignUpperPart` or `OverlappingModules` when the parts do not belong together.
+    preserved: the class indices that the target answers for. Raises `ForeignUpperPart` or `OverlappingModules` when
+    the parts do not belong together.
     """
 
-    def __init__(self, target: SplitNetwork, modules: Sequence[DepositModule], upper_digest: str) -> None:
+    def __init__(
+        self, target: SplitNetwork, modules: Sequence[DepositModule], upper_digest: str, preserved: Sequence[int]
+    ) -> None:
         super().__init__()
         seen: set[int] = set()
         for module in modules:
@@ -52,14 +63,15 @@ class RecoverNetwork(nn.Module):
             seen |= set(module.classes)
         self.target = target
         self.deposit_modules = nn.ModuleList(modules)
+        self.module_classes = [list(module.classes) for module in modules]
+        self.preserved = list(preserved)
+        joinings = {module.joining for module in modules}
+        # Modules that were made for different ways of joining have one in common: the equation as written.
+        self.joining: Joining = joinings.pop() if len(joinings) == 1 else "eq8"
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised. Returns logits (B, classes)."""
         parts = [self.target.lower(images), *(module(images) for module in self.deposit_modules)]
-        target_logits, *module_logits = self.target.upper(torch.cat(parts)).split(images.shape[0])
-        logits: Tensor = target_logits.clone()
-        for module, answers in zip(self.deposit_modules, module_logits, strict=True):
-            assert isinstance(module, DepositModule)
-            selected = list(module.classes)
-            logits[:, selected] = answers[:, selected]
-        return logits
+        target_logits, *module_logits = self.target.upper(torch.cat(parts)).float().split(images.shape[0])
+        answers = list(zip(module_logits, self.module_classes, strict=True))
+        return losses.join(target_logits, answers, self.preserved, self.joining)

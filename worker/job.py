@@ -122,6 +122,7 @@ def _train(work: Work, job: Job, pulse: _Pulse) -> tuple[SplitNetwork, DepositRe
         job.config,
         work.training,
         pulse.step,
+        pulse.phase("preparing"),
     )
     return original, result
 
@@ -157,7 +158,7 @@ def _measure(
     images, labels = held_out.images[chosen], held_out.labels[chosen]
     if not len(labels):
         return None
-    recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest)
+    recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest, job.preserved)
     measured: dict[str, Any] = {}
     for name, network in (("original", original), ("target", target), ("recover", recover)):
         logits = metrics.logits_of(work.inference.place(network), images, job.preprocessing, work.inference, advanced)

@@ -1,10 +1,11 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.wire import Id, Text
 from lirf_core.deposit import DepositConfig
+from lirf_core.losses import Joining
 
 _DEFAULT = DepositConfig()
 
@@ -27,21 +28,54 @@ class DepositConfigIn(BaseModel):
 
     removal: Literal["suppress", "random"] = Field(_DEFAULT.removal, description="`random`: eq. 2 as in the paper.")
     lambda_at: float = Field(_DEFAULT.lambda_at, ge=0, le=1000)
+    lambda_pr: float = Field(
+        _DEFAULT.lambda_pr,
+        ge=0,
+        le=1000,
+        description="Removal from what a linear probe reads in the last layer's features, beyond the paper.",
+    )
     lambda_kp: float = Field(_DEFAULT.lambda_kp, ge=0, le=1000)
-    lambda_pt: float = Field(_DEFAULT.lambda_pt, ge=0, le=1000)
+    lambda_fp: float = Field(
+        _DEFAULT.lambda_fp, ge=0, le=1000, description="Preservation of features on proxy images, beyond the paper."
+    )
     lambda_re: float = Field(_DEFAULT.lambda_re, ge=0, le=1000)
+    lambda_pt: float = Field(_DEFAULT.lambda_pt, ge=0, le=1000)
+    lambda_ft: float = Field(
+        _DEFAULT.lambda_ft, ge=0, le=1000, description="Transfer of features to the module, beyond the paper."
+    )
+    transfer: Literal["deposited", "all"] = Field(
+        _DEFAULT.transfer, description="Logits that the module learns; `deposited`: eq. 6 as in the paper."
+    )
+    joining: Joining = Field(
+        _DEFAULT.joining, description="How a recover network joins target and module; `eq8`: as in the paper."
+    )
     temperature: float = Field(_DEFAULT.temperature, gt=0, le=1000)
     attention_threshold: float = Field(_DEFAULT.attention_threshold, ge=0, le=1)
+    proxies: int = Field(
+        _DEFAULT.proxies, ge=0, le=100_000, description="Images made to stand in for preserved ones; 0 for none."
+    )
+    proxy_batch: int = Field(_DEFAULT.proxy_batch, ge=1, le=4096)
     pruning_rate: float = Field(
         _DEFAULT.pruning_rate, ge=0, le=0.95, description="Share of filters the deposit module goes without."
     )
-    epochs: int = Field(_DEFAULT.epochs, ge=1, le=1000)
+    module_precision: Literal["float16", "float32"] = Field(
+        _DEFAULT.module_precision, description="Of the module's weights in the vault."
+    )
+    epochs: int | None = Field(
+        _DEFAULT.epochs, ge=1, le=1000, description="Default: 3, or more where the deposit set is small."
+    )
     batch_size: int = Field(_DEFAULT.batch_size, ge=2, le=4096)
     learning_rate: float = Field(_DEFAULT.learning_rate, gt=0, le=10)
     momentum: float = Field(_DEFAULT.momentum, ge=0, lt=1)
     weight_decay: float = Field(_DEFAULT.weight_decay, ge=0, le=1)
+    max_gradient_norm: float = Field(_DEFAULT.max_gradient_norm, gt=0, le=1e6)
     augmentation: AugmentationIn = AugmentationIn()
     seed: int = Field(_DEFAULT.seed, ge=0, lt=1 << 31)
+
+    @model_validator(mode="after")
+    def is_possible(self) -> "DepositConfigIn":
+        DepositConfig(**self.model_dump(exclude={"augmentation"}))
+        return self
 
 
 class DepositCreate(BaseModel):
@@ -78,14 +112,19 @@ class DepositCreate(BaseModel):
 
 class Progress(BaseModel):
     phase: str | None = Field(
-        None, examples=["training"], description="starting, loading, training, storing, evaluating, finished."
+        None,
+        examples=["training"],
+        description="starting, loading, preparing, training, storing, evaluating, finished.",
     )
     epoch: int | None = None
     epochs: int | None = None
     step: int | None = None
     steps: int | None = None
     losses: dict[str, float] | None = Field(
-        None, examples=[{"total": 1.9, "kr": 0.2, "kp": 0.1, "re": 0.3, "pt": 0.04, "at": 0.1}]
+        None,
+        examples=[
+            {"total": 1.9, "kr": 0.2, "pr": 0.3, "kp": 0.1, "fp": 0.1, "re": 0.3, "pt": 0.04, "ft": 0.1, "at": 0.1}
+        ],
     )
 
 

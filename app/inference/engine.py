@@ -48,6 +48,12 @@ class View:
     generation: int
     valid_until: datetime | None
 
+    @property
+    def preserved(self) -> list[int]:
+        """The classes that the target network answers for."""
+        deposited = {*self.masked, *(index for module in self.modules for index in module.classes)}
+        return [index for index in range(len(self.class_names)) if index not in deposited]
+
 
 class InferenceEngine:
     """Thread-safe. What may be shown is read from the database on each request: there is no cache to wait for."""
@@ -139,6 +145,7 @@ class InferenceEngine:
             self._network(view.network),
             [self._module(view.network, module.stored) for module in view.modules],
             view.network.belonging.upper_digest,
+            view.preserved,
         )
         with self.compute.autocast():
             placed = inputs.to(self.compute.device).contiguous(memory_format=self.compute.memory_format)

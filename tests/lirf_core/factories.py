@@ -13,7 +13,9 @@ from lirf_core.network import SplitNetwork, digest, freeze
 CPU = Compute.for_inference("cpu")
 SPEC = ArchitectureSpec("resnet18-small", classes=5, width=0.25, channels=1)
 PREPROCESSING = Preprocessing(8, 8, (0.5,), (0.5,))
-QUICK = DepositConfig(epochs=2, batch_size=8, augmentation=Augmentation(1, False))
+QUICK = DepositConfig(
+    epochs=2, batch_size=8, proxies=16, proxy_batch=4, pruning_rate=0.5, augmentation=Augmentation(1, False)
+)
 
 
 def network(seed: int = 0, spec: ArchitectureSpec = SPEC, split: str = "layer2") -> SplitNetwork:

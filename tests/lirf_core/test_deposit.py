@@ -46,7 +46,7 @@ def test_the_target_forgets_digits_and_the_recover_network_reads_them(
     held_out, truth = digits.tensors(digits.held_out)
     config = DepositConfig(epochs=20, batch_size=32, learning_rate=0.006, augmentation=AUGMENTATION)
     result = deposit(digits_network, pixels, labels, [0, 1, 2], list(range(3, 10)), DIGIT_SIZE, config, CPU)
-    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest)
+    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, list(range(3, 10)))
     before, target, again = (
         accuracy(logits_of(net, held_out, DIGIT_SIZE, CPU), truth, [0, 1, 2])
         for net in (digits_network, result.target, recover)
@@ -64,7 +64,7 @@ def test_progress_counts_every_step_and_names_every_loss() -> None:
     run(on_step=seen.append)
     assert [progress.step for progress in seen] == list(range(1, 7))
     assert (seen[-1].epoch, seen[-1].epochs, seen[-1].steps) == (2, 2, 6)
-    assert seen[0].loss_values().keys() == {"total", "kr", "kp", "re", "pt", "at"}
+    assert seen[0].loss_values().keys() == {"total", "kr", "pr", "kp", "fp", "re", "pt", "ft", "at"}
 
 
 def test_raising_in_a_step_stops_the_deposit() -> None:

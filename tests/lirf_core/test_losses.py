@@ -65,5 +65,27 @@ def test_recovery_is_cross_entropy_with_the_true_label() -> None:
     assert losses.recovery(LOGITS, torch.tensor([0, 3])).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
-def test_recover_logits_take_the_deposited_ones_from_the_module() -> None:
-    assert losses.recover_logits(LOGITS, TEACHER, torch.tensor([0, 1]))[0].tolist() == [1.0, 1.0, 1.0, -1.0]
+def test_eq_8_takes_the_deposited_logits_from_the_module() -> None:
+    joined = losses.join(LOGITS, [(TEACHER, [0, 1])], [2, 3], "eq8")
+    assert joined[0].tolist() == [1.0, 1.0, 1.0, -1.0]
+
+
+@pytest.mark.parametrize("joining", ["levelled", "averaged"])
+def test_levels_of_the_networks_do_not_matter_once_they_are_levelled(joining: losses.Joining) -> None:
+    joined = losses.join(LOGITS, [(TEACHER, [0, 1])], [2, 3], joining)
+    raised = losses.join(LOGITS, [(TEACHER + 7, [0, 1])], [2, 3], joining)
+    assert torch.allclose(joined, raised, atol=1e-5)
+    eq8 = losses.join(LOGITS, [(TEACHER, [0, 1])], [2, 3], "eq8")
+    assert not torch.allclose(eq8, losses.join(LOGITS, [(TEACHER + 7, [0, 1])], [2, 3], "eq8"))
+
+
+def test_probe_removal_is_zero_for_a_guess_and_log_d_for_certainty() -> None:
+    assert losses.probe_removal(torch.zeros(4, 3)).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.probe_removal(torch.tensor([[100.0, 0.0, 0.0]])).item() == pytest.approx(math.log(3), rel=1e-5)
+
+
+def test_feature_distance_is_a_share_of_the_teachers_length() -> None:
+    teacher = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
+    assert losses.feature_distance(teacher, teacher).item() == 0.0
+    assert losses.feature_distance(torch.zeros(2, 2), teacher).item() == pytest.approx(1.0)
+    assert losses.feature_distance(torch.zeros(0, 2), torch.zeros(0, 2)).item() == 0.0

@@ -26,7 +26,9 @@ def classifier(upper: nn.Module) -> nn.Linear:
 
 
 class LastFeatures:
-    """Keeps the input of the last linear layer whenever the upper part runs; use it as a context manager."""
+    """A context in which `latest` is the input (B, F) of the last linear layer when the upper part last ran."""
+
+    latest: Tensor
 
     def __init__(self, upper: nn.Module) -> None:
         self._classifier = classifier(upper)
@@ -46,7 +48,7 @@ class LastFeatures:
 def answers_of(
     lower: nn.Module, upper: nn.Module, images: Tensor, preprocessing: Preprocessing, compute: Compute, batch: int = 250
 ) -> Answers:
-    """images: uint8 (N, C, H, W). `lower` is that of a target network or a deposit module."""
+    """images: uint8 (N, C, H, W). `lower` is that of a target network or a deposit module, in eval mode."""
     features, logits = [], []
     with LastFeatures(upper) as last:
         for chunk in torch.split(images, batch):

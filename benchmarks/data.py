@@ -1,0 +1,203 @@
+"""The images that the benchmarks run on: CIFAR-10, Fashion-MNIST, scikit-learn's digits, or a folder of yours.
+
+`--data` is one of `SOURCES` or the path of a folder with `train/CLASS/*` and `test/CLASS/*` images of one size.
+"""
+
+import io
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image
+from torch import Tensor
+
+from demo import digits
+from lirf_core.architectures import ArchitectureSpec
+from lirf_core.data import Augmentation, Preprocessing
+
+SOURCES = ("cifar10", "digits", "fashion-mnist")
+DOWNLOADS = Path(os.environ.get("LIRF_BENCHMARK_DATA", Path.home() / ".cache" / "lirf"))
+# JPEG copies of CIFAR-10 and a trained narrow network, where a checkout has them beside it.
+SHARED = Path(os.environ.get("LIRF_BENCHMARK_SHARED", Path(__file__).parents[2] / "shared" / "data"))
+
+
+class NoSuchData(Exception):
+    """The data is not here, and why it could not be fetched."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """pixels: uint8 (N, C, H, W); labels: int64 (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def of_classes(self, classes: list[int]) -> "Images":
+        return self.where(torch.isin(self.labels, torch.tensor(classes)))
+
+    def where(self, chosen: Tensor) -> "Images":
+        return Images(self.pixels[chosen], self.labels[chosen])
+
+    def first_of_each(self, count: int) -> "Images":
+        """`count` images of each class, or all where there are fewer; which ones depends on nothing else."""
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
+        labels = self.labels[order]
+        chosen = [order[labels == index][:count] for index in labels.unique()]
+        return self.where(torch.cat(chosen))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and held-out images, the architecture they are usually read with, and how they are augmented."""
+
+    name: str
+    classes: list[str]
+    training: Images
+    held_out: Images
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    narrow: ArchitectureSpec
+    weights: Path | None = field(default=None)
+
+    @property
+    def deposited(self) -> list[int]:
+        """The first 30 % of the classes (paper, section 5.1)."""
+        return list(range(max(1, round(0.3 * len(self.classes)))))
+
+    @property
+    def preserved(self) -> list[int]:
+        return list(range(len(self.deposited), len(self.classes)))
+
+
+def load(source: str) -> Data:
+    """Raises `NoSuchData`."""
+    if source == "digits":
+        return _digits()
+    if source == "cifar10":
+        return _cifar10()
+    if source == "fashion-mnist":
+        return _fashion_mnist()
+    return _folder(Path(source))
+
+
+def _digits() -> Data:
+    found = digits.Digits()
+    return Data(
+        "digits",
+        digits.CLASSES,
+        Images(*found.tensors(found.training)),
+        Images(*found.tensors(found.held_out)),
+        digits.PREPROCESSING,
+        digits.AUGMENTATION,
+        digits.SPEC,
+    )
+
+
+def _cifar10() -> Data:
+    weights = SHARED / "cifar10-resnet18-w32-a.safetensors"
+    if (SHARED / "cifar10-jpeg").is_dir():
+        training, classes = _shards("train")
+        held_out, _ = _shards("test")
+    else:
+        from torchvision.datasets import CIFAR10
+
+        training, held_out, classes = _download(CIFAR10)
+    return Data(
+        "cifar10",
+        classes,
+        training,
+        held_out,
+        Preprocessing(32, 32, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+        Augmentation(),
+        ArchitectureSpec("resnet18-small", classes=len(classes), width=0.5),
+        weights if weights.exists() else None,
+    )
+
+
+def _fashion_mnist() -> Data:
+    from torchvision.datasets import FashionMNIST
+
+    training, held_out, classes = _download(FashionMNIST)
+    return Data(
+        "fashion-mnist",
+        classes,
+        training,
+        held_out,
+        Preprocessing(28, 28, (0.286,), (0.353,)),
+        Augmentation(crop_padding=2),
+        ArchitectureSpec("resnet18-small", classes=len(classes), width=0.25, channels=1),
+    )
+
+
+def _download(dataset: type) -> tuple[Images, Images, list[str]]:
+    try:
+        training, held_out = (dataset(DOWNLOADS, train=is_training, download=True) for is_training in (True, False))
+    except (OSError, RuntimeError) as error:
+        raise NoSuchData(
+            f"{dataset.__name__} is not in {DOWNLOADS} and could not be fetched: {error}. "
+            "Fetch it where there is a network and set LIRF_BENCHMARK_DATA, or use --data digits, which needs none."
+        ) from error
+    return _as_images(training), _as_images(held_out), list(training.classes)
+
+
+def _as_images(dataset: object) -> Images:
+    pixels = torch.as_tensor(numpy.asarray(dataset.data))  # type: ignore[attr-defined]
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+    return Images(pixels, torch.as_tensor(dataset.targets))  # type: ignore[attr-defined]
+
+
+def _shards(part: str) -> tuple[Images, list[str]]:
+    pixels, labels, classes = [], [], []
+    for path in sorted((SHARED / "cifar10-jpeg").glob(f"{part}*.npz")):
+        shard = numpy.load(path)
+        offsets = shard["offsets"]
+        pixels += [
+            numpy.asarray(Image.open(io.BytesIO(shard["jpeg"][begin:end].tobytes())))
+            for begin, end in itertools.pairwise(offsets)
+        ]
+        labels.append(torch.from_numpy(shard["label"]).long())
+        classes = [str(name) for name in shard["classes"]]
+    stacked = torch.from_numpy(numpy.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return Images(stacked, torch.cat(labels)), classes
+
+
+def _folder(path: Path) -> Data:
+    if not (path / "train").is_dir() or not (path / "test").is_dir():
+        raise NoSuchData(
+            f"'{path}' is neither one of {', '.join(SOURCES)} nor a folder with train/CLASS/* and test/CLASS/* images."
+        )
+    classes = sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir())
+    training, held_out = (_folder_images(path / part, classes) for part in ("train", "test"))
+    _, channels, height, width = training.pixels.shape
+    return Data(
+        path.resolve().name,
+        classes,
+        training,
+        held_out,
+        Preprocessing(height, width, (0.5,) * channels, (0.25,) * channels),
+        Augmentation(),
+        ArchitectureSpec("resnet18-small", classes=len(classes), width=0.5, channels=channels),
+    )
+
+
+def _folder_images(path: Path, classes: list[str]) -> Images:
+    files = [(file, index) for index, name in enumerate(classes) for file in sorted((path / name).glob("*"))]
+    if not files:
+        raise NoSuchData(f"'{path}' has no images in folders named {', '.join(classes)}.")
+    pixels = numpy.stack(list(_decoded(file for file, _ in files)))
+    return Images(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor([index for _, index in files])
+    )
+
+
+def _decoded(files: Iterator[Path]) -> Iterator[numpy.ndarray]:
+    for file in files:
+        with Image.open(file) as image:
+            yield numpy.asarray(image.convert("RGB"))

@@ -1,0 +1,202 @@
+"""One experiment is one row: data, network, split, seed and a `DepositConfig`. Run once, kept as JSON, never run again.
+
+Held-out images, raw logits, the last epoch. The preserved training images are read by the probe alone, which is an
+attacker; no deposit sees them.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+
+from benchmarks import data as sources
+from benchmarks.data import Data, Images
+from lirf_core import artifacts, metrics
+from lirf_core.artifacts import Belonging
+from lirf_core.compute import Compute
+from lirf_core.deposit import DepositConfig, DepositResult, deposit
+from lirf_core.features import answers_of
+from lirf_core.evidence.probe import linear_probe
+from lirf_core.network import SplitNetwork, flat_state
+from lirf_core.original import train_original
+from lirf_core.recover import RecoverNetwork
+
+RESULTS = Path(__file__).parent / "results"
+ORIGINALS = Path(os.environ.get("LIRF_BENCHMARK_ORIGINALS", sources.DOWNLOADS / "originals"))
+PROBE_IMAGES = 600  # of each class, to train the probe on
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a result. `width` None is the data's narrow network, or the trained one beside it.
+
+    images: deposit images of each class, None for all.
+    """
+
+    data: str
+    deposit: DepositConfig = field(default_factory=DepositConfig)
+    split: str = "layer2"
+    width: float | None = None
+    images: int | None = None
+    original_epochs: int = 15
+    seed: int = 0
+
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+OnStep = Callable[[int, int], None]
+
+
+@contextmanager
+def progress(label: str) -> Iterator[OnStep]:
+    """A bar of the steps of one run."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def run_all(experiments: Iterable[tuple[str, Experiment]], device: str = "auto") -> dict[str, list[dict[str, Any]]]:
+    """The outcomes of the experiments by their label, in order; those that were run before are read."""
+    wanted = list(experiments)
+    outcomes: dict[str, list[dict[str, Any]]] = {}
+    for number, (label, experiment) in enumerate(wanted, 1):
+        with progress(f"{number} of {len(wanted)}: {label}, seed {experiment.seed}") as on_step:
+            outcomes.setdefault(label, []).append(outcome(experiment, device, on_step))
+    return outcomes
+
+
+def outcome(experiment: Experiment, device: str = "auto", on_step: OnStep = lambda *_: None) -> dict[str, Any]:
+    """The kept result of the experiment; it is run when there is none."""
+    kept = RESULTS / "runs" / f"{experiment.data.replace('/', '_')}-{experiment.key()}.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    made = {"experiment": asdict(experiment), **_run(experiment, device, on_step), **circumstances(device)}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(made, indent=1) + "\n")
+    return made
+
+
+def _run(experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:
+    data = sources.load(experiment.data)
+    compute = Compute.for_training(device)
+    network = original(data, experiment, compute)
+    begin = time.perf_counter()
+    result = carry_out(experiment, data, network, compute, on_step)
+    seconds = time.perf_counter() - begin
+    belonging = Belonging(data.narrow, experiment.split, result.module.upper_digest)
+    stored = artifacts.dump_module(result.module, belonging)
+    result = replace(result, module=compute.place(artifacts.load_module(stored, belonging)))
+    return {
+        **measure(data, network, result, Compute.for_inference(device)),
+        "deposit_seconds": round(seconds, 2),
+        "module_bytes": len(stored),
+        "original_bytes": sum(tensor.nbytes for tensor in flat_state(network).values()),
+    }
+
+
+def carry_out(
+    experiment: Experiment,
+    data: Data,
+    network: SplitNetwork,
+    compute: Compute,
+    on_step: OnStep = lambda *_: None,
+) -> DepositResult:
+    """The experiment's deposit of the first 30 % of the classes."""
+    shown = deposit_set(data, experiment)
+    return deposit(
+        network,
+        shown.pixels,
+        shown.labels,
+        data.deposited,
+        data.preserved,
+        data.preprocessing,
+        replace(experiment.deposit, augmentation=data.augmentation, seed=experiment.seed),
+        compute,
+        lambda at: on_step(at.step, at.steps),
+    )
+
+
+def deposit_set(data: Data, experiment: Experiment) -> Images:
+    """The training images of the deposited classes, or the experiment's share of them."""
+    images = data.training.of_classes(data.deposited)
+    return images if experiment.images is None else images.first_of_each(experiment.images)
+
+
+def original(data: Data, experiment: Experiment, compute: Compute, classes: list[int] | None = None) -> SplitNetwork:
+    """The original network of the experiment, trained once and kept; with `classes`, one that saw these alone."""
+    spec = data.narrow if experiment.width is None else replace(data.narrow, width=experiment.width)
+    if data.weights and experiment.width is None and classes is None:
+        with data.weights.open("rb") as file:
+            return compute.place(artifacts.load_original(file, spec, experiment.split))
+    seen = "all" if classes is None else "-".join(map(str, classes))
+    kept = ORIGINALS / f"{data.name}-w{spec.width}-{experiment.original_epochs}-{seen}-{experiment.seed}.safetensors"
+    if not kept.exists():
+        images = data.training if classes is None else data.training.of_classes(classes)
+        trained = train_original(
+            spec,
+            images.pixels,
+            images.labels,
+            data.preprocessing,
+            compute,
+            epochs=experiment.original_epochs,
+            augmentation=data.augmentation,
+            seed=experiment.seed,
+        )
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in flat_state(trained).items()}, kept)
+    with kept.open("rb") as file:
+        return compute.place(artifacts.load_original(file, spec, experiment.split))
+
+
+def measure(data: Data, network: SplitNetwork, result: DepositResult, compute: Compute) -> dict[str, Any]:
+    """Original, target and recover network on held-out images, and a probe on the features of the first two."""
+    images, labels = data.held_out.pixels, data.held_out.labels
+    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, data.preserved)
+    training = data.training.first_of_each(PROBE_IMAGES)
+    measured: dict[str, Any] = {}
+    for name, whole in (("original", network), ("target", result.target)):
+        compute.place(whole)
+        held_out = answers_of(whole.lower, whole.upper, images, data.preprocessing, compute)
+        learnt = answers_of(whole.lower, whole.upper, training.pixels, data.preprocessing, compute)
+        read = linear_probe((learnt.features, training.labels), (held_out.features, labels), data.deposited)
+        measured[name] = asdict(metrics.accuracy(held_out.logits, labels, data.deposited)) | {"probe": asdict(read)}
+    logits = metrics.logits_of(compute.place(recover), images, data.preprocessing, compute)
+    measured["recover"] = asdict(metrics.accuracy(logits, labels, data.deposited))
+    forgotten = metrics.forgetting(measured["original"]["deposited"], measured["target"]["deposited"])
+    measured["forgetting"] = forgotten
+    measured["h_mean"] = metrics.h_mean(measured["target"]["preserved"], forgotten)
+    return measured
+
+
+def circumstances(device: str) -> dict[str, Any]:
+    """Where and when a figure was measured, and with which code."""
+    compute = Compute.for_training(device)
+    is_cuda = compute.device.type == "cuda"
+    return {
+        "commit": _git("describe", "--always", "--dirty", "--exclude=*"),
+        "device": torch.cuda.get_device_name(compute.device) if is_cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": str(compute.autocast_type or torch.float32).removeprefix("torch."),
+        "torch": torch.__version__,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)  # noqa: S603, S607
+    return answer.stdout.strip() or "unknown"

@@ -1,0 +1,44 @@
+"""The settings behind the rows: every row of every table is one of these, with fields replaced."""
+
+from dataclasses import replace
+
+from lirf_core.deposit import DepositConfig
+
+OURS = DepositConfig()
+
+# Section 5.1: eq. 9 as written. The paper does not give lambda_at.
+PAPER = DepositConfig(
+    removal="random",
+    lambda_at=0.05,
+    lambda_fr=0.0,
+    lambda_kp=10.0,
+    lambda_fp=0.0,
+    lambda_re=10.0,
+    lambda_pt=10.0,
+    lambda_ft=0.0,
+    transfer="deposited",
+    joining="eq8",
+    proxies=0,
+    temperature=10.0,
+    pruning_rate=0.5,
+    epochs=20,
+    batch_size=128,
+    learning_rate=0.01,
+)
+
+# Table 2. The first four rows are the paper's, at the epochs of ours; the others lead from them to ours.
+PAPER_SHORT = replace(PAPER, epochs=OURS.epochs, lambda_at=0.0, pruning_rate=0.0)
+ABLATION: dict[str, DepositConfig] = {
+    "L_kr, L_kp [w/o L_at]": replace(PAPER_SHORT, lambda_pt=0.0, lambda_re=0.0),
+    "L_kr, L_kp [w/o L_at], L_pt, L_re": PAPER_SHORT,
+    "L_kr, L_kp, L_pt, L_re": replace(PAPER_SHORT, lambda_at=PAPER.lambda_at),
+    "L_kr, L_kp, L_pt, L_re + Prune": replace(PAPER, epochs=OURS.epochs),
+    "ours": OURS,
+    "ours, random labels": replace(OURS, removal="random"),
+    "ours w/o L_at": replace(OURS, lambda_at=0.0),
+    "ours w/o L_fr": replace(OURS, lambda_fr=0.0),
+    "ours w/o proxies": replace(OURS, proxies=0, lambda_fr=0.0, lambda_fp=0.0),
+    "ours, joined by eq. 8 alone": replace(OURS, joining="eq8"),
+    "ours, transfer of deposited logits (eq. 6) alone": replace(OURS, transfer="deposited", lambda_ft=0.0),
+    "ours w/o Prune": replace(OURS, pruning_rate=0.0),
+}

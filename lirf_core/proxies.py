@@ -1,0 +1,76 @@
+"""Proxy images: what a deposit shows its networks in place of the preserved images, which it may never see.
+
+A deposit image is changed, within `reach`, until the original network takes it for a preserved class. Such an image
+carries features of that class which hold for real images too (Ilyas et al., Adversarial Examples Are Not Bugs, They
+Are Features, 2019), so that distilling on it keeps preserved knowledge (Cha et al., Learning to Unlearn, AAAI 2024).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from lirf_core.compute import Compute
+from lirf_core.data import Preprocessing
+from lirf_core.network import SplitNetwork
+
+BATCH = 128
+STEPS = 5
+REACH = 24  # of 255
+
+
+MAX_OF_EACH = 8  # proxies made from one image: more would show the same background over and over
+
+
+class Proxies:
+    """images: uint8 (N, C, H, W) on the device. Each step of a deposit draws some of them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """`count` of them at random, none where there are none."""
+        if not len(self.images):
+            return self.images
+        return self.images[torch.randint(len(self.images), (count,), generator=generator).to(self.images.device)]
+
+
+def make_proxies(
+    original: SplitNetwork,
+    images: Tensor,
+    preserved: Tensor,
+    count: int,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    generator: Generator,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Proxies:
+    """`count` proxies, or fewer where there are few images: each an image moved towards a preserved class at random.
+
+    images: uint8 (N, C, H, W) on the device; preserved: (P,) class indices. `STEPS` of the sign of the gradient
+    (targeted projected gradient descent, Madry et al., 2018), no value changed by more than `REACH`.
+    `original` must be frozen. `on_batch` is called after each batch and stops the making by raising.
+    """
+    made = [images[:0]]
+    chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_OF_EACH)])[:count]
+    for batch in torch.split(chosen, BATCH) if count else []:
+        start = images[batch.to(images.device)].float()
+        goals = preserved[torch.randint(len(preserved), (len(batch),), generator=generator).to(preserved.device)]
+        made.append(_moved(original, start, goals, preprocessing, compute))
+        on_batch()
+    return Proxies(torch.cat(made))
+
+
+def _moved(
+    original: SplitNetwork, start: Tensor, goals: Tensor, preprocessing: Preprocessing, compute: Compute
+) -> Tensor:
+    moved = start
+    for _ in range(STEPS):
+        moved = moved.detach().requires_grad_()
+        with compute.autocast():
+            logits = original(preprocessing.normalise(moved).contiguous(memory_format=compute.memory_format))
+        (slope,) = torch.autograd.grad(F.cross_entropy(logits.float(), goals, reduction="sum"), moved)
+        moved = moved.detach() - 1.5 * REACH / STEPS * slope.sign()
+        moved = moved.clamp(start - REACH, start + REACH).clamp(0, 255)
+    return moved.round().to(torch.uint8)

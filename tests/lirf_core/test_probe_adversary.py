@@ -1,0 +1,42 @@
+import torch
+
+from lirf_core import losses
+from lirf_core.features import LastFeatures, answers_of, classifier
+from lirf_core.probe_adversary import ProbeAdversary
+from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
+
+
+def told_apart(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of two classes, 1 and 4, that differ in one direction."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.tensor([1, 4]).repeat(32)
+    features = torch.randn(64, classifier(network().upper).in_features, generator=generator)
+    features[labels == 4, 0] += 4.0
+    return features, labels
+
+
+def test_the_probe_learns_what_the_features_tell_and_the_loss_takes_it_from_them() -> None:
+    adversary = ProbeAdversary(network(), torch.tensor([1, 4]))
+    for seed in range(50):
+        adversary.learn(*told_apart(seed))
+    features, labels = told_apart(99)
+    read = adversary.logits(features).argmax(1)
+    assert ((read == (labels == 4)).float().mean()) > 0.9
+
+    features.requires_grad_()
+    before = losses.probe_removal(adversary.logits(features))
+    before.backward()
+    assert features.grad is not None
+    after = losses.probe_removal(adversary.logits(features - 20 * features.grad))
+    assert after < before
+    assert adversary.weight.grad is None or adversary.weight.requires_grad
+
+
+def test_the_last_features_are_the_input_of_the_last_linear_layer() -> None:
+    net = network()
+    pixels, _ = images(6, [0, 1])
+    answers = answers_of(net.lower, net.upper, pixels, PREPROCESSING, CPU, batch=4)
+    assert torch.allclose(classifier(net.upper)(answers.features), answers.logits, atol=1e-5)
+    with LastFeatures(net.upper) as last:
+        net(CPU.inputs(pixels, PREPROCESSING))
+    assert torch.allclose(last.latest, answers.features, atol=1e-5)

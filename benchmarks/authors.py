@@ -1,5 +1,5 @@
-"""A deposit as the authors publish it, to be measured against: 20 epochs of batches of 128, float32, split after layer3,
-no pruning, no attention term; images augmented one by one on the CPU in a DataLoader; three passes of the upper part.
+"""A deposit as the authors publish it, to be measured against: 20 epochs of batches of 128 in float32, split after
+layer3, no pruning, no attention term; images augmented one by one in a DataLoader; three passes of the upper part.
 
 Written anew from the description (their repository's README and `shared/data`): 0.9 of the distillation and 0.1 of the
 cross-entropy, batch norm in train mode, SGD with momentum 0.9 and learning rate 0.01.
@@ -77,7 +77,7 @@ def deposit_as_published(
                 wanted = teacher(inputs)
             target_logits = teacher.upper(target(inputs))
             module_logits = teacher.upper(module(inputs))
-            recover_logits = losses.join(target_logits, module_logits, data.deposited, data.preserved, "eq8")
+            recover_logits = losses.join(target_logits, [(module_logits, data.deposited)], data.preserved, "eq8")
             random_labels = torch.randint(len(data.classes), answers.shape, device=device)
             loss = (
                 (1 - KEPT) * losses.random_removal(target_logits, random_labels)

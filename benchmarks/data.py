@@ -46,8 +46,11 @@ class Images:
         """`count` images of each class, or all where there are fewer; which ones depends on nothing else."""
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
         labels = self.labels[order]
-        chosen = [order[labels == index][:count] for index in labels.unique()]
+        chosen = [order[labels == index][:count] for index in sorted(set(labels.tolist()))]
         return self.where(torch.cat(chosen))
+
+    def first(self, count: int) -> "Images":
+        return Images(self.pixels[:count], self.labels[:count])
 
     def __len__(self) -> int:
         return len(self.labels)

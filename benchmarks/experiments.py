@@ -27,8 +27,8 @@ from lirf_core import artifacts, metrics
 from lirf_core.artifacts import Belonging
 from lirf_core.compute import Compute
 from lirf_core.deposit import DepositConfig, DepositResult, deposit
-from lirf_core.features import answers_of
 from lirf_core.evidence.probe import linear_probe
+from lirf_core.features import answers_of
 from lirf_core.network import SplitNetwork, flat_state
 from lirf_core.original import train_original
 from lirf_core.recover import RecoverNetwork
@@ -117,7 +117,19 @@ def carry_out(
     on_step: OnStep = lambda *_: None,
 ) -> DepositResult:
     """The experiment's deposit of the first 30 % of the classes."""
-    shown = deposit_set(data, experiment)
+    config = replace(experiment.deposit, seed=experiment.seed)
+    return deposit_of(deposit_set(data, experiment), data, network, config, compute, on_step)
+
+
+def deposit_of(
+    shown: Images,
+    data: Data,
+    network: SplitNetwork,
+    config: DepositConfig,
+    compute: Compute,
+    on_step: OnStep = lambda *_: None,
+) -> DepositResult:
+    """A deposit of these images, augmented as the data are."""
     return deposit(
         network,
         shown.pixels,
@@ -125,7 +137,7 @@ def carry_out(
         data.deposited,
         data.preserved,
         data.preprocessing,
-        replace(experiment.deposit, augmentation=data.augmentation, seed=experiment.seed),
+        replace(config, augmentation=data.augmentation),
         compute,
         lambda at: on_step(at.step, at.steps),
     )

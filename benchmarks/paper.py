@@ -1,42 +1,181 @@
-"""The paper's tables and figures: `uv run python -m benchmarks.paper table1 --data cifar10 --preset quick`.
+"""The paper's tables and figures, each row an `Experiment`: `uv run python -m benchmarks.paper table1 --data cifar10`.
 
-Every row is an `Experiment`; a row that was run before is read from `benchmarks/results/runs`.
+What was run before is read from `benchmarks/results/runs`, so that a run which was stopped goes on where it was.
 """
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Any
 
 import typer
 from rich.console import Console
 
-from benchmarks import figures, reports
-from benchmarks.data import NoSuchData
-from benchmarks.experiments import Experiment, run_all
-from benchmarks.settings import OURS, PAPER
-from benchmarks.transfer import transfer
+from benchmarks import data as sources
+from benchmarks import figures, reports, transfer
+from benchmarks.experiments import Experiment, carry_out, circumstances, original, progress, run_all
+from benchmarks.options import DataOption, DeviceOption, PresetOption, WidthOption
+from benchmarks.settings import ABLATION, OURS, PAPER
+from lirf_core.compute import Compute
+from lirf_core.deposit import DepositConfig
+from lirf_core.features import answers_of
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 console = Console()
 
-DataOption = Annotated[
-    str, typer.Option("--data", help="cifar10, digits, fashion-mnist, or a folder with train/CLASS and test/CLASS.")
-]
-PresetOption = Annotated[
-    Literal["quick", "full"], typer.Option("--preset", help="full: all images and three seeds; quick: one seed.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-WidthOption = Annotated[
-    float | None, typer.Option("--width", help="Width of resnet18-small; 1.0 is the paper's. Default: narrow.")
-]
+SPLITS = ("layer1", "layer2", "layer3")
+PRUNING_RATES = (0.0, 0.25, 0.5, 0.75)
+T_SNE_IMAGES = 150  # of each class
 
 
-class Preset:
-    """What a preset means: seeds, and deposit images of each class (None: all)."""
+@app.command()
+def table1(
+    data: DataOption = "digits",
+    preset: PresetOption = "quick",
+    device: DeviceOption = "auto",
+    width: WidthOption = None,
+) -> None:
+    """Original, target and recover network: Pre, Dep, F, H, Avg."""
+    configs = {"ours": OURS} if preset == "quick" else {"ours": OURS, "as in the paper": PAPER}
+    rows = [
+        (f"{label}, {split}", one)
+        for label, config in configs.items()
+        for split in ("layer2", "layer3")
+        for one in _seeds(preset, Experiment(data, config, split=split, width=width))
+    ]
+    outcomes = run_all(rows, device)
+    first = {"original": next(iter(outcomes.values()))}
+    whole: dict[str, reports.Column] = {
+        "Pre": lambda one: one["original"]["preserved"],
+        "Dep": lambda one: one["original"]["deposited"],
+        "Avg": lambda one: one["original"]["average"],
+        "probe Dep": lambda one: one["original"]["probe"]["deposited"],
+    }
+    lines = [*reports.table(first, whole), "", *reports.table(outcomes)]
+    _write(f"table1-{_of(data, width)}-{preset}", f"Table 1, {data}", lines, outcomes)
 
-    def __init__(self, name: str, data: str, width: float | None) -> None:
-        self.name, self.data, self.width = name, data, width
-        self.seeds = [0, 1, 2] if name == "full" else [0]
 
-    def experiments(self, **changes: object) -> list[Experiment]:
-        base = replace(OURS, data=self.data, width=self.width)
-        return [replace(base, seed=seed, **changes) for seed in self.seeds]  # type: ignore[arg-type]
+@app.command()
+def table2(
+    data: DataOption = "digits",
+    preset: PresetOption = "quick",
+    device: DeviceOption = "auto",
+    width: WidthOption = None,
+) -> None:
+    """Ablation of the loss terms, of pruning, and of what goes beyond the paper."""
+    rows = [
+        (label, one)
+        for label, config in ABLATION.items()
+        for one in _seeds(preset, Experiment(data, config, width=width))
+    ]
+    outcomes = run_all(rows, device)
+    _write(f"table2-{_of(data, width)}-{preset}", f"Table 2, {data}", reports.table(outcomes), outcomes)
+
+
+@app.command()
+def table3(
+    data: DataOption = "digits",
+    preset: PresetOption = "quick",
+    device: DeviceOption = "auto",
+) -> None:
+    """What students distilled from the target learn about the deposited classes."""
+    source, compute = sources.load(data), Compute.for_training(device)
+    images = source.training if preset == "full" else source.training.first_of_each(500)
+    outcomes: dict[str, list[dict[str, Any]]] = {}
+    for seed in _SEEDS[preset]:
+        teachers = _teachers(Experiment(data, seed=seed), source, compute)
+        for student in transfer.STUDENTS:
+            for distillation in transfer.DISTILLATIONS:
+                lesson = transfer.Lesson(student, distillation, epochs=15 if preset == "full" else 5, seed=seed)
+                for name, teacher in teachers.items():
+                    label = f"{student}, by {distillation}, from {name}"
+                    with progress(label) as on_step:
+                        learnt = transfer.teach(lesson, teacher, source, images, compute, on_step)
+                    outcomes.setdefault(label, []).append(learnt | circumstances(device) | {"seed": seed})
+    columns: dict[str, reports.Column] = {"Pre": lambda one: one["preserved"], "Dep": lambda one: one["deposited"]}
+    _write(f"table3-{source.name}-{preset}", f"Table 3, {data}", reports.table(outcomes, columns), outcomes)
+
+
+@app.command()
+def figure3(data: DataOption = "digits", device: DeviceOption = "auto", width: WidthOption = None) -> None:
+    """t-SNE of the last layer's features of original, target, module and recover network."""
+    source, experiment = sources.load(data), Experiment(data, width=width)
+    compute, exact = Compute.for_training(device), Compute.for_inference(device)
+    network = original(source, experiment, compute)
+    with progress("deposit") as on_step:
+        result = carry_out(experiment, source, network, compute, on_step)
+    shown = source.held_out.first_of_each(T_SNE_IMAGES)
+
+    def features(lower: Any) -> Any:
+        return answers_of(
+            exact.place(lower), exact.place(network.upper), shown.pixels, source.preprocessing, exact
+        ).features
+
+    found = {
+        "original": features(network.lower),
+        "target": features(result.target.lower),
+        "deposit module": features(result.module.lower),
+    }
+    # The recover network answers for a class by the part that holds it.
+    is_deposited = (shown.labels < len(source.deposited))[:, None]
+    found["recover"] = found["deposit module"].where(is_deposited, found["target"])
+    figures.t_sne(f"figure3-{_of(data, width)}", found, shown.labels, source.classes, len(source.deposited))
+    console.print(f"benchmarks/results/figure3-{_of(data, width)}.png and .svg")
+
+
+@app.command()
+def figure4(
+    data: DataOption = "digits",
+    preset: PresetOption = "quick",
+    device: DeviceOption = "auto",
+    width: WidthOption = None,
+) -> None:
+    """Sweeps of the split and of the pruning rate."""
+    by_split = {split: Experiment(data, OURS, split=split, width=width) for split in SPLITS}
+    by_rate = {f"{rate:g}": Experiment(data, replace(OURS, pruning_rate=rate), width=width) for rate in PRUNING_RATES}
+    outcomes = {
+        sweep: run_all([(value, one) for value, point in points.items() for one in _seeds(preset, point)], device)
+        for sweep, points in {"split": by_split, "pruning rate": by_rate}.items()
+    }
+    name = f"figure4-{_of(data, width)}-{preset}"
+    figures.sweeps(name, outcomes)
+    flat = {f"{sweep} {value}": runs for sweep, points in outcomes.items() for value, runs in points.items()}
+    _write(name, f"Figure 4, {data}", reports.table(flat), flat)
+
+
+_SEEDS = {"quick": [0], "full": [0, 1, 2]}
+
+
+def _seeds(preset: str, experiment: Experiment) -> list[Experiment]:
+    return [replace(experiment, seed=seed) for seed in _SEEDS[preset]]
+
+
+def _teachers(experiment: Experiment, source: sources.Data, compute: Compute) -> dict[str, Any]:
+    network = original(source, experiment, compute)
+    settings: dict[str, DepositConfig] = {
+        "target w/o L_at": replace(OURS, lambda_at=0.0),
+        "target w/ L_at": OURS,
+        "target w/o L_at and L_pr": replace(OURS, lambda_at=0.0, lambda_pr=0.0),
+    }
+    made = {
+        name: carry_out(replace(experiment, deposit=config), source, network, compute).target
+        for name, config in settings.items()
+    }
+    return {"original": network, **made}
+
+
+def _of(data: str, width: float | None) -> str:
+    return data.strip("/").replace("/", "_") + (f"-w{width:g}" if width else "")
+
+
+def _write(name: str, title: str, lines: list[str], outcomes: reports.Outcomes) -> None:
+    console.print(reports.write(name, title, lines, outcomes))
+
+
+def main() -> None:
+    try:
+        app()
+    except sources.NoSuchData as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

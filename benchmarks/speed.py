@@ -5,17 +5,62 @@ because a fast deposit that forgets less is no gain.
 """
 
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import authors, reports
 from benchmarks import data as sources
-from benchmarks.experiments import Experiment, carry_out, circumstances, deposit_set, measure, original, progress
+from benchmarks.data import Data
+from benchmarks.experiments import (
+    Experiment,
+    carry_out,
+    circumstances,
+    deposit_of,
+    deposit_set,
+    measure,
+    original,
+    progress,
+)
 from benchmarks.options import DataOption, DeviceOption, WidthOption
 from benchmarks.settings import OURS
 from lirf_core.compute import Compute
+from lirf_core.network import SplitNetwork
+
+
+def operations(experiment: Experiment, source: Data, network: SplitNetwork, compute: Compute) -> int:
+    """Floating-point operations (a multiplication and an addition are two) of one step, forward and backward.
+
+    Counted as the difference between a deposit of two steps and one of a single step.
+    """
+    batch = experiment.deposit.batch_size
+    counted: list[int] = []
+    for steps in (1, 2):
+        shown = deposit_set(source, experiment).first(batch * steps)
+        short = replace(experiment.deposit, epochs=1, proxies=experiment.deposit.proxy_batch)
+        with FlopCounterMode(display=False) as counter:
+            deposit_of(shown, source, network, short, compute)
+        counted.append(counter.get_total_flops())
+    return counted[1] - counted[0]
+
+
+def peak(compute: Compute, size: int = 2048, seconds: float = 2.0) -> float:
+    """Operations a second of a matrix product in the precision of training: what the machine can do."""
+    kind = compute.autocast_type or torch.float32
+    left, right = (torch.randn(size, size, device=compute.device, dtype=kind) for _ in range(2))
+    best = 0.0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        left @ right
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+    return best
 
 
 def main(
@@ -52,8 +97,21 @@ def main(
     for row in rows.values():
         row[0] |= circumstances(device)
     ratio = rows["as published"][0]["deposit_seconds"] / rows["ours"][0]["deposit_seconds"]
+    steps = -(-len(shown) // OURS.batch_size) * OURS.epochs_for(-(-len(shown) // OURS.batch_size))
+    step, best = operations(ours, source, network, compute), peak(compute)
+    rate = step * steps / seconds
+    told = (
+        f"Ours: {steps} steps of {step / 1e9:.0f} GFLOP, {rate / 1e9:.0f} GFLOP/s with everything around them; "
+        f"a matrix product reaches {best / 1e9:.0f} GFLOP/s here: {100 * rate / best:.0f} % of it are used."
+    )
     names = ("target Pre", "target Dep", "H", "recover Avg", "probe Dep", "seconds")
-    lines = [*reports.table(rows, {name: reports.COLUMNS[name] for name in names}), "", f"Ratio: **{ratio:.1f}**."]
+    lines = [
+        *reports.table(rows, {name: reports.COLUMNS[name] for name in names}),
+        "",
+        f"Ratio: **{ratio:.1f}**.",
+        "",
+        told,
+    ]
     name = f"speed-{source.name}-{compute.device.type}"
     Console().print(reports.write(name, f"Seconds of a deposit, {source.name}", lines, rows))
 

@@ -19,6 +19,14 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
 	$(RUN) pytest
 
+bench: install ## the tables of the paper and the speed, on digits; results in benchmarks/results
+	$(RUN) python -m benchmarks.paper table1
+	$(RUN) python -m benchmarks.paper table2
+	$(RUN) python -m benchmarks.paper table3
+	$(RUN) python -m benchmarks.paper figure3
+	$(RUN) python -m benchmarks.paper figure4
+	$(RUN) python -m benchmarks.speed --data digits
+
 check: install ## format, lint, types, import contracts
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
@@ -29,4 +37,4 @@ format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install demo test check format
+.PHONY: help install demo test bench check format

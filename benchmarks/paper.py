@@ -13,7 +13,7 @@ from benchmarks import data as sources
 from benchmarks import figures, reports, transfer
 from benchmarks.experiments import Experiment, carry_out, circumstances, original, progress, run_all
 from benchmarks.options import DataOption, DeviceOption, PresetOption, WidthOption
-from benchmarks.settings import ABLATION, OURS, PAPER
+from benchmarks.settings import ABLATION, OURS, SPLITS
 from lirf_core.compute import Compute
 from lirf_core.deposit import DepositConfig
 from lirf_core.features import answers_of
@@ -21,7 +21,7 @@ from lirf_core.features import answers_of
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 console = Console()
 
-SPLITS = ("layer1", "layer2", "layer3")
+SWEPT_SPLITS = ("layer1", "layer2", "layer3")
 PRUNING_RATES = (0.0, 0.25, 0.5, 0.75)
 T_SNE_IMAGES = 150  # of each class
 
@@ -34,11 +34,9 @@ def table1(
     width: WidthOption = None,
 ) -> None:
     """Original, target and recover network: Pre, Dep, F, H, Avg."""
-    configs = {"ours": OURS} if preset == "quick" else {"ours": OURS, "as in the paper": PAPER}
     rows = [
-        (f"{label}, {split}", one)
-        for label, config in configs.items()
-        for split in ("layer2", "layer3")
+        (f"split after {split}", one)
+        for split, config in SPLITS.items()
         for one in _seeds(preset, Experiment(data, config, split=split, width=width))
     ]
     outcomes = run_all(rows, device)
@@ -129,7 +127,7 @@ def figure4(
     width: WidthOption = None,
 ) -> None:
     """Sweeps of the split and of the pruning rate."""
-    by_split = {split: Experiment(data, OURS, split=split, width=width) for split in SPLITS}
+    by_split = {split: Experiment(data, OURS, split=split, width=width) for split in SWEPT_SPLITS}
     by_rate = {f"{rate:g}": Experiment(data, replace(OURS, pruning_rate=rate), width=width) for rate in PRUNING_RATES}
     outcomes = {
         sweep: run_all([(value, one) for value, point in points.items() for one in _seeds(preset, point)], device)

@@ -43,12 +43,12 @@ class DepositConfig:
 
     removal: Literal["suppress", "random"] = "suppress"
     lambda_at: float = 0.05
-    lambda_pr: float = 1.0
-    lambda_kp: float = 1.0
+    lambda_pr: float = 2.0
+    lambda_kp: float = 3.0
     lambda_fp: float = 3.0
-    lambda_re: float = 0.03
-    lambda_pt: float = 1.0
-    lambda_ft: float = 1.0
+    lambda_re: float = 0.01
+    lambda_pt: float = 0.5
+    lambda_ft: float = 0.5
     transfer: Literal["deposited", "all"] = "all"
     joining: Joining = "averaged"
     temperature: float = 10.0
@@ -59,10 +59,10 @@ class DepositConfig:
     module_precision: Literal["float16", "float32"] = "float16"
     epochs: int | None = None
     batch_size: int = 128
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     momentum: float = 0.9
-    weight_decay: float = 5e-4
-    max_gradient_norm: float = 5.0
+    weight_decay: float = 2.5e-4
+    max_gradient_norm: float = 7.5
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 

@@ -1,0 +1,78 @@
+"""The benchmarks' own machinery, on digits and in seconds; their figures are not the tests' concern."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import authors, experiments, reports
+from benchmarks import data as sources
+from benchmarks.data import Images, NoSuchData
+from benchmarks.experiments import Experiment
+from benchmarks.settings import ABLATION, OURS, PAPER
+from lirf_core.compute import Compute
+from lirf_core.metrics import accuracy, logits_of
+
+SHORT = replace(OURS, epochs=1, proxies=16, proxy_batch=4)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reports, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(experiments, "ORIGINALS", tmp_path / "originals")
+
+
+def test_an_experiment_is_run_once_and_its_figures_are_those_of_the_paper() -> None:
+    experiment = Experiment("digits", SHORT, images=30, original_epochs=2)
+    first = experiments.outcome(experiment)
+    assert experiments.outcome(experiment) == first
+    assert first["measured_at"] == experiments.outcome(experiment)["measured_at"]
+    target, before = first["target"], first["original"]
+    assert first["forgetting"] == pytest.approx(before["deposited"] - target["deposited"])
+    pre, f = target["preserved"], first["forgetting"]
+    assert first["h_mean"] == pytest.approx(2 * pre * f / (pre + f) if pre > 0 and f > 0 else 0)
+    assert 0 < first["module_bytes"] < first["original_bytes"]
+    assert experiment.key() != replace(experiment, seed=1).key()
+
+
+def test_every_row_of_the_ablation_is_a_config_of_its_own() -> None:
+    assert len(set(map(repr, ABLATION.values()))) == len(ABLATION)
+    assert PAPER.joining == "eq8"
+    assert PAPER.transfer == "deposited"
+    assert PAPER.removal == "random"
+    assert PAPER.lambda_pr == PAPER.lambda_fp == PAPER.lambda_ft == PAPER.proxies == 0
+
+
+def test_a_table_has_mean_and_spread_and_says_where_it_comes_from() -> None:
+    ones = [experiments.outcome(Experiment("digits", SHORT, images=8, original_epochs=1, seed=s)) for s in (0, 1)]
+    text = reports.write("table", "Table", reports.table({"ours": ones}), {"ours": ones})
+    pre = [one["target"]["preserved"] for one in ones]
+    assert f"{sum(pre) / 2:.2f} ± " in text
+    assert "Seeds 0, 1;" in text
+    assert ones[0]["commit"] in text
+
+
+def test_the_published_settings_forget_and_recover_too(tmp_path: Path) -> None:
+    data = sources.load("digits")
+    compute = Compute.for_inference("cpu")
+    network = experiments.original(data, Experiment("digits", split="layer3", original_epochs=5), compute)
+    shown = data.training.of_classes(data.deposited)
+    result = authors.deposit_as_published(
+        network, data, shown.pixels, shown.labels, compute.device, epochs=3, workers=0
+    )
+    logits = logits_of(result.target, data.held_out.pixels, data.preprocessing, compute)
+    before = logits_of(network, data.held_out.pixels, data.preprocessing, compute)
+    deposited = [accuracy(z, data.held_out.labels, data.deposited).deposited or 0 for z in (before, logits)]
+    assert deposited[1] < deposited[0] - 20
+
+
+def test_first_of_each_takes_as_many_of_every_class() -> None:
+    images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.tensor([0] * 7 + [3] * 3))
+    assert images.first_of_each(4).labels.bincount().tolist() == [4, 0, 0, 3]
+
+
+def test_data_that_are_not_there_are_refused_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchData, match="neither one of cifar10, digits, fashion-mnist nor a folder with train/CLASS"):
+        sources.load(str(tmp_path))

@@ -27,7 +27,7 @@ PAPER = DepositConfig(
     weight_decay=5e-4,
 )
 
-# A split after layer3 makes a larger lower part; pruned by this rate its module stays under 5 % of the original's bytes.
+# A split after layer3 makes a larger lower part; pruned so, its module stays under 5 % of the original's bytes.
 SPLITS = {"layer2": OURS, "layer3": replace(OURS, pruning_rate=0.55)}
 
 # Table 2. The first four rows are the paper's, at the epochs of ours; the others lead from them to ours.

@@ -124,17 +124,76 @@ def deposit(
     The result depends on the arguments alone (on one machine). Raises `DepositDiverged`, and ValueError for a deposit
     set that is empty or has images of another class, or when no class would be left.
     """
-    _check_set(images, labels, deposited, preserved)
+    of = _Classes(deposited, preserved)
+    example = pruning.example_input(preprocessing.channels, (preprocessing.height, preprocessing.width))
+    module = pruning.prune(original.lower, config.pruning_rate, example)
+    trained = _train(original, module, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
+    return DepositResult(
+        trained.target(), DepositModule(trained.module(), of.deposited, digest(original.upper), config.joining)
+    )
+
+
+def scrub(
+    module: DepositModule,
+    upper: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    deposited: Sequence[int],
+    preserved: Sequence[int],
+    preprocessing: Preprocessing,
+    config: DepositConfig,
+    compute: Compute,
+    on_step: Callable[[Progress], None] = lambda _: None,
+    on_preparation: Callable[[], None] = lambda: None,
+) -> DepositModule:
+    """The module of an earlier deposit without what it still knows of the classes that are deposited now.
+
+    A module is made from the network as it was, so it knows classes that are deposited later, too: eq. 8 does not ask
+    it for them, but the knowledge is there. The module's lower part forgets them as a target does, on the same deposit
+    set, and keeps the preserved classes and its own. Arguments and errors are those of `deposit`.
+    """
+    of = _Classes(deposited, [*preserved, *module.classes])
+    network = SplitNetwork(module.lower, upper)
+    trained = _train(network, None, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
+    lower = trained.target().lower
+    if config.module_precision == "float16":
+        lower = _finished(rounded(lower))
+    return DepositModule(lower, module.classes, module.upper_digest, module.joining)
+
+
+class _Classes:
+    """Class indices in ascending order. Raises ValueError when none is left to preserve."""
+
+    def __init__(self, deposited: Sequence[int], preserved: Sequence[int]) -> None:
+        if not preserved:
+            raise ValueError("no class is left to preserve; deposit fewer classes.")
+        self.deposited, self.preserved = sorted(deposited), sorted(preserved)
+
+
+def _train(
+    original: SplitNetwork,
+    module: nn.Module | None,
+    images: Tensor,
+    labels: Tensor,
+    of: _Classes,
+    preprocessing: Preprocessing,
+    config: DepositConfig,
+    compute: Compute,
+    on_step: Callable[[Progress], None],
+    on_preparation: Callable[[], None],
+) -> "_Trainer":
+    if not len(images):
+        raise ValueError("the deposit set has no images.")
+    if foreign := set(labels.tolist()) - set(of.deposited):
+        raise ValueError(f"the deposit set has images of classes {sorted(foreign)}, which are not to be deposited.")
     shuffler = Generator().manual_seed(config.seed)
     steps_per_epoch = -(-len(images) // config.batch_size)
     images, labels = images.to(compute.device), labels.to(compute.device)
     epochs = config.epochs_for(steps_per_epoch)
     step = 0
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-        trainer = _Trainer(
-            original, images, deposited, preserved, preprocessing, config, compute, shuffler, on_preparation
-        )
-        trainer.schedule(steps_per_epoch * epochs)
+        trainer = _Trainer(original, module, of, preprocessing, config, compute)
+        trainer.prepare(images, steps_per_epoch * epochs, shuffler, on_preparation)
         for epoch in range(1, epochs + 1):
             # Equal parts rather than a small rest: batch norm learns its statistics from each batch.
             for chosen in torch.randperm(len(images), generator=shuffler).tensor_split(steps_per_epoch):
@@ -144,63 +203,50 @@ def deposit(
                 progress = Progress(epoch, epochs, step, steps_per_epoch * epochs, terms)
                 on_step(progress)
             progress.loss_values()
-    return trainer.result()
-
-
-def _check_set(images: Tensor, labels: Tensor, deposited: Sequence[int], preserved: Sequence[int]) -> None:
-    if not len(images):
-        raise ValueError("the deposit set has no images.")
-    if not preserved:
-        raise ValueError("no class is left to preserve; deposit fewer classes.")
-    if foreign := set(labels.tolist()) - set(deposited):
-        raise ValueError(f"the deposit set has images of classes {sorted(foreign)}, which are not to be deposited.")
+    return trainer
 
 
 class _Trainer:
-    """The networks and the optimiser of one deposit; `step` is eq. 9."""
+    """The networks and the optimiser of one deposit; `step` is eq. 9. Without a module it only forgets."""
 
     def __init__(
         self,
         original: SplitNetwork,
-        images: Tensor,
-        deposited: Sequence[int],
-        preserved: Sequence[int],
+        module: nn.Module | None,
+        of: _Classes,
         preprocessing: Preprocessing,
         config: DepositConfig,
         compute: Compute,
-        generator: Generator,
-        on_preparation: Callable[[], None],
     ) -> None:
-        self.config, self.compute, self.preprocessing = config, compute, preprocessing
-        self.upper_digest = digest(original.upper)
-        self.classes = sorted(deposited)
+        self.config, self.compute, self.preprocessing, self.of = config, compute, preprocessing, of
         self.original = compute.place(copy.deepcopy(original))
         freeze(self.original)
         self.upper = self.original.upper
-        example = pruning.example_input(preprocessing.channels, (preprocessing.height, preprocessing.width))
         self.target_lower = compute.place(copy.deepcopy(original.lower).requires_grad_(True)).train()
-        # Pruned, a module has other activations than those that its batch-norm statistics were taken from.
-        self.module_lower = compute.place(pruning.prune(original.lower, config.pruning_rate, example))
-        self.module_lower.train(config.pruning_rate > 0)
-        self.deposited = torch.tensor(self.classes, device=compute.device)
-        self.preserved = torch.tensor(sorted(preserved), device=compute.device)
-        self.random_classes = torch.cat([self.deposited, self.preserved])
-        self.transferred = self.deposited if config.transfer == "deposited" else self.random_classes
-        self.proxies = make_proxies(
-            self.original, images, self.preserved, config.proxies, preprocessing, compute, generator, on_preparation
-        )
+        self.module_lower = None if module is None else compute.place(module.requires_grad_(True))
+        if self.module_lower is not None:
+            # Pruned, a module has other activations than those that its batch-norm statistics were taken from.
+            self.module_lower.train(config.pruning_rate > 0)
+        self.deposited = torch.tensor(of.deposited, device=compute.device)
+        self.preserved = torch.tensor(of.preserved, device=compute.device)
+        self.all_classes = torch.cat([self.deposited, self.preserved])
         self.adversary = ProbeAdversary(self.original, self.deposited)
-        self.parts = [list(self.target_lower.parameters()), list(self.module_lower.parameters())]
+
+    def prepare(self, images: Tensor, steps: int, generator: Generator, on_batch: Callable[[], None]) -> None:
+        """Makes the proxies of the deposit images, and an optimiser for so many steps."""
+        cfg = self.config
+        self.proxies = make_proxies(
+            self.original, images, self.preserved, cfg.proxies, self.preprocessing, self.compute, generator, on_batch
+        )
+        self.parts = [list(part.parameters()) for part in (self.target_lower, self.module_lower) if part is not None]
         self.optimiser = torch.optim.SGD(
             [parameter for part in self.parts for parameter in part],
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            lr=cfg.learning_rate,
+            momentum=cfg.momentum,
+            weight_decay=cfg.weight_decay,
         )
-
-    def schedule(self, steps: int) -> None:
         self.learning_rates = OneCycleLR(
-            self.optimiser, self.config.learning_rate, total_steps=max(steps, 2), cycle_momentum=False
+            self.optimiser, cfg.learning_rate, total_steps=max(steps, 2), cycle_momentum=False
         )
 
     def step(self, images: Tensor, labels: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -209,17 +255,16 @@ class _Trainer:
         count = len(images)
         shown = torch.cat([images, self.proxies.draw(cfg.proxy_batch, generator)])
         inputs = self.compute.inputs(cfg.augmentation(shown, generator), self.preprocessing)
-        choice = torch.randint(len(self.random_classes), labels.shape, generator=generator)
-        random_labels = self.random_classes[choice.to(labels.device)]
+        choice = torch.randint(len(self.all_classes), labels.shape, generator=generator)
+        random_labels = self.all_classes[choice.to(labels.device)]
         with self.compute.autocast(), LastFeatures(self.upper) as last:
             with torch.no_grad():
                 original_split = self.original.lower(inputs)
                 original_logits, original_features = self.upper(original_split).float(), last.latest
-            target_split, module_split = self.target_lower(inputs), self.module_lower(inputs)
-            target_logits, module_logits = self.upper(torch.cat([target_split, module_split])).float().chunk(2)
-            target_features, _ = last.latest.chunk(2)
-        module_answers = [(module_logits, self.deposited.tolist())]
-        recover_logits = losses.join(target_logits, module_answers, self.preserved.tolist(), cfg.joining)
+            splits = [part(inputs) for part in (self.target_lower, self.module_lower) if part is not None]
+            target_logits, *module_logits = self.upper(torch.cat(splits)).float().split(len(inputs))
+            target_features = last.latest[: len(inputs)]
+        target_split, *module_split = splits
 
         if cfg.removal == "random":
             removed = losses.random_removal(target_logits[:count], random_labels)
@@ -232,16 +277,18 @@ class _Trainer:
             "pr": losses.probe_removal(self.adversary.logits(target_features[:count])),
             "kp": losses.knowledge_preservation(target_logits, original_logits, self.preserved, cfg.temperature),
             "fp": losses.feature_distance(target_features[count:], original_features[count:]),
-            "re": losses.recovery(recover_logits[:count], labels),
-            "pt": losses.partial_transfer(module_logits, original_logits, self.transferred, cfg.temperature),
-            "ft": losses.feature_distance(module_split, original_split),
         }
-        total = (
-            terms["kr"] + cfg.lambda_pr * terms["pr"]
-            + cfg.lambda_kp * terms["kp"] + cfg.lambda_fp * terms["fp"]
-            + cfg.lambda_re * terms["re"]
-            + cfg.lambda_pt * terms["pt"] + cfg.lambda_ft * terms["ft"]
-        )  # fmt: skip
+        total = terms["kr"] + cfg.lambda_pr * terms["pr"] + cfg.lambda_kp * terms["kp"] + cfg.lambda_fp * terms["fp"]
+        if module_logits:
+            answers = [(module_logits[0], self.of.deposited)]
+            recover_logits = losses.join(target_logits, answers, self.of.preserved, cfg.joining)
+            transferred = self.deposited if cfg.transfer == "deposited" else self.all_classes
+            terms |= {
+                "re": losses.recovery(recover_logits[:count], labels),
+                "pt": losses.partial_transfer(module_logits[0], original_logits, transferred, cfg.temperature),
+                "ft": losses.feature_distance(module_split[0], original_split),
+            }
+            total = total + cfg.lambda_re * terms["re"] + cfg.lambda_pt * terms["pt"] + cfg.lambda_ft * terms["ft"]
 
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -251,18 +298,21 @@ class _Trainer:
         self.learning_rates.step()
         return {name: term.detach() for name, term in {"total": total, **terms, "at": attention}.items()}
 
-    def result(self) -> DepositResult:
-        target, module = SplitNetwork(self.target_lower, self.upper), nn.ModuleList([self.module_lower])
-        freeze(target)
-        freeze(module)
-        if self.config.module_precision == "float16":
-            rounded(self.module_lower)
-        for state in (target.state_dict(), module.state_dict()):
-            if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-                raise DepositDiverged("the last step left numbers that are not finite; lower learning_rate.")
-        return DepositResult(
-            target, DepositModule(self.module_lower, self.classes, self.upper_digest, self.config.joining)
-        )
+    def target(self) -> SplitNetwork:
+        network = SplitNetwork(_finished(self.target_lower), self.upper)
+        freeze(network)
+        return network
+
+    def module(self) -> nn.Module:
+        assert self.module_lower is not None
+        return _finished(rounded(self.module_lower) if self.config.module_precision == "float16" else self.module_lower)
+
+
+def _finished(part: nn.Module) -> nn.Module:
+    if not all(torch.isfinite(tensor).all() for tensor in part.state_dict().values()):
+        raise DepositDiverged("the last step left numbers that are not finite; lower learning_rate.")
+    freeze(part)
+    return part
 
 
 @torch.no_grad()

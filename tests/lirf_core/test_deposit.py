@@ -5,7 +5,7 @@ import torch
 
 from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
-from lirf_core.deposit import DepositConfig, DepositDiverged, Progress, deposit
+from lirf_core.deposit import DepositConfig, DepositDiverged, Progress, deposit, scrub
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork, digest
 from lirf_core.recover import RecoverNetwork
@@ -95,3 +95,61 @@ def test_a_single_image_is_enough_to_run() -> None:
     pixels, labels = images(1, [0])
     result = deposit(network(), pixels, labels, [0], [1, 2, 3, 4], PREPROCESSING, QUICK, CPU)
     assert torch.isfinite(result.target(torch.zeros(1, 1, 8, 8))).all()
+
+
+def test_modules_are_float16_numbers_unless_float32_is_asked_for() -> None:
+    def is_half(part: torch.nn.Module) -> bool:
+        return all(torch.equal(p.half().float(), p) for p in part.parameters() if p.ndim > 1)
+
+    assert is_half(run().module)
+    assert not is_half(run(replace(QUICK, module_precision="float32")).module)
+    assert not is_half(run().target.lower)
+
+
+def test_epochs_follow_from_the_size_of_the_deposit_set_where_they_are_not_given() -> None:
+    assert DepositConfig().epochs_for(steps_per_epoch=118) == 3
+    assert DepositConfig().epochs_for(steps_per_epoch=6) == 20
+    assert DepositConfig(epochs=1).epochs_for(steps_per_epoch=6) == 1
+
+
+def test_features_can_only_be_kept_on_proxy_images() -> None:
+    with pytest.raises(ValueError, match="lambda_fp needs proxy images"):
+        DepositConfig(proxies=0)
+    assert DepositConfig(proxies=0, lambda_fp=0.0).proxies == 0
+    run(replace(QUICK, proxies=0, lambda_fp=0.0))
+
+
+def test_the_equations_of_the_paper_alone_are_a_setting() -> None:
+    config = replace(
+        QUICK, removal="random", transfer="deposited", joining="eq8", proxies=0, lambda_pr=0, lambda_fp=0, lambda_ft=0
+    )
+    result = run(config)
+    assert result.module.joining == "eq8"
+
+
+def test_a_scrubbed_module_forgets_what_is_deposited_later_and_still_answers_for_its_own(
+    digits: Digits, digits_network: SplitNetwork
+) -> None:
+    """The module of 0 knows 1 until 1 is deposited and the module is scrubbed."""
+    config = DepositConfig(epochs=20, batch_size=32, proxies=200, augmentation=AUGMENTATION)
+    zeros, ones = (digits.tensors(digits.of_classes(digits.training, [digit])) for digit in (0, 1))
+    held_out, truth = digits.tensors(digits.held_out)
+    first = deposit(digits_network, *zeros, [0], list(range(1, 10)), DIGIT_SIZE, config, CPU)
+    upper = first.target.upper
+    later = scrub(first.module, upper, *ones, [1], list(range(2, 10)), DIGIT_SIZE, config, CPU)
+    before, after = (
+        accuracy(logits_of(SplitNetwork(module.lower, upper), held_out, DIGIT_SIZE, CPU), truth, [1]).by_class
+        for module in (first.module, later)
+    )
+    assert (before[1] or 0) >= 80
+    assert (after[1] or 0) <= 30
+    assert (after[0] or 0) >= 95
+    assert later.classes == (0,)
+    assert later.upper_digest == first.module.upper_digest
+
+
+def test_a_scrub_needs_images_of_the_classes_that_are_deposited_now() -> None:
+    module = run().module
+    pixels, labels = images(4, [2])
+    with pytest.raises(ValueError, match=r"images of classes \[2\], which are not to be deposited"):
+        scrub(module, network().upper, pixels, labels, [3], [4], PREPROCESSING, QUICK, CPU)

@@ -1,0 +1,140 @@
+"""Five deposits of one class each, one after the other on one model; then every subset of them withdrawn, and what the
+module of an earlier deposit still tells of classes deposited later: `uv run python -m benchmarks.sequence --data digits`.
+"""
+
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks import data as sources
+from benchmarks import reports
+from benchmarks.data import Data
+from benchmarks.experiments import Experiment, OnStep, circumstances, original, progress
+from benchmarks.options import DataOption, DeviceOption, WidthOption
+from benchmarks.settings import OURS
+from lirf_core.compute import Compute
+from lirf_core.deposit import Progress, deposit, scrub
+from lirf_core.evidence.probe import linear_probe
+from lirf_core.features import answers_of
+from lirf_core.metrics import accuracy, logits_of
+from lirf_core.network import SplitNetwork
+from lirf_core.recover import DepositModule, RecoverNetwork
+
+
+def main(
+    data: DataOption = "digits",
+    device: DeviceOption = "auto",
+    width: WidthOption = None,
+    deposits: Annotated[int, typer.Option(help="How many classes, the first ones.")] = 5,
+    seed: int = 0,
+) -> None:
+    """Writes benchmarks/results/sequence-DATA.json and .md."""
+    source, experiment = sources.load(data), Experiment(data, width=width, seed=seed)
+    compute, exact = Compute.for_training(device), Compute.for_inference(device)
+    network = original(source, experiment, compute)
+    config = replace(OURS, augmentation=source.augmentation, seed=seed)
+    everything = list(range(len(source.classes)))
+
+    modules: list[DepositModule] = []
+    as_made: list[DepositModule] = []
+    target = network
+    for index in range(deposits):
+        shown = source.training.of_classes([index])
+        preserved = everything[index + 1 :]
+        arguments = shown.pixels, shown.labels, [index], preserved, source.preprocessing, config, compute
+        with progress(f"deposit of {source.classes[index]}") as on_step:
+            made = deposit(target, *arguments, partial(_tell, on_step))
+        for number, module in enumerate(modules):
+            with progress(f"  scrub of {source.classes[module.classes[0]]}'s module") as on_step:
+                modules[number] = scrub(module, network.upper, *arguments, partial(_tell, on_step))
+        target = made.target
+        modules.append(made.module)
+        as_made.append(made.module)
+
+    outcomes = {
+        "every subset withdrawn, modules as made": _subsets(source, network, target, as_made, deposits, exact),
+        "every subset withdrawn, modules scrubbed": _subsets(source, network, target, modules, deposits, exact),
+    }
+    leaks = {
+        "modules as made": _leaks(source, network, as_made, exact),
+        "modules scrubbed": _leaks(source, network, modules, exact),
+    }
+    told: dict[str, list[dict[str, Any]]] = {
+        name: [row | circumstances(device) | {"seed": seed} for row in rows]
+        for name, rows in {**outcomes, **leaks}.items()
+    }
+    worst = {"mean difference": lambda one: one["difference"]}
+    lines = [
+        (
+            "Average of the recover network over preserved and withdrawn classes, against the original's on the same "
+            "images; mean and spread over the subsets, points:"
+        ),
+        "",
+        *reports.table({name: told[name] for name in outcomes}, worst),
+        "",
+        *(f"- {name}: worst {min(row['difference'] for row in rows):.2f}" for name, rows in outcomes.items()),
+        "",
+        "What a module still tells of classes deposited after it, percent right by its answers and by a linear probe:",
+        "",
+        *reports.table(
+            {name: told[name] for name in leaks},
+            {"answers": lambda one: one["answers"], "probe": lambda one: one["probe"]},
+        ),
+    ]
+    Console().print(reports.write(f"sequence-{source.name}", f"Deposits in sequence, {data}", lines, told))
+
+
+def _tell(on_step: OnStep, at: Progress) -> None:
+    on_step(at.step, at.steps)
+
+
+def _subsets(
+    data: Data,
+    network: SplitNetwork,
+    target: SplitNetwork,
+    modules: list[DepositModule],
+    deposits: int,
+    compute: Compute,
+) -> list[dict[str, Any]]:
+    preserved = list(range(deposits, len(data.classes)))
+    rows = []
+    for size in range(deposits + 1):
+        for chosen in combinations(range(deposits), size):
+            shown = data.held_out.of_classes([*preserved, *chosen])
+            recover = RecoverNetwork(target, [modules[i] for i in chosen], modules[0].upper_digest, preserved)
+            found, before = (
+                accuracy(
+                    logits_of(compute.place(whole), shown.pixels, data.preprocessing, compute), shown.labels, chosen
+                ).average
+                for whole in (recover, network)
+            )
+            assert found is not None
+            assert before is not None
+            rows.append({"withdrawn": list(chosen), "average": found, "difference": found - before})
+    return rows
+
+
+def _leaks(data: Data, network: SplitNetwork, modules: list[DepositModule], compute: Compute) -> list[dict[str, Any]]:
+    """For each module but the last, its accuracy on the classes deposited later."""
+    rows = []
+    learnt = data.training.first_of_each(600)
+    for number, module in enumerate(modules[:-1]):
+        later = list(range(number + 1, len(modules)))
+        seen, held_out = (
+            answers_of(
+                compute.place(module.lower), compute.place(network.upper), one.pixels, data.preprocessing, compute
+            )
+            for one in (learnt, data.held_out)
+        )
+        read = linear_probe((seen.features, learnt.labels), (held_out.features, data.held_out.labels), later)
+        own = accuracy(held_out.logits, data.held_out.labels, later)
+        rows.append({"module": number, "answers": own.deposited, "probe": read.deposited})
+    return rows
+
+
+if __name__ == "__main__":
+    typer.run(main)

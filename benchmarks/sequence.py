@@ -1,5 +1,5 @@
 """Five deposits of one class each, one after the other on one model; then every subset of them withdrawn, and what the
-module of an earlier deposit still tells of classes deposited later: `uv run python -m benchmarks.sequence --data digits`.
+module of an earlier deposit still tells of classes deposited later: `uv run python -m benchmarks.sequence`.
 """
 
 from dataclasses import replace

@@ -88,7 +88,7 @@ def outcome(experiment: Experiment, device: str = "auto", on_step: OnStep = lamb
     made = {"experiment": asdict(experiment), **_run(experiment, device, on_step), **circumstances(device)}
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(made, indent=1) + "\n")
-    return made
+    return outcome(experiment)
 
 
 def _run(experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:

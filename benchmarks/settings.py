@@ -44,5 +44,5 @@ ABLATION: dict[str, DepositConfig] = {
     "ours w/o proxies": replace(OURS, proxies=0, lambda_fp=0.0),
     "ours, joined by eq. 8 alone": replace(OURS, joining="eq8"),
     "ours, transfer of deposited logits (eq. 6) alone": replace(OURS, transfer="deposited", lambda_ft=0.0),
-    "ours w/o Prune": replace(OURS, pruning_rate=0.0),
+    "ours + Prune": replace(OURS, pruning_rate=0.5),
 }

@@ -1,6 +1,7 @@
 import threading
 
 import pytest
+import torch
 
 from app.deposits.jobs import config_of
 from app.deposits.schemas import DepositConfigIn
@@ -186,17 +187,38 @@ def auk_logits(service: Service) -> list[float]:
 
 def test_deposits_compose_and_each_module_stays_valid(service: Service) -> None:
     service.register()
-    first = service.deposit(["auk"])
+    first = service.deposit(["auk"], config={"joining": "eq8"})
     withdrawal = service.custodian.withdraw([first], holder="h", reason="r")
     kept = auk_logits(service)
     service.custodian.revoke(withdrawal["id"])
-    second = service.deposit(["emu", "kiwi"], config={"epochs": 4})
+    second = service.deposit(["emu", "kiwi"], config={"epochs": 4, "joining": "eq8"})
     assert service.reader.model("birds")["revision"] == 2
     for ids in ([first], [first, second]):
         withdrawal = service.custodian.withdraw(ids, holder="h", reason="r")
         assert auk_logits(service) == pytest.approx(kept, abs=1e-4)
         service.custodian.revoke(withdrawal["id"])
     assert auk_logits(service) != pytest.approx(kept, abs=1e-4)
+
+
+def test_a_withdrawn_class_compares_with_the_preserved_ones_the_same_whatever_else_is_withdrawn(
+    service: Service,
+) -> None:
+    service.register()
+    first, second = service.deposit(["auk"]), service.deposit(["emu", "kiwi"])
+
+    def odds() -> list[float]:
+        """Of the auk, against the two classes that were never deposited."""
+        flat = torch.tensor(service.auditor.infer("birds", infer_request(3, raw=True))["outputs"][0]["data"])
+        of_classes = dict(zip(service.reader.model("birds")["classes"], flat.view(3, 5).T, strict=True))
+        preserved = [z for name, z in of_classes.items() if name not in ("auk", "emu", "kiwi")]
+        return (of_classes["auk"] - torch.stack(preserved).logsumexp(0)).tolist()
+
+    found = []
+    for ids in ([first], [first, second]):
+        withdrawal = service.custodian.withdraw(ids, holder="h", reason="r")
+        found.append(odds())
+        service.custodian.revoke(withdrawal["id"])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
 def test_defaults_of_the_api_are_those_of_the_method() -> None:

@@ -37,9 +37,10 @@ def test_a_withdrawal_shows_its_classes_until_it_is_revoked(service: Service) ->
     assert [c["state"] for c in service.reader.classes("birds")][:3] == ["deposited", "preserved", "deposited"]
 
 
-def test_preserved_logits_are_those_of_the_target_whatever_is_withdrawn(service: Service) -> None:
+@pytest.mark.parametrize("joining", ["eq8", "levelled"])
+def test_preserved_logits_are_those_of_the_target_where_they_are_not_averaged(service: Service, joining: str) -> None:
     service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposit(["auk"], config={"joining": joining})
     target = logits(service)
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
     for before, after in zip(target, logits(service), strict=True):

@@ -60,12 +60,12 @@ def test_the_published_settings_forget_and_recover_too(tmp_path: Path) -> None:
     network = experiments.original(data, Experiment("digits", split="layer3", original_epochs=5), compute)
     shown = data.training.of_classes(data.deposited)
     result = authors.deposit_as_published(
-        network, data, shown.pixels, shown.labels, compute.device, epochs=3, workers=0
+        network, data, shown.pixels, shown.labels, compute.device, epochs=12, workers=0
     )
     logits = logits_of(result.target, data.held_out.pixels, data.preprocessing, compute)
     before = logits_of(network, data.held_out.pixels, data.preprocessing, compute)
     deposited = [accuracy(z, data.held_out.labels, data.deposited).deposited or 0 for z in (before, logits)]
-    assert deposited[1] < deposited[0] - 20
+    assert deposited[1] < deposited[0] - 10
 
 
 def test_first_of_each_takes_as_many_of_every_class() -> None:

@@ -85,7 +85,8 @@ def outcome(experiment: Experiment, device: str = "auto", on_step: OnStep = lamb
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
-    made = {"experiment": asdict(experiment), **_run(experiment, device, on_step), **circumstances(device)}
+    begun = circumstances(device)  # before the run: what is committed meanwhile did not make the figures
+    made = {"experiment": asdict(experiment), **_run(experiment, device, on_step), **begun}
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(made, indent=1) + "\n")
     return outcome(experiment)

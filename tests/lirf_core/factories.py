@@ -1,5 +1,7 @@
 """Small networks and images for the tests of lirf_core."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -39,9 +41,9 @@ def belonging(of: SplitNetwork, split: str = "layer2") -> Belonging:
 
 
 def deposit_of(original: SplitNetwork, preprocessing: Preprocessing) -> DepositResult:
-    """Two steps on six images of the classes 0 and 1 of five."""
+    """Two steps on six images of the classes 0 and 1 of five, to be joined by eq. 8 as written."""
     generator = torch.Generator().manual_seed(0)
     shape = (6, preprocessing.channels, preprocessing.height, preprocessing.width)
     pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
-    config = DepositConfig(epochs=1, batch_size=3, augmentation=Augmentation(1, False))
+    config = replace(QUICK, epochs=1, batch_size=3, joining="eq8")
     return deposit(original, pixels, torch.tensor([0, 1] * 3), [0, 1], [2, 3, 4], preprocessing, config, CPU)

@@ -192,7 +192,7 @@ def test_a_sequence_of_named_blocks_is_split_deposited_and_withdrawn() -> None:
 
     result = factories.deposit_of(network, factories.PREPROCESSING)
     assert result.module.lower.get_submodule("first.0").weight.shape[0] == 8
-    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest)
+    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, [2, 3, 4])
     assert torch.equal(recover(images)[:, 2:], result.target(images)[:, 2:])
     torch.testing.assert_close(recover(images)[:, :2], network.upper(result.module(images))[:, :2])
 

@@ -86,7 +86,7 @@ def test_deposited_and_withdrawn_it_answers_by_equation_8(name: str) -> None:
     belonging = Belonging(spec, split, upper_digest)
     module = artifacts.load_module(artifacts.dump_module(result.module, belonging), belonging)
     assert digest(module.lower) == digest(result.module.lower)
-    recover = RecoverNetwork(result.target, [module], upper_digest)
+    recover = RecoverNetwork(result.target, [module], upper_digest, [2, 3, 4])
     with torch.no_grad():
         by_hand = result.target(images)
         by_hand[:, [0, 1]] = original.upper(module(images))[:, [0, 1]]

@@ -64,7 +64,10 @@ class Database:
         else:
             self.engine = sa.create_engine(self.url, pool_pre_ping=True, pool_size=10, max_overflow=30)
         self._changing = sessionmaker(self.engine, expire_on_commit=False)
-        self._reading = sessionmaker(self.engine.execution_options(is_reading=True), expire_on_commit=False)
+        reading = self.engine.execution_options(is_reading=True)
+        if self.url.get_backend_name() != "sqlite":  # one snapshot for all that is read, as SQLite gives anyway
+            reading = reading.execution_options(isolation_level="REPEATABLE READ")
+        self._reading = sessionmaker(reading, expire_on_commit=False)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

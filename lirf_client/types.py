@@ -46,6 +46,8 @@ class Progress(TypedDict):
     epochs: int | None
     step: int | None
     steps: int | None
+    module: int | None
+    modules: int | None
     losses: dict[str, float] | None
 
 

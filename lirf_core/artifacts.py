@@ -2,7 +2,8 @@
 
 Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`upper`, `lower` or `module`),
 `architecture` (JSON of `ArchitectureSpec`), `split`, `upper_digest`, and for a module `widths` and `classes` (JSON)
-and `joining`. Tensors carry torchvision's parameter names; a module's are float16 where nothing is lost by it.
+`joining` and `bits`. Tensors carry torchvision's parameter names; a module's are float16 where nothing is lost by it,
+and of a weight on a grid of so many bits (`quantisation`) there are `NAME.codes` and `NAME.scales` instead.
 """
 
 import json
@@ -15,10 +16,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lirf_core import pruning
+from lirf_core import pruning, quantisation
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.losses import Joining
 from lirf_core.network import SplitNetwork, digest, flat_state, freeze
+from lirf_core.quantisation import Grid, NotOnGrid
 from lirf_core.recover import DepositModule, ForeignUpperPart
 
 FORMAT = "lirf/1"
@@ -186,14 +188,19 @@ def dump_lower(network: SplitNetwork, belonging: Belonging) -> bytes:
 def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
     """safetensors bytes of format `lirf/1`, part `module`, with its widths and classes.
 
-    A tensor whose numbers are all float16's is stored so, in half the bytes and without loss (`deposit.rounded`).
+    Nothing is lost: weights on a grid are stored as codes, tensors whose numbers are all float16's in half the bytes.
     """
     extra = {
         "widths": json.dumps(pruning.widths(module.lower)),
         "classes": json.dumps(module.classes),
         "joining": module.joining,
+        "bits": str(module.grid.bits),
     }
-    return _dump(_shortened(module.lower.state_dict()), belonging.metadata("module") | extra)
+    state = _shortened(module.lower.state_dict())
+    for name, scale in module.grid.scales.items():
+        weight = state.pop(name).float()
+        state |= {f"{name}.codes": quantisation.packed(weight, scale, module.grid.bits), f"{name}.scales": scale}
+    return _dump(state, belonging.metadata("module") | extra)
 
 
 def _shortened(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -219,11 +226,13 @@ def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
         lower = build(belonging.spec, belonging.split).lower
         lower = pruning.rebuild(lower, json.loads(metadata["widths"]))
     lower.to_empty(device="cpu")
-    _fill(lower, stored, belonging.metadata("module"))
+    grid = Grid(int(metadata.get("bits", "16")))
+    _fill(lower, stored, belonging.metadata("module"), grid)
     joining = metadata.get("joining", "eq8")  # modules of the first release had no other
     if joining not in get_args(Joining):
         raise DoesNotFit(f"the stored module is to be joined by '{joining[:50]}', which this version does not know.")
-    module = DepositModule(lower, json.loads(metadata["classes"]), metadata["upper_digest"], cast(Joining, joining))
+    classes = json.loads(metadata["classes"])
+    module = DepositModule(lower, classes, metadata["upper_digest"], cast(Joining, joining), grid)
     freeze(module)
     return module
 
@@ -243,7 +252,7 @@ def _metadata(stored: bytes) -> dict[str, str]:
     return metadata
 
 
-def _fill(part: nn.Module, stored: bytes, expected: dict[str, str]) -> None:
+def _fill(part: nn.Module, stored: bytes, expected: dict[str, str], grid: Grid | None = None) -> None:
     metadata = _metadata(stored)
     if metadata["upper_digest"] != expected["upper_digest"]:
         raise ForeignUpperPart(
@@ -253,6 +262,24 @@ def _fill(part: nn.Module, stored: bytes, expected: dict[str, str]) -> None:
     for name, value in expected.items():
         if metadata.get(name) != value:
             raise DoesNotFit(f"the stored part has {name} {metadata.get(name)!r}; expected is {value!r}.")
-    state = _load(stored)
-    check_fits({name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(part))
+    state, shapes = _load(stored), expected_shapes(part)
+    if grid is not None:
+        _unpack(state, shapes, grid)
+    check_fits({name: tuple(tensor.shape) for name, tensor in state.items()}, shapes)
     part.load_state_dict(state)
+
+
+def _unpack(state: dict[str, Tensor], shapes: Shapes, grid: Grid) -> None:
+    """In place: weights instead of codes and scales, which go into the grid. Raises `DoesNotFit`."""
+    for coded in [name for name in state if name.endswith(".codes")]:
+        name = coded.removesuffix(".codes")
+        codes, scale = state.pop(coded), state.pop(f"{name}.scales", torch.empty(0))
+        if name not in shapes or grid.bits not in quantisation.BITS:
+            raise DoesNotFit(
+                f"the stored module has codes of '{name[:200]}' in {grid.bits} bits, which cannot be read."
+            )
+        try:
+            state[name] = quantisation.unpacked(codes, scale, shapes[name], grid.bits)
+        except NotOnGrid as error:
+            raise DoesNotFit(f"tensor '{name}': {error}") from error
+        grid.scales[name] = scale

@@ -10,17 +10,19 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lirf_core import losses, pruning
+from lirf_core import losses, pruning, quantisation
 from lirf_core.compute import Compute
 from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.features import LastFeatures
 from lirf_core.losses import Joining
-from lirf_core.network import SplitNetwork, digest, freeze
+from lirf_core.network import SplitNetwork, digest, flat_state, freeze
 from lirf_core.probe_adversary import ProbeAdversary
 from lirf_core.proxies import make_proxies
+from lirf_core.quantisation import Grid
 from lirf_core.recover import DepositModule
 
 MIN_STEPS = 120
+MODULE_BUDGET = 0.05  # of the original's bytes
 
 
 class DepositDiverged(RuntimeError):
@@ -36,9 +38,10 @@ class DepositConfig:
     teaches it what it must not claim. lambda_pr: removal from what a linear probe reads in the features.
     proxies: how many proxy images stand in for the preserved ones (0: none), `proxy_batch` of them in each step; on
     them the target keeps the original's last-layer features with lambda_fp. lambda_ft: the module learns the
-    original's features at the split. joining: see `losses.join`. module_precision: float16 halves a module's bytes.
-    epochs over the deposit set (None: see `epochs_for`); `batch_size` deposit images a step; `learning_rate` is the
-    peak of one cycle; gradients of each network are clipped to `max_gradient_norm`.
+    original's features at the split. joining: see `losses.join`. module_bits: of each of the module's weights; 16 is
+    float16, None as many as keep the module under `MODULE_BUDGET` of the original's bytes. epochs over the deposit set
+    (None: see `epochs_for`); `batch_size` deposit images a step; `learning_rate` is the peak of one cycle; gradients of
+    each network are clipped to `max_gradient_norm`.
     """
 
     removal: Literal["suppress", "random"] = "suppress"
@@ -56,7 +59,7 @@ class DepositConfig:
     proxies: int = 3000
     proxy_batch: int = 64
     pruning_rate: float = 0.0
-    module_precision: Literal["float16", "float32"] = "float16"
+    module_bits: Literal[16, 8, 6, 4] | None = None
     epochs: int | None = None
     batch_size: int = 128
     learning_rate: float = 0.02
@@ -127,9 +130,12 @@ def deposit(
     of = _Classes(deposited, preserved)
     example = pruning.example_input(preprocessing.channels, (preprocessing.height, preprocessing.width))
     module = pruning.prune(original.lower, config.pruning_rate, example)
-    trained = _train(original, module, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
+    budget = int(MODULE_BUDGET * sum(tensor.nbytes for tensor in flat_state(original).values()))
+    parts = _Parts(original, None, module, config.module_bits or quantisation.bits_within(module, budget))
+    trained = _train(parts, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
+    lower, grid = trained.module()
     return DepositResult(
-        trained.target(), DepositModule(trained.module(), of.deposited, digest(original.upper), config.joining)
+        trained.target(), DepositModule(lower, of.deposited, digest(original.upper), config.joining, grid)
     )
 
 
@@ -153,12 +159,23 @@ def scrub(
     set, and keeps the preserved classes and its own. Arguments and errors are those of `deposit`.
     """
     of = _Classes(deposited, [*preserved, *module.classes])
-    network = SplitNetwork(module.lower, upper)
-    trained = _train(network, None, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
-    lower = trained.target().lower
-    if config.module_precision == "float16":
-        lower = _finished(rounded(lower))
-    return DepositModule(lower, module.classes, module.upper_digest, module.joining)
+    parts = _Parts(SplitNetwork(module.lower, upper), module.grid.bits, None, None)
+    trained = _train(parts, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
+    lower, grid = trained.scrubbed()
+    return DepositModule(lower, module.classes, module.upper_digest, module.joining, grid)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a training starts from: the network that is to forget and, in a deposit, the module that is to learn.
+
+    With bits, the part is trained on the grid that it will be stored on.
+    """
+
+    original: SplitNetwork
+    target_bits: int | None
+    module: nn.Module | None
+    module_bits: int | None
 
 
 class _Classes:
@@ -171,8 +188,7 @@ class _Classes:
 
 
 def _train(
-    original: SplitNetwork,
-    module: nn.Module | None,
+    parts: _Parts,
     images: Tensor,
     labels: Tensor,
     of: _Classes,
@@ -192,7 +208,7 @@ def _train(
     epochs = config.epochs_for(steps_per_epoch)
     step = 0
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-        trainer = _Trainer(original, module, of, preprocessing, config, compute)
+        trainer = _Trainer(parts, of, preprocessing, config, compute)
         trainer.prepare(images, steps_per_epoch * epochs, shuffler, on_preparation)
         for epoch in range(1, epochs + 1):
             # Equal parts rather than a small rest: batch norm learns its statistics from each batch.
@@ -211,19 +227,22 @@ class _Trainer:
 
     def __init__(
         self,
-        original: SplitNetwork,
-        module: nn.Module | None,
+        parts: _Parts,
         of: _Classes,
         preprocessing: Preprocessing,
         config: DepositConfig,
         compute: Compute,
     ) -> None:
         self.config, self.compute, self.preprocessing, self.of = config, compute, preprocessing, of
-        self.original = compute.place(copy.deepcopy(original))
+        self.parts = parts
+        self.original = compute.place(copy.deepcopy(parts.original))
         freeze(self.original)
         self.upper = self.original.upper
-        self.target_lower = compute.place(copy.deepcopy(original.lower).requires_grad_(True)).train()
-        self.module_lower = None if module is None else compute.place(module.requires_grad_(True))
+        self.target_lower = compute.place(copy.deepcopy(parts.original.lower).requires_grad_(True)).train()
+        self.module_lower = None if parts.module is None else compute.place(parts.module.requires_grad_(True))
+        for part, bits in ((self.target_lower, parts.target_bits), (self.module_lower, parts.module_bits)):
+            if part is not None and bits is not None:
+                quantisation.attach(part, bits)
         if self.module_lower is not None:
             # Pruned, a module has other activations than those that its batch-norm statistics were taken from.
             self.module_lower.train(config.pruning_rate > 0)
@@ -238,9 +257,9 @@ class _Trainer:
         self.proxies = make_proxies(
             self.original, images, self.preserved, cfg.proxies, self.preprocessing, self.compute, generator, on_batch
         )
-        self.parts = [list(part.parameters()) for part in (self.target_lower, self.module_lower) if part is not None]
+        self.trained = [list(part.parameters()) for part in (self.target_lower, self.module_lower) if part is not None]
         self.optimiser = torch.optim.SGD(
-            [parameter for part in self.parts for parameter in part],
+            [parameter for part in self.trained for parameter in part],
             lr=cfg.learning_rate,
             momentum=cfg.momentum,
             weight_decay=cfg.weight_decay,
@@ -292,7 +311,7 @@ class _Trainer:
 
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        for part in self.parts:
+        for part in self.trained:
             nn.utils.clip_grad_norm_(part, cfg.max_gradient_norm)
         self.optimiser.step()
         self.learning_rates.step()
@@ -303,22 +322,21 @@ class _Trainer:
         freeze(network)
         return network
 
-    def module(self) -> nn.Module:
-        assert self.module_lower is not None
-        return _finished(rounded(self.module_lower) if self.config.module_precision == "float16" else self.module_lower)
+    def module(self) -> tuple[nn.Module, Grid]:
+        return self._settled(self.module_lower, self.parts.module_bits)
+
+    def scrubbed(self) -> tuple[nn.Module, Grid]:
+        return self._settled(self.target_lower, self.parts.target_bits)
+
+    def _settled(self, part: nn.Module | None, bits: int | None) -> tuple[nn.Module, Grid]:
+        assert part is not None
+        assert bits is not None
+        grid = quantisation.settle(part, bits)
+        return _finished(part), grid
 
 
 def _finished(part: nn.Module) -> nn.Module:
     if not all(torch.isfinite(tensor).all() for tensor in part.state_dict().values()):
         raise DepositDiverged("the last step left numbers that are not finite; lower learning_rate.")
     freeze(part)
-    return part
-
-
-@torch.no_grad()
-def rounded(part: nn.Module) -> nn.Module:
-    """`part` in place, its weights of two and more dimensions rounded to float16; biases and norms stay as they are."""
-    for parameter in part.parameters():
-        if parameter.ndim > 1:
-            parameter.copy_(parameter.half())
     return part

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lirf_core import losses
 from lirf_core.losses import Joining
 from lirf_core.network import SplitNetwork
+from lirf_core.quantisation import Grid
 
 
 class ForeignUpperPart(ValueError):
@@ -21,17 +22,23 @@ class OverlappingModules(ValueError):
 class DepositModule(nn.Module):
     """T_r: the pruned lower part, the class indices it answers for, and the digest of the upper part it belongs to.
 
-    `joining` is how its logits are joined with the target's: see `losses.join`.
+    `joining` is how its logits are joined with the target's: see `losses.join`. `grid` is what its weights lie on.
     """
 
     def __init__(
-        self, lower: nn.Module, classes: Sequence[int], upper_digest: str, joining: Joining = "averaged"
+        self,
+        lower: nn.Module,
+        classes: Sequence[int],
+        upper_digest: str,
+        joining: Joining = "averaged",
+        grid: Grid | None = None,
     ) -> None:
         super().__init__()
         self.lower = lower
         self.classes = tuple(classes)
         self.upper_digest = upper_digest
         self.joining: Joining = joining
+        self.grid = grid or Grid(16)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W). Returns features at the split, (B, C', H', W')."""

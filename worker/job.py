@@ -1,8 +1,9 @@
-"""What the task does: claim a deposit, train it, store it, read it back, measure it, publish it."""
+"""What the task does: claim a deposit, train it, store it, read it back, scrub older modules, measure, publish."""
 
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -14,13 +15,14 @@ from app.database import Database
 from app.datasets import service as datasets
 from app.deposits import jobs
 from app.deposits.doorbell import Doorbell
-from app.deposits.jobs import Cancelled, Job, LeaseLost
+from app.deposits.jobs import Cancelled, HeldModule, Job, LeaseLost
 from app.errors import Problem
 from app.settings import Settings
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
+from lirf_core.archives import ImageSet
 from lirf_core.compute import Compute
-from lirf_core.deposit import DepositDiverged, DepositResult, Progress, deposit
+from lirf_core.deposit import DepositDiverged, DepositResult, Progress, deposit, scrub
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 
@@ -70,12 +72,19 @@ def work_on(work: Work, deposit_id: str) -> None:
 
 def _carry_out(work: Work, session: Session, job: Job) -> None:
     pulse = _Pulse(work, job)
-    original, result = _train(work, job, pulse)
-    target, module = _store(work, job, result, pulse)
-    with work.vault.discarded_on_error(target, module):
+    deposit_set = datasets.load(work.vault, job.deposit_set, work.settings.spool, pulse.phase("loading"))
+    original = job.network.open(work.vault)
+    result = _train(work, job, original, deposit_set, pulse)
+    with ExitStack() as kept:
+        target, module = _store(work, job, result, pulse)
+        kept.enter_context(work.vault.discarded_on_error(target, module))
         read_back = _read_back(work, job, target, module)
+        scrubbed: list[HeldModule] = []
+        for held in job.older_modules:
+            scrubbed.append(_scrub(work, job, held, original, deposit_set, pulse.part(len(scrubbed) + 1)))
+            kept.enter_context(work.vault.discarded_on_error(scrubbed[-1].stored))
         measured = _measure(work, job, original, *read_back, pulse)
-    jobs.publish(session, work.vault, job, target, module, measured)
+    jobs.publish(session, work.vault, job, target, module, scrubbed, measured)
 
 
 def _first_line(error: Exception) -> str:
@@ -87,11 +96,18 @@ class _Pulse:
 
     def __init__(self, work: Work, job: Job) -> None:
         self._work, self._job, self._next = work, job, 0.0
+        self._training: dict[str, Any] = {"phase": "training"}
+
+    def part(self, number: int) -> "_Pulse":
+        """For the scrubbing of the older module of this number, from 1."""
+        pulse = _Pulse(self._work, self._job)
+        pulse._training = {"phase": "scrubbing", "module": number, "modules": len(self._job.older_modules)}
+        return pulse
 
     def step(self, progress: Progress) -> None:
         if time.monotonic() >= self._next:
             where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
-            self.beat({"phase": "training", **where, "losses": progress.loss_values()})
+            self.beat({**self._training, **where, "losses": progress.loss_values()})
 
     def phase(self, name: str) -> Callable[[], None]:
         """Says where the work is; call the result for each piece of the phase that is done."""
@@ -109,10 +125,8 @@ class _Pulse:
         self._next = time.monotonic() + HEARTBEAT_SECONDS
 
 
-def _train(work: Work, job: Job, pulse: _Pulse) -> tuple[SplitNetwork, DepositResult]:
-    original = job.network.open(work.vault)
-    deposit_set = datasets.load(work.vault, job.deposit_set, work.settings.spool, pulse.phase("loading"))
-    result = deposit(
+def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, pulse: _Pulse) -> DepositResult:
+    return deposit(
         original,
         deposit_set.images,
         deposit_set.labels,
@@ -124,7 +138,31 @@ def _train(work: Work, job: Job, pulse: _Pulse) -> tuple[SplitNetwork, DepositRe
         pulse.step,
         pulse.phase("preparing"),
     )
-    return original, result
+
+
+def _scrub(
+    work: Work, job: Job, held: HeldModule, original: SplitNetwork, deposit_set: ImageSet, pulse: _Pulse
+) -> HeldModule:
+    """An older module without what it knew of the deposited classes; stored, and read back."""
+    belonging = job.network.belonging
+    scrubbed = scrub(
+        artifacts.load_module(work.vault.read(held.stored), belonging),
+        original.upper,
+        deposit_set.images,
+        deposit_set.labels,
+        job.deposited,
+        job.preserved,
+        job.preprocessing,
+        job.config,
+        work.training,
+        pulse.step,
+        pulse.phase("preparing"),
+    )
+    binding = Binding("module", job.model_id, held.deposit_id)
+    stored = work.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
+    with work.vault.discarded_on_error(stored):
+        artifacts.load_module(work.vault.read(stored), belonging)
+    return HeldModule(held.deposit_id, stored)
 
 
 def _store(work: Work, job: Job, result: DepositResult, pulse: _Pulse) -> tuple[StoredObject, StoredObject]:

@@ -1,5 +1,6 @@
 """The life of a deposit job: every change is one guarded statement, so that of two workers only one can win."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -32,8 +33,19 @@ class LeaseLost(Exception):
 
 
 @dataclass(frozen=True)
+class HeldModule:
+    """The stored deposit module of an earlier deposit of the model."""
+
+    deposit_id: str
+    stored: StoredObject
+
+
+@dataclass(frozen=True)
 class Job:
-    """A claimed deposit: everything the work needs, read in the claiming transaction."""
+    """A claimed deposit: everything the work needs, read in the claiming transaction.
+
+    `older_modules` are to forget the deposited classes, too: they were made when the model knew them.
+    """
 
     id: str
     token: int
@@ -47,6 +59,7 @@ class Job:
     deposited: list[int]
     preserved: list[int]
     config: DepositConfig
+    older_modules: list[HeldModule]
 
 
 def config_of(stored: dict[str, Any]) -> DepositConfig:
@@ -102,7 +115,17 @@ def _job(session: Session, deposit_id: str) -> Job:
         deposited=deposited,
         preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
         config=config_of(row.config),
+        older_modules=[
+            HeldModule(other.id, vaults.stored(session, object_id)) for other, object_id in _holding(session, model.id)
+        ],
     )
+
+
+def _holding(session: Session, model_id: str) -> Sequence[tuple[DepositRow, str]]:
+    """The model's finished deposits and the ids of their modules, oldest first."""
+    query = sa.select(DepositRow).where(DepositRow.model_id == model_id, DepositRow.state == State.DEPOSITED)
+    rows = session.scalars(query.order_by(DepositRow.revision))
+    return [(row, row.module_object_id) for row in rows if row.module_object_id]
 
 
 def class_indices(session: Session, deposit_id: str) -> list[int]:
@@ -122,10 +145,19 @@ def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str
 
 
 def publish(
-    session: Session, vault: Vault, job: Job, target: StoredObject, module: StoredObject, metrics: dict[str, Any] | None
+    session: Session,
+    vault: Vault,
+    job: Job,
+    target: StoredObject,
+    module: StoredObject,
+    scrubbed: Sequence[HeldModule],
+    metrics: dict[str, Any] | None,
 ) -> None:
-    """The one transaction that makes a deposit true. Both objects were read back. Raises `Cancelled`, `LeaseLost`."""
-    with vault.discarded_on_error(target, module), session.begin():
+    """The one transaction that makes a deposit true. Every object was read back. Raises `Cancelled`, `LeaseLost`.
+
+    scrubbed: what takes the place of `job.older_modules`, whose keys are shredded.
+    """
+    with vault.discarded_on_error(target, module, *(held.stored for held in scrubbed)), session.begin():
         registry.lock(session, job.model_id)
         finished = changes(
             session, _held(job).values(state=State.DEPOSITED, finished_at=now(), lease_until=None, metrics=metrics)
@@ -152,8 +184,29 @@ def publish(
                 "metrics": metrics,
             },
         )
-        garbage = _shred_deposit_set(session, row, WORKER)
+        garbage = _shred_deposit_set(session, row, WORKER) + [_replace(session, job, held) for held in scrubbed]
     vault.remove(garbage)
+
+
+def _replace(session: Session, job: Job, scrubbed: HeldModule) -> str:
+    """The scrubbed module takes the place of the one that knew more; returns the vault name to remove."""
+    row = session.get_one(DepositRow, scrubbed.deposit_id)
+    assert row.module_object_id is not None
+    garbage = vaults.shred(session, row.module_object_id)
+    row.module_object_id, row.module_bytes = vaults.record(session, scrubbed.stored), scrubbed.stored.plaintext_bytes
+    audit.record(
+        session,
+        WORKER,
+        "module.scrubbed",
+        model=job.model_name,
+        subject=row.id,
+        details={
+            "of_classes": [job.class_names[i] for i in job.deposited],
+            "for_deposit": job.id,
+            "module_object": scrubbed.stored.name,
+        },
+    )
+    return garbage
 
 
 def fail(session: Session, vault: Vault, job: Job, reason: str) -> None:

@@ -58,8 +58,9 @@ class DepositConfigIn(BaseModel):
     pruning_rate: float = Field(
         _DEFAULT.pruning_rate, ge=0, le=0.95, description="Share of filters the deposit module goes without."
     )
-    module_precision: Literal["float16", "float32"] = Field(
-        _DEFAULT.module_precision, description="Of the module's weights in the vault."
+    module_bits: Literal[16, 8, 6, 4] | None = Field(
+        _DEFAULT.module_bits,
+        description="Of each of the module's weights. Default: as many as keep it under 5 % of the original's bytes.",
     )
     epochs: int | None = Field(
         _DEFAULT.epochs, ge=1, le=1000, description="Default: 3, or more where the deposit set is small."
@@ -114,12 +115,14 @@ class Progress(BaseModel):
     phase: str | None = Field(
         None,
         examples=["training"],
-        description="starting, loading, preparing, training, storing, evaluating, finished.",
+        description="starting, loading, preparing, training, storing, scrubbing, evaluating, finished.",
     )
     epoch: int | None = None
     epochs: int | None = None
     step: int | None = None
     steps: int | None = None
+    module: int | None = Field(None, description="Which of the `modules` of earlier deposits is scrubbed.")
+    modules: int | None = None
     losses: dict[str, float] | None = Field(
         None,
         examples=[

@@ -14,7 +14,7 @@ from app.deposits import service as deposits
 from app.errors import Problem
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
-from app.vault.service import StoredObject, Vault
+from app.vault.service import StoredObject, Vault, VaultDamaged
 from app.withdrawals import service as withdrawals
 from app.withdrawals.service import WithdrawalState
 from lirf_core import artifacts
@@ -114,7 +114,14 @@ class InferenceEngine:
         """
         while True:
             view = self.view(model_name, withdrawal_id)
-            logits = self.logits(view, inputs_for(view))
+            inputs = inputs_for(view)
+            try:
+                logits = self.logits(view, inputs)
+            except VaultDamaged:
+                # A deposit that was published meanwhile scrubbed the older modules, and the old ones are gone.
+                if self._is_current(view):
+                    raise
+                continue
             if self._is_current(view):
                 return view, logits
 
@@ -128,15 +135,26 @@ class InferenceEngine:
 
         Raises `UnknownDeposit`, `NotDeposited`, `VaultDamaged`.
         """
+        parts = self._stored_modules(deposit_ids)
+        while True:
+            try:
+                for network, sealed in parts:
+                    self._network(network)
+                    self._module(network, sealed)
+            except VaultDamaged:
+                tried, parts = parts, self._stored_modules(deposit_ids)
+                if parts == tried:  # nothing took their place meanwhile
+                    raise
+            else:
+                return
+
+    def _stored_modules(self, deposit_ids: Sequence[str]) -> list[tuple[StoredNetwork, StoredObject]]:
         with self._database.reading() as session:
             rows = [deposits.get(session, deposit_id) for deposit_id in deposit_ids]
-            parts = [
+            return [
                 (registry.stored_network(session, registry.by_id(session, row.model_id)), deposits.module(session, row))
                 for row in rows
             ]
-        for network, sealed in parts:
-            self._network(network)
-            self._module(network, sealed)
 
     @torch.inference_mode()
     def logits(self, view: View, inputs: Tensor) -> Tensor:

@@ -2,8 +2,10 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
@@ -11,6 +13,7 @@ from lirf_core import artifacts
 from lirf_core.artifacts import DoesNotFit, NotSafetensors
 from lirf_core.network import digest, flat_state
 from lirf_core.pruning import example_input, prune
+from lirf_core.quantisation import attach, settle
 from lirf_core.recover import DepositModule, ForeignUpperPart
 from tests.lirf_core.factories import SPEC, belonging, network
 
@@ -124,6 +127,45 @@ def test_a_module_comes_back_with_its_widths_classes_and_answers() -> None:
     loaded = artifacts.load_module(artifacts.dump_module(module, belonging(network())), belonging(network()))
     assert loaded.classes == (1, 3)
     assert torch.equal(loaded(images), module(images))
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_a_module_on_a_grid_is_stored_in_so_many_bits_and_comes_back_exactly(bits: int) -> None:
+    module = pruned_module([1, 3])
+    attach(module.lower, bits)
+    module.grid = settle(module.lower, bits)
+    stored = artifacts.dump_module(module, belonging(network()))
+    loaded = artifacts.load_module(stored, belonging(network()))
+    assert digest(loaded.lower) == digest(module.lower)
+    assert loaded.grid.bits == bits
+    assert loaded.grid.scales.keys() == module.grid.scales.keys()
+    codes = safetensors.torch.load(stored)["layer1.0.conv1.weight.codes"]
+    assert len(codes) == module.lower.get_submodule("layer1.0.conv1").weight.numel() * bits // 8
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("layer1.0.conv1.weight.codes", lambda codes: codes[1:]),
+        ("layer1.0.conv1.weight.codes", lambda codes: torch.full_like(codes, 255)),
+        ("layer1.0.conv1.weight.codes", lambda codes: codes.float()),
+        ("layer1.0.conv1.weight.scales", lambda scales: scales[1:]),
+    ],
+)
+def test_codes_that_are_not_those_of_the_grid_are_refused(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    module = pruned_module([1, 3])
+    attach(module.lower, 6)
+    module.grid = settle(module.lower, 6)
+    stored = artifacts.dump_module(module, belonging(network()))
+    state = safetensors.torch.load(stored)
+    state[name] = change(state[name]).contiguous()
+    (tmp_path / "module").write_bytes(stored)
+    with safetensors.safe_open(tmp_path / "module", "pt") as file:
+        metadata = file.metadata()
+    with pytest.raises(DoesNotFit, match=r"layer1\.0\.conv1\.weight"):
+        artifacts.load_module(safetensors.torch.save(state, metadata), belonging(network()))
 
 
 def test_both_parts_of_a_network_come_back() -> None:

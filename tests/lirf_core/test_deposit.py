@@ -8,6 +8,7 @@ from demo.digits import PREPROCESSING as DIGIT_SIZE
 from lirf_core.deposit import DepositConfig, DepositDiverged, Progress, deposit, scrub
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork, digest
+from lirf_core.quantisation import bits_within, stored_bytes
 from lirf_core.recover import RecoverNetwork
 from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, images, network
 
@@ -97,13 +98,18 @@ def test_a_single_image_is_enough_to_run() -> None:
     assert torch.isfinite(result.target(torch.zeros(1, 1, 8, 8))).all()
 
 
-def test_modules_are_float16_numbers_unless_float32_is_asked_for() -> None:
-    def is_half(part: torch.nn.Module) -> bool:
-        return all(torch.equal(p.half().float(), p) for p in part.parameters() if p.ndim > 1)
+def test_modules_are_trained_on_the_grid_that_they_are_stored_on() -> None:
+    def levels(bits: int) -> int:
+        weight = run(replace(QUICK, module_bits=bits)).module.lower.get_submodule("layer1.0.conv1").weight
+        return max(len(filter_weights.unique()) for filter_weights in weight)
 
-    assert is_half(run().module)
-    assert not is_half(run(replace(QUICK, module_precision="float32")).module)
-    assert not is_half(run().target.lower)
+    assert levels(4) <= 15 < levels(8)
+
+
+def test_a_module_gets_as_many_bits_as_its_budget_allows() -> None:
+    lower = network().lower
+    large, small = stored_bytes(lower, 16), stored_bytes(lower, 6)
+    assert [bits_within(lower, budget) for budget in (large, large - 1, small, small - 1, 0)] == [16, 8, 6, 4, 4]
 
 
 def test_epochs_follow_from_the_size_of_the_deposit_set_where_they_are_not_given() -> None:

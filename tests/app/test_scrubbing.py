@@ -1,0 +1,120 @@
+"""Modules of earlier deposits forget the classes that are deposited later."""
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from app.deposits.tables import DepositRow
+from app.inference.engine import InferenceEngine
+from app.vault.service import StoredObject, Vault
+from app.vault.tables import VaultObjectRow
+from tests.app.conftest import Service
+from tests.app.factories import infer_request
+from worker.job import Work
+
+
+def module_object(service: Service, deposit_id: str) -> VaultObjectRow:
+    with service.database.session() as session:
+        row = session.get_one(DepositRow, deposit_id)
+        assert row.module_object_id is not None
+        return session.get_one(VaultObjectRow, row.module_object_id)
+
+
+def scrubbings(service: Service) -> list[tuple[str | None, list[str]]]:
+    events = [event for event in service.auditor.audit_events() if event["action"] == "module.scrubbed"]
+    return [(event["subject"], (event["details"] or {})["of_classes"]) for event in events][::-1]
+
+
+def test_a_later_deposit_replaces_the_modules_of_all_earlier_ones(service: Service) -> None:
+    service.register()
+    first, second = service.deposit(["auk"]), service.deposit(["dodo"])
+    before = [module_object(service, deposit_id) for deposit_id in (first, second)]
+    third = service.deposit(["emu"])
+
+    assert scrubbings(service) == [(first, ["dodo"]), (first, ["emu"]), (second, ["emu"])]
+    after = [module_object(service, deposit_id) for deposit_id in (first, second)]
+    vault = Work(service.settings).vault
+    with service.database.session() as session:
+        for old, new in zip(before, after, strict=True):
+            assert new.id != old.id
+            assert session.get_one(VaultObjectRow, old.id).wrapped_key is None
+            assert old.name not in vault.objects.names()
+            assert new.name in vault.objects.names()
+    for deposit_id in (first, second, third):
+        service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    assert set(service.reader.infer("birds", infer_request())["parameters"]) == {"revision", "withdrawals"}
+
+
+def test_a_deposit_that_fails_leaves_older_modules_as_they_were(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.register()
+    first = service.deposit(["auk"])
+    before = module_object(service, first)
+    monkeypatch.setattr("worker.job.scrub", fail)
+    second = service.queue(["dodo"])
+    service.work(second)
+    assert service.reader.deposit(second)["state"] == "failed"
+    assert module_object(service, first).id == before.id
+    with service.database.session() as session:
+        kept = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
+    assert Work(service.settings).vault.objects.names() == kept
+
+
+def fail(*_: object, **__: object) -> None:
+    raise ValueError("no")
+
+
+def test_who_withdraws_while_a_deposit_replaces_the_module_gets_the_new_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module is read from the database, then replaced and removed, then read from the vault."""
+    service.register()
+    first, second = service.deposit(["auk"]), service.queue(["dodo"])
+    read, is_replaced = Vault.read, threading.Event()
+
+    def read_late(vault: Vault, sealed: StoredObject) -> bytes:
+        if sealed.binding.kind == "module" and not is_replaced.is_set():
+            is_replaced.set()
+            elsewhere = threading.Thread(target=service.work, args=(second,))
+            elsewhere.start()
+            elsewhere.join()
+        return read(vault, sealed)
+
+    monkeypatch.setattr(Vault, "read", read_late)
+    service.custodian.withdraw([first], holder="h", reason="r")
+    assert is_replaced.is_set()
+    assert service.reader.deposit(second)["state"] == "deposited"
+    assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
+
+
+def test_who_asks_while_a_deposit_replaces_the_module_is_answered_with_the_new_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.register()
+    first, second = service.deposit(["auk"]), service.queue(["dodo"])
+    service.custodian.withdraw([first], holder="h", reason="r")
+    monkeypatch.setattr(InferenceEngine, "_part", lambda engine, key, load: engine.compute.place(load()))
+    read, is_replaced = Vault.read, threading.Event()
+
+    def read_late(vault: Vault, sealed: StoredObject) -> bytes:
+        if sealed.binding.kind == "lower" and not is_replaced.is_set():
+            is_replaced.set()
+            elsewhere = threading.Thread(target=service.work, args=(second,))
+            elsewhere.start()
+            elsewhere.join()
+        return read(vault, sealed)
+
+    monkeypatch.setattr(Vault, "read", read_late)
+    assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
+    assert is_replaced.is_set()
+
+
+def test_a_module_that_nothing_replaced_is_reported_as_damaged(service: Service) -> None:
+    service.register()
+    first = service.deposit(["auk"])
+    vault = Work(service.settings).vault
+    vault.remove([module_object(service, first).name])
+    with pytest.raises(Exception, match="does not open; bring its file back"):
+        service.custodian.withdraw([first], holder="h", reason="r")

@@ -77,7 +77,9 @@ def deposit_as_published(
                 wanted = teacher(inputs)
             target_logits = teacher.upper(target(inputs))
             module_logits = teacher.upper(module(inputs))
-            recover_logits = losses.join(target_logits, [(module_logits, data.deposited)], data.preserved, "eq8")
+            recover_logits = losses.join(
+                target_logits, [losses.ModuleAnswer(module_logits, data.deposited)], data.preserved, "eq8"
+            )
             random_labels = torch.randint(len(data.classes), answers.shape, device=device)
             loss = (
                 (1 - KEPT) * losses.random_removal(target_logits, random_labels)

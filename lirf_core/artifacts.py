@@ -2,8 +2,8 @@
 
 Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`upper`, `lower` or `module`),
 `architecture` (JSON of `ArchitectureSpec`), `split`, `upper_digest`, and for a module `widths` and `classes` (JSON)
-`joining` and `bits`. Tensors carry torchvision's parameter names; a module's are float16 where nothing is lost by it,
-and of a weight on a grid of so many bits (`quantisation`) there are `NAME.codes` and `NAME.scales` instead.
+`joining`, `weight` and `bits`. Tensors carry torchvision's parameter names. A module's are float16 where nothing is
+lost by it; of a weight on a grid of so many bits (`quantisation`) there are `NAME.codes` and `NAME.scales` instead.
 """
 
 import json
@@ -194,6 +194,7 @@ def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
         "widths": json.dumps(pruning.widths(module.lower)),
         "classes": json.dumps(module.classes),
         "joining": module.joining,
+        "weight": repr(module.weight),
         "bits": str(module.grid.bits),
     }
     state = _shortened(module.lower.state_dict())
@@ -232,7 +233,8 @@ def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
     if joining not in get_args(Joining):
         raise DoesNotFit(f"the stored module is to be joined by '{joining[:50]}', which this version does not know.")
     classes = json.loads(metadata["classes"])
-    module = DepositModule(lower, classes, metadata["upper_digest"], cast(Joining, joining), grid)
+    weight = float(metadata.get("weight", "1"))
+    module = DepositModule(lower, classes, metadata["upper_digest"], cast(Joining, joining), weight, grid)
     freeze(module)
     return module
 

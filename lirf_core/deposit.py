@@ -23,6 +23,7 @@ from lirf_core.recover import DepositModule
 
 MIN_STEPS = 120
 MODULE_BUDGET = 0.05  # of the original's bytes
+WEIGHED = 1000  # images that tell how far target and module are from the original
 
 
 class DepositDiverged(RuntimeError):
@@ -133,9 +134,10 @@ def deposit(
     budget = int(MODULE_BUDGET * sum(tensor.nbytes for tensor in flat_state(original).values()))
     parts = _Parts(original, None, module, config.module_bits or quantisation.bits_within(module, budget))
     trained = _train(parts, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
-    lower, grid = trained.module()
+    target, (lower, grid) = trained.target(), trained.module()
+    weight = trained.weight(lower) if config.joining == "averaged" else 1.0
     return DepositResult(
-        trained.target(), DepositModule(lower, of.deposited, digest(original.upper), config.joining, grid)
+        target, DepositModule(lower, of.deposited, digest(original.upper), config.joining, weight, grid)
     )
 
 
@@ -162,7 +164,7 @@ def scrub(
     parts = _Parts(SplitNetwork(module.lower, upper), module.grid.bits, None, None)
     trained = _train(parts, images, labels, of, preprocessing, config, compute, on_step, on_preparation)
     lower, grid = trained.scrubbed()
-    return DepositModule(lower, module.classes, module.upper_digest, module.joining, grid)
+    return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, grid)
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,7 @@ class _Trainer:
     def prepare(self, images: Tensor, steps: int, generator: Generator, on_batch: Callable[[], None]) -> None:
         """Makes the proxies of the deposit images, and an optimiser for so many steps."""
         cfg = self.config
+        self.shown = images
         self.proxies = make_proxies(
             self.original, images, self.preserved, cfg.proxies, self.preprocessing, self.compute, generator, on_batch
         )
@@ -299,7 +302,7 @@ class _Trainer:
         }
         total = terms["kr"] + cfg.lambda_pr * terms["pr"] + cfg.lambda_kp * terms["kp"] + cfg.lambda_fp * terms["fp"]
         if module_logits:
-            answers = [(module_logits[0], self.of.deposited)]
+            answers = [losses.ModuleAnswer(module_logits[0], self.of.deposited)]
             recover_logits = losses.join(target_logits, answers, self.of.preserved, cfg.joining)
             transferred = self.deposited if cfg.transfer == "deposited" else self.all_classes
             terms |= {
@@ -327,6 +330,24 @@ class _Trainer:
 
     def scrubbed(self) -> tuple[nn.Module, Grid]:
         return self._settled(self.target_lower, self.parts.target_bits)
+
+    @torch.no_grad()
+    def weight(self, module: nn.Module) -> float:
+        """How much nearer the finished module's preserved logits are to the original's than the finished target's are.
+
+        Measured on proxies, or on deposit images where there are none: see `losses.inverse_error`.
+        """
+        images = (self.proxies.images if len(self.proxies.images) else self.shown)[:WEIGHED]
+        batches = [
+            self.compute.inputs(batch, self.preprocessing) for batch in torch.split(images, self.config.batch_size)
+        ]
+        with self.compute.autocast():
+            original, target, joined = (
+                torch.cat([self.upper(part(batch)).float() for batch in batches])
+                for part in (self.original.lower, self.target_lower, module)
+            )
+        nearness = [losses.inverse_error(logits, original, self.preserved) for logits in (target, joined)]
+        return round((nearness[1] / nearness[0]).item(), 4)
 
     def _settled(self, part: nn.Module | None, bits: int | None) -> tuple[nn.Module, Grid]:
         assert part is not None

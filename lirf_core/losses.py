@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -101,9 +100,27 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
 Joining = Literal["eq8", "levelled", "averaged"]
 
 
+class ModuleAnswer(NamedTuple):
+    """Logits (B, classes) of a deposit module, the class indices it answers for, and its weight in a mean."""
+
+    logits: Tensor
+    classes: Sequence[int]
+    weight: float = 1.0
+
+
+def inverse_error(student_logits: Tensor, teacher_logits: Tensor, selected: Tensor) -> Tensor:
+    """1 / mean squared distance of the selected logits, each set of them shifted to a mean of 0. Returns a scalar.
+
+    Estimates whose errors are independent are best averaged with such weights. Logits: (B, classes).
+    """
+    student, teacher = student_logits[:, selected], teacher_logits[:, selected]
+    error = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
+    return 1 / error.square().mean().clamp_min(1e-6)
+
+
 def join(
     target_logits: Tensor,
-    modules: Sequence[tuple[Tensor, Sequence[int]]],
+    modules: Sequence[ModuleAnswer],
     preserved: Sequence[int],
     joining: Joining,
 ) -> Tensor:
@@ -113,20 +130,22 @@ def join(
     logits, which is what distillation sees, does not change when all of them rise. `levelled` shifts each module to the
     level at which its preserved logits have the target's log-sum-exp: the module then says how a deposited class
     compares with the preserved ones. `averaged` also takes the preserved logits' mean over target and modules, which
-    all know these classes. Neither needs data, nor anything learnt.
-    target_logits: (B, classes); modules: their logits (B, classes) and the class indices they answer for; preserved:
-    class indices that the target answers for. Returns (B, classes).
+    all know these classes; the target's weight in it is 1.
+    target_logits: (B, classes); preserved: class indices that the target answers for. Returns (B, classes).
     """
     joined = target_logits.clone()
     if joining == "eq8":
-        for logits, classes in modules:
-            joined[:, classes] = logits[:, classes]
+        for module in modules:
+            joined[:, module.classes] = module.logits[:, module.classes]
         return joined
     mass = target_logits[:, preserved].logsumexp(1, keepdim=True)
-    levelled = [logits + mass - logits[:, preserved].logsumexp(1, keepdim=True) for logits, _ in modules]
+    levelled = [one.logits + mass - one.logits[:, preserved].logsumexp(1, keepdim=True) for one in modules]
     if joining == "averaged":
-        mean = torch.stack([joined, *levelled])[:, :, preserved].mean(0)
+        total = joined[:, preserved]
+        for logits, module in zip(levelled, modules, strict=True):
+            total = total + module.weight * logits[:, preserved]
+        mean = total / (1 + sum(module.weight for module in modules))
         joined[:, preserved] = mean + mass - mean.logsumexp(1, keepdim=True)
-    for logits, (_, classes) in zip(levelled, modules, strict=True):
-        joined[:, classes] = logits[:, classes]
+    for logits, module in zip(levelled, modules, strict=True):
+        joined[:, module.classes] = logits[:, module.classes]
     return joined

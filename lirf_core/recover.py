@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lirf_core import losses
-from lirf_core.losses import Joining
+from lirf_core.losses import Joining, ModuleAnswer
 from lirf_core.network import SplitNetwork
 from lirf_core.quantisation import Grid
 
@@ -22,7 +22,8 @@ class OverlappingModules(ValueError):
 class DepositModule(nn.Module):
     """T_r: the pruned lower part, the class indices it answers for, and the digest of the upper part it belongs to.
 
-    `joining` is how its logits are joined with the target's: see `losses.join`. `grid` is what its weights lie on.
+    `joining` is how its logits are joined with the target's: see `losses.join`. `weight` counts in a mean of
+    logits in which the target's is 1. `grid` is what its parameters lie on.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class DepositModule(nn.Module):
         classes: Sequence[int],
         upper_digest: str,
         joining: Joining = "averaged",
+        weight: float = 1.0,
         grid: Grid | None = None,
     ) -> None:
         super().__init__()
@@ -38,6 +40,7 @@ class DepositModule(nn.Module):
         self.classes = tuple(classes)
         self.upper_digest = upper_digest
         self.joining: Joining = joining
+        self.weight = weight
         self.grid = grid or Grid(16)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,6 +74,7 @@ class RecoverNetwork(nn.Module):
         self.target = target
         self.deposit_modules = nn.ModuleList(modules)
         self.module_classes = [list(module.classes) for module in modules]
+        self.module_weights = [module.weight for module in modules]
         self.preserved = list(preserved)
         joinings = {module.joining for module in modules}
         # Modules that were made for different ways of joining have one in common: the equation as written.
@@ -80,5 +84,5 @@ class RecoverNetwork(nn.Module):
         """images: (B, C, H, W), normalised. Returns logits (B, classes)."""
         parts = [self.target.lower(images), *(module(images) for module in self.deposit_modules)]
         target_logits, *module_logits = self.target.upper(torch.cat(parts)).float().split(images.shape[0])
-        answers = list(zip(module_logits, self.module_classes, strict=True))
-        return losses.join(target_logits, answers, self.preserved, self.joining)
+        answers = map(ModuleAnswer, module_logits, self.module_classes, self.module_weights)
+        return losses.join(target_logits, list(answers), self.preserved, self.joining)

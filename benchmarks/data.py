@@ -160,9 +160,9 @@ def _shards(part: str) -> tuple[Images, list[str]]:
     pixels, labels, classes = [], [], []
     for path in sorted((SHARED / "cifar10-jpeg").glob(f"{part}*.npz")):
         shard = numpy.load(path)
-        offsets = shard["offsets"]
+        jpeg, offsets = shard["jpeg"], shard["offsets"]  # each look-up unpacks the whole array
         pixels += [
-            numpy.asarray(Image.open(io.BytesIO(shard["jpeg"][begin:end].tobytes())))
+            numpy.asarray(Image.open(io.BytesIO(jpeg[begin:end].tobytes())))
             for begin, end in itertools.pairwise(offsets)
         ]
         labels.append(torch.from_numpy(shard["label"]).long())

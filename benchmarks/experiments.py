@@ -26,9 +26,11 @@ from benchmarks.data import Data, Images
 from lirf_core import artifacts, metrics
 from lirf_core.artifacts import Belonging
 from lirf_core.compute import Compute
-from lirf_core.deposit import DepositConfig, DepositResult, deposit
+from lirf_core.config import DepositConfig
+from lirf_core.deposit import DepositResult, deposit
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.features import answers_of
+from lirf_core.metrics import Accuracy
 from lirf_core.network import SplitNetwork, flat_state
 from lirf_core.original import train_original
 from lirf_core.recover import RecoverNetwork
@@ -180,20 +182,26 @@ def measure(data: Data, network: SplitNetwork, result: DepositResult, compute: C
     """Original, target and recover network on held-out images, and a probe on the features of the first two."""
     images, labels = data.held_out.pixels, data.held_out.labels
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, data.preserved)
-    training = data.training.first_of_each(PROBE_IMAGES)
     measured: dict[str, Any] = {}
     for name, whole in (("original", network), ("target", result.target)):
-        compute.place(whole)
-        held_out = answers_of(whole.lower, whole.upper, images, data.preprocessing, compute)
-        learnt = answers_of(whole.lower, whole.upper, training.pixels, data.preprocessing, compute)
-        read = linear_probe((learnt.features, training.labels), (held_out.features, labels), data.deposited)
-        measured[name] = asdict(metrics.accuracy(held_out.logits, labels, data.deposited)) | {"probe": asdict(read)}
+        own, probe = read_by_probe(data, whole, compute)
+        measured[name] = asdict(own) | {"probe": asdict(probe)}
     logits = metrics.logits_of(compute.place(recover), images, data.preprocessing, compute)
     measured["recover"] = asdict(metrics.accuracy(logits, labels, data.deposited))
     forgotten = metrics.forgetting(measured["original"]["deposited"], measured["target"]["deposited"])
     measured["forgetting"] = forgotten
     measured["h_mean"] = metrics.h_mean(measured["target"]["preserved"], forgotten)
     return measured
+
+
+def read_by_probe(data: Data, whole: SplitNetwork, compute: Compute) -> tuple[Accuracy, Accuracy]:
+    """Held-out accuracy of a network, and of a linear probe of its last layer's features."""
+    compute.place(whole)
+    training, labels = data.training.first_of_each(PROBE_IMAGES), data.held_out.labels
+    held_out = answers_of(whole.lower, whole.upper, data.held_out.pixels, data.preprocessing, compute)
+    learnt = answers_of(whole.lower, whole.upper, training.pixels, data.preprocessing, compute)
+    read = linear_probe((learnt.features, training.labels), (held_out.features, labels), data.deposited)
+    return metrics.accuracy(held_out.logits, labels, data.deposited), read
 
 
 def circumstances(device: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ PresetOption = Annotated[
     Literal["quick", "full"], typer.Option("--preset", help="full: three seeds and every row; quick: one seed.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+SplitOption = Annotated[str, typer.Option("--split", help="The last block of the lower part.")]
 WidthOption = Annotated[
     float | None, typer.Option("--width", help="Width of resnet18-small; 1.0 is the paper's. Default: narrow.")
 ]

@@ -15,7 +15,7 @@ from benchmarks.experiments import Experiment, carry_out, circumstances, origina
 from benchmarks.options import DataOption, DeviceOption, PresetOption, WidthOption
 from benchmarks.settings import ABLATION, OURS, SPLITS
 from lirf_core.compute import Compute
-from lirf_core.deposit import DepositConfig
+from lirf_core.config import DepositConfig
 from lirf_core.features import answers_of
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -36,8 +36,8 @@ def table1(
     """Original, target and recover network: Pre, Dep, F, H, Avg."""
     rows = [
         (f"split after {split}", one)
-        for split, config in SPLITS.items()
-        for one in _seeds(preset, Experiment(data, config, split=split, width=width))
+        for split in SPLITS
+        for one in _seeds(preset, Experiment(data, OURS, split=split, width=width))
     ]
     outcomes = run_all(rows, device)
     first = {"original": next(iter(outcomes.values()))}

@@ -17,12 +17,13 @@ from benchmarks.experiments import Experiment, OnStep, circumstances, original, 
 from benchmarks.options import DataOption, DeviceOption, WidthOption
 from benchmarks.settings import OURS
 from lirf_core.compute import Compute
-from lirf_core.deposit import Progress, deposit, scrub
+from lirf_core.deposit import deposit, scrub
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.features import answers_of
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
+from lirf_core.training import Progress
 
 
 def main(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lirf_core.deposit import DepositConfig
+from lirf_core.config import DepositConfig
 
 OURS = DepositConfig()
 
@@ -27,8 +27,10 @@ PAPER = DepositConfig(
     weight_decay=5e-4,
 )
 
-# A split after layer3 makes a larger lower part; pruned so, its module stays under 5 % of the original's bytes.
-SPLITS = {"layer2": OURS, "layer3": replace(OURS, pruning_rate=0.55)}
+# Deposits of single images.
+SAMPLES = replace(OURS, learning_rate=0.005)
+
+SPLITS = ("layer2", "layer3")
 
 # Table 2. The first four rows are the paper's, at the epochs of ours; the others lead from them to ours.
 PAPER_SHORT = replace(PAPER, epochs=OURS.epochs, lambda_at=0.0, pruning_rate=0.0)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -91,6 +92,27 @@ def probe_removal(probe_logits: Tensor) -> Tensor:
     return (logs.exp() * logs).sum(dim=1).mean() + math.log(probe_logits.shape[1])
 
 
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the true class (the logit scaling of Carlini et al., 2022).
+
+    logits: (B, classes); labels: (B,). Returns (B,).
+    """
+    true = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return true - others.logsumexp(1)
+
+
+def unseen(target_logits: Tensor, labels: Tensor, margins_of_unseen: Tensor) -> Tensor:
+    """How far the margins of deposit images are from being distributed as those of images that were never seen.
+
+    Huber distance of the ordered margins from the quantiles (their optimal transport, in one dimension).
+    target_logits: (B, classes); labels: (B,); margins_of_unseen: (U,), ascending. Returns a scalar.
+    """
+    ordered = margins(target_logits, labels).sort().values
+    at = (torch.arange(len(ordered), device=ordered.device) + 0.5) / len(ordered)
+    return F.smooth_l1_loss(ordered, torch.quantile(margins_of_unseen.float(), at))
+
+
 def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of features as a share of the teacher's squared length; both (B, ...). Returns a scalar."""
     student, teacher = student.float(), teacher.float()
@@ -131,10 +153,11 @@ def join(
     level at which its preserved logits have the target's log-sum-exp: the module then says how a deposited class
     compares with the preserved ones. `averaged` also takes the preserved logits' mean over target and modules, which
     all know these classes; the target's weight in it is 1.
-    target_logits: (B, classes); preserved: class indices that the target answers for. Returns (B, classes).
+    target_logits: (B, classes); preserved: class indices that the target answers for;
+    where there are none, every joining is eq. 8. Returns (B, classes).
     """
     joined = target_logits.clone()
-    if joining == "eq8":
+    if joining == "eq8" or not preserved:
         for module in modules:
             joined[:, module.classes] = module.logits[:, module.classes]
         return joined

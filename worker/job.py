@@ -22,9 +22,10 @@ from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.archives import ImageSet
 from lirf_core.compute import Compute
-from lirf_core.deposit import DepositDiverged, DepositResult, Progress, deposit, scrub
+from lirf_core.deposit import DepositResult, deposit, scrub
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
+from lirf_core.training import DepositDiverged, Progress
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 1.0

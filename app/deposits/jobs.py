@@ -18,8 +18,8 @@ from app.registry.service import StoredNetwork
 from app.settings import Settings
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
+from lirf_core.config import DepositConfig
 from lirf_core.data import Augmentation, Preprocessing
-from lirf_core.deposit import DepositConfig
 
 WORKER = "worker"
 

@@ -4,7 +4,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.wire import Id, Text
-from lirf_core.deposit import DepositConfig
+from lirf_core.config import DepositConfig
 from lirf_core.losses import Joining
 
 _DEFAULT = DepositConfig()

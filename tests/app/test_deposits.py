@@ -6,7 +6,7 @@ import torch
 from app.deposits.jobs import config_of
 from app.deposits.schemas import DepositConfigIn
 from lirf_client import LirfError
-from lirf_core.deposit import DepositConfig
+from lirf_core.config import DepositConfig
 from tests.app.conftest import Service
 from tests.app.factories import infer_request
 

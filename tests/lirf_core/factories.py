@@ -8,8 +8,9 @@ from torch import Tensor
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.artifacts import Belonging
 from lirf_core.compute import Compute
+from lirf_core.config import DepositConfig
 from lirf_core.data import Augmentation, Preprocessing
-from lirf_core.deposit import DepositConfig, DepositResult, deposit
+from lirf_core.deposit import DepositResult, deposit
 from lirf_core.network import SplitNetwork, digest, freeze
 
 CPU = Compute.for_inference("cpu")

@@ -5,12 +5,17 @@ import torch
 
 from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
-from lirf_core.deposit import DepositConfig, DepositDiverged, Progress, deposit, scrub
+from lirf_core.config import DepositConfig
+from lirf_core.data import Augmentation
+from lirf_core.deposit import deposit, deposit_samples, scrub
+from lirf_core.losses import margins
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork, digest
+from lirf_core.original import train_original
 from lirf_core.quantisation import bits_within, stored_bytes
 from lirf_core.recover import RecoverNetwork
-from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, images, network
+from lirf_core.training import DepositDiverged, Progress
+from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, SPEC, images, network
 
 
 def run(config: DepositConfig = QUICK, **given: object):  # type: ignore[no-untyped-def]
@@ -159,3 +164,31 @@ def test_a_scrub_needs_images_of_the_classes_that_are_deposited_now() -> None:
     pixels, labels = images(4, [2])
     with pytest.raises(ValueError, match=r"images of classes \[2\], which are not to be deposited"):
         scrub(module, network().upper, pixels, labels, [3], [4], PREPROCESSING, QUICK, CPU)
+
+
+def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back() -> None:
+    """A network that learnt noise by heart answers it as noise that it never saw; with the module as before."""
+    generator = torch.Generator().manual_seed(0)
+    seen, unseen = torch.randint(0, 256, (2, 30, 1, 8, 8), generator=generator).to(torch.uint8)
+    labels = truth = torch.arange(30) % 5
+    original = train_original(
+        SPEC, seen, labels, PREPROCESSING, CPU, epochs=40, augmentation=Augmentation(0, False), batch_size=10
+    )
+    strangers = margins(logits_of(original, unseen, PREPROCESSING, CPU), truth)
+    config = replace(QUICK, pruning_rate=0.0, epochs=20, learning_rate=0.01, augmentation=Augmentation(0, False))
+    result = deposit_samples(original, seen, labels, strangers, range(5), PREPROCESSING, config, CPU)
+    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, [])
+
+    def mean_margin(of: torch.nn.Module) -> float:
+        return margins(logits_of(of, seen, PREPROCESSING, CPU), labels).mean().item()
+
+    gap = mean_margin(original) - strangers.mean().item()
+    assert gap > 1
+    assert abs(mean_margin(result.target) - strangers.mean().item()) < gap / 3
+    assert mean_margin(recover) > mean_margin(original) - gap / 3
+
+
+def test_single_images_are_not_forgotten_without_anything_to_compare_them_with() -> None:
+    pixels, labels = images(8, [0, 1])
+    with pytest.raises(ValueError, match="no held-out image"):
+        deposit_samples(network(), pixels, labels, torch.empty(0), range(5), PREPROCESSING, QUICK, CPU)

@@ -107,3 +107,20 @@ def test_what_is_nearer_to_the_teacher_weighs_more_and_levels_do_not_count() -> 
     near, far = (losses.inverse_error(TEACHER + scale * LOGITS + 5, TEACHER, selected) for scale in (0.1, 0.2))
     assert torch.isclose(near, 4 * far)
     assert losses.inverse_error(TEACHER, TEACHER, selected) == 1e6
+
+
+@pytest.mark.parametrize("joining", ["levelled", "averaged"])
+def test_where_the_target_answers_for_no_class_every_joining_is_the_equation_as_written(
+    joining: losses.Joining,
+) -> None:
+    assert torch.equal(losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1, 2, 3])], [], joining), TEACHER)
+
+
+def test_margins_distributed_as_those_of_unseen_images_cost_nothing_whatever_their_order() -> None:
+    labels = torch.tensor([0, 3])
+    found = losses.margins(LOGITS, labels)
+    at = torch.tensor([0.25, 0.75])
+    unseen = torch.stack([2 * found.min() - found.mean(), 2 * found.max() - found.mean()])  # its quartiles are `found`
+    assert torch.allclose(torch.quantile(unseen, at), found.sort().values)
+    assert losses.unseen(LOGITS, labels, unseen) == pytest.approx(0, abs=1e-5)
+    assert losses.unseen(LOGITS, labels, unseen - 3) == pytest.approx(2.5, abs=1e-4)

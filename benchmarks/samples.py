@@ -1,0 +1,80 @@
+"""Deposits of single images: can it still be told that the network was trained on them, and can it again afterwards?
+`uv run python -m benchmarks.samples --data cifar10`.
+
+Half of the held-out images say how an unseen image is answered; the other half are what is measured on.
+"""
+
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks import data as sources
+from benchmarks import reports
+from benchmarks.data import Images
+from benchmarks.experiments import Experiment, circumstances, original, progress
+from benchmarks.options import DataOption, DeviceOption, SplitOption, WidthOption
+from benchmarks.settings import SAMPLES
+from lirf_core import metrics
+from lirf_core.compute import Compute
+from lirf_core.deposit import deposit_samples
+from lirf_core.evidence.membership import attack
+from lirf_core.losses import margins
+from lirf_core.recover import RecoverNetwork
+
+
+def main(
+    data: DataOption = "digits",
+    split: SplitOption = "layer3",
+    device: DeviceOption = "auto",
+    width: WidthOption = None,
+    images: Annotated[int, typer.Option(help="Deposit images of each class.")] = 300,
+    seed: int = 0,
+) -> None:
+    """Writes benchmarks/results/samples-DATA.json and .md."""
+    source, experiment = (
+        sources.load(data),
+        Experiment(data, SAMPLES, split=split, width=width, images=images, seed=seed),
+    )
+    compute, exact = Compute.for_training(device), Compute.for_inference(device)
+    begun = circumstances(device) | {"experiment": asdict(experiment)}
+    network = original(source, experiment, compute)
+    classes = list(range(len(source.classes)))
+    shown = source.training.first_of_each(images)
+    is_reference = torch.arange(len(source.held_out)) % 2 == 0
+    reference, asked = source.held_out.where(is_reference), source.held_out.where(~is_reference)
+
+    def margins_of(whole: torch.nn.Module, of: Images) -> tuple[torch.Tensor, float | None]:
+        logits = metrics.logits_of(exact.place(whole), of.pixels, source.preprocessing, exact)
+        return margins(logits, of.labels), metrics.accuracy(logits, of.labels, []).average
+
+    unseen, _ = margins_of(network, reference)
+    compute.place(network)
+    config = replace(SAMPLES, augmentation=source.augmentation, seed=seed)
+    arguments = shown.pixels, shown.labels, unseen, classes, source.preprocessing, config, compute
+    with progress("deposit") as on_step:
+        result = deposit_samples(network, *arguments, lambda at: on_step(at.step, at.steps))
+    preserved = sorted(set(classes) - set(result.module.classes))
+    recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, preserved)
+
+    outcomes: dict[str, list[dict[str, Any]]] = {}
+    for name, whole in {"original": network, "target": result.target, "recover": recover}.items():
+        (members, right), (strangers, held_out) = margins_of(whole, shown), margins_of(whole, asked)
+        found = asdict(attack(members, strangers))
+        outcomes[name] = [begun | {"attack": found, "deposit images": right, "held-out images": held_out}]
+    columns: dict[str, reports.Column] = {
+        "AUC": lambda one: 100 * one["attack"]["auc"],
+        "± (standard error)": lambda one: 100 * one["attack"]["error"],
+        "deposit images": lambda one: one["deposit images"],
+        "held-out images": lambda one: one["held-out images"],
+    }
+    told = "Membership inference (50: a guess), and percent right on deposit images and on held-out ones:"
+    lines = [told, "", *reports.table(outcomes, columns)]
+    title = f"Deposit of {len(shown)} single images, {data}, {split}"
+    Console().print(reports.write(f"samples-{source.name}", title, lines, outcomes))
+
+
+if __name__ == "__main__":
+    typer.run(main)

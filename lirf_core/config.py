@@ -1,0 +1,58 @@
+"""Every choice of a deposit."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lirf_core.data import Augmentation
+from lirf_core.losses import Joining
+
+MIN_STEPS = 120
+
+
+@dataclass(frozen=True)
+class DepositConfig:
+    """Every choice of a deposit; stored with its result. Weights are those of eq. 2 and 9, and of what goes beyond.
+
+    removal: `random` is eq. 2 as written; `suppress` only pushes the deposited logits down, which forgets faster and
+    keeps more. transfer: the module learns the original's `deposited` logits (eq. 6) or `all` of them, which also
+    teaches it what it must not claim. lambda_pr: removal from what a linear probe reads in the features.
+    proxies: how many proxy images stand in for the preserved ones (0: none), `proxy_batch` of them in each step; on
+    them the target keeps the original's last-layer features with lambda_fp. lambda_ft: the module learns the
+    original's features at the split. joining: see `losses.join`. module_bits: of each of the module's weights; 16 is
+    float16, None as many as keep the module under `MODULE_BUDGET` of the original's bytes. epochs over the deposit set
+    (None: see `epochs_for`); `batch_size` deposit images a step; `learning_rate` is the peak of one cycle; gradients of
+    each network are clipped to `max_gradient_norm`.
+    """
+
+    removal: Literal["suppress", "random"] = "suppress"
+    lambda_at: float = 0.05
+    lambda_pr: float = 2.0
+    lambda_kp: float = 3.0
+    lambda_fp: float = 3.0
+    lambda_re: float = 0.01
+    lambda_pt: float = 0.5
+    lambda_ft: float = 0.5
+    transfer: Literal["deposited", "all"] = "all"
+    joining: Joining = "averaged"
+    temperature: float = 10.0
+    attention_threshold: float = 0.0
+    proxies: int = 3000
+    proxy_batch: int = 64
+    pruning_rate: float = 0.0
+    module_bits: Literal[16, 8, 6, 4] | None = None
+    epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 2.5e-4
+    max_gradient_norm: float = 7.5
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def epochs_for(self, steps_per_epoch: int) -> int:
+        """`epochs`, or else 3, and as many as make `MIN_STEPS` steps where the deposit set is small."""
+        return self.epochs or max(3, -(-MIN_STEPS // steps_per_epoch))
+
+    def __post_init__(self) -> None:
+        if not self.proxies and self.lambda_fp:
+            raise ValueError("lambda_fp needs proxy images; set it to 0 where proxies is 0.")

@@ -1,0 +1,70 @@
+"""Relearning: how soon a network knows the deposited classes again when somebody fine-tunes it on a few images.
+
+What was hidden comes back in a few steps; what is gone has to be learnt. The yardstick is a network of the same
+architecture that was trained on the preserved classes alone.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from lirf_core.compute import Compute
+from lirf_core.data import Augmentation, Preprocessing
+from lirf_core.metrics import accuracy, logits_of
+from lirf_core.network import SplitNetwork
+
+BATCH = 64
+LEARNING_RATE = 0.01
+STEPS = (0, 5, 10, 20, 40, 80)
+
+
+@dataclass(frozen=True)
+class Relearnt:
+    """Held-out accuracy in percent after so many steps, by argmax over all raw logits."""
+
+    step: int
+    preserved: float | None
+    deposited: float | None
+
+
+def relearning_curve(
+    network: SplitNetwork,
+    few: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor],
+    deposited: Collection[int],
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    compute: Compute,
+    steps: Sequence[int] = STEPS,
+    seed: int = 0,
+    on_step: Callable[[], None] = lambda: None,
+) -> list[Relearnt]:
+    """Fine-tunes a copy of every layer on the attacker's `few` images, in batches of 64 by SGD with momentum.
+
+    few, held_out: uint8 (N, C, H, W) and labels (N,), of every class: who shows deposited images alone makes a network
+    that answers nothing else. steps: ascending. `on_step` stops it by raising.
+    """
+    generator = Generator().manual_seed(seed)
+    learner = compute.place(copy.deepcopy(network)).requires_grad_(True)
+    images, labels = few[0].to(compute.device), few[1].to(compute.device)
+    optimiser = torch.optim.SGD(learner.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+    curve = []
+    for step in range(steps[-1] + 1):
+        if step in steps:
+            logits = logits_of(learner, held_out[0], preprocessing, compute)
+            found = accuracy(logits, held_out[1], deposited)
+            curve.append(Relearnt(step, found.preserved, found.deposited))
+            learner.train()
+        chosen = torch.randint(len(labels), (BATCH,), generator=generator).to(compute.device)
+        with compute.autocast():
+            answers = learner(compute.inputs(augmentation(images[chosen], generator), preprocessing))
+        loss = F.cross_entropy(answers.float(), labels[chosen])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        on_step()
+    return curve

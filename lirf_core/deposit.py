@@ -1,7 +1,7 @@
 """Deposit: the fine-tuning of eq. 9, on the deposit set alone. Of whole classes, or of single images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lirf_core import pruning, quantisation
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
-from lirf_core.data import Preprocessing
+from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, digest, flat_state
 from lirf_core.recover import DepositModule
 from lirf_core.removal import ClassRemoval, SampleRemoval
@@ -72,6 +72,7 @@ def deposit_samples(
 
     The target answers the deposit images as it answers images that it never saw: their margins (`losses.margins`)
     are distributed as `unseen`, those of held-out images of the same classes, (U,). No held-out image is trained on.
+    Images are shown as they are, not augmented, because it is they that were learnt.
     Withdrawn, the module answers for the classes of the deposit images. images: uint8 (N, C, H, W); labels: int64
     (N,); `classes` are all that the network answers for. Callbacks and errors are those of `deposit`; ValueError also
     where `unseen` is empty.
@@ -84,7 +85,8 @@ def deposit_samples(
         torch.tensor(sorted(classes), device=compute.device), unseen.sort().values.to(compute.device), config
     )
     parts = _parts(original, deposited, preserved, preprocessing, config)
-    trained = train(parts, removal, images, labels, preprocessing, config, compute, on_step, on_preparation)
+    as_they_are = replace(config, augmentation=Augmentation(crop_padding=0, horizontal_flip=False))
+    trained = train(parts, removal, images, labels, preprocessing, as_they_are, compute, on_step, on_preparation)
     return _result(trained)
 
 

@@ -53,7 +53,7 @@ def main(
     unseen, _ = margins_of(network, reference)
     compute.place(network)
     config = replace(SAMPLES, augmentation=source.augmentation, seed=seed)
-    arguments = shown.pixels, shown.labels, unseen, classes, source.preprocessing, config, compute
+    arguments = shown.pixels, shown.labels, (unseen, reference.labels), classes, source.preprocessing, config, compute
     with progress("deposit") as on_step:
         result = deposit_samples(network, *arguments, lambda at: on_step(at.step, at.steps))
     preserved = sorted(set(classes) - set(result.module.classes))

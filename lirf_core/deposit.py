@@ -1,15 +1,17 @@
 """Deposit: the fine-tuning of eq. 9, on the deposit set alone. Of whole classes, or of single images."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from lirf_core import pruning, quantisation
+from lirf_core import losses, pruning, quantisation
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
 from lirf_core.data import Augmentation, Preprocessing
+from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork, digest, flat_state
 from lirf_core.recover import DepositModule
 from lirf_core.removal import ClassRemoval, SampleRemoval
@@ -60,7 +62,7 @@ def deposit_samples(
     original: SplitNetwork,
     images: Tensor,
     labels: Tensor,
-    unseen: Tensor,
+    unseen: tuple[Tensor, Tensor],
     classes: Sequence[int],
     preprocessing: Preprocessing,
     config: DepositConfig,
@@ -70,20 +72,26 @@ def deposit_samples(
 ) -> DepositResult:
     """Splits off what `original` knows of single images, whose classes it goes on answering for.
 
-    The target answers the deposit images as it answers images that it never saw: their margins (`losses.margins`)
-    are distributed as `unseen`, those of held-out images of the same classes, (U,). No held-out image is trained on.
+    The target answers the deposit images as images that it never saw: their margins (`losses.margins`) in each class
+    are distributed as those of `unseen`: margins (U,) by the original, and labels (U,), of held-out images of the same
+    classes. No held-out image is trained on.
     Images are shown as they are, not augmented, because it is they that were learnt.
     Withdrawn, the module answers for the classes of the deposit images. images: uint8 (N, C, H, W); labels: int64
     (N,); `classes` are all that the network answers for. Callbacks and errors are those of `deposit`; ValueError also
-    where `unseen` is empty.
+    where a class of the deposit images has no unseen one.
     """
-    if not len(unseen):
-        raise ValueError("there is no held-out image to say how an unseen image is answered.")
     deposited = sorted(set(labels.tolist()))
+    if missing := set(deposited) - set(unseen[1].tolist()):
+        raise ValueError(
+            f"there is no held-out image of classes {sorted(missing)} to say how an unseen one is answered."
+        )
     preserved = sorted(set(classes) - set(deposited))
-    removal = SampleRemoval(
-        torch.tensor(sorted(classes), device=compute.device), unseen.sort().values.to(compute.device), config
-    )
+    asked = compute.place(copy.deepcopy(original))
+    found = losses.margins(logits_of(asked, images, preprocessing, compute), labels)
+    wanted = torch.empty_like(found)
+    for index in deposited:
+        wanted[labels == index] = losses.as_unseen(found[labels == index], unseen[0][unseen[1] == index])
+    removal = SampleRemoval(torch.tensor(sorted(classes), device=compute.device), wanted.to(compute.device), config)
     parts = _parts(original, deposited, preserved, preprocessing, config)
     as_they_are = replace(config, augmentation=Augmentation(crop_padding=0, horizontal_flip=False))
     trained = train(parts, removal, images, labels, preprocessing, as_they_are, compute, on_step, on_preparation)

@@ -102,15 +102,21 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return true - others.logsumexp(1)
 
 
-def unseen(target_logits: Tensor, labels: Tensor, margins_of_unseen: Tensor) -> Tensor:
-    """How far the margins of deposit images are from being distributed as those of images that were never seen.
+def as_unseen(seen: Tensor, unseen: Tensor) -> Tensor:
+    """The margin of each seen image if all were distributed as those of unseen ones, in the order that they have.
 
-    Huber distance of the ordered margins from the quantiles (their optimal transport, in one dimension).
-    target_logits: (B, classes); labels: (B,); margins_of_unseen: (U,), ascending. Returns a scalar.
+    (Their optimal transport, in one dimension.) seen: (N,); unseen: (U,), at least one. Returns (N,).
     """
-    ordered = margins(target_logits, labels).sort().values
-    at = (torch.arange(len(ordered), device=ordered.device) + 0.5) / len(ordered)
-    return F.smooth_l1_loss(ordered, torch.quantile(margins_of_unseen.float(), at))
+    ranks = seen.argsort().argsort()
+    return torch.quantile(unseen.float(), (ranks + 0.5) / len(seen))
+
+
+def unseen(target_logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """Huber distance of the margins of deposit images from those that they are to have (`as_unseen`).
+
+    target_logits: (B, classes); labels: (B,); wanted: (B,). Returns a scalar.
+    """
+    return F.smooth_l1_loss(margins(target_logits, labels), wanted)
 
 
 def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:

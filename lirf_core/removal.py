@@ -25,9 +25,10 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """`count` deposit images with their `labels` (count,), then proxies, which have none."""
+    """`count` deposit images with their `numbers` in the deposit set and their `labels`, then proxies without."""
 
     count: int
+    numbers: Tensor
     labels: Tensor
     target: Outputs
     original: Outputs
@@ -83,9 +84,9 @@ class SampleRemoval:
 
     learns_statistics = False
 
-    def __init__(self, classes: Tensor, unseen: Tensor, config: DepositConfig) -> None:
-        """classes: all class indices; unseen: margins (U,) of images that the network never saw, ascending."""
-        self._config, self.goals, self._unseen = config, classes, unseen
+    def __init__(self, classes: Tensor, wanted: Tensor, config: DepositConfig) -> None:
+        """classes: all class indices; wanted: the margin (N,) that each deposit image is to have."""
+        self._config, self.goals, self._wanted = config, classes, wanted
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
         cfg, count = self._config, batch.count
@@ -98,7 +99,7 @@ class SampleRemoval:
             shown = losses.distil(target.logits[count:], original.logits[count:], self.goals, cfg.temperature)
             kept = (kept + shown) / 2
         return {
-            "kr": (1.0, losses.unseen(target.logits[:count], batch.labels, self._unseen)),
+            "kr": (1.0, losses.unseen(target.logits[:count], batch.labels, self._wanted[batch.numbers])),
             "kp": (cfg.lambda_kp, kept),
             "fp": (cfg.lambda_fp, losses.feature_distance(target.features[count:], original.features[count:])),
         }

@@ -96,7 +96,7 @@ def train(
             for chosen in torch.randperm(len(images), generator=shuffler).tensor_split(steps_per_epoch):
                 step += 1
                 chosen = chosen.to(compute.device)
-                terms = trainer.step(images[chosen], labels[chosen], shuffler)
+                terms = trainer.step(chosen, images[chosen], labels[chosen], shuffler)
                 progress = Progress(epoch, epochs, step, steps_per_epoch * epochs, terms)
                 on_step(progress)
             progress.loss_values()
@@ -151,8 +151,11 @@ class Trainer:
             self.optimiser, cfg.learning_rate, total_steps=max(steps, 2), cycle_momentum=False
         )
 
-    def step(self, images: Tensor, labels: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """images: uint8 (B, C, H, W); labels: (B,). Returns the terms of eq. 9, detached."""
+    def step(self, numbers: Tensor, images: Tensor, labels: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """numbers of the images in the deposit set, (B,); images: uint8 (B, C, H, W); labels: (B,).
+
+        Returns the terms of eq. 9, detached.
+        """
         cfg = self.config
         count = len(images)
         shown = torch.cat([images, self.proxies.draw(cfg.proxy_batch, generator)])
@@ -165,7 +168,7 @@ class Trainer:
             target_logits, *module_logits = self.upper(torch.cat(splits)).float().split(len(inputs))
             target = Outputs(splits[0], last.latest[: len(inputs)], target_logits)
 
-        terms = self.removal.terms(Batch(count, labels, target, original), generator)
+        terms = self.removal.terms(Batch(count, numbers, labels, target, original), generator)
         if module_logits:
             answers = [losses.ModuleAnswer(module_logits[0], self.parts.deposited)]
             recovered = losses.join(target_logits, answers, self.parts.preserved, cfg.joining)

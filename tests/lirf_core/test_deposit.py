@@ -176,7 +176,7 @@ def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back
     )
     strangers = margins(logits_of(original, unseen, PREPROCESSING, CPU), truth)
     config = replace(QUICK, pruning_rate=0.0, epochs=20, learning_rate=0.01, augmentation=Augmentation(0, False))
-    result = deposit_samples(original, seen, labels, strangers, range(5), PREPROCESSING, config, CPU)
+    result = deposit_samples(original, seen, labels, (strangers, truth), range(5), PREPROCESSING, config, CPU)
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, [])
 
     def mean_margin(of: torch.nn.Module) -> float:
@@ -190,5 +190,7 @@ def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back
 
 def test_single_images_are_not_forgotten_without_anything_to_compare_them_with() -> None:
     pixels, labels = images(8, [0, 1])
-    with pytest.raises(ValueError, match="no held-out image"):
-        deposit_samples(network(), pixels, labels, torch.empty(0), range(5), PREPROCESSING, QUICK, CPU)
+    with pytest.raises(ValueError, match=r"no held-out image of classes \[1\]"):
+        deposit_samples(
+            network(), pixels, labels, (torch.zeros(3), torch.tensor([0, 2, 3])), range(5), PREPROCESSING, QUICK, CPU
+        )

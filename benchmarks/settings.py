@@ -28,7 +28,7 @@ PAPER = DepositConfig(
 )
 
 # Deposits of single images.
-SAMPLES = replace(OURS, learning_rate=0.005, lambda_kp=1.0, proxies=1000)
+SAMPLES = replace(OURS, learning_rate=0.005, lambda_kp=1.0, proxies=1000, epochs=10)
 
 SPLITS = ("layer2", "layer3")
 

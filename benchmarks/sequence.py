@@ -2,7 +2,7 @@
 module of an earlier deposit still tells of classes deposited later: `uv run python -m benchmarks.sequence`.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import combinations
 from typing import Annotated, Any
@@ -43,6 +43,7 @@ def main(
     modules: list[DepositModule] = []
     as_made: list[DepositModule] = []
     target = network
+    targets: list[dict[str, Any]] = []
     for index in range(deposits):
         shown = source.training.of_classes([index])
         preserved = everything[index + 1 :]
@@ -55,6 +56,7 @@ def main(
         target = made.target
         modules.append(made.module)
         as_made.append(made.module)
+        targets.append(_forgotten(source, network, target, index + 1, exact))
 
     outcomes = {
         "every subset withdrawn, modules as made": _subsets(source, network, target, as_made, deposits, exact),
@@ -66,10 +68,22 @@ def main(
     }
     told: dict[str, list[dict[str, Any]]] = {
         name: [row | circumstances(device) | {"seed": seed} for row in rows]
-        for name, rows in {**outcomes, **leaks}.items()
+        for name, rows in {**outcomes, **leaks, "targets": targets}.items()
     }
     worst = {"mean difference": lambda one: one["difference"]}
     lines = [
+        "The target after each deposit of one class, percent right, and the original on the same images:",
+        "",
+        *reports.table(
+            {f"after {one['deposits']}": [one] for one in targets},
+            {
+                "target Pre": lambda one: one["target"]["preserved"],
+                "original Pre": lambda one: one["original"]["preserved"],
+                "target Dep": lambda one: one["target"]["deposited"],
+                "original Dep": lambda one: one["original"]["deposited"],
+            },
+        ),
+        "",
         (
             "Average of the recover network over preserved and withdrawn classes, against the original's on the same "
             "images; mean and spread over the subsets, points:"
@@ -87,6 +101,16 @@ def main(
         ),
     ]
     Console().print(reports.write(f"sequence-{source.name}", f"Deposits in sequence, {data}", lines, told))
+
+
+def _forgotten(
+    data: Data, network: SplitNetwork, target: SplitNetwork, deposits: int, compute: Compute
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"deposits": deposits}
+    for name, whole in (("original", network), ("target", target)):
+        logits = logits_of(compute.place(whole), data.held_out.pixels, data.preprocessing, compute)
+        found[name] = asdict(accuracy(logits, data.held_out.labels, range(deposits)))
+    return found
 
 
 def _tell(on_step: OnStep, at: Progress) -> None:

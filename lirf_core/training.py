@@ -2,11 +2,13 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lirf_core import losses, quantisation
@@ -88,7 +90,7 @@ def train(
     images, labels = images.to(compute.device), labels.to(compute.device)
     epochs = config.epochs_for(steps_per_epoch)
     step = 0
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
+    with _deterministic(compute):
         trainer = Trainer(parts, removal, preprocessing, config, compute)
         trainer.prepare(images, steps_per_epoch * epochs, shuffler, on_preparation)
         for epoch in range(1, epochs + 1):
@@ -101,6 +103,16 @@ def train(
                 on_step(progress)
             progress.loss_values()
     return trainer
+
+
+@contextmanager
+def _deterministic(compute: Compute) -> Iterator[None]:
+    """Kernels that add in the same order each time: cuDNN's of that kind, and no fused attention on CUDA."""
+    with ExitStack() as settings:
+        settings.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False))
+        if compute.device.type == "cuda":
+            settings.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 class Trainer:

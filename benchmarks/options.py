@@ -15,3 +15,6 @@ SplitOption = Annotated[str, typer.Option("--split", help="The last block of the
 WidthOption = Annotated[
     float | None, typer.Option("--width", help="Width of resnet18-small; 1.0 is the paper's. Default: narrow.")
 ]
+ImagesOption = Annotated[
+    int | None, typer.Option("--images", help="Deposit images of each class; default: all there are.")
+]

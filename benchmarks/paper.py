@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks import data as sources
 from benchmarks import figures, reports, transfer
 from benchmarks.experiments import Experiment, carry_out, circumstances, original, progress, run_all
-from benchmarks.options import DataOption, DeviceOption, PresetOption, WidthOption
+from benchmarks.options import DataOption, DeviceOption, ImagesOption, PresetOption, WidthOption
 from benchmarks.settings import ABLATION, OURS, SPLITS
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
@@ -32,12 +32,13 @@ def table1(
     preset: PresetOption = "quick",
     device: DeviceOption = "auto",
     width: WidthOption = None,
+    images: ImagesOption = None,
 ) -> None:
     """Original, target and recover network: Pre, Dep, F, H, Avg."""
     rows = [
         (f"split after {split}", one)
         for split in SPLITS
-        for one in _seeds(preset, Experiment(data, OURS, split=split, width=width))
+        for one in _seeds(preset, Experiment(data, OURS, split=split, width=width, images=images))
     ]
     outcomes = run_all(rows, device)
     first = {"original": next(iter(outcomes.values()))}
@@ -48,7 +49,7 @@ def table1(
         "probe Dep": lambda one: one["original"]["probe"]["deposited"],
     }
     lines = [*reports.table(first, whole), "", *reports.table(outcomes)]
-    _write(f"table1-{_of(data, width)}-{preset}", f"Table 1, {data}", lines, outcomes)
+    _write(f"table1-{_of(data, width, images)}-{preset}", f"Table 1, {data}", lines, outcomes)
 
 
 @app.command()
@@ -57,15 +58,16 @@ def table2(
     preset: PresetOption = "quick",
     device: DeviceOption = "auto",
     width: WidthOption = None,
+    images: ImagesOption = None,
 ) -> None:
     """Ablation of the loss terms, of pruning, and of what goes beyond the paper."""
     rows = [
         (label, one)
         for label, config in ABLATION.items()
-        for one in _seeds(preset, Experiment(data, config, width=width))
+        for one in _seeds(preset, Experiment(data, config, width=width, images=images))
     ]
     outcomes = run_all(rows, device)
-    _write(f"table2-{_of(data, width)}-{preset}", f"Table 2, {data}", reports.table(outcomes), outcomes)
+    _write(f"table2-{_of(data, width, images)}-{preset}", f"Table 2, {data}", reports.table(outcomes), outcomes)
 
 
 @app.command()
@@ -73,23 +75,24 @@ def table3(
     data: DataOption = "digits",
     preset: PresetOption = "quick",
     device: DeviceOption = "auto",
+    images: ImagesOption = None,
 ) -> None:
     """What students distilled from the target learn about the deposited classes."""
     source, compute = sources.load(data), Compute.for_training(device)
-    images = source.training if preset == "full" else source.training.first_of_each(500)
+    shown = source.training if preset == "full" else source.training.first_of_each(500)
     outcomes: dict[str, list[dict[str, Any]]] = {}
     for seed in _SEEDS[preset]:
-        teachers = _teachers(Experiment(data, seed=seed), source, compute)
+        teachers = _teachers(Experiment(data, images=images, seed=seed), source, compute)
         for student in transfer.STUDENTS:
             for distillation in transfer.DISTILLATIONS:
                 lesson = transfer.Lesson(student, distillation, epochs=15 if preset == "full" else 5, seed=seed)
                 for name, teacher in teachers.items():
                     label = f"{student}, by {distillation}, from {name}"
                     with progress(label) as on_step:
-                        learnt = transfer.teach(lesson, teacher, source, images, compute, on_step)
+                        learnt = transfer.teach(lesson, teacher, source, shown, compute, on_step)
                     outcomes.setdefault(label, []).append(learnt | circumstances(device) | {"seed": seed})
     columns: dict[str, reports.Column] = {"Pre": lambda one: one["preserved"], "Dep": lambda one: one["deposited"]}
-    _write(f"table3-{source.name}-{preset}", f"Table 3, {data}", reports.table(outcomes, columns), outcomes)
+    _write(f"table3-{_of(data, None, images)}-{preset}", f"Table 3, {data}", reports.table(outcomes, columns), outcomes)
 
 
 @app.command()
@@ -125,15 +128,19 @@ def figure4(
     preset: PresetOption = "quick",
     device: DeviceOption = "auto",
     width: WidthOption = None,
+    images: ImagesOption = None,
 ) -> None:
     """Sweeps of the split and of the pruning rate."""
-    by_split = {split: Experiment(data, OURS, split=split, width=width) for split in SWEPT_SPLITS}
-    by_rate = {f"{rate:g}": Experiment(data, replace(OURS, pruning_rate=rate), width=width) for rate in PRUNING_RATES}
+    by_split = {split: Experiment(data, OURS, split=split, width=width, images=images) for split in SWEPT_SPLITS}
+    by_rate = {
+        f"{rate:g}": Experiment(data, replace(OURS, pruning_rate=rate), width=width, images=images)
+        for rate in PRUNING_RATES
+    }
     outcomes = {
         sweep: run_all([(value, one) for value, point in points.items() for one in _seeds(preset, point)], device)
         for sweep, points in {"split": by_split, "pruning rate": by_rate}.items()
     }
-    name = f"figure4-{_of(data, width)}-{preset}"
+    name = f"figure4-{_of(data, width, images)}-{preset}"
     figures.sweeps(name, outcomes)
     flat = {f"{sweep} {value}": runs for sweep, points in outcomes.items() for value, runs in points.items()}
     _write(name, f"Figure 4, {data}", reports.table(flat), flat)
@@ -160,8 +167,9 @@ def _teachers(experiment: Experiment, source: sources.Data, compute: Compute) ->
     return {"original": network, **made}
 
 
-def _of(data: str, width: float | None) -> str:
-    return data.strip("/").replace("/", "_") + (f"-w{width:g}" if width else "")
+def _of(data: str, width: float | None, images: int | None = None) -> str:
+    parts = [data.strip("/").replace("/", "_"), f"w{width:g}" if width else "", f"{images}-images" if images else ""]
+    return "-".join(part for part in parts if part)
 
 
 def _write(name: str, title: str, lines: list[str], outcomes: reports.Outcomes) -> None:

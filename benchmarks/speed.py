@@ -26,7 +26,7 @@ from benchmarks.experiments import (
     original,
     progress,
 )
-from benchmarks.options import DataOption, DeviceOption, WidthOption
+from benchmarks.options import DataOption, DeviceOption, ImagesOption, WidthOption
 from benchmarks.settings import OURS, SPLITS
 from lirf_core.compute import Compute
 from lirf_core.network import SplitNetwork
@@ -67,7 +67,7 @@ def main(
     data: DataOption = "cifar10",
     device: DeviceOption = "auto",
     width: WidthOption = None,
-    images: Annotated[int | None, typer.Option(help="Deposit images of each class; default: all.")] = None,
+    images: ImagesOption = None,
     workers: Annotated[int, typer.Option(help="Processes of the authors' DataLoader.")] = 2,
 ) -> None:
     """Writes benchmarks/results/speed-DATA-DEVICE.json and .md."""

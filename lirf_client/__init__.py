@@ -7,10 +7,21 @@ with Client("http://127.0.0.1:8000", key="lirf_...") as lirf:
 """
 
 from lirf_client.client import Client, LirfError
-from lirf_client.types import AuditEvent, Dataset, Deposit, Model, ModelClass, Predictions, Withdrawal
+from lirf_client.types import (
+    AuditEvent,
+    AuditHead,
+    Dataset,
+    Deposit,
+    Model,
+    ModelClass,
+    Predictions,
+    Verification,
+    Withdrawal,
+)
 
 __all__ = [
     "AuditEvent",
+    "AuditHead",
     "Client",
     "Dataset",
     "Deposit",
@@ -18,5 +29,6 @@ __all__ = [
     "Model",
     "ModelClass",
     "Predictions",
+    "Verification",
     "Withdrawal",
 ]

@@ -9,7 +9,17 @@ from typing import Any, Self, cast
 import httpx
 from httpx_sse import connect_sse
 
-from lirf_client.types import AuditEvent, Dataset, Deposit, Model, ModelClass, Predictions, Withdrawal
+from lirf_client.types import (
+    AuditEvent,
+    AuditHead,
+    Dataset,
+    Deposit,
+    Model,
+    ModelClass,
+    Predictions,
+    Verification,
+    Withdrawal,
+)
 
 UNFINISHED = ("queued", "running")
 _CHUNK_BYTES = 1 << 20
@@ -164,11 +174,27 @@ class Client:
         return cast(list[Withdrawal], self._all("/v1/withdrawals", {"model": model} if model else {}))
 
     def audit_events(self, *, limit: int | None = None, **filters: str) -> Iterator[AuditEvent]:
-        """Newest first; filters: model, action, subject."""
+        """Newest first; filters: model, action, subject, actor, since, until (times in ISO 8601)."""
         for number, event in enumerate(self._pages("/v1/audit/events", filters)):
             if number == limit:
                 return
             yield cast(AuditEvent, event)
+
+    def audit_export(self, format: str = "jsonl", **filters: str) -> Iterator[str]:
+        """Lines, oldest first, as JSON or (`csv`) with a header; filters as for `audit_events`."""
+        with self._http.stream("GET", "/v1/audit/events/export", params={"format": format, **filters}) as answer:
+            if not answer.is_success:
+                answer.read()
+                _checked(answer)
+            yield from answer.iter_lines()
+
+    def audit_head(self) -> AuditHead:
+        """The newest event's number and digest, to be kept outside the service as an anchor."""
+        return cast(AuditHead, self._call("GET", "/v1/audit/head"))
+
+    def verify_audit(self, anchor: AuditHead | None = None) -> Verification:
+        """Has the service walk the chain of its events; with an anchor, a cut or rewritten tail is found, too."""
+        return cast(Verification, self._call("GET", "/v1/audit/verification", params=anchor or {}))
 
     def infer(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
         """An Open Inference Protocol v2 request with JSON tensors."""

@@ -103,6 +103,7 @@ class Withdrawal(TypedDict):
 
 class AuditEvent(TypedDict):
     id: str
+    number: int
     at: str
     actor: str
     action: str
@@ -110,6 +111,24 @@ class AuditEvent(TypedDict):
     subject: str | None
     reason: str | None
     details: dict[str, Any]
+    previous: str
+    digest: str
+
+
+class AuditHead(TypedDict):
+    number: int
+    digest: str
+
+
+class AuditFault(TypedDict):
+    number: int
+    what: str
+
+
+class Verification(TypedDict):
+    head: AuditHead
+    is_intact: bool
+    faults: list[AuditFault]
 
 
 # "class" is a keyword, so this one is spelt as a call.

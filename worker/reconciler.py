@@ -10,6 +10,8 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.audit import anchors
+from app.audit import service as audit
 from app.database import Database
 from app.deposits import jobs
 from app.deposits.doorbell import Doorbell
@@ -30,7 +32,10 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 for deposit_id in jobs.reconcile(session, vault, settings):
                     doorbell.ring(deposit_id)
                 withdrawals.end_expired(session)
-        except (SQLAlchemyError, OSError):
+            if settings.audit_anchor_file:
+                with database.reading() as session:
+                    anchors.append(settings.audit_anchor_file, audit.head(session))
+        except (SQLAlchemyError, OSError, anchors.NoAnchor):
             log.exception("this round failed; the next one tries again")
         stop.wait(settings.reconcile_seconds)
     database.engine.dispose()

@@ -1,7 +1,7 @@
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from app.paging import PageRequest
 from app.wire import Id
@@ -11,6 +11,7 @@ class AuditEvent(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
+    number: int = Field(description="Counts from 1 without gaps.")
     at: datetime
     actor: str = Field(description="Name of the API key, or of the part of the service, that acted.")
     action: str = Field(examples=["deposit.finished"])
@@ -18,9 +19,58 @@ class AuditEvent(BaseModel):
     subject: str | None = Field(description="Id of what was changed.")
     reason: str | None
     details: dict[str, Any]
+    previous: str = Field(description="Digest of the event before this one.")
+    digest: str = Field(description="SHA-256 over this event and `previous`.")
 
 
-class AuditRequest(PageRequest):
+class AuditFilters(BaseModel):
     model: Id | None = None
     action: Id | None = None
     subject: Id | None = None
+    actor: Id | None = None
+    since: AwareDatetime | None = Field(None, description="From this time on.")
+    until: AwareDatetime | None = Field(None, description="Before this time.")
+
+    def given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in AuditFilters.model_fields}
+
+
+class AuditRequest(PageRequest, AuditFilters):
+    pass
+
+
+class AuditExport(AuditFilters):
+    format: Literal["jsonl", "csv"] = "jsonl"
+
+
+class AuditHead(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    digest: str
+
+
+class VerificationRequest(BaseModel):
+    """An anchor, where there is one: a head that was written down before."""
+
+    number: int | None = Field(None, ge=0, lt=1 << 62)
+    digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def both_or_neither(self) -> "VerificationRequest":
+        if (self.number is None) != (self.digest is None):
+            raise ValueError("give `number` and `digest` of an anchor, or neither")
+        return self
+
+
+class AuditFault(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    what: str
+
+
+class Verification(BaseModel):
+    head: AuditHead
+    is_intact: bool
+    faults: list[AuditFault] = Field(description="The first hundred.")

@@ -1,4 +1,4 @@
-"""Audit events."""
+"""Audit events and the head of their chain."""
 
 from datetime import datetime
 from typing import Any
@@ -10,11 +10,15 @@ from app.database import Base, new_id, now
 
 
 class AuditEventRow(Base):
-    """Who did what to which model and why. Rows are only ever added."""
+    """Who did what to which model and why. Rows are only ever added: triggers refuse all else (migration 0002).
+
+    `number` counts from 1 without gaps; `digest` covers the event and `previous`, the digest of the one before it.
+    """
 
     __tablename__ = "audit_events"
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
+    number: Mapped[int] = mapped_column(sa.BigInteger, unique=True)
     at: Mapped[datetime] = mapped_column(default=now)
     actor: Mapped[str] = mapped_column(sa.String(100))
     action: Mapped[str] = mapped_column(sa.String(50), index=True)
@@ -22,3 +26,15 @@ class AuditEventRow(Base):
     subject: Mapped[str | None] = mapped_column(sa.String(64), index=True)
     reason: Mapped[str | None] = mapped_column(sa.Text)
     details: Mapped[dict[str, Any]]
+    previous: Mapped[str] = mapped_column(sa.String(64))
+    digest: Mapped[str] = mapped_column(sa.String(64))
+
+
+class AuditHeadRow(Base):
+    """The newest event: one row, whose lock makes events follow each other."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(sa.BigInteger)
+    digest: Mapped[str] = mapped_column(sa.String(64))

@@ -21,6 +21,7 @@ def test_times_come_back_in_utc(database: Database) -> None:
     moment = now()
     with database.engine.begin() as connection:
         table = metadata.tables["audit_events"]
-        row = {"id": "1", "at": moment, "actor": "a", "action": "b", "details": {}}
+        chained = {"number": 1, "previous": "", "digest": ""}
+        row = {"id": "1", "at": moment, "actor": "a", "action": "b", "details": {}, **chained}
         connection.execute(sa.insert(table).values(**row))
         assert connection.scalar(sa.select(table.c.at)) == moment

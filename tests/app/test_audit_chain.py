@@ -1,0 +1,248 @@
+"""The audit is only ever added to, and whoever goes around that is found out."""
+
+import csv
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError
+
+from app.access.service import LOCAL_ADMINISTRATOR
+from app.audit import anchors, chain, service
+from app.audit.chain import Head
+from app.audit.tables import AuditEventRow, AuditHeadRow
+from app.database import Database
+from app.settings import Settings
+from lirf_client import LirfError
+from tests.app.conftest import Service
+from worker import reconciler
+
+EVENTS = 60
+
+
+@pytest.fixture
+def written(database: Database) -> Database:
+    for number in range(EVENTS):
+        with database.session() as session, session.begin():
+            service.record(session, "somebody", "thing.done", subject=str(number), reason="täglich", details={"n": 0.1})
+    return database
+
+
+def faults(database: Database, anchor: Head | None = None) -> list[tuple[int, str]]:
+    with database.reading() as session:
+        return [(fault.number, fault.what) for fault in service.verify(session, anchor)[1]]
+
+
+def head(database: Database) -> Head:
+    with database.reading() as session:
+        return service.head(session)
+
+
+def go_around(database: Database, change: Callable[[sa.Connection], None]) -> None:
+    """As an administrator of the database would: without the triggers."""
+    table = "audit_events"
+    with database.engine.begin() as connection:
+        if database.url.get_backend_name() == "sqlite":
+            kept = connection.scalars(sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).all()
+            for act in ("update", "delete"):
+                connection.execute(sa.text(f"DROP TRIGGER {table}_refuse_{act}"))
+            change(connection)
+            for statement in kept:
+                connection.execute(sa.text(statement))
+        else:
+            connection.execute(sa.text(f"ALTER TABLE {table} DISABLE TRIGGER ALL"))
+            change(connection)
+            connection.execute(sa.text(f"ALTER TABLE {table} ENABLE TRIGGER ALL"))
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_events SET actor = 'me'", "DELETE FROM audit_events"])
+def test_the_database_refuses_to_change_or_remove_events(written: Database, statement: str) -> None:
+    with (
+        pytest.raises(DatabaseError, match="audit events are only ever added"),
+        written.engine.begin() as connection,
+    ):
+        connection.execute(sa.text(statement))
+    assert faults(written) == []
+
+
+def test_an_untouched_chain_has_no_fault_and_numbers_without_gaps(written: Database) -> None:
+    assert faults(written) == []
+    assert faults(written, head(written)) == []
+    with written.reading() as session:
+        assert [row.number for row in service.export(session)] == list(range(1, EVENTS + 1))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_any_changed_removed_added_or_swapped_row_is_found(written: Database, seed: int) -> None:
+    chance = random.Random(seed)
+    row, other = chance.sample(range(2, EVENTS), 2)
+    table = AuditEventRow.__table__
+    at = table.c.number
+    changes: dict[str, Callable[[sa.Connection], object]] = {
+        "actor": lambda c: c.execute(sa.update(table).where(at == row).values(actor="somebody else")),
+        "reason": lambda c: c.execute(sa.update(table).where(at == row).values(reason=None)),
+        "details": lambda c: c.execute(sa.update(table).where(at == row).values(details={"n": 0.2})),
+        "digest": lambda c: c.execute(sa.update(table).where(at == row).values(digest="0" * 64)),
+        "remove": lambda c: c.execute(sa.delete(table).where(at == row)),
+        "swap": lambda c: [
+            c.execute(sa.update(table).where(at == old).values(number=new))
+            for old, new in ((row, 10_000), (other, row), (10_000, other))
+        ],
+        "add": lambda c: c.execute(
+            sa.insert(table).values(
+                id="forged",
+                number=EVENTS + 1,
+                actor="a",
+                action="b",
+                details={},
+                previous=head(written).digest,
+                digest="0" * 64,
+            )
+        ),
+    }
+    kind = chance.choice(sorted(changes))
+    go_around(written, lambda connection: changes[kind](connection) and None)
+    assert faults(written), kind
+
+
+def test_a_tail_that_was_cut_with_its_head_is_found_by_an_anchor_alone(written: Database) -> None:
+    anchor = head(written)
+    table = AuditEventRow.__table__
+
+    def cut(connection: sa.Connection) -> None:
+        connection.execute(sa.delete(table).where(table.c.number > EVENTS - 5))
+        last = connection.scalar(sa.select(table.c.digest).where(table.c.number == EVENTS - 5))
+        connection.execute(sa.update(AuditHeadRow).values(number=EVENTS - 5, digest=last))
+
+    go_around(written, cut)
+    assert faults(written) == []
+    assert faults(written, anchor) == [
+        (EVENTS - 4, f"the events after {EVENTS - 5} are missing; {EVENTS} was anchored")
+    ]
+
+
+def test_a_chain_that_was_written_anew_is_found_by_an_anchor_alone(written: Database) -> None:
+    anchor = head(written)
+    table = AuditEventRow.__table__
+
+    def rewrite(connection: sa.Connection) -> None:
+        last = Head(0, chain.FIRST)
+        for row in connection.execute(sa.select(table).order_by(table.c.number)).mappings().all():
+            event = dict(row) | ({"actor": "somebody else"} if row["number"] == 7 else {})
+            digest = chain.digest_of(row["number"], last.digest, event)
+            changed = {"actor": event["actor"], "previous": last.digest, "digest": digest}
+            connection.execute(sa.update(table).where(table.c.number == row["number"]).values(**changed))
+            last = Head(row["number"], digest)
+        connection.execute(sa.update(AuditHeadRow).values(number=last.number, digest=last.digest))
+
+    go_around(written, rewrite)
+    assert faults(written) == []
+    assert faults(written, anchor) == [(EVENTS, "the event is not the one that was anchored")]
+
+
+def test_events_of_many_at_once_make_one_chain(database: Database) -> None:
+    def write() -> None:
+        for _ in range(10):
+            with database.session() as session, session.begin():
+                service.record(session, "a", "one.done")
+                service.record(session, "a", "other.done")
+
+    threads = [threading.Thread(target=write) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults(database) == []
+    assert head(database).number == 100
+
+
+def test_what_is_rolled_back_leaves_no_event_and_no_gap(database: Database) -> None:
+    def fail() -> None:
+        with database.session() as session, session.begin():
+            service.record(session, "a", "thing.done")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.session() as session:
+        with session.begin():
+            service.record(session, "a", "thing.done")
+            with pytest.raises(ZeroDivisionError), session.begin_nested():
+                _ = 1 / 0
+        assert head(database).number == 1
+    assert faults(database) == []
+
+
+def test_if_the_event_cannot_be_written_the_act_does_not_happen(service_: Service) -> None:
+    with service_.database.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE audit_head RENAME TO audit_head_away"))
+    with pytest.raises(LirfError) as caught:
+        service_.administrator.create_key("late", [])
+    assert caught.value.status in (500, 503)
+    with service_.database.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE audit_head_away RENAME TO audit_head"))
+    with service_.database.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM api_keys WHERE name = 'late'")) == 0
+
+
+@pytest.fixture
+def service_(service: Service) -> Service:
+    return service
+
+
+def test_an_auditor_verifies_anchors_and_exports_over_http(service_: Service) -> None:
+    service_.register()
+    service_.register("others", seed=1)
+    anchor = service_.auditor.audit_head()
+    assert service_.auditor.verify_audit(anchor) == {"head": anchor, "is_intact": True, "faults": []}
+    told = service_.auditor.verify_audit({"number": anchor["number"], "digest": "0" * 64})
+    assert (told["is_intact"], [fault["number"] for fault in told["faults"]]) == (False, [anchor["number"]])
+
+    events = [json.loads(line) for line in service_.auditor.audit_export(model="birds")]
+    assert [event["action"] for event in events] == ["model.registered", "model.weights_stored"]
+    whole = [json.loads(line) for line in service_.auditor.audit_export()]
+    assert [event["number"] for event in whole] == list(range(1, anchor["number"] + 1))
+    later = list(service_.auditor.audit_export(since=whole[-1]["at"]))
+    assert [json.loads(line) for line in later] == whole[-1:]
+
+    with pytest.raises(LirfError) as caught:
+        service_.operator.verify_audit()
+    assert caught.value.status == 403
+    with pytest.raises(LirfError, match="`number` and `digest` of an anchor, or neither"):
+        service_.auditor.verify_audit({"number": 1})  # type: ignore[typeddict-item]
+
+
+def test_a_spreadsheet_takes_no_cell_of_an_export_for_a_formula(service_: Service) -> None:
+    with service_.database.session() as session, session.begin():
+        service.record(session, LOCAL_ADMINISTRATOR.name, "thing.done", reason='=HYPERLINK("http://evil")')
+    lines = list(service_.auditor.audit_export("csv", action="thing.done"))
+    [event] = csv.DictReader(lines)
+    assert event["reason"] == '\'=HYPERLINK("http://evil")'
+
+
+def test_the_reconciler_adds_anchors_outside_the_database(
+    written: Database, settings: Settings, tmp_path: Path
+) -> None:
+    file, stop = tmp_path / "anchors", threading.Event()
+    anchoring = settings.model_copy(update={"audit_anchor_file": file, "reconcile_seconds": 0.05})
+    thread = threading.Thread(target=reconciler.run, args=(anchoring, stop))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with written.session() as session, session.begin():
+        service.record(session, "a", "thing.done")
+    while len(file.read_text().splitlines()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stop.set()
+    thread.join()
+    assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == [EVENTS, EVENTS + 1]
+    assert anchors.latest(file) == head(written)
+    file.write_text("nonsense")
+    with pytest.raises(anchors.NoAnchor, match="does not end with an anchor"):
+        anchors.latest(file)

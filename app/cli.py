@@ -34,6 +34,8 @@ audit = typer.Typer(
     help="Who did what, when and why; and whether that is still what was written.", no_args_is_help=True
 )
 main.add_typer(audit, name="audit")
+vault = typer.Typer(help="The vault of a service on this machine.", no_args_is_help=True)
+main.add_typer(vault, name="vault")
 out, err = Console(), Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
@@ -260,6 +262,65 @@ def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STA
                 *(_percent(item[key]) for key in ("accuracy_before", "accuracy_after", "accuracy_recovered")),
             )
         _show(as_json, found, table)
+
+
+@contextmanager
+def _vault_here(state: Path) -> Iterator[tuple[Any, Any]]:
+    """Database and vault of the service whose settings are here: these commands work beside it, not over HTTP."""
+    from app.database import Database
+    from app.settings import Settings
+    from app.vault.service import open_vault
+
+    settings = Settings(state_folder=state)
+    if not settings.master_key.exists():
+        _fail(f"there is no vault in '{state}'; give --state, or the LIRF_... settings of the service.")
+    database = Database(settings.database)
+    try:
+        yield database, open_vault(settings)
+    finally:
+        database.engine.dispose()
+
+
+@vault.command("check")
+def check_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """Open every stored object and look for what does not belong there; exit code 1 if anything is lost."""
+    from app.vault import maintenance
+
+    with _vault_here(state) as (database, opened), err.status("opening every object ..."):
+        findings = maintenance.check(database, opened)
+    table = Table("object", "what", "lost")
+    for finding in findings:
+        table.add_row(finding.object_name[:16], finding.what, "yes" if finding.is_loss else "no")
+    _show(
+        as_json,
+        [vars(finding) for finding in findings],
+        table if findings else "Every object opens, none is without a row.",
+    )
+    if any(finding.is_loss for finding in findings):
+        raise typer.Exit(1)
+
+
+@vault.command("gc")
+def clear_vault(state: State = DEFAULT_STATE) -> None:
+    """Remove bytes that no row can open: of shredded objects, and of interrupted work that is older than a day."""
+    from app.vault import maintenance
+
+    with _vault_here(state) as (database, opened):
+        removed = maintenance.gc(database, opened)
+    out.print(f"{len(removed)} objects removed.")
+
+
+@vault.command("rotate-key")
+def rotate_key(state: State = DEFAULT_STATE) -> None:
+    """Make a new master key and wrap every data key with it; objects are not rewritten, the service goes on."""
+    from app.settings import Settings
+    from app.vault import maintenance
+    from app.vault.keys import FileMasterKeys
+
+    with _vault_here(state) as (database, _), err.status("wrapping data keys ..."):
+        keys = FileMasterKeys(Settings(state_folder=state).master_key)
+        total = maintenance.rotate_key(database, keys)
+    out.print(f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it.")
 
 
 AnchorFile = Annotated[Path, typer.Argument(dir_okay=False, help="A file outside the service's own folders.")]

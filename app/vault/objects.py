@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -61,6 +62,11 @@ class ObjectStore:
         self._files.invalidate_cache()
         found = self._files.find(self._root)
         return {Path(path).name for path in found if Path(path).parent.name != "incoming"}
+
+    def written_at(self, name: str) -> datetime:
+        """When the object got its name. Raises FileNotFoundError."""
+        found: datetime = self._files.modified(self._path(name))
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
     def free_bytes(self) -> int:
         """Of the disk that takes incoming objects."""

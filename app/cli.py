@@ -301,17 +301,17 @@ def check_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 
 
 @vault.command("gc")
-def clear_vault(state: State = DEFAULT_STATE) -> None:
+def clear_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Remove bytes that no row can open: of shredded objects, and of interrupted work that is older than a day."""
     from app.vault import maintenance
 
     with _vault_here(state) as (database, opened):
         removed = maintenance.gc(database, opened)
-    out.print(f"{len(removed)} objects removed.")
+    _show(as_json, removed, f"{len(removed)} objects removed.")
 
 
 @vault.command("rotate-key")
-def rotate_key(state: State = DEFAULT_STATE) -> None:
+def rotate_key(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Make a new master key and wrap every data key with it; objects are not rewritten, the service goes on."""
     from app.settings import Settings
     from app.vault import maintenance
@@ -320,7 +320,8 @@ def rotate_key(state: State = DEFAULT_STATE) -> None:
     with _vault_here(state) as (database, _), err.status("wrapping data keys ..."):
         keys = FileMasterKeys(Settings(state_folder=state).master_key)
         total = maintenance.rotate_key(database, keys)
-    out.print(f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it.")
+    told = f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it."
+    _show(as_json, {"version": keys.version, "data_keys": total}, told)
 
 
 AnchorFile = Annotated[Path, typer.Argument(dir_okay=False, help="A file outside the service's own folders.")]
@@ -365,12 +366,13 @@ def export_audit(
 
 
 @audit.command("anchor")
-def anchor_audit(file: AnchorFile, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE) -> None:
+def anchor_audit(file: AnchorFile, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Add the newest event's number and digest to a file, for `lirf audit verify --anchor FILE`."""
     with _service(url, state) as lirf:
         head = lirf.audit_head()
     anchors.append(file, Head(**head))
-    out.print(f"Event {head['number']} is anchored in {escape(str(file))}; keep it where the service cannot write.")
+    told = f"Event {head['number']} is anchored in {escape(str(file))}; keep it where the service cannot write."
+    _show(as_json, head, told)
 
 
 @audit.command("verify")

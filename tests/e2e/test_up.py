@@ -124,14 +124,26 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     assert "0, 1, 2 of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
     assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
 
-    audit = terminal.json("audit", "--model", "digits")
+    audit = terminal.json("audit", "list", "--model", "digits")
     assert audit[0]["action"] == "withdrawal.revoked"
     assert "is revoked since" in terminal.run("revoke", withdrawal["id"], code=1)
-    assert len(terminal.json("audit", "--limit", "3")) == 3
+    assert len(terminal.json("audit", "list", "--limit", "3")) == 3
+    assert "events are as they were written" in terminal.run(
+        "audit", "anchor", str(tmp_path / "anchors")
+    ) + terminal.run("audit", "verify", "--anchor", str(tmp_path / "anchors"))
+    exported = terminal.run("audit", "export", "--model", "digits").splitlines()
+    assert [json.loads(line)["action"] for line in exported][-1] == "withdrawal.revoked"
+
+    old_version = terminal.json("vault", "rotate-key")["version"]
+    assert terminal.json("vault", "rotate-key")["version"] != old_version
+    assert terminal.json("vault", "check") == []
+    assert terminal.json("vault", "gc") == []
+    assert terminal.json("predict", "digits", str(zero))["revision"] == 1
+
     key = terminal.json("keys", "create", "reader")["key"]
     terminal.environment["LIRF_API_KEY"] = key
     try:
-        assert "this needs the role auditor" in terminal.run("audit", code=1)
+        assert "this needs the role auditor" in terminal.run("audit", "list", code=1)
     finally:
         del terminal.environment["LIRF_API_KEY"]
 
@@ -182,12 +194,15 @@ def test_every_command_has_help() -> None:
 
     group = typer.main.get_command(main)
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    commands |= commands.pop("keys").commands
-    assert {"up", "register", "deposit", "withdraw", "revoke", "classes", "audit", "predict"} <= commands.keys()
+    for name in ("keys", "audit", "vault"):
+        commands |= {f"{name} {own}": command for own, command in commands.pop(name).commands.items()}
+    assert {"up", "register", "deposit", "withdraw", "revoke", "classes", "audit verify", "predict"} <= commands.keys()
     for name, command in commands.items():
         assert command.help, name
         assert all(getattr(option, "help", None) for option in command.params), name
-        assert name in ("up", "migrate") or "--json" in [o for p in command.params for o in p.opts], name
+        assert name in ("up", "migrate", "audit export") or "--json" in [o for p in command.params for o in p.opts], (
+            name
+        )
 
 
 def test_a_registration_with_wrong_weights_leaves_no_model(open_terminal: Terminal, tmp_path: Path) -> None:
@@ -205,4 +220,4 @@ def test_a_refused_deposit_leaves_no_data_set(
     everything = digits.write_zip(tmp_path / "all.zip", digits.held_out[:100])
     told = open_terminal.run("deposit", "refusals", str(everything), "--reason", "[/b] all of it", code=1)
     assert "would have no class left" in told
-    assert "dataset.shredded" in open_terminal.run("audit", "--model", "refusals")
+    assert "dataset.shredded" in open_terminal.run("audit", "list", "--model", "refusals")

@@ -188,16 +188,17 @@ def auk_logits(service: Service) -> list[float]:
 def test_deposits_compose_and_each_module_stays_valid(service: Service) -> None:
     service.register()
     first = service.deposit(["auk"], config={"joining": "eq8"})
-    withdrawal = service.custodian.withdraw([first], holder="h", reason="r")
-    kept = auk_logits(service)
-    service.custodian.revoke(withdrawal["id"])
     second = service.deposit(["emu", "kiwi"], config={"epochs": 4, "joining": "eq8"})
     assert service.reader.model("birds")["revision"] == 2
-    for ids in ([first], [first, second]):
+    found = []
+    for ids in ([first], [first, second], [second]):
         withdrawal = service.custodian.withdraw(ids, holder="h", reason="r")
-        assert auk_logits(service) == pytest.approx(kept, abs=1e-4)
+        found.append(auk_logits(service))
         service.custodian.revoke(withdrawal["id"])
-    assert auk_logits(service) != pytest.approx(kept, abs=1e-4)
+    alone, together, without = found
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert without == pytest.approx(auk_logits(service), abs=1e-4)
+    assert without != pytest.approx(alone, abs=1e-4)
 
 
 def test_a_withdrawn_class_compares_with_the_preserved_ones_the_same_whatever_else_is_withdrawn(

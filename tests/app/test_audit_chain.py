@@ -77,7 +77,7 @@ def test_an_untouched_chain_has_no_fault_and_numbers_without_gaps(written: Datab
         assert [row.number for row in service.export(session)] == list(range(1, EVENTS + 1))
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(12))
 def test_any_changed_removed_added_or_swapped_row_is_found(written: Database, seed: int) -> None:
     chance = random.Random(seed)
     row, other = chance.sample(range(2, EVENTS), 2)

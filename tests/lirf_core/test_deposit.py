@@ -175,7 +175,7 @@ def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back
         SPEC, seen, labels, PREPROCESSING, CPU, epochs=40, augmentation=Augmentation(0, False), batch_size=10
     )
     strangers = margins(logits_of(original, unseen, PREPROCESSING, CPU), truth)
-    config = replace(QUICK, pruning_rate=0.0, epochs=20, learning_rate=0.01, augmentation=Augmentation(0, False))
+    config = replace(QUICK, pruning_rate=0.0, epochs=60, learning_rate=0.01, lambda_kp=0.5, lambda_fp=0.5)
     result = deposit_samples(original, seen, labels, (strangers, truth), range(5), PREPROCESSING, config, CPU)
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, [])
 

@@ -49,10 +49,7 @@ def deposit(
     set that is empty or has images of another class, or when no class would be left.
     """
     _demand_some(preserved)
-    device = compute.device
-    removal = ClassRemoval(
-        original, torch.tensor(sorted(deposited), device=device), torch.tensor(sorted(preserved), device=device), config
-    )
+    removal = ClassRemoval(original, _indices(deposited, compute), _indices(preserved, compute), config)
     parts = _parts(original, deposited, preserved, preprocessing, config)
     trained = train(parts, removal, images, labels, preprocessing, config, compute, on_step, on_preparation)
     return _result(trained)
@@ -91,7 +88,7 @@ def deposit_samples(
     wanted = torch.empty_like(found)
     for index in deposited:
         wanted[labels == index] = losses.as_unseen(found[labels == index], unseen[0][unseen[1] == index])
-    removal = SampleRemoval(torch.tensor(sorted(classes), device=compute.device), wanted.to(compute.device), config)
+    removal = SampleRemoval(_indices(classes, compute), wanted.to(compute.device), config)
     parts = _parts(original, deposited, preserved, preprocessing, config)
     as_they_are = replace(config, augmentation=Augmentation(crop_padding=0, horizontal_flip=False))
     trained = train(parts, removal, images, labels, preprocessing, as_they_are, compute, on_step, on_preparation)
@@ -119,14 +116,17 @@ def scrub(
     """
     _demand_some(preserved)
     kept = sorted([*preserved, *module.classes])
-    network, device = SplitNetwork(module.lower, upper), compute.device
-    removal = ClassRemoval(
-        network, torch.tensor(sorted(deposited), device=device), torch.tensor(kept, device=device), config
-    )
+    network = SplitNetwork(module.lower, upper)
+    removal = ClassRemoval(network, _indices(deposited, compute), _indices(kept, compute), config)
     parts = Parts(network, module.grid.bits, None, None, sorted(deposited), kept)
     trained = train(parts, removal, images, labels, preprocessing, config, compute, on_step, on_preparation)
     lower, grid = trained.scrubbed()
     return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, grid)
+
+
+def _indices(classes: Sequence[int], compute: Compute) -> Tensor:
+    """In ascending order, on the device."""
+    return torch.tensor(sorted(classes), device=compute.device)
 
 
 def _demand_some(preserved: Sequence[int]) -> None:

@@ -66,23 +66,31 @@ def fail(*_: object, **__: object) -> None:
     raise ValueError("no")
 
 
+def publish_before_reading(
+    service: Service, monkeypatch: pytest.MonkeyPatch, deposit_id: str, kind: str
+) -> threading.Event:
+    """The first reading of an object of this kind waits until the deposit is published; the event tells that it was."""
+    read, is_replaced = Vault.read, threading.Event()
+
+    def read_late(vault: Vault, sealed: StoredObject) -> bytes:
+        if sealed.binding.kind == kind and not is_replaced.is_set():
+            is_replaced.set()
+            elsewhere = threading.Thread(target=service.work, args=(deposit_id,))
+            elsewhere.start()
+            elsewhere.join()
+        return read(vault, sealed)
+
+    monkeypatch.setattr(Vault, "read", read_late)
+    return is_replaced
+
+
 def test_who_withdraws_while_a_deposit_replaces_the_module_gets_the_new_one(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The module is read from the database, then replaced and removed, then read from the vault."""
     service.register()
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
-    read, is_replaced = Vault.read, threading.Event()
-
-    def read_late(vault: Vault, sealed: StoredObject) -> bytes:
-        if sealed.binding.kind == "module" and not is_replaced.is_set():
-            is_replaced.set()
-            elsewhere = threading.Thread(target=service.work, args=(second,))
-            elsewhere.start()
-            elsewhere.join()
-        return read(vault, sealed)
-
-    monkeypatch.setattr(Vault, "read", read_late)
+    is_replaced = publish_before_reading(service, monkeypatch, second, "module")
     service.custodian.withdraw([first], holder="h", reason="r")
     assert is_replaced.is_set()
     assert service.reader.deposit(second)["state"] == "deposited"
@@ -96,17 +104,7 @@ def test_who_asks_while_a_deposit_replaces_the_module_is_answered_with_the_new_o
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
     service.custodian.withdraw([first], holder="h", reason="r")
     monkeypatch.setattr(InferenceEngine, "_part", lambda engine, key, load: engine.compute.place(load()))
-    read, is_replaced = Vault.read, threading.Event()
-
-    def read_late(vault: Vault, sealed: StoredObject) -> bytes:
-        if sealed.binding.kind == "lower" and not is_replaced.is_set():
-            is_replaced.set()
-            elsewhere = threading.Thread(target=service.work, args=(second,))
-            elsewhere.start()
-            elsewhere.join()
-        return read(vault, sealed)
-
-    monkeypatch.setattr(Vault, "read", read_late)
+    is_replaced = publish_before_reading(service, monkeypatch, second, "lower")
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
     assert is_replaced.is_set()
 

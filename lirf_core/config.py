@@ -17,18 +17,18 @@ class DepositConfig:
     keeps more. transfer: the module learns the original's `deposited` logits (eq. 6) or `all` of them, which also
     teaches it what it must not claim. lambda_pr: removal from what a linear probe reads in the features.
     proxies: how many proxy images stand in for the preserved ones (0: none), `proxy_batch` of them in each step; on
-    them the target keeps the original's last-layer features with lambda_fp. lambda_ft: the module learns the
-    original's features at the split. joining: see `losses.join`. module_bits: of each of the module's weights; 16 is
-    float16, None as many as keep the module under `MODULE_BUDGET` of the original's bytes. epochs over the deposit set
-    (None: see `epochs_for`); `batch_size` deposit images a step; `learning_rate` is the peak of one cycle; gradients of
-    each network are clipped to `max_gradient_norm`.
+    them the target keeps the original's features, at the split and before the last layer, with lambda_fp. lambda_ft:
+    the module learns the original's features at the split. joining: see `losses.join`. module_bits: of each of the
+    module's weights; 16 is float16, None as many as keep the module under `MODULE_BUDGET` of the original's bytes.
+    epochs over the deposit set (None: see `epochs_for`); `batch_size` deposit images a step; `learning_rate` is the
+    peak of one cycle; gradients of each network are clipped to `max_gradient_norm`.
     """
 
     removal: Literal["suppress", "random"] = "suppress"
     lambda_at: float = 0.05
     lambda_pr: float = 2.0
     lambda_kp: float = 3.0
-    lambda_fp: float = 3.0
+    lambda_fp: float = 2.0
     lambda_re: float = 0.01
     lambda_pt: float = 0.5
     lambda_ft: float = 0.5

@@ -1,10 +1,11 @@
 """Proxy images: what a deposit shows its networks in place of the preserved images, which it may never see.
 
-A deposit image is changed, within `reach`, until the original network takes it for a preserved class. Such an image
-carries features of that class which hold for real images too (Ilyas et al., Adversarial Examples Are Not Bugs, They
-Are Features, 2019), so that distilling on it keeps preserved knowledge (Cha et al., Learning to Unlearn, AAAI 2024).
+A deposit image is changed until the original network is sure that it is of a preserved class. Such an image carries
+features of that class which hold for real images too (Ilyas et al., Adversarial Examples Are Not Bugs, They Are
+Features, 2019), so that distilling on it keeps preserved knowledge (Cha et al., Learning to Unlearn, AAAI 2024).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,10 +17,9 @@ from lirf_core.data import Preprocessing
 from lirf_core.network import SplitNetwork
 
 BATCH = 128
-STEPS = 5
-REACH = 24  # of 255
-
-
+STEPS = 5  # within each reach
+REACHES = (24, 48, 96)  # of 255; images of few grey levels need a farther one than photographs
+SURE = 0.9  # an image whose goal has this probability goes no further
 MAX_OF_EACH = 8  # proxies made from one image: more would show the same background over and over
 
 
@@ -49,7 +49,8 @@ def make_proxies(
     """`count` proxies, or fewer where there are few images: each an image moved towards a preserved class at random.
 
     images: uint8 (N, C, H, W) on the device; preserved: (P,) class indices. `STEPS` of the sign of the gradient
-    (targeted projected gradient descent, Madry et al., 2018), no value changed by more than `REACH`.
+    (targeted projected gradient descent, Madry et al., 2018), no value changed by more than the least of `REACHES` at
+    which the original is `SURE` of the class.
     `original` must be frozen. `on_batch` is called after each batch and stops the making by raising.
     """
     made = [images[:0]]
@@ -65,12 +66,22 @@ def make_proxies(
 def _moved(
     original: SplitNetwork, start: Tensor, goals: Tensor, preprocessing: Preprocessing, compute: Compute
 ) -> Tensor:
-    moved = start
-    for _ in range(STEPS):
-        moved = moved.detach().requires_grad_()
+    def surprise(images: Tensor, goals: Tensor) -> Tensor:
         with compute.autocast():
-            logits = original(preprocessing.normalise(moved).contiguous(memory_format=compute.memory_format))
-        (slope,) = torch.autograd.grad(F.cross_entropy(logits.float(), goals, reduction="sum"), moved)
-        moved = moved.detach() - 1.5 * REACH / STEPS * slope.sign()
-        moved = moved.clamp(start - REACH, start + REACH).clamp(0, 255)
+            logits = original(preprocessing.normalise(images).contiguous(memory_format=compute.memory_format))
+        return F.cross_entropy(logits.float(), goals, reduction="none")
+
+    moved, unsure = start.clone(), torch.arange(len(start), device=start.device)
+    for reach in REACHES:
+        images, origin, goal = moved[unsure], start[unsure], goals[unsure]
+        for _ in range(STEPS):
+            images = images.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(surprise(images, goal).sum(), images)
+            images = images.detach() - 1.5 * reach / STEPS * slope.sign()
+            images = images.clamp(origin - reach, origin + reach).clamp(0, 255)
+        moved[unsure] = images
+        with torch.no_grad():
+            unsure = unsure[surprise(images, goal) > -math.log(SURE)]
+        if not len(unsure):
+            break
     return moved.round().to(torch.uint8)

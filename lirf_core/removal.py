@@ -33,6 +33,12 @@ class Batch:
     target: Outputs
     original: Outputs
 
+    def features_lost(self) -> Tensor:
+        """How far the proxies' features are from the original's: at the split, and before the last layer."""
+        shown = slice(self.count, None)
+        at_split = losses.feature_distance(self.target.split[shown], self.original.split[shown])
+        return at_split + losses.feature_distance(self.target.features[shown], self.original.features[shown])
+
 
 class Removal(Protocol):
     """`goals` are the classes that proxies are made for; `learns_statistics`: batch norm follows the deposit set."""
@@ -71,7 +77,7 @@ class ClassRemoval:
             "kr": (1.0, losses.knowledge_removal(removed, attention, cfg.lambda_at)),
             "pr": (cfg.lambda_pr, losses.probe_removal(known)),
             "kp": (cfg.lambda_kp, kept),
-            "fp": (cfg.lambda_fp, losses.feature_distance(target.features[count:], original.features[count:])),
+            "fp": (cfg.lambda_fp, batch.features_lost()),
             "at": (0.0, attention.detach()),
         }
 
@@ -101,5 +107,5 @@ class SampleRemoval:
         return {
             "kr": (1.0, losses.unseen(target.logits[:count], batch.labels, self._wanted[batch.numbers])),
             "kp": (cfg.lambda_kp, kept),
-            "fp": (cfg.lambda_fp, losses.feature_distance(target.features[count:], original.features[count:])),
+            "fp": (cfg.lambda_fp, batch.features_lost()),
         }

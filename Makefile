@@ -17,7 +17,7 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 	$(RUN) python -m demo $(if $(EXIT),--exit)
 
 test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
-	$(RUN) pytest
+	$(RUN) pytest -n auto --maxprocesses 8 --dist loadscope
 
 bench: install ## the tables of the paper and the speed, on digits; results in benchmarks/results
 	$(RUN) python -m benchmarks.paper table1

@@ -21,6 +21,9 @@ from lirf_client import Client, Deposit
 from tests.app.conftest import POSTGRESQL, own_database
 
 REDIS = os.environ.get("TEST_REDIS_URL")
+if REDIS:  # a database for each of pytest-xdist's processes, down from the one that is named
+    _address, _, _number = REDIS.rpartition("/")
+    REDIS = f"{_address}/{int(_number) - int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:

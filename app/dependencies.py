@@ -8,11 +8,13 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
 from app.access.service import Actor, Role, demand
+from app.authentication import authenticated
 from app.database import Database
 from app.deposits.doorbell import Doorbell
+from app.idempotency import service as idempotency
 from app.inference.engine import InferenceEngine
 from app.paging import PageRequest
-from app.requests import authenticated
+from app.repetition import claim_of
 from app.settings import Settings
 from app.vault.service import Vault
 
@@ -52,8 +54,10 @@ EngineDep = Annotated[InferenceEngine, Depends(get_engine)]
 DoorbellDep = Annotated[Doorbell, Depends(get_doorbell)]
 
 
-def _session(database: DatabaseDep) -> Iterator[Session]:
+def _session(request: Request, database: DatabaseDep) -> Iterator[Session]:
     with database.session() as session:
+        if claim := claim_of(request):
+            idempotency.bind(session, claim)
         yield session
 
 

@@ -45,6 +45,7 @@ Switch off what an image classifier knows of some classes, prove it, and switch 
 
 Every route but health and this description needs an API key: `Authorization: Bearer lirf_...`.
 Errors are [problem details](https://www.rfc-editor.org/rfc/rfc9457) with a stable `type` and what to do.
+A POST with an `Idempotency-Key` may be sent again: what it changed is changed once, and answered alike for a day.
 """
 
 

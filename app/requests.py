@@ -1,5 +1,6 @@
-"""Requests: who sends them, and bodies under a limit. Small ones are counted, large ones streamed to a file."""
+"""Requests and their bodies, under a limit. Small bodies are counted, large ones streamed to a file."""
 
+import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -7,11 +8,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from fastapi import HTTPException, Request, Response
-from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
-from app.access.service import Actor, authenticate
+from app.authentication import authenticated
+from app.repetition import IdempotentRoute, demand_new
 from app.settings import Settings
 
 
@@ -19,11 +20,13 @@ def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body is larger than the {limit} bytes that are taken here; send less.")
 
 
-class LimitedRoute(APIRoute):
+class LimitedRoute(IdempotentRoute):
     """A route that holds its body in memory: read for a valid key only, and at most `max_body_bytes` of it.
 
     FastAPI would parse a body before it looks at the key, and its own `max_body_size` answers in plain text.
     """
+
+    holds_body = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -46,16 +49,6 @@ class LimitedRoute(APIRoute):
         return limited
 
 
-def authenticated(request: Request) -> Actor:
-    """The actor of a request, looked up once. Raises `Unauthenticated`."""
-    if not hasattr(request.state, "actor"):
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        with request.app.state.database.reading() as session:
-            request.state.actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
-    actor: Actor = request.state.actor
-    return actor
-
-
 @asynccontextmanager
 async def streamed_to_file(request: Request, folder: Path, limit: int) -> AsyncIterator[BinaryIO]:
     """The body as a file that has no name and is gone when it is closed, also after a crash.
@@ -63,11 +56,13 @@ async def streamed_to_file(request: Request, folder: Path, limit: int) -> AsyncI
     Raises HTTPException 413 as soon as more than `limit` bytes have come.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
-        received = 0
+        received, digest = 0, hashlib.sha256()
         async for chunk in request.stream():
             received += len(chunk)
             if received > limit:
                 raise _too_large(limit)
+            digest.update(chunk)
             await run_in_threadpool(file.write, chunk)
+        await demand_new(request, digest.hexdigest())
         file.seek(0)
         yield cast(BinaryIO, file)

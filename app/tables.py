@@ -5,11 +5,12 @@ from app.audit import tables as _audit
 from app.database import Base
 from app.datasets import tables as _datasets
 from app.deposits import tables as _deposits
+from app.idempotency import tables as _idempotency
 from app.registry import tables as _registry
 from app.vault import tables as _vault
 from app.withdrawals import tables as _withdrawals
 
 __all__ = ["metadata"]
 
-_DOMAINS = (_access, _audit, _datasets, _deposits, _registry, _vault, _withdrawals)
+_DOMAINS = (_access, _audit, _datasets, _deposits, _idempotency, _registry, _vault, _withdrawals)
 metadata = Base.metadata

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -23,6 +24,8 @@ from lirf_client.types import (
 
 UNFINISHED = ("queued", "running")
 _CHUNK_BYTES = 1 << 20
+_PAUSES = (0.2, 1.0, 3.0)  # seconds before a request is sent again
+_LOST = httpx.NetworkError, httpx.RemoteProtocolError
 
 
 class LirfError(Exception):
@@ -38,7 +41,11 @@ class LirfError(Exception):
 
 
 class Client:
-    """One service, one API key. Raises `LirfError` for refusals, `httpx.TransportError` for the network."""
+    """One service, one API key. Raises `LirfError` for refusals, `httpx.TransportError` for the network.
+
+    What a broken connection leaves open is sent again, three times; a POST carries an idempotency key, so that it is
+    carried out once.
+    """
 
     def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 60) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -215,15 +222,19 @@ class Client:
         self._call("DELETE", f"/v1/keys/{key_id}")
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        return _checked(self._http.request(method, path, **options))
+        return _repeated(method, lambda key: self._http.request(method, path, headers=key, **options))
 
     def _upload(self, method: str, path: str, file: Path, params: dict[str, str] | None = None) -> dict[str, Any]:
-        with file.open("rb") as stream:
-            chunks = iter(lambda: stream.read(_CHUNK_BYTES), b"")
-            headers = {"Content-Length": str(file.stat().st_size), "Content-Type": "application/octet-stream"}
-            return self._call(
-                method, path, content=chunks, headers=headers, params=params, timeout=httpx.Timeout(60, read=None)
-            )
+        def send(key: dict[str, str]) -> httpx.Response:
+            with file.open("rb") as stream:
+                chunks = iter(lambda: stream.read(_CHUNK_BYTES), b"")
+                headers = {"Content-Length": str(file.stat().st_size), "Content-Type": "application/octet-stream"}
+                endless = httpx.Timeout(60, read=None)
+                return self._http.request(
+                    method, path, content=chunks, headers=headers | key, params=params, timeout=endless
+                )
+
+        return _repeated(method, send)
 
     def _all(self, path: str, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         return list(self._pages(path, params or {}))
@@ -236,6 +247,22 @@ class Client:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+
+
+def _repeated(method: str, send: Callable[[dict[str, str]], httpx.Response]) -> dict[str, Any]:
+    """send: takes the headers that make one request of all that are sent."""
+    key = {"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {}
+    # A second DELETE would be refused although the first one did it.
+    for pause in () if method == "DELETE" else _PAUSES:
+        try:
+            response = send(key)
+        except _LOST:
+            pass
+        else:
+            if response.status_code != 409 or not response.json()["type"].endswith(":idempotent-answer-missing"):
+                return _checked(response)
+        time.sleep(pause)
+    return _checked(send(key))
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

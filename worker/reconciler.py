@@ -15,6 +15,7 @@ from app.audit import service as audit
 from app.database import Database
 from app.deposits import jobs
 from app.deposits.doorbell import Doorbell
+from app.idempotency import service as idempotency
 from app.settings import Settings
 from app.vault.service import open_vault
 from app.withdrawals import service as withdrawals
@@ -32,6 +33,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 for deposit_id in jobs.reconcile(session, vault, settings):
                     doorbell.ring(deposit_id)
                 withdrawals.end_expired(session)
+                idempotency.forget_expired(session)
             if settings.audit_anchor_file:
                 with database.reading() as session:
                     anchors.append(settings.audit_anchor_file, audit.head(session))

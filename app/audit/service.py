@@ -48,6 +48,11 @@ def record(
     )
 
 
+def subjects(session: Session) -> list[str | None]:
+    """Those of the events that the caller's transaction has so far; empty where it changes nothing."""
+    return [pending["subject"] for pending in session.info.get(_PENDING, [])]
+
+
 @event.listens_for(Session, "before_commit")
 def _chain(session: Session) -> None:
     if session.in_nested_transaction():

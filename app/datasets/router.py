@@ -6,9 +6,10 @@ from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
 from app.dependencies import Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
 from app.paging import Page
+from app.repetition import IdempotentRoute
 from app.requests import streamed_to_file
 
-router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"])
+router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"], route_class=IdempotentRoute)
 
 
 @router.post(

@@ -96,6 +96,17 @@ class Vault:
             new_id(), sink.digest(), binding, wrapped, self._keys.version, plaintext_bytes, sink.written
         )
 
+    def seal(self, plaintext: bytes, associated: bytes) -> bytes:
+        """For what is too small for an object of its own, and kept in a row."""
+        return self._keys.wrap(plaintext, associated)
+
+    def unseal(self, sealed: bytes, associated: bytes) -> bytes:
+        """Raises `VaultDamaged`."""
+        try:
+            return self._keys.unwrap(sealed, associated)
+        except tink.TinkError as error:
+            raise VaultDamaged("a sealed value was changed, or its master key is not there.") from error
+
     def copy_to(self, sealed: StoredObject, sink: BinaryIO, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Decrypts into `sink`, which must not be used unless this returns; calls `on_chunk` for each MiB.
 

@@ -1,0 +1,113 @@
+"""Requests that are sent again: routes on which an idempotency key counts."""
+
+import hashlib
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from app.authentication import authenticated
+from app.errors import Problem
+from app.idempotency import service as idempotency
+from app.idempotency.service import Claim
+from app.vault.service import Vault
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+_KEPT_HEADERS = ("content-type", "location")
+
+
+class _Replayed(Exception):
+    """The request was carried out before; this is how it was answered."""
+
+    def __init__(self, answer: Response) -> None:
+        self.answer = answer
+
+
+class IdempotentRoute(APIRoute):
+    """A POST with an `Idempotency-Key` is carried out once, and answered alike each time that it is sent.
+
+    Refusals are not kept: what was refused has changed nothing, and may be sent again with the same key.
+    """
+
+    holds_body: ClassVar = False
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if "POST" in (options.get("methods") or ()):
+            described = {
+                "name": IDEMPOTENCY_KEY,
+                "in": "header",
+                "description": "Sent again with the same key, a request that changed something is not carried out "
+                "again, but answered as the first time, for 24 hours.",
+                "schema": {"type": "string", "maxLength": 255, "examples": ["8e03978e-40d5-43e8-bc93-6894a57f9324"]},
+            }
+            options["openapi_extra"] = {**(options.get("openapi_extra") or {}), "parameters": [described]}
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def once(request: Request) -> Response:
+            key = request.headers.get(IDEMPOTENCY_KEY)
+            if key is None or request.method != "POST":
+                return await handler(request)
+            actor = await run_in_threadpool(authenticated, request)
+            request.state.claim = claim = Claim(actor.key_id, key)
+            try:
+                if self.holds_body:
+                    await demand_new(request, hashlib.sha256(await request.body()).hexdigest())
+                response = await handler(request)
+            except _Replayed as replay:
+                return replay.answer
+            except Problem:
+                # What stands in the way may be the same request, sent at the same time.
+                if claim.request_digest and (answer := await run_in_threadpool(_answered_before, request, claim)):
+                    return answer
+                raise
+            if claim.is_carried_out:
+                await run_in_threadpool(_keep, request, claim, response)
+            return response
+
+        return once
+
+
+def claim_of(request: Request) -> Claim | None:
+    """The wish of a request with an idempotency key."""
+    claim: Claim | None = getattr(request.state, "claim", None)
+    return claim
+
+
+async def demand_new(request: Request, body_digest: str) -> None:
+    """Raises `_Replayed` when the claim's request was carried out before."""
+    if claim := claim_of(request):
+        url = request.url
+        asked = json.dumps([request.method, url.path, url.query, body_digest])
+        claim.request_digest = hashlib.sha256(asked.encode()).hexdigest()
+        if answer := await run_in_threadpool(_answered_before, request, claim):
+            raise _Replayed(answer)
+
+
+def _answered_before(request: Request, claim: Claim) -> Response | None:
+    vault: Vault = request.app.state.vault
+    with request.app.state.database.reading() as session:
+        sealed = idempotency.find(session, claim)
+    if sealed is None:
+        return None
+    head, _, body = vault.unseal(sealed, _associated(claim)).partition(b"\n")
+    told = json.loads(head)
+    return Response(body, told["status"], {**told["headers"], "Idempotent-Replayed": "true"})
+
+
+def _keep(request: Request, claim: Claim, response: Response) -> None:
+    vault: Vault = request.app.state.vault
+    headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+    head = json.dumps({"status": response.status_code, "headers": headers}).encode()
+    sealed = vault.seal(head + b"\n" + bytes(response.body), _associated(claim))
+    with request.app.state.database.session() as session:
+        idempotency.keep(session, claim, sealed)
+
+
+def _associated(claim: Claim) -> bytes:
+    return json.dumps(["answer", claim.api_key_id, claim.key]).encode()

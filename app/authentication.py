@@ -2,7 +2,7 @@
 
 from fastapi import Request
 
-from app.access.service import Actor, authenticate
+from app.access.service import Actor, authenticate, note_use
 
 
 def authenticated(request: Request) -> Actor:
@@ -10,6 +10,10 @@ def authenticated(request: Request) -> Actor:
     if not hasattr(request.state, "actor"):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         with request.app.state.database.reading() as session:
-            request.state.actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
-    actor: Actor = request.state.actor
-    return actor
+            actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
+        if actor.is_use_due:
+            with request.app.state.database.session() as session:
+                note_use(session, actor)
+        request.state.actor = actor
+    known: Actor = request.state.actor
+    return known

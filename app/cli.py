@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -434,6 +435,7 @@ def create_key(
     role: Annotated[
         list[str] | None, typer.Option(help="operator, custodian, auditor or administrator; repeatable.")
     ] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Refused after so many days; none: until revoked.")] = None,
     local: Annotated[
         bool, typer.Option(help="Write to the database of LIRF_DATABASE_URL directly: the first key.")
     ] = False,
@@ -443,23 +445,24 @@ def create_key(
 ) -> None:
     """Make an API key; it is told once. Without a role it may ask for predictions and read."""
     if local:
-        key = _create_local_key(name, role or [], state)
+        key = _create_local_key(name, role or [], days, state)
         _show(as_json, {"key": key}, key)
         return
     with _service(url, state) as lirf:
-        found = lirf.create_key(name, role or [])
+        found = lirf.create_key(name, role or [], expires_in_seconds=days * 86400 if days else None)
         _show(as_json, found, found["key"])
 
 
-def _create_local_key(name: str, roles: list[str], state: Path) -> str:
+def _create_local_key(name: str, roles: list[str], days: float | None, state: Path) -> str:
     from app.access import service as access
-    from app.database import Database
+    from app.database import Database, now
     from app.settings import Settings
 
     if unknown := set(roles) - set(access.Role):
         raise typer.BadParameter(f"'{unknown.pop()}' is no role; there are {', '.join(access.Role)}.")
+    ends = now() + timedelta(days=days) if days else None
     with Database(Settings(state_folder=state).database).session() as session:
-        return access.create_key(session, access.LOCAL_ADMINISTRATOR, name, [access.Role(role) for role in roles])[1]
+        return access.create_key(session, access.LOCAL_ADMINISTRATOR, name, list(map(access.Role, roles)), ends)[1]
 
 
 @keys.command("list")
@@ -467,15 +470,14 @@ def list_keys(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Jso
     """List the API keys, without their secrets."""
     with _service(url, state) as lirf:
         found = lirf.keys()
-        table = Table("id", "name", "prefix", "roles", "made", "revoked")
+        table = Table("id", "name", "prefix", "roles", "made", "used", "ends", "revoked")
         for key in found:
             row = (
                 key["id"],
                 key["name"],
                 key["prefix"],
                 ", ".join(key["roles"]),
-                key["created_at"][:19],
-                key["revoked_at"],
+                *(key[at] and key[at][:19] for at in ("created_at", "last_used_at", "expires_at", "revoked_at")),
             )
             table.add_row(*map(_cell, row))
         _show(as_json, found, table)

@@ -1,8 +1,11 @@
 """Types of the wire that every domain shares."""
 
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints, model_validator
+
+from app.database import now
 
 
 def _without_nul(text: str) -> str:
@@ -13,3 +16,24 @@ def _without_nul(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_without_nul)]
 Id = Annotated[str, StringConstraints(max_length=64), AfterValidator(_without_nul)]
+
+
+class Expiring(BaseModel):
+    """A body that may say when what it makes ends."""
+
+    expires_at: AwareDatetime | None = Field(
+        None,
+        lt=datetime(2200, 1, 1, tzinfo=UTC),
+        description="When it ends; without an end it holds until it is revoked.",
+    )
+    expires_in_seconds: float | None = Field(None, gt=0, le=10 * 365 * 86400, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def one_end(self) -> Self:
+        if self.expires_at and self.expires_in_seconds:
+            raise ValueError("give expires_at or expires_in_seconds, not both")
+        return self
+
+    def end(self) -> datetime | None:
+        """When it ends, if it is made now."""
+        return now() + timedelta(seconds=self.expires_in_seconds) if self.expires_in_seconds else self.expires_at

@@ -211,9 +211,10 @@ class Client:
         files = {"image": (image.name, image.read_bytes())}
         return cast(Predictions, self._call("POST", f"/v1/models/{model}/predict", files=files, params={"top": top}))
 
-    def create_key(self, name: str, roles: Sequence[str]) -> dict[str, Any]:
+    def create_key(self, name: str, roles: Sequence[str], *, expires_in_seconds: float | None = None) -> dict[str, Any]:
         """The new key is in `key`; it is told this once."""
-        return self._call("POST", "/v1/keys", json={"name": name, "roles": list(roles)})
+        body = {"name": name, "roles": list(roles), "expires_in_seconds": expires_in_seconds}
+        return self._call("POST", "/v1/keys", json=body)
 
     def keys(self) -> list[dict[str, Any]]:
         return self._all("/v1/keys")

@@ -3,10 +3,10 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.service import Role
-from app.wire import Text
+from app.wire import Expiring, Text
 
 
-class KeyCreate(BaseModel):
+class KeyCreate(Expiring):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"name": "licensing-team", "roles": ["custodian"]}]}
     )
@@ -23,6 +23,8 @@ class Key(BaseModel):
     prefix: str
     roles: list[Role]
     created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute; none: never.")
     revoked_at: datetime | None
 
 

@@ -5,6 +5,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -13,8 +14,10 @@ from sqlalchemy.orm import Session
 from app.access.tables import ApiKeyRow
 from app.audit import service as audit
 from app.database import changes, new_id, now
-from app.errors import Problem
+from app.errors import Problem, demand_to_come
 from app.paging import PageRequest, newest_first
+
+LAST_USED_STEP = timedelta(minutes=1)
 
 
 class Role(StrEnum):
@@ -31,11 +34,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: the name goes into the audit."""
+    """Who acts: the name goes into the audit. `is_use_due`: it is time for `note_use`."""
 
     key_id: str
     name: str
     roles: frozenset[Role]
+    is_use_due: bool = False
 
     def has(self, *roles: Role) -> bool:
         return Role.ADMINISTRATOR in self.roles or not self.roles.isdisjoint(roles)
@@ -56,8 +60,11 @@ class UnknownKey(Problem):
     status, slug, title = 404, "unknown-key", "There is no such API key"
 
 
-def create_key(session: Session, actor: Actor, name: str, roles: Sequence[Role]) -> tuple[ApiKeyRow, str]:
-    """A new key and its secret, which is told this once."""
+def create_key(
+    session: Session, actor: Actor, name: str, roles: Sequence[Role], expires_at: datetime | None = None
+) -> tuple[ApiKeyRow, str]:
+    """A new key and its secret, which is told this once. Raises `ExpiryPassed`."""
+    demand_to_come(expires_at)
     prefix, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     row = ApiKeyRow(
         id=new_id(),
@@ -66,10 +73,13 @@ def create_key(session: Session, actor: Actor, name: str, roles: Sequence[Role])
         secret_digest=_digest(secret),
         roles=[str(role) for role in roles],
         created_at=now(),
+        expires_at=expires_at,
     )
     with session.begin():
         session.add(row)
-        audit.record(session, actor.name, "key.created", subject=row.id, details={"name": name, "roles": row.roles})
+        until = expires_at.isoformat() if expires_at else None
+        details = {"name": name, "roles": row.roles, "expires_at": until}
+        audit.record(session, actor.name, "key.created", subject=row.id, details=details)
     return row, f"lirf_{prefix}_{secret}"
 
 
@@ -99,9 +109,19 @@ def authenticate(session: Session, token: str | None) -> Actor:
     prefix, secret = (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "lirf" else ("", "")
     row = session.scalar(sa.select(ApiKeyRow).where(ApiKeyRow.prefix == prefix))
     known = row.secret_digest if row else _digest("")
-    if not hmac.compare_digest(known, _digest(secret)) or row is None or row.revoked_at:
+    is_right = hmac.compare_digest(known, _digest(secret))
+    if row is None or not is_right or row.revoked_at or (row.expires_at and row.expires_at <= now()):
         raise Unauthenticated("send a valid API key as `Authorization: Bearer lirf_...`; an administrator makes one.")
-    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles))
+    is_use_due = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP
+    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles), is_use_due)
+
+
+def note_use(session: Session, actor: Actor) -> None:
+    """Writes down that the key was used, once in each `LAST_USED_STEP`."""
+    used, at = ApiKeyRow.last_used_at, now()
+    is_due = sa.or_(used.is_(None), used < at - LAST_USED_STEP)
+    with session.begin():
+        changes(session, sa.update(ApiKeyRow).where(ApiKeyRow.id == actor.key_id, is_due).values(last_used_at=at))
 
 
 def demand(actor: Actor, *roles: Role) -> None:

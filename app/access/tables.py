@@ -9,7 +9,10 @@ from app.database import Base, new_id, now
 
 
 class ApiKeyRow(Base):
-    """A key is kept as the SHA-256 of its 256 random bits; `prefix` finds it without telling it."""
+    """A key is kept as the SHA-256 of its 256 random bits; `prefix` finds it without telling it.
+
+    `last_used_at` is exact to `LAST_USED_STEP`.
+    """
 
     __tablename__ = "api_keys"
 
@@ -19,4 +22,6 @@ class ApiKeyRow(Base):
     secret_digest: Mapped[str] = mapped_column(sa.String(64))
     roles: Mapped[list[str]]
     created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

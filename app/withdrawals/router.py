@@ -1,10 +1,8 @@
-from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
-from app.database import now
 from app.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDep
 from app.deposits import service as deposits
 from app.paging import Page
@@ -42,8 +40,7 @@ def open_withdrawal(
 ) -> Withdrawal:
     """Make deposited classes answer again until the withdrawal ends; the recover network is assembled first."""
     engine.prepare(body.deposits)
-    expires_at = now() + timedelta(seconds=body.expires_in_seconds) if body.expires_in_seconds else body.expires_at
-    row = service.open(session, actor, body.deposits, body.holder, body.reason, expires_at)
+    row = service.open(session, actor, body.deposits, body.holder, body.reason, body.end())
     response.headers["Location"] = f"/v1/withdrawals/{row.id}"
     with session.begin():
         return _withdrawal(session, row)

@@ -11,7 +11,7 @@ from app.access.service import Actor
 from app.audit import service as audit
 from app.database import changes, new_id, now
 from app.deposits import service as deposits
-from app.errors import Problem
+from app.errors import Problem, demand_to_come
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.withdrawals.tables import WithdrawalDepositRow
@@ -36,10 +36,6 @@ class DepositsOfSeveralModels(Problem):
     status, slug, title = 422, "several-models", "The deposits belong to different models"
 
 
-class ExpiryPassed(Problem):
-    status, slug, title = 422, "expiry-passed", "The withdrawal would have ended before it began"
-
-
 def open(
     session: Session, actor: Actor, deposit_ids: Sequence[str], holder: str, reason: str, expires_at: datetime | None
 ) -> WithdrawalRow:
@@ -54,10 +50,7 @@ def open(
         model_ids = {row.model_id for row in rows}
         if len(model_ids) > 1:
             raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
-        if expires_at and expires_at <= now():
-            raise ExpiryPassed(
-                f"expires_at is {expires_at:%Y-%m-%d %H:%M:%S} UTC, which has passed; give a later time."
-            )
+        demand_to_come(expires_at)
         model = registry.by_id(session, model_ids.pop())
         registry.lock(session, model.id)
         withdrawal = WithdrawalRow(

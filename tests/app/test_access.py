@@ -1,5 +1,7 @@
 import re
+import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -103,6 +105,41 @@ def test_a_key_is_told_once_listed_without_its_secret_and_refused_once_revoked(s
     assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 401
     with pytest.raises(LirfError, match="there is no API key"):
         service.administrator.revoke_key(made["id"])
+
+
+def test_a_key_is_refused_after_its_end(service: Service) -> None:
+    made = service.administrator.create_key("guest", [], expires_in_seconds=2)
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 200
+    ends = datetime.fromisoformat(made["expires_at"])
+    time.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()) + 0.05)
+    refused = httpx.get(f"{service.url}/v1/models", headers=headers)
+    assert refused.status_code == 401
+    wrong = httpx.get(f"{service.url}/v1/models", headers={"Authorization": "Bearer lirf_wrong_key"})
+    assert refused.content == wrong.content
+
+
+def test_a_key_that_ends_in_the_past_is_not_made(service: Service) -> None:
+    body = {"name": "late", "roles": [], "expires_at": "2020-01-01T00:00:00Z"}
+    with pytest.raises(LirfError, match="give a later time"):
+        service.administrator._call("POST", "/v1/keys", json=body)
+
+
+def test_a_key_tells_when_it_was_used_last(service: Service) -> None:
+    def last_used(key_id: str) -> str | None:
+        every_key = service.administrator.keys
+        (found,) = (key for key in every_key() if key["id"] == key_id)
+        told: str | None = found["last_used_at"]
+        return told
+
+    made = service.administrator.create_key("team", [])
+    assert last_used(made["id"]) is None
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    httpx.get(f"{service.url}/v1/models", headers=headers)
+    first = last_used(made["id"])
+    assert first
+    httpx.get(f"{service.url}/v1/models", headers=headers)
+    assert last_used(made["id"]) == first  # once a minute
 
 
 def test_secrets_are_not_in_the_database(service: Service) -> None:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from app.audit import anchors
 from app.audit.chain import Head
-from lirf_client import AuditHead, Client, Deposit, LirfError, Withdrawal
+from lirf_client import AuditHead, Client, Deposit, LirfError, Purge, Withdrawal
 
 HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
 
@@ -233,6 +233,28 @@ def revoke(
 
 
 @main.command()
+def purge(
+    deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
+    reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")],
+    classes: Annotated[str | None, typer.Option(help="The deposit's classes, by commas: asks nothing.")] = None,
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Destroy a deposit module for good: nobody can withdraw its classes any more. Cannot be undone."""
+    with _service(url, state) as lirf:
+        found = lirf.deposit(deposit_id)
+        if classes is None:
+            err.print(f"This destroys the only copy of what {found['model']} knew of [bold]{_names(found)}[/bold].")
+            classes = typer.prompt("Type the classes, by commas, to go on", err=True)
+        named = [name.strip() for name in classes.split(",")]
+        purged = lirf.purge(deposit_id, classes=named, reason=reason)
+        gone = purged["shred_effective_at"]
+        backups = f"Backups hold the keys until {gone}." if gone else "Backups may hold the keys: see LIRF_BACKUP_DAYS."
+        _show(as_json, purged, f"Purged: {_names(purged)} of {purged['model']} cannot be brought back. {backups}")
+
+
+@main.command()
 def models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """List the models."""
     with _service(url, state) as lirf:
@@ -250,7 +272,7 @@ def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STA
     with _service(url, state) as lirf:
         found = lirf.classes(model)
         table = Table("class", "state", "since", "by", "reason", "deposit", "before", "after", "recovered")
-        colours = {"deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
+        colours = {"purged": "bright_black", "deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
         for item in found:
             style = colours.get(item["state"], "green")
             table.add_row(
@@ -585,7 +607,7 @@ def _cell(value: object) -> str:
     return "" if value is None else escape(str(value))
 
 
-def _names(of: Deposit | Withdrawal) -> str:
+def _names(of: Deposit | Withdrawal | Purge) -> str:
     return escape(", ".join(of["classes"]))
 
 

@@ -26,6 +26,7 @@ from app.inference.router import health
 from app.inference.router import router as inference
 from app.inference.schemas import Health
 from app.problems import ProblemDetails
+from app.purges.router import router as purges
 from app.registry.router import router as models
 from app.registry.router import streaming
 from app.settings import Settings
@@ -82,7 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(problems.RefuseNul)
-    for router in (models, streaming, classes, datasets, deposits, withdrawals, inference, audit, keys, health):
+    for router in (models, streaming, classes, datasets, deposits, withdrawals, purges, inference, audit, keys, health):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)

@@ -26,6 +26,11 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(20 << 30, gt=0, description="Largest image archive that is taken.")
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest JSON or image body that is taken.")
     cache_bytes: int = Field(2 << 30, gt=0, description="Networks and modules kept assembled for inference.")
+    backup_days: float | None = Field(
+        None,
+        ge=0,
+        description="How long backups of database and keys are kept; a purge says when they end.",
+    )
     audit_anchor_file: Path | None = Field(
         None, description="The reconciler adds the audit's newest number and digest here; keep it off this machine."
     )

@@ -15,6 +15,7 @@ from lirf_client.types import (
     Model,
     ModelClass,
     Predictions,
+    Purge,
     Verification,
     Withdrawal,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Model",
     "ModelClass",
     "Predictions",
+    "Purge",
     "Verification",
     "Withdrawal",
 ]

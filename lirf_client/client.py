@@ -18,6 +18,7 @@ from lirf_client.types import (
     Model,
     ModelClass,
     Predictions,
+    Purge,
     Verification,
     Withdrawal,
 )
@@ -202,6 +203,11 @@ class Client:
     def verify_audit(self, anchor: AuditHead | None = None) -> Verification:
         """Has the service walk the chain of its events; with an anchor, a cut or rewritten tail is found, too."""
         return cast(Verification, self._call("GET", "/v1/audit/verification", params=anchor or {}))
+
+    def purge(self, deposit_id: str, *, classes: Sequence[str], reason: str) -> Purge:
+        """Destroys the deposit module for good. classes: those of the deposit, as a confirmation."""
+        body = {"classes": list(classes), "reason": reason}
+        return cast(Purge, self._call("POST", f"/v1/deposits/{deposit_id}/purge", json=body))
 
     def infer(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
         """An Open Inference Protocol v2 request with JSON tensors."""

@@ -80,10 +80,23 @@ class Deposit(TypedDict):
     is_cancel_requested: bool
     progress: Progress
     failure: str | None
+    purged_at: str | None
+    purged_by: str | None
+    purge_reason: str | None
     revision: int | None
     module_bytes: int | None
     metrics: DepositMetrics | None
     config: dict[str, Any]
+
+
+class Purge(TypedDict):
+    deposit: str
+    model: str
+    classes: list[str]
+    purged_at: str
+    purged_by: str
+    reason: str
+    shred_effective_at: str | None
 
 
 class Withdrawal(TypedDict):

@@ -17,6 +17,7 @@ class ClassState(StrEnum):
     DEPOSITING = "depositing"
     DEPOSITED = "deposited"
     WITHDRAWN = "withdrawn"
+    PURGED = "purged"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ def report(session: Session, model_name: str) -> list[ClassReport]:
                 active[0].created_by,
                 active[0].reason,
             )
+        elif deposit and deposit.purged_at:
+            assert deposit.purged_by is not None
+            assert deposit.purge_reason is not None
+            state, since, by, reason = ClassState.PURGED, deposit.purged_at, deposit.purged_by, deposit.purge_reason
         elif deposit and row.deposit_id:
             assert deposit.finished_at is not None
             state, since, by, reason = ClassState.DEPOSITED, deposit.finished_at, deposit.created_by, deposit.reason

@@ -189,8 +189,13 @@ def publish(
 
 
 def _replace(session: Session, job: Job, scrubbed: HeldModule) -> str:
-    """The scrubbed module takes the place of the one that knew more; returns the vault name to remove."""
-    row = session.get_one(DepositRow, scrubbed.deposit_id)
+    """The scrubbed module takes the place of the one that knew more; returns the vault name to remove.
+
+    What was purged meanwhile stays so: then it is the scrubbed module that goes.
+    """
+    row = session.get_one(DepositRow, scrubbed.deposit_id, populate_existing=True)
+    if row.state != State.DEPOSITED:
+        return scrubbed.stored.name
     assert row.module_object_id is not None
     garbage = vaults.shred(session, row.module_object_id)
     row.module_object_id, row.module_bytes = vaults.record(session, scrubbed.stored), scrubbed.stored.plaintext_bytes

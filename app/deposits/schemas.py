@@ -152,7 +152,7 @@ class Deposit(BaseModel):
     id: str
     model: str
     classes: list[str]
-    state: Literal["queued", "running", "deposited", "failed", "cancelled"]
+    state: Literal["queued", "running", "deposited", "failed", "cancelled", "purged"]
     reason: str
     created_at: datetime
     created_by: str
@@ -162,6 +162,9 @@ class Deposit(BaseModel):
     is_cancel_requested: bool
     progress: Progress
     failure: str | None = Field(description="Why it failed and what to do.")
+    purged_at: datetime | None = Field(description="Since then no deposit module can bring the classes back.")
+    purged_by: str | None
+    purge_reason: str | None
     revision: int | None = Field(description="The model's revision that this deposit made.")
     module_bytes: int | None
     metrics: DepositMetrics | None = Field(description="Null where there was no evaluation set.")

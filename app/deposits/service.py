@@ -13,7 +13,8 @@ from app.datasets.service import Purpose
 from app.deposits import jobs
 from app.deposits.jobs import class_indices as class_indices
 from app.deposits.schemas import DepositCreate
-from app.deposits.tables import UNFINISHED, DepositClassRow, DepositRow, State
+from app.deposits.tables import UNFINISHED, DepositClassRow, State
+from app.deposits.tables import DepositRow as DepositRow
 from app.errors import Problem
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
@@ -47,6 +48,10 @@ class NotCancellable(Problem):
 
 class NotDeposited(Problem):
     status, slug, title = 409, "not-deposited", "The deposit holds no deposit module"
+
+
+class ModulePurged(Problem):
+    status, slug, title = 410, "module-purged", "The deposit module was destroyed"
 
 
 def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow:
@@ -206,10 +211,23 @@ def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
 
 
 def module(session: Session, row: DepositRow) -> StoredObject:
-    """The deposit module in the vault. Raises `NotDeposited`."""
+    """The deposit module in the vault. Raises `NotDeposited`, `ModulePurged`."""
+    if row.purged_at is not None:
+        raise ModulePurged(
+            f"{row.purged_by} purged deposit '{row.id}' at {row.purged_at:%Y-%m-%d %H:%M:%S} UTC; its classes stay "
+            "forgotten. Only training the model anew brings them back."
+        )
     if row.module_object_id is None:
         raise NotDeposited(f"deposit '{row.id}' is {row.state}; only a finished deposit holds a module.")
     return vaults.stored(session, row.module_object_id)
+
+
+def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -> str:
+    """In the caller's transaction, which records it: shreds the module; returns the vault name to remove after it."""
+    assert row.module_object_id is not None
+    row.state, row.purged_at, row.purged_by, row.purge_reason = State.PURGED, now(), actor.name, reason
+    session.flush()
+    return vaults.shred(session, row.module_object_id)
 
 
 def _named(names: Sequence[str]) -> str:

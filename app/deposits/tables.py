@@ -11,13 +11,14 @@ from app.database import Base, new_id, now
 
 
 class State(StrEnum):
-    """queued -> running -> deposited | failed | cancelled."""
+    """queued -> running -> deposited | failed | cancelled; deposited -> purged."""
 
     QUEUED = "queued"
     RUNNING = "running"
     DEPOSITED = "deposited"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PURGED = "purged"
 
 
 UNFINISHED = (State.QUEUED, State.RUNNING)
@@ -61,6 +62,9 @@ class DepositRow(Base):
     module_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
     module_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
     metrics: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
+    purged_at: Mapped[datetime | None]
+    purged_by: Mapped[str | None] = mapped_column(sa.String(100))
+    purge_reason: Mapped[str | None] = mapped_column(sa.Text)
 
 
 class DepositClassRow(Base):

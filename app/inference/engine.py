@@ -7,6 +7,7 @@ from datetime import datetime
 
 import torch
 from cachetools import LRUCache
+from sqlalchemy.orm import Session
 from torch import Tensor, nn
 
 from app.database import Database, now
@@ -14,6 +15,7 @@ from app.deposits import service as deposits
 from app.errors import Problem
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
+from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from app.withdrawals import service as withdrawals
 from app.withdrawals.service import WithdrawalState
@@ -62,6 +64,7 @@ class InferenceEngine:
         self._database, self._vault, self.compute = database, vault, compute
         self._parts: LRUCache[str, nn.Module] = LRUCache(cache_bytes, getsizeof=_bytes_of)
         self._lock = threading.Lock()
+        self._generations: dict[str, int] = {}
 
     def view(self, model_name: str, withdrawal_id: str | None = None) -> View:
         """The model's view now; with a withdrawal, that of this one alone.
@@ -70,6 +73,9 @@ class InferenceEngine:
         """
         with self._database.reading() as session:
             model = registry.get_ready(session, model_name)
+            if self._generations.get(model.id, 0) < model.generation:
+                self._drop_shredded(session)
+                self._generations[model.id] = model.generation
             if withdrawal_id is None:
                 active = withdrawals.active(session, model.id)
             else:
@@ -169,6 +175,20 @@ class InferenceEngine:
             placed = inputs.to(self.compute.device).contiguous(memory_format=self.compute.memory_format)
             logits: Tensor = network(placed).float().cpu()
         return logits
+
+    def drop_shredded(self) -> None:
+        """Nothing whose key was destroyed stays in memory. (Other replicas do so with their next request.)"""
+        with self._database.reading() as session:
+            self._drop_shredded(session)
+
+    def _drop_shredded(self, session: Session) -> None:
+        with self._lock:
+            names_of = {key: set(key.split("/")) for key in self._parts}
+        gone = vaults.shredded_names(session, set().union(*names_of.values()))
+        with self._lock:
+            for key, names in names_of.items():
+                if names & gone:
+                    self._parts.pop(key, None)
 
     def _network(self, stored: StoredNetwork) -> SplitNetwork:
         part = self._part(f"{stored.upper.name}/{stored.lower.name}", lambda: stored.open(self._vault))

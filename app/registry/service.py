@@ -256,6 +256,20 @@ def publish_revision(
     return model.revision
 
 
+def shred_revisions_before(session: Session, model_id: str, number: int) -> tuple[list[int], list[str]]:
+    """In the caller's transaction: destroys the keys of older lower parts, which serve no more.
+
+    Returns the revisions that were still there, and the vault names to remove after the transaction.
+    """
+    query = sa.select(RevisionRow).where(RevisionRow.model_id == model_id, RevisionRow.number < number)
+    older = [
+        row
+        for row in session.scalars(query.order_by(RevisionRow.number))
+        if not vaults.is_shredded(session, row.lower_object_id)
+    ]
+    return [row.number for row in older], [vaults.shred(session, row.lower_object_id) for row in older]
+
+
 def bump_generation(session: Session, model_id: str) -> None:
     """In the caller's transaction: what the model may answer has changed."""
     session.execute(sa.update(ModelRow).where(ModelRow.id == model_id).values(generation=ModelRow.generation + 1))

@@ -213,6 +213,16 @@ def shred(session: Session, object_id: str) -> str:
     return row.name
 
 
+def is_shredded(session: Session, object_id: str) -> bool:
+    return session.get_one(VaultObjectRow, object_id).wrapped_key is None
+
+
+def shredded_names(session: Session, names: Iterable[str]) -> set[str]:
+    """Those of these objects whose key was destroyed."""
+    query = sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_(None))
+    return set(session.scalars(query.where(VaultObjectRow.name.in_(list(names)))))
+
+
 class _HashingWriter(io.RawIOBase):
     """Passes writes on and hashes them; closing it leaves the file below open, for the flush to disk."""
 

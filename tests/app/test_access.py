@@ -30,6 +30,7 @@ NEEDS = {
     "DELETE /v1/models/{name}/datasets/{dataset_id}": {Role.OPERATOR},
     "POST /v1/models/{name}/deposits": {Role.OPERATOR},
     "POST /v1/deposits/{deposit_id}/cancel": {Role.OPERATOR},
+    "POST /v1/deposits/{deposit_id}/purge": set(),
     "POST /v1/withdrawals": {Role.CUSTODIAN},
     "DELETE /v1/withdrawals/{withdrawal_id}": {Role.CUSTODIAN},
     "GET /v1/audit/events": {Role.AUDITOR},

@@ -10,6 +10,7 @@ from app.access.schemas import KeyCreate
 from app.deposits.schemas import DepositCreate
 from app.inference.schemas import InferRequest
 from app.main import create_app
+from app.purges.schemas import PurgeCreate
 from app.registry.schemas import ModelCreate
 from app.withdrawals.schemas import WithdrawalCreate
 from tests.app.conftest import Service
@@ -23,9 +24,8 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
         for operation in path.values()
         if "application/json" in operation.get("requestBody", {}).get("content", {})
     }
-    known: dict[str, Any] = {
-        body.__name__: body for body in (KeyCreate, DepositCreate, InferRequest, ModelCreate, WithdrawalCreate)
-    }
+    taken = KeyCreate, DepositCreate, InferRequest, ModelCreate, PurgeCreate, WithdrawalCreate
+    known: dict[str, Any] = {body.__name__: body for body in taken}
     assert bodies == known.keys()
     for name in bodies:
         examples = described["components"]["schemas"][name]["examples"]

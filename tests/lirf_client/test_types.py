@@ -10,6 +10,7 @@ from app.classes import schemas as classes
 from app.datasets import schemas as datasets
 from app.deposits import schemas as deposits
 from app.inference import schemas as inference
+from app.purges import schemas as purges
 from app.registry import schemas as registry
 from app.withdrawals import schemas as withdrawals
 from lirf_client import types
@@ -25,6 +26,7 @@ from lirf_client import types
         (types.NetworkAccuracy, deposits.NetworkAccuracy),
         (types.DepositMetrics, deposits.DepositMetrics),
         (types.Deposit, deposits.Deposit),
+        (types.Purge, purges.Purge),
         (types.Withdrawal, withdrawals.Withdrawal),
         (types.AuditEvent, audit.AuditEvent),
         (types.AuditHead, audit.AuditHead),

@@ -1,0 +1,36 @@
+from fastapi import APIRouter
+
+from app.dependencies import Administrator, EngineDep, SessionDep, SettingsDep, VaultDep
+from app.deposits import service as deposits
+from app.purges import service
+from app.purges.schemas import Purge, PurgeCreate
+from app.registry import service as registry
+from app.requests import LimitedRoute
+
+router = APIRouter(prefix="/v1/deposits", tags=["deposits"], route_class=LimitedRoute)
+
+
+@router.post("/{deposit_id}/purge")
+def purge_deposit(
+    deposit_id: str,
+    body: PurgeCreate,
+    actor: Administrator,
+    session: SessionDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+) -> Purge:
+    """Destroy the deposit module for good, and every older network that knows its classes. Cannot be undone."""
+    purged = service.purge(session, vault, settings, actor, deposit_id, body.classes, body.reason)
+    engine.drop_shredded()
+    row = purged.deposit
+    with session.begin():
+        return Purge(
+            deposit=row.id,
+            model=registry.by_id(session, row.model_id).name,
+            classes=deposits.class_names(session, row),
+            purged_at=row.purged_at,
+            purged_by=row.purged_by,
+            reason=row.purge_reason,
+            shred_effective_at=purged.shred_effective_at,
+        )

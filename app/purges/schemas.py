@@ -1,0 +1,29 @@
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.wire import Text
+
+
+class PurgeCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"classes": ["dodo"], "reason": "the licence holder asked for it"}]},
+    )
+
+    classes: list[Text] = Field(
+        min_length=1, max_length=100_000, description="The classes of the deposit: a purge cannot be undone."
+    )
+    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+
+
+class Purge(BaseModel):
+    deposit: str
+    model: str
+    classes: list[str]
+    purged_at: datetime
+    purged_by: str
+    reason: str
+    shred_effective_at: datetime | None = Field(
+        description="When backups hold the keys no longer (`LIRF_BACKUP_DAYS`); null: the service does not know."
+    )

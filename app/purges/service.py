@@ -1,0 +1,88 @@
+"""Purge: destroy a deposit module for good, and with it every older network that still knows its classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.access.service import Actor
+from app.audit import service as audit
+from app.deposits import service as deposits
+from app.deposits.service import DepositRow
+from app.errors import Problem
+from app.registry import service as registry
+from app.settings import Settings
+from app.vault.service import Vault
+from app.withdrawals import service as withdrawals
+
+
+class StillWithdrawn(Problem):
+    status, slug, title = 409, "still-withdrawn", "A withdrawal has not ended"
+
+
+class ClassesNotConfirmed(Problem):
+    status, slug, title = 422, "classes-not-confirmed", "The classes named are not those of the deposit"
+
+
+@dataclass(frozen=True)
+class Purged:
+    """The deposit, and when its keys are gone from backups, too: None where no setting says how long these are kept."""
+
+    deposit: DepositRow
+    shred_effective_at: datetime | None
+
+
+def purge(
+    session: Session,
+    vault: Vault,
+    settings: Settings,
+    actor: Actor,
+    deposit_id: str,
+    classes: Sequence[str],
+    reason: str,
+) -> Purged:
+    """Destroys the keys of the deposit module and of the revisions before the deposit's own, then their bytes.
+
+    The classes stay forgotten; no one can withdraw them any more. classes: those of the deposit, as a confirmation.
+    Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `ClassesNotConfirmed`, `StillWithdrawn`.
+    """
+    with session.begin():
+        row = deposits.get(session, deposit_id)
+        registry.lock(session, row.model_id)
+        session.refresh(row)
+        deposits.module(session, row)  # there is one
+        named = deposits.class_names(session, row)
+        if sorted(classes) != sorted(named):
+            raise ClassesNotConfirmed(
+                f"deposit '{deposit_id}' holds {', '.join(map(repr, named[:10]))} ({len(named)}); a purge cannot be "
+                "undone: name exactly these classes to confirm it."
+            )
+        active = withdrawals.active(session, row.model_id)
+        if lent := [one.id for one in active if row.id in withdrawals.deposit_ids(session, one)]:
+            raise StillWithdrawn(
+                f"{len(lent)} withdrawals lend this deposit; revoke them first: {', '.join(lent[:10])}.",
+                withdrawals=lent,
+            )
+        assert row.revision is not None
+        revisions, garbage = registry.shred_revisions_before(session, row.model_id, row.revision)
+        garbage.append(deposits.purge_module(session, actor, row, reason))
+        registry.bump_generation(session, row.model_id)
+        assert row.purged_at is not None
+        gone = None if settings.backup_days is None else row.purged_at + timedelta(days=settings.backup_days)
+        audit.record(
+            session,
+            actor.name,
+            "deposit.purged",
+            model=registry.by_id(session, row.model_id).name,
+            subject=row.id,
+            reason=reason,
+            details={
+                "classes": named,
+                "objects": garbage,
+                "revisions": revisions,
+                "shred_effective_at": gone.isoformat() if gone else None,
+            },
+        )
+    vault.remove(garbage)
+    return Purged(row, gone)

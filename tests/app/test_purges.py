@@ -1,0 +1,152 @@
+"""After a purge nothing yields the deposit module, and what it held stays forgotten."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from app.deposits.tables import DepositRow
+from app.inference.engine import InferenceEngine
+from app.registry.tables import RevisionRow
+from app.vault.service import VaultDamaged, stored
+from app.vault.tables import VaultObjectRow
+from lirf_client import LirfError
+from lirf_core.compute import Compute
+from tests.app.conftest import Service
+from tests.app.factories import infer_request
+from worker import job as worker_job
+from worker.job import Work
+
+REASON = "the licence holder asked for it"
+
+
+def refusal(service: Service, deposit_id: str, classes: list[str]) -> str:
+    with pytest.raises(LirfError) as refused:
+        service.administrator.purge(deposit_id, classes=classes, reason=REASON)
+    return refused.value.type.removeprefix("urn:lirf:problem:")
+
+
+def objects(service: Service) -> dict[str, bytes | None]:
+    """Wrapped keys by the kind and subject of the object."""
+    with service.database.reading() as session:
+        return {row.name: row.wrapped_key for row in session.scalars(sa.select(VaultObjectRow))}
+
+
+def test_a_purge_destroys_the_module_and_the_networks_before_it(service: Service) -> None:
+    service.register()
+    first, second = service.deposit(["auk"]), service.deposit(["dodo"])
+    with service.database.reading() as session:
+        module = stored(session, session.get_one(DepositRow, second).module_object_id or "")
+        lowers = {row.number: row.lower_object_id for row in session.scalars(sa.select(RevisionRow))}
+        older = [stored(session, lowers[number]) for number in (0, 1)]
+        serving = stored(session, lowers[2])
+    before = service.reader.infer("birds", infer_request(1))
+
+    purged = service.administrator.purge(second, classes=["dodo"], reason=REASON)
+
+    assert purged["purged_by"] == "administrator"
+    assert purged["shred_effective_at"] is None  # no setting says how long backups are kept
+    vault, kept = Work(service.settings).vault, objects(service)
+    for gone in (module, *older):
+        assert kept[gone.name] is None
+        assert gone.name not in vault.objects.names()
+        with pytest.raises(VaultDamaged):
+            vault.read(gone)
+    assert kept[serving.name]
+    assert service.reader.infer("birds", infer_request(1))["outputs"] == before["outputs"]
+    service.custodian.withdraw([first], holder="h", reason="r")  # the other deposit is as it was
+
+
+def test_what_is_purged_cannot_be_withdrawn_purged_or_deposited_again(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+    with pytest.raises(LirfError, match="stay forgotten"):
+        service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    assert refusal(service, deposit_id, ["auk"]) == "module-purged"
+    with pytest.raises(LirfError, match="deposited already"):
+        service.queue(["auk"])
+    service.deposit(["dodo"])  # and the next deposit does not miss the module
+
+
+def test_classes_and_deposit_say_who_purged_and_why(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+    auk = next(one for one in service.auditor.classes("birds") if one["name"] == "auk")
+    assert (auk["state"], auk["by"], auk["reason"]) == ("purged", "administrator", REASON)
+    deposit = service.reader.deposit(deposit_id)
+    assert (deposit["state"], deposit["purged_by"], deposit["purge_reason"]) == ("purged", "administrator", REASON)
+    (event,) = (event for event in service.auditor.audit_events() if event["action"] == "deposit.purged")
+    assert event["reason"] == REASON
+    assert (event["details"] or {})["revisions"] == [0]
+
+
+def test_a_purge_asks_for_the_classes_and_for_no_withdrawal(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk", "emu"])
+    assert refusal(service, deposit_id, ["auk"]) == "classes-not-confirmed"
+    withdrawal = service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    assert refusal(service, deposit_id, ["auk", "emu"]) == "still-withdrawn"
+    service.custodian.revoke(withdrawal["id"])
+    assert refusal(service, service.queue(["dodo"]), ["dodo"]) == "not-deposited"
+    assert service.administrator.purge(deposit_id, classes=["emu", "auk"], reason=REASON)["classes"] == ["auk", "emu"]
+
+
+def test_a_deposit_that_runs_meanwhile_does_not_bring_the_module_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It scrubs the module while the module is purged, and would publish what it made of it."""
+    service.register()
+    first = service.deposit(["auk"])
+    scrub = worker_job.scrub
+
+    def purged_after(*arguments: object, **options: object) -> object:
+        made = scrub(*arguments, **options)  # type: ignore[arg-type]
+        service.administrator.purge(first, classes=["auk"], reason=REASON)
+        return made
+
+    monkeypatch.setattr(worker_job, "scrub", purged_after)
+    service.deposit(["dodo"])
+    assert service.reader.deposit(first)["state"] == "purged"
+    live = {name for name, key in objects(service).items() if key}
+    assert Work(service.settings).vault.objects.names() == live
+    with service.database.reading() as session:
+        module_id = session.get_one(DepositRow, first).module_object_id
+        assert session.get_one(VaultObjectRow, module_id).wrapped_key is None
+
+
+def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    other = InferenceEngine(
+        service.database, Work(service.settings).vault, Compute.for_inference("cpu"), service.settings.cache_bytes
+    )
+    other.prepare([deposit_id])
+    with service.database.reading() as session:
+        module = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
+    assert module.name in other._parts
+    service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+    other.view("birds")
+    assert module.name not in other._parts
+
+
+def test_the_answer_says_until_when_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.settings, "backup_days", 30.0)
+    service.register()
+    purged = service.administrator.purge(service.deposit(["auk"]), classes=["auk"], reason=REASON)
+    ends = purged["shred_effective_at"]
+    assert ends
+    assert ends[:10] > purged["purged_at"][:10]
+
+
+def test_bytes_that_could_not_be_removed_are_noise(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    files = {path: path.read_bytes() for path in Path(service.settings.folder / "vault").rglob("*") if path.is_file()}
+    service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+    for path, content in files.items():  # as if a disk had kept them
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with service.database.reading() as session, pytest.raises(Exception, match="was shredded"):
+        stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")

@@ -1,8 +1,13 @@
 """Who sends a request."""
 
+import logging
+
 from fastapi import Request
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.access.service import Actor, authenticate, note_use
+
+log = logging.getLogger(__name__)
 
 
 def authenticated(request: Request) -> Actor:
@@ -12,8 +17,11 @@ def authenticated(request: Request) -> Actor:
         with request.app.state.database.reading() as session:
             actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
         if actor.is_use_due:
-            with request.app.state.database.session() as session:
-                note_use(session, actor)
+            try:
+                with request.app.state.database.session() as session:
+                    note_use(session, actor)
+            except SQLAlchemyError:  # who may read is not refused because the database takes no writes
+                log.exception("the use of key %s was not written down", actor.key_id)
         request.state.actor = actor
     known: Actor = request.state.actor
     return known

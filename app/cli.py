@@ -457,7 +457,9 @@ def create_key(
     role: Annotated[
         list[str] | None, typer.Option(help="operator, custodian, auditor or administrator; repeatable.")
     ] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="Refused after so many days; none: until revoked.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, max=3650, help="Refused after so many days; none: until revoked.")
+    ] = None,
     local: Annotated[
         bool, typer.Option(help="Write to the database of LIRF_DATABASE_URL directly: the first key.")
     ] = False,
@@ -471,7 +473,7 @@ def create_key(
         _show(as_json, {"key": key}, key)
         return
     with _service(url, state) as lirf:
-        found = lirf.create_key(name, role or [], expires_in_seconds=days * 86400 if days else None)
+        found = lirf.create_key(name, role or [], expires_in_seconds=None if days is None else days * 86400)
         _show(as_json, found, found["key"])
 
 
@@ -482,7 +484,7 @@ def _create_local_key(name: str, roles: list[str], days: float | None, state: Pa
 
     if unknown := set(roles) - set(access.Role):
         raise typer.BadParameter(f"'{unknown.pop()}' is no role; there are {', '.join(access.Role)}.")
-    ends = now() + timedelta(days=days) if days else None
+    ends = None if days is None else now() + timedelta(days=days)
     with Database(Settings(state_folder=state).database).session() as session:
         return access.create_key(session, access.LOCAL_ADMINISTRATOR, name, list(map(access.Role, roles)), ends)[1]
 

@@ -1,7 +1,7 @@
 """SQLAlchemy for SQLite and PostgreSQL alike: engine, sessions, column types, migrations."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,6 +78,19 @@ class Database:
     def reading(self) -> Iterator[Session]:
         with self._reading() as session:
             yield session
+
+    def forget_freed(self) -> None:
+        """What was overwritten or deleted leaves the database's files, as far as the database can do it now.
+
+        SQLite's log still has it until it is truncated (`secure_delete` cleans the file itself); PostgreSQL's dead rows
+        until they are vacuumed. Its log and replicas keep it for as long as they are kept.
+        """
+        if self.url.get_backend_name() == "sqlite":
+            with closing(self.engine.raw_connection()) as connection:  # outside of a transaction
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        else:
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as outside:
+                outside.exec_driver_sql("VACUUM vault_objects")
 
     def upgrade(self) -> None:
         """Brings the schema to the newest migration."""

@@ -50,6 +50,9 @@ A POST with an `Idempotency-Key` may be sent again: what it changed is changed o
 """
 
 
+log = logging.getLogger(__name__)
+
+
 class NotReady(Problem):
     status, slug, title = 503, "not-ready", "The service cannot work now"
 
@@ -69,7 +72,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         # Importing it takes seconds, which the first request should not wait for.
         threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()
+        stop = threading.Event()
+        cleaner = threading.Thread(target=_keep_clean, args=(app.state.engine, settings.reconcile_seconds, stop))
+        cleaner.start()
         yield
+        stop.set()
+        cleaner.join()
         database.engine.dispose()
 
     app = FastAPIOffline(
@@ -101,3 +109,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return Health()
 
     return app
+
+
+def _keep_clean(engine: InferenceEngine, seconds: float, stop: threading.Event) -> None:
+    """What another process shredded leaves this one's memory."""
+    while not stop.wait(seconds):
+        try:
+            engine.drop_shredded()
+        except sa.exc.SQLAlchemyError:
+            log.exception("what was shredded may still be in memory; the next round tries again")

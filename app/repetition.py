@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
@@ -12,9 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from app.authentication import authenticated
 from app.errors import Problem
 from app.idempotency import service as idempotency
-from app.idempotency.service import Claim
-from app.vault.service import Vault
+from app.idempotency.service import AnswerMissing, Claim, KeyReused
+from app.vault.service import Vault, VaultDamaged
 
+log = logging.getLogger(__name__)
 IDEMPOTENCY_KEY = "Idempotency-Key"
 _KEPT_HEADERS = ("content-type", "location")
 
@@ -61,13 +63,18 @@ class IdempotentRoute(APIRoute):
                 response = await handler(request)
             except _Replayed as replay:
                 return replay.answer
+            except KeyReused:
+                raise
             except Problem:
                 # What stands in the way may be the same request, sent at the same time.
                 if claim.request_digest and (answer := await run_in_threadpool(_answered_before, request, claim)):
                     return answer
                 raise
             if claim.is_carried_out:
-                await run_in_threadpool(_keep, request, claim, response)
+                try:
+                    await run_in_threadpool(_keep, request, claim, response)
+                except Exception:  # the change is made and this is its answer: whoever asks again is told so
+                    log.exception("the answer to a request with an idempotency key was not kept")
             return response
 
         return once
@@ -95,7 +102,11 @@ def _answered_before(request: Request, claim: Claim) -> Response | None:
         sealed = idempotency.find(session, claim)
     if sealed is None:
         return None
-    head, _, body = vault.unseal(sealed, _associated(claim)).partition(b"\n")
+    try:
+        answer = vault.unseal(sealed, _associated(claim))
+    except VaultDamaged as damage:
+        raise AnswerMissing("the change is made, but its answer does not open any more: look at it.") from damage
+    head, _, body = answer.partition(b"\n")
     told = json.loads(head)
     return Response(body, told["status"], {**told["headers"], "Idempotent-Replayed": "true"})
 

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     backup_days: float | None = Field(
         None,
         ge=0,
+        le=36_500,
+        allow_inf_nan=False,
         description="How long backups of database and keys are kept; a purge says when they end.",
     )
     audit_anchor_file: Path | None = Field(

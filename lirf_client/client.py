@@ -26,7 +26,7 @@ from lirf_client.types import (
 UNFINISHED = ("queued", "running")
 _CHUNK_BYTES = 1 << 20
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before a request is sent again
-_LOST = httpx.NetworkError, httpx.RemoteProtocolError
+_LOST = httpx.ReadError, httpx.RemoteProtocolError  # the request may have arrived
 
 
 class LirfError(Exception):
@@ -44,8 +44,8 @@ class LirfError(Exception):
 class Client:
     """One service, one API key. Raises `LirfError` for refusals, `httpx.TransportError` for the network.
 
-    What a broken connection leaves open is sent again, three times; a POST carries an idempotency key, so that it is
-    carried out once.
+    A GET or POST that a broken connection leaves open is sent again, three times; a POST carries an idempotency key, so
+    that it is carried out once.
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 60) -> None:
@@ -259,15 +259,15 @@ class Client:
 def _repeated(method: str, send: Callable[[dict[str, str]], httpx.Response]) -> dict[str, Any]:
     """send: takes the headers that make one request of all that are sent."""
     key = {"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {}
-    # A second DELETE would be refused although the first one did it.
-    for pause in () if method == "DELETE" else _PAUSES:
+    # A second PUT or DELETE would be refused although the first one did it.
+    for pause in _PAUSES if method in ("GET", "POST") else ():
         try:
-            response = send(key)
+            return _checked(send(key))
         except _LOST:
             pass
-        else:
-            if response.status_code != 409 or not response.json()["type"].endswith(":idempotent-answer-missing"):
-                return _checked(response)
+        except LirfError as refused:
+            if not refused.type.endswith(":idempotent-answer-missing"):
+                raise
         time.sleep(pause)
     return _checked(send(key))
 

@@ -51,20 +51,24 @@ def make_proxies(
     images: uint8 (N, C, H, W) on the device; preserved: (P,) class indices. `STEPS` of the sign of the gradient
     (targeted projected gradient descent, Madry et al., 2018), no value changed by more than the least of `REACHES` at
     which the original is `SURE` of the class.
-    `original` must be frozen. `on_batch` is called after each batch and stops the making by raising.
+    `original` must be frozen. `on_batch` is called after each reach of each batch and stops the making by raising.
     """
     made = [images[:0]]
     chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_OF_EACH)])[:count]
     for batch in torch.split(chosen, BATCH) if count else []:
         start = images[batch.to(images.device)].float()
         goals = preserved[torch.randint(len(preserved), (len(batch),), generator=generator).to(preserved.device)]
-        made.append(_moved(original, start, goals, preprocessing, compute))
-        on_batch()
+        made.append(_moved(original, start, goals, preprocessing, compute, on_batch))
     return Proxies(torch.cat(made))
 
 
 def _moved(
-    original: SplitNetwork, start: Tensor, goals: Tensor, preprocessing: Preprocessing, compute: Compute
+    original: SplitNetwork,
+    start: Tensor,
+    goals: Tensor,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    on_reach: Callable[[], None],
 ) -> Tensor:
     def surprise(images: Tensor, goals: Tensor) -> Tensor:
         with compute.autocast():
@@ -80,6 +84,7 @@ def _moved(
             images = images.detach() - 1.5 * reach / STEPS * slope.sign()
             images = images.clamp(origin - reach, origin + reach).clamp(0, 255)
         moved[unsure] = images
+        on_reach()
         with torch.no_grad():
             unsure = unsure[surprise(images, goal) > -math.log(SURE)]
         if not len(unsure):

@@ -81,8 +81,13 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         kept.enter_context(work.vault.discarded_on_error(target, module))
         read_back = _read_back(work, job, target, module)
         scrubbed: list[HeldModule] = []
-        for held in job.older_modules:
-            scrubbed.append(_scrub(work, job, held, original, deposit_set, pulse.part(len(scrubbed) + 1)))
+        for number, held in enumerate(job.older_modules, 1):
+            try:
+                scrubbed.append(_scrub(work, job, held, original, deposit_set, pulse.part(number)))
+            except VaultDamaged:
+                if jobs.holds(session, held):
+                    raise
+                continue  # it was purged meanwhile
             kept.enter_context(work.vault.discarded_on_error(scrubbed[-1].stored))
         measured = _measure(work, job, original, *read_back, pulse)
     jobs.publish(session, work.vault, job, target, module, scrubbed, measured)

@@ -11,7 +11,7 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=LimitedRoute)
 
 @router.post("", status_code=201)
 def create_key(body: KeyCreate, actor: Administrator, session: SessionDep) -> NewKey:
-    """Make an API key. Its secret is in this answer and nowhere else."""
+    """Make an API key. Its secret is in this answer and nowhere else (sealed for a day, with an `Idempotency-Key`)."""
     row, key = service.create_key(session, actor, body.name, body.roles, body.end())
     return NewKey(**Key.model_validate(row).model_dump(), key=key)
 

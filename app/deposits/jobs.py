@@ -128,6 +128,12 @@ def _holding(session: Session, model_id: str) -> Sequence[tuple[DepositRow, str]
     return [(row, row.module_object_id) for row in rows if row.module_object_id]
 
 
+def holds(session: Session, held: HeldModule) -> bool:
+    """Whether the deposit still has its module."""
+    with session.begin():
+        return session.get_one(DepositRow, held.deposit_id, populate_existing=True).state == State.DEPOSITED
+
+
 def class_indices(session: Session, deposit_id: str) -> list[int]:
     """The classes of a deposit, in the order of the model's outputs."""
     query = sa.select(DepositClassRow.class_index).where(DepositClassRow.deposit_id == deposit_id)

@@ -7,7 +7,6 @@ from datetime import datetime
 
 import torch
 from cachetools import LRUCache
-from sqlalchemy.orm import Session
 from torch import Tensor, nn
 
 from app.database import Database, now
@@ -64,7 +63,6 @@ class InferenceEngine:
         self._database, self._vault, self.compute = database, vault, compute
         self._parts: LRUCache[str, nn.Module] = LRUCache(cache_bytes, getsizeof=_bytes_of)
         self._lock = threading.Lock()
-        self._generations: dict[str, int] = {}
 
     def view(self, model_name: str, withdrawal_id: str | None = None) -> View:
         """The model's view now; with a withdrawal, that of this one alone.
@@ -73,9 +71,6 @@ class InferenceEngine:
         """
         with self._database.reading() as session:
             model = registry.get_ready(session, model_name)
-            if self._generations.get(model.id, 0) < model.generation:
-                self._drop_shredded(session)
-                self._generations[model.id] = model.generation
             if withdrawal_id is None:
                 active = withdrawals.active(session, model.id)
             else:
@@ -177,18 +172,16 @@ class InferenceEngine:
         return logits
 
     def drop_shredded(self) -> None:
-        """Nothing whose key was destroyed stays in memory. (Other replicas do so with their next request.)"""
-        with self._database.reading() as session:
-            self._drop_shredded(session)
-
-    def _drop_shredded(self, session: Session) -> None:
+        """Nothing whose key was destroyed stays in memory; to be called from time to time."""
         with self._lock:
             names_of = {key: set(key.split("/")) for key in self._parts}
-        gone = vaults.shredded_names(session, set().union(*names_of.values()))
+        if not names_of:
+            return
+        with self._database.reading() as session:
+            gone = vaults.shredded_names(session, set().union(*names_of.values()))
         with self._lock:
-            for key, names in names_of.items():
-                if names & gone:
-                    self._parts.pop(key, None)
+            for key in [key for key, names in names_of.items() if names & gone]:
+                self._parts.pop(key, None)
 
     def _network(self, stored: StoredNetwork) -> SplitNetwork:
         part = self._part(f"{stored.upper.name}/{stored.lower.name}", lambda: stored.open(self._vault))

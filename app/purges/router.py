@@ -1,6 +1,6 @@
 from fastapi import APIRouter
 
-from app.dependencies import Administrator, EngineDep, SessionDep, SettingsDep, VaultDep
+from app.dependencies import Administrator, DatabaseDep, EngineDep, SessionDep, SettingsDep, VaultDep
 from app.deposits import service as deposits
 from app.purges import service
 from app.purges.schemas import Purge, PurgeCreate
@@ -16,13 +16,16 @@ def purge_deposit(
     body: PurgeCreate,
     actor: Administrator,
     session: SessionDep,
+    database: DatabaseDep,
     vault: VaultDep,
     settings: SettingsDep,
     engine: EngineDep,
 ) -> Purge:
     """Destroy the deposit module for good, and every older network that knows its classes. Cannot be undone."""
-    purged = service.purge(session, vault, settings, actor, deposit_id, body.classes, body.reason)
-    engine.drop_shredded()
+    try:
+        purged = service.purge(session, database, vault, settings, actor, deposit_id, body.classes, body.reason)
+    finally:
+        engine.drop_shredded()
     row = purged.deposit
     with session.begin():
         return Purge(

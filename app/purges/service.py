@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
+from app.database import Database
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.errors import Problem
@@ -35,6 +36,7 @@ class Purged:
 
 def purge(
     session: Session,
+    database: Database,
     vault: Vault,
     settings: Settings,
     actor: Actor,
@@ -51,19 +53,7 @@ def purge(
         row = deposits.get(session, deposit_id)
         registry.lock(session, row.model_id)
         session.refresh(row)
-        deposits.module(session, row)  # there is one
-        named = deposits.class_names(session, row)
-        if sorted(classes) != sorted(named):
-            raise ClassesNotConfirmed(
-                f"deposit '{deposit_id}' holds {', '.join(map(repr, named[:10]))} ({len(named)}); a purge cannot be "
-                "undone: name exactly these classes to confirm it."
-            )
-        active = withdrawals.active(session, row.model_id)
-        if lent := [one.id for one in active if row.id in withdrawals.deposit_ids(session, one)]:
-            raise StillWithdrawn(
-                f"{len(lent)} withdrawals lend this deposit; revoke them first: {', '.join(lent[:10])}.",
-                withdrawals=lent,
-            )
+        named = _demand_purgeable(session, row, classes)
         assert row.revision is not None
         revisions, garbage = registry.shred_revisions_before(session, row.model_id, row.revision)
         garbage.append(deposits.purge_module(session, actor, row, reason))
@@ -84,5 +74,22 @@ def purge(
                 "shred_effective_at": gone.isoformat() if gone else None,
             },
         )
+    database.forget_freed()
     vault.remove(garbage)
     return Purged(row, gone)
+
+
+def _demand_purgeable(session: Session, row: DepositRow, classes: Sequence[str]) -> list[str]:
+    deposits.module(session, row)  # there is one
+    named = deposits.class_names(session, row)
+    if sorted(classes) != sorted(named):
+        raise ClassesNotConfirmed(
+            f"deposit '{row.id}' holds {', '.join(map(repr, named[:10]))} ({len(named)}); a purge cannot be undone: "
+            "name exactly these classes to confirm it."
+        )
+    active = withdrawals.active(session, row.model_id)
+    if lent := [one.id for one in active if row.id in withdrawals.deposit_ids(session, one)]:
+        raise StillWithdrawn(
+            f"{len(lent)} withdrawals lend this deposit; revoke them first: {', '.join(lent[:10])}.", withdrawals=lent
+        )
+    return named

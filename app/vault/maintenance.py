@@ -116,6 +116,7 @@ def _wrap_batch(database: Database, keys: FileMasterKeys) -> int:
         rows = session.scalars(
             sa.select(VaultObjectRow)
             .where(VaultObjectRow.wrapped_key.is_not(None), VaultObjectRow.master_key_version != keys.version)
+            .order_by(VaultObjectRow.id)
             .limit(BATCH)
         ).all()
         for row in rows:

@@ -41,18 +41,20 @@ def open(
 ) -> WithdrawalRow:
     """The classes of these deposits answer until the withdrawal ends.
 
-    Raises `UnknownDeposit`, `NotDeposited`, `DepositsOfSeveralModels`, `ExpiryPassed`.
+    Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `DepositsOfSeveralModels`, `ExpiryPassed`.
     """
     with session.begin():
         rows = [deposits.get(session, deposit_id) for deposit_id in deposit_ids]
-        for row in rows:
-            deposits.module(session, row)
         model_ids = {row.model_id for row in rows}
+        for model_id in sorted(model_ids):
+            registry.lock(session, model_id)
+        for row in rows:  # as they are now that nothing changes them
+            session.refresh(row)
+            deposits.module(session, row)
         if len(model_ids) > 1:
             raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
         demand_to_come(expires_at)
         model = registry.by_id(session, model_ids.pop())
-        registry.lock(session, model.id)
         withdrawal = WithdrawalRow(
             id=new_id(),
             model_id=model.id,

@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import sqlalchemy as sa
 import uvicorn
+from fastapi import FastAPI
 
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
@@ -115,27 +116,35 @@ class Service:
         return deposit_id
 
 
-@pytest.fixture
-def service(settings: Settings, database: Database) -> Iterator[Service]:
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning", lifespan="on"))
+@contextmanager
+def started(settings: Settings) -> Iterator[tuple[str, FastAPI]]:
+    """The API in a thread of this process: its URL and the application."""
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", app
+    finally:
+        server.should_exit = True
+        thread.join()
 
+
+@pytest.fixture
+def service(settings: Settings, database: Database) -> Iterator[Service]:
     def key_of(name: str, *roles: Role) -> str:
         with database.session() as session:
             return access.create_key(session, LOCAL_ADMINISTRATOR, name, list(roles))[1]
 
-    clients = [
-        Client(url, key_of(str(role), role))
-        for role in (Role.ADMINISTRATOR, Role.OPERATOR, Role.CUSTODIAN, Role.AUDITOR)
-    ]
-    clients.append(Client(url, key_of("reader")))
-    yield Service(url, settings, database, key_of, *clients)
-    for client in clients:
-        client.close()
-    server.should_exit = True
-    thread.join()
+    with started(settings) as (url, _):
+        clients = [
+            Client(url, key_of(str(role), role))
+            for role in (Role.ADMINISTRATOR, Role.OPERATOR, Role.CUSTODIAN, Role.AUDITOR)
+        ]
+        clients.append(Client(url, key_of("reader")))
+        yield Service(url, settings, database, key_of, *clients)
+        for client in clients:
+            client.close()

@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from app import authentication
 from app.access.service import Role
 from app.main import create_app
 from lirf_client import LirfError
@@ -141,6 +143,16 @@ def test_a_key_tells_when_it_was_used_last(service: Service) -> None:
     assert first
     httpx.get(f"{service.url}/v1/models", headers=headers)
     assert last_used(made["id"]) == first  # once a minute
+
+
+def test_a_database_that_takes_no_writes_still_lets_readers_in(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("the disk is full"))
+
+    monkeypatch.setattr(authentication, "note_use", fails)
+    assert service.reader.models() == []
 
 
 def test_secrets_are_not_in_the_database(service: Service) -> None:

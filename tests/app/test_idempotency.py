@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from app import repetition
 from app.access.service import Role
@@ -123,9 +124,11 @@ def test_sent_many_times_at_once_it_is_carried_out_once(service: Service, post: 
 
 
 def test_what_was_refused_may_be_sent_again(service: Service, post: Post) -> None:
-    key, body = new_key(), {"name": "birds", "architecture": {"name": "no-such"}, "classes": ["a", "b"]}
-    assert post("/v1/models", key, json=body).status_code == 422
-    assert post("/v1/keys", key, json={"name": "shop", "roles": []}).status_code == 201
+    service.register()
+    key, body = new_key(), {"dataset_id": "not yet there", "reason": "licence ended"}
+    assert post("/v1/models/birds/deposits", key, json=body).status_code == 404
+    body["dataset_id"] = service.operator.upload_dataset("birds", service.archive(["auk"]))["id"]
+    assert post("/v1/models/birds/deposits", key, json=body).status_code == 202
 
 
 def test_a_lost_answer_names_what_was_made(service: Service, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +141,28 @@ def test_a_lost_answer_names_what_was_made(service: Service, post: Post, monkeyp
     assert again.status_code == 409
     assert again.json()["subject"] == first["id"]
     assert len(service.reader.deposits("birds")) == 1
+
+
+def test_an_answer_that_cannot_be_kept_is_still_given(
+    service: Service, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("the database is locked"))
+
+    key = new_key()
+    with monkeypatch.context() as patched:
+        patched.setattr(idempotency, "keep", fails)
+        made = post("/v1/keys", key, json={"name": "shop", "roles": []})
+    assert made.status_code == 201
+    assert post("/v1/keys", key, json={"name": "shop", "roles": []}).status_code == 409
+
+
+def test_an_answer_that_does_not_open_is_not_made_up(service: Service, post: Post) -> None:
+    key, body = new_key(), {"name": "shop", "roles": []}
+    post("/v1/keys", key, json=body)
+    with service.database.session() as session, session.begin():
+        session.execute(sa.text("UPDATE idempotency_keys SET answer = :cut"), {"cut": b"cut"})
+    assert post("/v1/keys", key, json=body).json()["type"].endswith(":idempotent-answer-missing")
 
 
 def test_kept_answers_are_sealed(service: Service, post: Post) -> None:

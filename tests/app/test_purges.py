@@ -1,18 +1,23 @@
 """After a purge nothing yields the deposit module, and what it held stays forgotten."""
 
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.orm
 
 from app.deposits.tables import DepositRow
 from app.inference.engine import InferenceEngine
+from app.registry import service as registry
 from app.registry.tables import RevisionRow
 from app.vault.service import VaultDamaged, stored
 from app.vault.tables import VaultObjectRow
+from app.withdrawals import service as withdrawals
 from lirf_client import LirfError
 from lirf_core.compute import Compute
-from tests.app.conftest import Service
+from tests.app.conftest import Service, started
 from tests.app.factories import infer_request
 from worker import job as worker_job
 from worker.job import Work
@@ -27,7 +32,7 @@ def refusal(service: Service, deposit_id: str, classes: list[str]) -> str:
 
 
 def objects(service: Service) -> dict[str, bytes | None]:
-    """Wrapped keys by the kind and subject of the object."""
+    """Wrapped keys by the name of the object."""
     with service.database.reading() as session:
         return {row.name: row.wrapped_key for row in session.scalars(sa.select(VaultObjectRow))}
 
@@ -127,26 +132,80 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
         module = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
     assert module.name in other._parts
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
-    other.view("birds")
+    other.drop_shredded()
     assert module.name not in other._parts
+
+
+def test_an_api_process_drops_what_another_one_purged(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, app):
+        engine: InferenceEngine = app.state.engine
+        engine.prepare([deposit_id])
+        assert engine._parts
+        service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+        with service.database.reading() as session:
+            module_id = session.get_one(DepositRow, deposit_id).module_object_id
+            name = session.get_one(VaultObjectRow, module_id).name
+        end = time.monotonic() + 10
+        while name in engine._parts and time.monotonic() < end:
+            time.sleep(0.05)
+        assert name not in engine._parts
 
 
 def test_the_answer_says_until_when_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.settings, "backup_days", 30.0)
     service.register()
     purged = service.administrator.purge(service.deposit(["auk"]), classes=["auk"], reason=REASON)
-    ends = purged["shred_effective_at"]
-    assert ends
-    assert ends[:10] > purged["purged_at"][:10]
+    ends, at = (datetime.fromisoformat(purged[name] or "") for name in ("shred_effective_at", "purged_at"))  # type: ignore[literal-required]
+    assert ends - at == timedelta(days=30)
 
 
-def test_bytes_that_could_not_be_removed_are_noise(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL's files are its server's
+def test_the_key_is_in_no_file_of_the_database(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
-    files = {path: path.read_bytes() for path in Path(service.settings.folder / "vault").rglob("*") if path.is_file()}
+    with service.database.reading() as session:
+        key = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "").wrapped_key
+    files = [Path(f"{service.database.url.database}{end}") for end in ("", "-wal")]
+    assert any(key in path.read_bytes() for path in files)
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
-    for path, content in files.items():  # as if a disk had kept them
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    with service.database.reading() as session, pytest.raises(Exception, match="was shredded"):
-        stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
+    assert not any(key in path.read_bytes() for path in files if path.exists())
+
+
+def test_a_withdrawal_that_waits_for_a_purge_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    lock = registry.lock
+    purged: list[str] = []
+
+    def purged_first(session: sa.orm.Session, model_id: str) -> None:
+        """What a withdrawal that waits for the model's lock finds when it gets it."""
+        if not purged and service.database.url.get_backend_name() != "sqlite":
+            purged.append(deposit_id)
+            service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+        lock(session, model_id)
+
+    monkeypatch.setattr(withdrawals.registry, "lock", purged_first)
+    if service.database.url.get_backend_name() == "sqlite":  # there, changes follow each other anyway
+        service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+    with pytest.raises(LirfError, match="stay forgotten"):
+        service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    service.reader.infer("birds", infer_request(1))
+
+
+def test_a_deposit_goes_on_when_an_older_module_is_purged_before_it_is_scrubbed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.register()
+    first = service.deposit(["auk"])
+    train = worker_job.deposit
+
+    def purged_after(*arguments: object, **options: object) -> object:
+        made = train(*arguments, **options)  # type: ignore[arg-type]
+        service.administrator.purge(first, classes=["auk"], reason=REASON)
+        return made
+
+    monkeypatch.setattr(worker_job, "deposit", purged_after)
+    second = service.deposit(["dodo"])
+    assert service.reader.deposit(second)["attempts"] == 1

@@ -42,6 +42,7 @@ Switch off what an image classifier knows of some classes, prove it, and switch 
 2. **Deposit**: upload images of the classes to forget (`POST /v1/models/{name}/datasets`), then
    `POST /v1/models/{name}/deposits`, and follow it.
 3. **Withdraw** and **revoke**: `POST /v1/withdrawals`, `DELETE /v1/withdrawals/{id}`.
+   **Purge** a deposit for good: `POST /v1/deposits/{id}/purge`.
 4. **Ask**: `POST /v2/models/{name}/infer` (Open Inference Protocol), or an image at `/v1/models/{name}/predict`.
 
 Every route but health and this description needs an API key: `Authorization: Bearer lirf_...`.

@@ -1,6 +1,5 @@
 """The base of the errors of every domain: types that are raised where the rule is, and say what to do."""
 
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 
@@ -14,13 +13,3 @@ class Problem(Exception):
     def __init__(self, detail: str, **members: Any) -> None:
         self.detail, self.members = detail, members
         super().__init__(detail)
-
-
-class ExpiryPassed(Problem):
-    status, slug, title = 422, "expiry-passed", "It would have ended before it began"
-
-
-def demand_to_come(expires_at: datetime | None) -> None:
-    """Raises `ExpiryPassed`."""
-    if expires_at and expires_at <= datetime.now(UTC):
-        raise ExpiryPassed(f"expires_at is {expires_at:%Y-%m-%d %H:%M:%S} UTC, which has passed; give a later time.")

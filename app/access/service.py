@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from app.access.tables import ApiKeyRow
 from app.audit import service as audit
 from app.database import changes, new_id, now
-from app.errors import Problem, demand_to_come
+from app.errors import Problem
+from app.expiry import demand_to_come
 from app.paging import PageRequest, newest_first
 
 LAST_USED_STEP = timedelta(minutes=1)

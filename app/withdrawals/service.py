@@ -11,7 +11,8 @@ from app.access.service import Actor
 from app.audit import service as audit
 from app.database import changes, new_id, now
 from app.deposits import service as deposits
-from app.errors import Problem, demand_to_come
+from app.errors import Problem
+from app.expiry import demand_to_come
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.withdrawals.tables import WithdrawalDepositRow

@@ -1,15 +1,17 @@
 import re
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from app import authentication
-from app.access.service import Role
+from app.access.service import LAST_USED_STEP, Role
+from app.access.tables import ApiKeyRow
 from app.main import create_app
 from lirf_client import LirfError
 from tests.app.conftest import Service
@@ -143,6 +145,11 @@ def test_a_key_tells_when_it_was_used_last(service: Service) -> None:
     assert first
     httpx.get(f"{service.url}/v1/models", headers=headers)
     assert last_used(made["id"]) == first  # once a minute
+    with service.database.session() as session, session.begin():
+        a_minute_ago = datetime.now(UTC) - LAST_USED_STEP - timedelta(seconds=1)
+        session.execute(sa.update(ApiKeyRow).values(last_used_at=a_minute_ago))
+    httpx.get(f"{service.url}/v1/models", headers=headers)
+    assert (last_used(made["id"]) or "") > first
 
 
 def test_a_database_that_takes_no_writes_still_lets_readers_in(
@@ -158,8 +165,6 @@ def test_a_database_that_takes_no_writes_still_lets_readers_in(
 def test_secrets_are_not_in_the_database(service: Service) -> None:
     key = service.key_of("secretive", Role.AUDITOR)
     secret = key.split("_", 2)[2]
-    import sqlalchemy as sa
-
     from app.tables import metadata
 
     with service.database.engine.connect() as connection:

@@ -1,0 +1,15 @@
+"""Ends of what is made for a time: withdrawals, API keys."""
+
+from datetime import UTC, datetime
+
+from app.errors import Problem
+
+
+class ExpiryPassed(Problem):
+    status, slug, title = 422, "expiry-passed", "It would have ended before it began"
+
+
+def demand_to_come(expires_at: datetime | None) -> None:
+    """Raises `ExpiryPassed`."""
+    if expires_at and expires_at <= datetime.now(UTC):
+        raise ExpiryPassed(f"expires_at is {expires_at:%Y-%m-%d %H:%M:%S} UTC, which has passed; give a later time.")

@@ -1,7 +1,8 @@
 """Ends of what is made for a time: withdrawals, API keys."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
+from app.database import now
 from app.errors import Problem
 
 
@@ -11,5 +12,5 @@ class ExpiryPassed(Problem):
 
 def demand_to_come(expires_at: datetime | None) -> None:
     """Raises `ExpiryPassed`."""
-    if expires_at and expires_at <= datetime.now(UTC):
+    if expires_at and expires_at <= now():
         raise ExpiryPassed(f"expires_at is {expires_at:%Y-%m-%d %H:%M:%S} UTC, which has passed; give a later time.")

@@ -60,7 +60,7 @@ class IdempotentRoute(APIRoute):
             request.state.claim = claim = Claim(actor.key_id, key)
             try:
                 if self.holds_body:
-                    await demand_new(request, hashlib.sha256(await _body(request)).hexdigest())
+                    await demand_new(request, claim, hashlib.sha256(await _body(request)).hexdigest())
                 response = await handler(request)
             except _Replayed as replay:
                 return replay.answer
@@ -94,14 +94,13 @@ async def _body(request: Request) -> bytes:
         raise HTTPException(400, "the body ended before all of it had come; send it again.") from error
 
 
-async def demand_new(request: Request, body_digest: str) -> None:
+async def demand_new(request: Request, claim: Claim, body_digest: str) -> None:
     """Raises `_Replayed` when the claim's request was carried out before."""
-    if claim := claim_of(request):
-        url = request.url
-        asked = json.dumps([request.method, url.path, url.query, body_digest])
-        claim.request_digest = hashlib.sha256(asked.encode()).hexdigest()
-        if answer := await run_in_threadpool(_answered_before, request, claim):
-            raise _Replayed(answer)
+    url = request.url
+    asked = json.dumps([request.method, url.path, url.query, body_digest])
+    claim.request_digest = hashlib.sha256(asked.encode()).hexdigest()
+    if answer := await run_in_threadpool(_answered_before, request, claim):
+        raise _Replayed(answer)
 
 
 def _answered_before(request: Request, claim: Claim) -> Response | None:

@@ -56,15 +56,15 @@ async def streamed_to_file(request: Request, folder: Path, limit: int) -> AsyncI
     Raises HTTPException 413 as soon as more than `limit` bytes have come.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
-        received, digest, is_claimed = 0, hashlib.sha256(), claim_of(request) is not None
+        received, digest, claim = 0, hashlib.sha256(), claim_of(request)
         async for chunk in request.stream():
             received += len(chunk)
             if received > limit:
                 raise _too_large(limit)
             await run_in_threadpool(file.write, chunk)
-            if is_claimed:
+            if claim:
                 await run_in_threadpool(digest.update, chunk)
-        if is_claimed:
-            await demand_new(request, digest.hexdigest())
+        if claim:
+            await demand_new(request, claim, digest.hexdigest())
         file.seek(0)
         yield cast(BinaryIO, file)

@@ -77,6 +77,11 @@ def _moved(
 
     moved, unsure = start.clone(), torch.arange(len(start), device=start.device)
     for reach in REACHES:
+        if reach > REACHES[0]:
+            with torch.no_grad():
+                unsure = unsure[surprise(moved[unsure], goals[unsure]) > -math.log(SURE)]
+            if not len(unsure):
+                break
         images, origin, goal = moved[unsure], start[unsure], goals[unsure]
         for _ in range(STEPS):
             images = images.detach().requires_grad_()
@@ -85,8 +90,4 @@ def _moved(
             images = images.clamp(origin - reach, origin + reach).clamp(0, 255)
         moved[unsure] = images
         on_reach()
-        with torch.no_grad():
-            unsure = unsure[surprise(images, goal) > -math.log(SURE)]
-        if not len(unsure):
-            break
     return moved.round().to(torch.uint8)

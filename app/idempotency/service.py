@@ -110,11 +110,9 @@ def _write(session: Session) -> None:
     assert claim.request_digest
     expired = sa.delete(IdempotencyRow).where(*_is(claim), IdempotencyRow.created_at < now() - KEPT)
     session.execute(expired, execution_options={"synchronize_session": False})
-    row: dict[str, Any] = {"api_key_id": claim.api_key_id, "key": claim.key, "created_at": now()}
+    row = {"api_key_id": claim.api_key_id, "key": claim.key, "request_digest": claim.request_digest}
     try:
-        session.execute(
-            sa.insert(IdempotencyRow).values(**row, request_digest=claim.request_digest, subject=subjects[0])
-        )
+        session.execute(sa.insert(IdempotencyRow).values(**row, subject=subjects[0], created_at=now()))
     except IntegrityError as error:  # the same request, sent twice at once
         raise _missing(None) from error
     session.info[_WRITTEN] = True

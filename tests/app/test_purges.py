@@ -37,6 +37,18 @@ def objects(service: Service) -> dict[str, bytes | None]:
         return {row.name: row.wrapped_key for row in session.scalars(sa.select(VaultObjectRow))}
 
 
+def purge_after(service: Service, monkeypatch: pytest.MonkeyPatch, step: str, deposit_id: str) -> None:
+    """The deposit of auk is purged when this step of a worker's job is done."""
+    carry_out = getattr(worker_job, step)
+
+    def purged_after(*arguments: object, **options: object) -> object:
+        made = carry_out(*arguments, **options)
+        service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+        return made
+
+    monkeypatch.setattr(worker_job, step, purged_after)
+
+
 def test_a_purge_destroys_the_module_and_the_networks_before_it(service: Service) -> None:
     service.register()
     first, second = service.deposit(["auk"]), service.deposit(["dodo"])
@@ -104,14 +116,7 @@ def test_a_deposit_that_runs_meanwhile_does_not_bring_the_module_back(
     """It scrubs the module while the module is purged, and would publish what it made of it."""
     service.register()
     first = service.deposit(["auk"])
-    scrub = worker_job.scrub
-
-    def purged_after(*arguments: object, **options: object) -> object:
-        made = scrub(*arguments, **options)  # type: ignore[arg-type]
-        service.administrator.purge(first, classes=["auk"], reason=REASON)
-        return made
-
-    monkeypatch.setattr(worker_job, "scrub", purged_after)
+    purge_after(service, monkeypatch, "scrub", first)
     service.deposit(["dodo"])
     assert service.reader.deposit(first)["state"] == "purged"
     live = {name for name, key in objects(service).items() if key}
@@ -199,13 +204,6 @@ def test_a_deposit_goes_on_when_an_older_module_is_purged_before_it_is_scrubbed(
 ) -> None:
     service.register()
     first = service.deposit(["auk"])
-    train = worker_job.deposit
-
-    def purged_after(*arguments: object, **options: object) -> object:
-        made = train(*arguments, **options)  # type: ignore[arg-type]
-        service.administrator.purge(first, classes=["auk"], reason=REASON)
-        return made
-
-    monkeypatch.setattr(worker_job, "deposit", purged_after)
+    purge_after(service, monkeypatch, "deposit", first)
     second = service.deposit(["dodo"])
     assert service.reader.deposit(second)["attempts"] == 1

@@ -49,7 +49,7 @@ def origin(outcomes: Outcomes) -> str:
         name: ", ".join(sorted({str(one[name]) for one in ones}))
         for name in ("commit", "device", "precision", "threads", "torch")
     }
-    seeds = sorted({one["experiment"]["seed"] for one in ones if "experiment" in one})
+    seeds = sorted({one["experiment"]["seed"] if "experiment" in one else one["seed"] for one in ones})
     dates = sorted(one["measured_at"] for one in ones)
     about = "; ".join(f"{name} {value}" for name, value in told.items())
     return f"Seeds {', '.join(map(str, seeds))}; {about}; measured {dates[0]} to {dates[-1]}."

@@ -23,6 +23,10 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(5, gt=0, description="Pause between two rounds of the reconciler.")
     doorbell_seconds: float = Field(30, gt=0, description="A queued deposit is announced again after this long.")
     max_attempts: int = Field(3, ge=1, description="A deposit whose worker died this often has failed.")
+    checkpoint_seconds: float = Field(60, gt=0, description="A deposit whose worker died loses at most so much work.")
+    time_limit_seconds: float = Field(
+        24 * 3600, gt=0, le=6 * 24 * 3600, description="A deposit that takes longer has failed."
+    )
     max_archive_bytes: int = Field(20 << 30, gt=0, description="Largest image archive that is taken.")
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest JSON or image body that is taken.")
     cache_bytes: int = Field(2 << 30, gt=0, description="Networks and modules kept assembled for inference.")

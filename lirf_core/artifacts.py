@@ -222,7 +222,7 @@ def load_network(upper: bytes, lower: bytes, belonging: Belonging) -> SplitNetwo
 
 def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
     """A deposit module, rebuilt with its pruned widths and frozen. Raises `DoesNotFit` or `ForeignUpperPart`."""
-    metadata = _metadata(stored)
+    metadata = metadata_of(stored)
     with torch.device("meta"):
         lower = build(belonging.spec, belonging.split).lower
         lower = pruning.rebuild(lower, json.loads(metadata["widths"]))
@@ -248,14 +248,15 @@ def _load(stored: bytes) -> dict[str, Tensor]:
     return safetensors.torch.load(stored)
 
 
-def _metadata(stored: bytes) -> dict[str, str]:
+def metadata_of(stored: bytes) -> dict[str, str]:
+    """The metadata of safetensors bytes of our own."""
     header_bytes = int.from_bytes(stored[:8], "little")
     metadata: dict[str, str] = json.loads(stored[8 : 8 + header_bytes])["__metadata__"]
     return metadata
 
 
 def _fill(part: nn.Module, stored: bytes, expected: dict[str, str], grid: Grid | None = None) -> None:
-    metadata = _metadata(stored)
+    metadata = metadata_of(stored)
     if metadata["upper_digest"] != expected["upper_digest"]:
         raise ForeignUpperPart(
             f"this {expected['part']} belongs to the upper part {metadata['upper_digest'][:12]}, "

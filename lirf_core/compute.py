@@ -1,6 +1,7 @@
 """Where the arithmetic runs and in which precision."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +11,23 @@ from torch import Tensor, nn
 from lirf_core.data import Preprocessing
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class OutOfMemory(RuntimeError):
+    """The device has not the memory that the work takes."""
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raises `OutOfMemory` for whatever PyTorch and Python raise then; of a CPU's memory PyTorch says so in words."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(str(error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise OutOfMemory(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True)

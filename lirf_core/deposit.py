@@ -39,19 +39,21 @@ def deposit(
     compute: Compute,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_preparation: Callable[[], None] = lambda: None,
+    checkpoint: bytes | None = None,
 ) -> DepositResult:
     """Splits the knowledge of `original` (which may already be a target network) into target and deposit module.
 
     images: uint8 (N, C, H, W) of deposited classes only; labels: int64 (N,). `preserved` are the classes that the
     network answers for after this deposit. `on_preparation` is called after each batch of proxy images that was made,
-    `on_step` after each step; either stops the deposit by raising.
-    The result depends on the arguments alone (on one machine). Raises `DepositDiverged`, and ValueError for a deposit
-    set that is empty or has images of another class, or when no class would be left.
+    `on_step` after each step; either stops the deposit by raising. With a `checkpoint` (`Progress.checkpoint`) of a
+    deposit with the same arguments that was stopped so, it goes on from there.
+    The result depends on the other arguments alone (on one machine). Raises `DepositDiverged`, `ForeignCheckpoint`, and
+    ValueError for a deposit set that is empty or has images of another class, or when no class would be left.
     """
     _demand_some(preserved)
     removal = ClassRemoval(original, _indices(deposited, compute), _indices(preserved, compute), config)
     parts = _parts(original, deposited, preserved, preprocessing, config)
-    trained = train(parts, removal, images, labels, preprocessing, config, compute, on_step, on_preparation)
+    trained = train(parts, removal, images, labels, preprocessing, config, compute, on_step, on_preparation, checkpoint)
     return _result(trained)
 
 
@@ -66,6 +68,7 @@ def deposit_samples(
     compute: Compute,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_preparation: Callable[[], None] = lambda: None,
+    checkpoint: bytes | None = None,
 ) -> DepositResult:
     """Splits off what `original` knows of single images, whose classes it goes on answering for.
 
@@ -91,7 +94,9 @@ def deposit_samples(
     removal = SampleRemoval(_indices(classes, compute), wanted.to(compute.device), config)
     parts = _parts(original, deposited, preserved, preprocessing, config)
     as_they_are = replace(config, augmentation=Augmentation(crop_padding=0, horizontal_flip=False))
-    trained = train(parts, removal, images, labels, preprocessing, as_they_are, compute, on_step, on_preparation)
+    trained = train(
+        parts, removal, images, labels, preprocessing, as_they_are, compute, on_step, on_preparation, checkpoint
+    )
     return _result(trained)
 
 
@@ -107,6 +112,7 @@ def scrub(
     compute: Compute,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_preparation: Callable[[], None] = lambda: None,
+    checkpoint: bytes | None = None,
 ) -> DepositModule:
     """The module of an earlier deposit without what it still knows of the classes that are deposited now.
 
@@ -119,7 +125,7 @@ def scrub(
     network = SplitNetwork(module.lower, upper)
     removal = ClassRemoval(network, _indices(deposited, compute), _indices(kept, compute), config)
     parts = Parts(network, module.grid.bits, None, None, sorted(deposited), kept)
-    trained = train(parts, removal, images, labels, preprocessing, config, compute, on_step, on_preparation)
+    trained = train(parts, removal, images, labels, preprocessing, config, compute, on_step, on_preparation, checkpoint)
     lower, grid = trained.scrubbed()
     return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, grid)
 

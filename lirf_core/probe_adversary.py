@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lirf_core.checkpoints import optimiser_state, restore_optimiser
 from lirf_core.features import classifier
 from lirf_core.network import SplitNetwork
 
@@ -39,3 +40,14 @@ class ProbeAdversary:
     def logits(self, features: Tensor) -> Tensor:
         """features: (B, F). Returns (B, D); the gradient reaches the features and not the probe."""
         return F.linear(self.norm(features.float()), self.weight.detach(), self.bias.detach())
+
+    def state(self) -> dict[str, Tensor]:
+        """The probe, and what its optimiser remembers."""
+        return {"weight": self.weight, "bias": self.bias, **optimiser_state(self.optimiser)}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on from a `state`."""
+        self.weight.copy_(state.pop("weight"))
+        self.bias.copy_(state.pop("bias"))
+        restore_optimiser(self.optimiser, state)

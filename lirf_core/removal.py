@@ -49,6 +49,12 @@ class Removal(Protocol):
     def terms(self, batch: Batch, generator: Generator) -> Terms:
         """Weight and loss of each term, by its name."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What it has learnt so far, for a checkpoint."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on from a `state`."""
+
 
 class ClassRemoval:
     """Eq. 2 to 4: the deposited classes are lost, the answers among the preserved ones kept."""
@@ -81,6 +87,12 @@ class ClassRemoval:
             "at": (0.0, attention.detach()),
         }
 
+    def state(self) -> dict[str, Tensor]:
+        return self._adversary.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._adversary.restore(state)
+
 
 class SampleRemoval:
     """The deposit images are to be answered as images that were never seen; their classes stay.
@@ -109,3 +121,9 @@ class SampleRemoval:
             "kp": (cfg.lambda_kp, kept),
             "fp": (cfg.lambda_fp, batch.features_lost()),
         }
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        pass

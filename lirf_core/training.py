@@ -5,14 +5,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lirf_core import losses, quantisation
-from lirf_core.compute import Compute
+from lirf_core import checkpoints, losses, quantisation
+from lirf_core.checkpoints import Position
+from lirf_core.compute import Compute, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.data import Preprocessing
 from lirf_core.features import LastFeatures
@@ -30,13 +32,18 @@ class DepositDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a deposit is, both counted from 1: `epoch` of `epochs`, `step` of `steps`; and the last step's losses."""
+    """Where a deposit is, both counted from 1: `epoch` of `epochs`, `step` of `steps`; and the last step's losses.
+
+    `checkpoint` gives bytes (`checkpoints`) from which the training goes on as if it had not stopped. They are as
+    large as four lower parts or so, and as secret as the network.
+    """
 
     epoch: int
     epochs: int
     step: int
     steps: int
     losses: dict[str, Tensor]
+    checkpoint: Callable[[], bytes]
 
     def loss_values(self) -> dict[str, float]:
         """Waits for the device. Raises `DepositDiverged`."""
@@ -75,11 +82,13 @@ def train(
     compute: Compute,
     on_step: Callable[[Progress], None],
     on_preparation: Callable[[], None],
+    checkpoint: bytes | None,
 ) -> "Trainer":
     """Carries out every step. images: uint8 (N, C, H, W), labels: (N,), both of the deposited classes alone.
 
-    Raises `DepositDiverged`, ValueError for a deposit set that is empty or has images of another class, and what the
-    callbacks raise.
+    With a `checkpoint` of the same training, only those after it: the result is the same to the last bit (on one
+    machine). Raises `DepositDiverged`, `ForeignCheckpoint`, `OutOfMemory`, ValueError for a deposit set that is empty
+    or has images of another class, and what the callbacks raise.
     """
     if not len(images):
         raise ValueError("the deposit set has no images.")
@@ -89,19 +98,26 @@ def train(
     steps_per_epoch = -(-len(images) // config.batch_size)
     images, labels = images.to(compute.device), labels.to(compute.device)
     epochs = config.epochs_for(steps_per_epoch)
-    step = 0
-    with _deterministic(compute):
+    steps = steps_per_epoch * epochs
+    with _deterministic(compute), memory_errors():
         trainer = Trainer(parts, removal, preprocessing, config, compute)
-        trainer.prepare(images, steps_per_epoch * epochs, shuffler, on_preparation)
-        for epoch in range(1, epochs + 1):
+        trainer.prepare(images, steps, shuffler, on_preparation)
+        at = Position(0, torch.empty(0, dtype=torch.int64))
+        if checkpoint is not None:
+            at = checkpoints.restore(trainer, shuffler, checkpoint, steps, len(images))
+        while at.step < steps:
+            number = at.step % steps_per_epoch
             # Equal parts rather than a small rest: batch norm learns its statistics from each batch.
-            for chosen in torch.randperm(len(images), generator=shuffler).tensor_split(steps_per_epoch):
-                step += 1
-                chosen = chosen.to(compute.device)
-                terms = trainer.step(chosen, images[chosen], labels[chosen], shuffler)
-                progress = Progress(epoch, epochs, step, steps_per_epoch * epochs, terms)
-                on_step(progress)
-            progress.loss_values()
+            order = at.order if number else torch.randperm(len(images), generator=shuffler)
+            chosen = order.tensor_split(steps_per_epoch)[number].to(compute.device)
+            terms = trainer.step(chosen, images[chosen], labels[chosen], shuffler)
+            at = Position(at.step + 1, order)
+            taken = partial(checkpoints.take, trainer, shuffler, at, steps)
+            epoch = (at.step - 1) // steps_per_epoch + 1
+            progress = Progress(epoch, epochs, at.step, steps, terms, taken)
+            on_step(progress)
+            if number + 1 == steps_per_epoch:
+                progress.loss_values()
     return trainer
 
 
@@ -152,9 +168,9 @@ class Trainer:
             generator,
             on_batch,
         )
-        self.trained = [list(part.parameters()) for part in (self.target_lower, self.module_lower) if part is not None]
+        self.learning = nn.ModuleList(part for part in (self.target_lower, self.module_lower) if part is not None)
         self.optimiser = torch.optim.SGD(
-            [parameter for part in self.trained for parameter in part],
+            self.learning.parameters(),
             lr=cfg.learning_rate,
             momentum=cfg.momentum,
             weight_decay=cfg.weight_decay,
@@ -176,7 +192,7 @@ class Trainer:
             with torch.no_grad():
                 split = self.original.lower(inputs)
                 original = Outputs(split, logits=self.upper(split).float(), features=last.latest)
-            splits = [part(inputs) for part in (self.target_lower, self.module_lower) if part is not None]
+            splits = [part(inputs) for part in self.learning]
             target_logits, *module_logits = self.upper(torch.cat(splits)).float().split(len(inputs))
             target = Outputs(splits[0], last.latest[: len(inputs)], target_logits)
 
@@ -194,8 +210,8 @@ class Trainer:
 
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        for part in self.trained:
-            nn.utils.clip_grad_norm_(part, cfg.max_gradient_norm)
+        for part in self.learning:
+            nn.utils.clip_grad_norm_(part.parameters(), cfg.max_gradient_norm)
         self.optimiser.step()
         self.learning_rates.step()
         return {"total": total.detach(), **{name: loss.detach() for name, (_, loss) in terms.items()}}

@@ -7,13 +7,16 @@ not meet the next one. The pools `solo` and `threads` would ignore time limits.
 from app.deposits.doorbell import celery_app
 from app.settings import Settings
 
-app = celery_app(Settings())
+settings = Settings()
+app = celery_app(settings)
 app.conf.update(
     imports=["worker.tasks"],
     worker_pool="prefork",
     worker_pool_start_method="spawn",
     worker_concurrency=1,
     worker_max_tasks_per_child=1,
+    # A deposit that takes too long ends itself; this is for one that cannot.
+    task_time_limit=settings.time_limit_seconds + 120,
     worker_prefetch_multiplier=1,
     worker_proc_alive_timeout=120,  # a child imports torch before it says that it is up
     worker_send_task_events=False,

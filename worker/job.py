@@ -1,8 +1,6 @@
 """What the task does: claim a deposit, train it, store it, read it back, scrub older modules, measure, publish."""
 
 import logging
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -10,10 +8,11 @@ from typing import Any
 import torch
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
+from torch import Tensor
 
 from app.database import Database
 from app.datasets import service as datasets
-from app.deposits import jobs
+from app.deposits import checkpoints, jobs
 from app.deposits.doorbell import Doorbell
 from app.deposits.jobs import Cancelled, HeldModule, Job, LeaseLost
 from app.errors import Problem
@@ -21,14 +20,18 @@ from app.settings import Settings
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.archives import ImageSet
-from lirf_core.compute import Compute
+from lirf_core.compute import Compute, OutOfMemory
+from lirf_core.config import DepositConfig
+from lirf_core.data import Preprocessing
 from lirf_core.deposit import DepositResult, deposit, scrub
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
-from lirf_core.training import DepositDiverged, Progress
+from lirf_core.training import DepositDiverged
+from worker.pulse import Pulse, TookTooLong, Training
 
 log = logging.getLogger(__name__)
-HEARTBEAT_SECONDS = 1.0
+
+Lesson = tuple[Tensor, Tensor, list[int], list[int], Preprocessing, DepositConfig, Compute]
 
 
 class Work:
@@ -58,8 +61,11 @@ def work_on(work: Work, deposit_id: str) -> None:
             log.exception("deposit %s was interrupted", job.id)
             session.rollback()
             jobs.give_back(session, work.vault, work.settings, job, f"{type(error).__name__}: {_first_line(error)}")
-        except (DepositDiverged, Problem, ValueError) as error:
+        except (DepositDiverged, TookTooLong, Problem, ValueError) as error:
             jobs.fail(session, work.vault, job, str(error))
+        except OutOfMemory:
+            log.exception("deposit %s needs more memory", job.id)
+            jobs.try_smaller(session, work.vault, job)
         except Exception as error:
             jobs.fail(session, work.vault, job, f"{type(error).__name__} in the worker; its log says more.")
             raise
@@ -72,7 +78,7 @@ def work_on(work: Work, deposit_id: str) -> None:
 
 
 def _carry_out(work: Work, session: Session, job: Job) -> None:
-    pulse = _Pulse(work, job)
+    pulse = Pulse(work.database, work.vault, work.settings, job)
     deposit_set = datasets.load(work.vault, job.deposit_set, work.settings.spool, pulse.phase("loading"))
     original = job.network.open(work.vault)
     result = _train(work, job, original, deposit_set, pulse)
@@ -81,9 +87,9 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         kept.enter_context(work.vault.discarded_on_error(target, module))
         read_back = _read_back(work, job, target, module)
         scrubbed: list[HeldModule] = []
-        for number, held in enumerate(job.older_modules, 1):
+        for number, held in enumerate(job.older_modules):
             try:
-                scrubbed.append(_scrub(work, job, held, original, deposit_set, pulse.part(number)))
+                scrubbed.append(_scrub(work, job, number, original, deposit_set, pulse))
             except VaultDamaged:
                 if jobs.holds(session, held):
                     raise
@@ -97,73 +103,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
-class _Pulse:
-    """Renews the lease, but only when the work has advanced, and at most once a second."""
-
-    def __init__(self, work: Work, job: Job) -> None:
-        self._work, self._job, self._next = work, job, 0.0
-        self._training: dict[str, Any] = {"phase": "training"}
-
-    def part(self, number: int) -> "_Pulse":
-        """For the scrubbing of the older module of this number, from 1."""
-        pulse = _Pulse(self._work, self._job)
-        pulse._training = {"phase": "scrubbing", "module": number, "modules": len(self._job.older_modules)}
-        return pulse
-
-    def step(self, progress: Progress) -> None:
-        if time.monotonic() >= self._next:
-            where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
-            self.beat({**self._training, **where, "losses": progress.loss_values()})
-
-    def phase(self, name: str) -> Callable[[], None]:
-        """Says where the work is; call the result for each piece of the phase that is done."""
-        self.beat({"phase": name})
-
-        def advanced() -> None:
-            if time.monotonic() >= self._next:
-                self.beat({"phase": name})
-
-        return advanced
-
-    def beat(self, progress: dict[str, Any]) -> None:
-        with self._work.database.session() as session:
-            jobs.heartbeat(session, self._work.settings, self._job, progress)
-        self._next = time.monotonic() + HEARTBEAT_SECONDS
-
-
-def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, pulse: _Pulse) -> DepositResult:
-    return deposit(
-        original,
-        deposit_set.images,
-        deposit_set.labels,
-        job.deposited,
-        job.preserved,
-        job.preprocessing,
-        job.config,
-        work.training,
-        pulse.step,
-        pulse.phase("preparing"),
-    )
+def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, pulse: Pulse) -> DepositResult:
+    training = Training(pulse, checkpoints.TARGET, {"phase": "training"}, is_followed=bool(job.older_modules))
+    lesson = *_lesson(work, job, deposit_set), training.step, pulse.phase("preparing")
+    return training.resumed(lambda checkpoint: deposit(original, *lesson, checkpoint))
 
 
 def _scrub(
-    work: Work, job: Job, held: HeldModule, original: SplitNetwork, deposit_set: ImageSet, pulse: _Pulse
+    work: Work, job: Job, number: int, original: SplitNetwork, deposit_set: ImageSet, pulse: Pulse
 ) -> HeldModule:
-    """An older module without what it knew of the deposited classes; stored, and read back."""
-    belonging = job.network.belonging
-    scrubbed = scrub(
-        artifacts.load_module(work.vault.read(held.stored), belonging),
-        original.upper,
-        deposit_set.images,
-        deposit_set.labels,
-        job.deposited,
-        job.preserved,
-        job.preprocessing,
-        job.config,
-        work.training,
-        pulse.step,
-        pulse.phase("preparing"),
-    )
+    """The older module of this number without what it knew of the deposited classes; stored, and read back."""
+    held, count, belonging = job.older_modules[number], len(job.older_modules), job.network.belonging
+    told = {"phase": "scrubbing", "module": number + 1, "modules": count}
+    training = Training(pulse, held.deposit_id, told, is_followed=number + 1 < count)
+    module = artifacts.load_module(work.vault.read(held.stored), belonging)
+    lesson = *_lesson(work, job, deposit_set), training.step, pulse.phase("preparing")
+    scrubbed = training.resumed(lambda checkpoint: scrub(module, original.upper, *lesson, checkpoint))
     binding = Binding("module", job.model_id, held.deposit_id)
     stored = work.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
     with work.vault.discarded_on_error(stored):
@@ -171,7 +126,13 @@ def _scrub(
     return HeldModule(held.deposit_id, stored)
 
 
-def _store(work: Work, job: Job, result: DepositResult, pulse: _Pulse) -> tuple[StoredObject, StoredObject]:
+def _lesson(work: Work, job: Job, deposit_set: ImageSet) -> Lesson:
+    """What `deposit` and `scrub` are both told, after the networks."""
+    images, labels = deposit_set.images, deposit_set.labels
+    return images, labels, job.deposited, job.preserved, job.preprocessing, job.config, work.training
+
+
+def _store(work: Work, job: Job, result: DepositResult, pulse: Pulse) -> tuple[StoredObject, StoredObject]:
     pulse.phase("storing")
     belonging = job.network.belonging
     module = work.vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(result.module, belonging)])
@@ -190,7 +151,7 @@ def _read_back(work: Work, job: Job, target: StoredObject, module: StoredObject)
 
 
 def _measure(
-    work: Work, job: Job, original: SplitNetwork, target: SplitNetwork, module: DepositModule, pulse: _Pulse
+    work: Work, job: Job, original: SplitNetwork, target: SplitNetwork, module: DepositModule, pulse: Pulse
 ) -> dict[str, Any] | None:
     """Original, target and recover network on the evaluation set's images of the classes that answered before."""
     if job.evaluation_set is None:

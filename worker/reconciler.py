@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.audit import anchors
 from app.audit import service as audit
 from app.database import Database
-from app.deposits import jobs
+from app.deposits import recovery
 from app.deposits.doorbell import Doorbell
 from app.idempotency import service as idempotency
 from app.settings import Settings
@@ -30,7 +30,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with database.session() as session:
-                for deposit_id in jobs.reconcile(session, vault, settings):
+                for deposit_id in recovery.reconcile(session, vault, settings):
                     doorbell.ring(deposit_id)
                 withdrawals.end_expired(session)
                 idempotency.forget_expired(session)

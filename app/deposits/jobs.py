@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.audit import service as audit
 from app.database import changes, now
 from app.datasets import service as datasets
+from app.deposits import checkpoints
 from app.deposits.tables import DepositClassRow, DepositRow, State
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
@@ -44,11 +45,14 @@ class HeldModule:
 class Job:
     """A claimed deposit: everything the work needs, read in the claiming transaction.
 
-    `older_modules` are to forget the deposited classes, too: they were made when the model knew them.
+    `older_modules` are to forget the deposited classes, too: they were made when the model knew them. `checkpoints`
+    are of earlier attempts, by the part of the work; `attempt` counts from 1.
     """
 
     id: str
     token: int
+    attempt: int
+    is_batch_halved: bool
     model_id: str
     model_name: str
     class_names: list[str]
@@ -60,6 +64,7 @@ class Job:
     preserved: list[int]
     config: DepositConfig
     older_modules: list[HeldModule]
+    checkpoints: dict[str, StoredObject]
 
 
 def config_of(stored: dict[str, Any]) -> DepositConfig:
@@ -105,6 +110,8 @@ def _job(session: Session, deposit_id: str) -> Job:
     return Job(
         id=row.id,
         token=row.token,
+        attempt=row.attempts,
+        is_batch_halved=row.is_batch_halved,
         model_id=model.id,
         model_name=model.name,
         class_names=model.class_names,
@@ -118,6 +125,7 @@ def _job(session: Session, deposit_id: str) -> Job:
         older_modules=[
             HeldModule(other.id, vaults.stored(session, object_id)) for other, object_id in _holding(session, model.id)
         ],
+        checkpoints=checkpoints.of_deposit(session, row.id),
     )
 
 
@@ -148,6 +156,25 @@ def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str
         )
         if not renewed:
             _explain_lost(session, job)
+
+
+def keep_checkpoint(
+    session: Session, vault: Vault, settings: Settings, job: Job, part: str, checkpoint: StoredObject
+) -> None:
+    """Keeps where a part of the work is, in place of what was kept of it before. Raises `Cancelled`, `LeaseLost`.
+
+    part: `checkpoints.TARGET`, or the id of the older deposit whose module is scrubbed.
+    """
+    with vault.discarded_on_error(checkpoint), session.begin():
+        registry.lock(session, job.model_id)
+        held = changes(session, _held(job).values(lease_until=now() + timedelta(seconds=settings.lease_seconds)))
+        if not held:
+            _explain_lost(session, job)
+        if part == checkpoints.TARGET or session.get_one(DepositRow, part).state == State.DEPOSITED:
+            garbage = checkpoints.keep(session, job.id, part, checkpoint)
+        else:  # it was purged meanwhile
+            garbage = [checkpoint.name]
+    vault.remove(garbage)
 
 
 def publish(
@@ -190,7 +217,7 @@ def publish(
                 "metrics": metrics,
             },
         )
-        garbage = _shred_deposit_set(session, row, WORKER) + [_replace(session, job, held) for held in scrubbed]
+        garbage = shred_what_it_used(session, row, WORKER) + [_replace(session, job, held) for held in scrubbed]
     vault.remove(garbage)
 
 
@@ -235,26 +262,41 @@ def give_back(session: Session, vault: Vault, settings: Settings, job: Job, fail
 
     `failure` says what the trouble was; None where the worker itself is being stopped, which is no attempt.
     """
-    with session.begin():
-        row = session.get_one(DepositRow, job.id, populate_existing=True)
-        is_last = failure is not None and row.attempts >= settings.max_attempts
-        if not is_last and not row.is_cancel_requested:
-            requeued = changes(
-                session,
-                _held(job).values(
-                    state=State.QUEUED,
-                    lease_until=None,
-                    rung_at=row.created_at - timedelta(days=1),
-                    attempts=row.attempts - (failure is None),
-                ),
-            )
-            if requeued:
-                details = {"attempts": row.attempts, "trouble": failure}
-                audit.record(session, WORKER, "deposit.requeued", model=job.model_name, subject=job.id, details=details)
-            return
-    if is_last:
-        fail(session, vault, job, f"after {row.attempts} attempts: {failure}")
+    if failure is not None and job.attempt >= settings.max_attempts:
+        fail(session, vault, job, f"after {job.attempt} attempts: {failure}")
     else:
+        _requeue(session, vault, job, failure, attempts=job.attempt - (failure is None))
+
+
+def try_smaller(session: Session, vault: Vault, job: Job) -> None:
+    """The device had too little memory: queues the job once more with half the batch, then fails it with advice."""
+    config = job.config
+    halved = {"batch_size": max(2, config.batch_size // 2), "proxy_batch": max(1, config.proxy_batch // 2)}
+    if job.is_batch_halved or halved["batch_size"] == config.batch_size:
+        advice = "ask for a smaller batch_size and proxy_batch, or give the worker a device with more memory."
+        fail(session, vault, job, f"the device has too little memory for a batch_size of {config.batch_size}; {advice}")
+    else:
+        trouble = f"out of memory; once more with a batch_size of {halved['batch_size']}"
+        with session.begin():
+            values = session.get_one(DepositRow, job.id).config | halved
+        _requeue(session, vault, job, trouble, attempts=job.attempt - 1, config=values, is_batch_halved=True)
+
+
+def _requeue(session: Session, vault: Vault, job: Job, trouble: str | None, **values: Any) -> None:
+    """What was trained with other settings is of no use any more."""
+    garbage: list[str] = []
+    with session.begin():
+        # `rung_at` in the past: the reconciler rings in its next round
+        requeued = changes(
+            session,
+            _held(job).values(state=State.QUEUED, lease_until=None, rung_at=now() - timedelta(days=1), **values),
+        )
+        if requeued:
+            details = {"attempts": values["attempts"], "trouble": trouble}
+            audit.record(session, WORKER, "deposit.requeued", model=job.model_name, subject=job.id, details=details)
+            garbage = checkpoints.forget(session, job.id) if "config" in values else []
+    vault.remove(garbage)
+    if not requeued:
         confirm_cancelled(session, vault, job)
 
 
@@ -277,7 +319,7 @@ def _end(session: Session, vault: Vault, job: Job, state: State, action: str, fa
             subject=job.id,
             details={"failure": failure} if failure else None,
         )
-        garbage = _shred_deposit_set(session, row, WORKER)
+        garbage = shred_what_it_used(session, row, WORKER)
     vault.remove(garbage)
 
 
@@ -294,65 +336,13 @@ def end_queued(session: Session, row: DepositRow, actor: str) -> list[str]:
     session.refresh(row)
     model = registry.by_id(session, row.model_id)
     audit.record(session, actor, "deposit.cancelled", model=model.name, subject=row.id)
-    return _shred_deposit_set(session, row, actor)
+    return shred_what_it_used(session, row, actor)
 
 
 def waiting(session: Session, model_id: str) -> list[str]:
     """Queued deposits of a model, oldest first."""
     query = sa.select(DepositRow.id).where(DepositRow.model_id == model_id, DepositRow.state == State.QUEUED)
     return list(session.scalars(query.order_by(DepositRow.id)))
-
-
-def reconcile(session: Session, vault: Vault, settings: Settings) -> list[str]:
-    """Puts right what a crash or a lost message left, and returns the deposits whose doorbell is to be rung.
-
-    A running deposit whose lease ran out is queued again or, after too many attempts, failed; a queued one that was
-    not announced for a while is announced again.
-    """
-    garbage: list[str] = []
-    with session.begin():
-        for row in session.scalars(
-            sa.select(DepositRow).where(DepositRow.state == State.RUNNING, DepositRow.lease_until < now())
-        ).all():
-            garbage += _take_back(session, settings, row)
-        due = now() - timedelta(seconds=settings.doorbell_seconds)
-        busy = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
-        silent = sa.select(DepositRow.id).where(
-            DepositRow.state == State.QUEUED, DepositRow.rung_at < due, DepositRow.model_id.not_in(busy)
-        )
-        ids = list(session.scalars(silent.order_by(DepositRow.id).limit(1000)))
-        session.execute(sa.update(DepositRow).where(DepositRow.id.in_(ids)).values(rung_at=now()))
-    vault.remove(garbage)
-    return ids
-
-
-def _take_back(session: Session, settings: Settings, row: DepositRow) -> list[str]:
-    model = registry.by_id(session, row.model_id)
-    expired = sa.update(DepositRow).where(
-        DepositRow.id == row.id,
-        DepositRow.state == State.RUNNING,
-        DepositRow.token == row.token,
-        DepositRow.lease_until < now(),
-    )
-    if row.is_cancel_requested:
-        values, action = {"state": State.CANCELLED, "finished_at": now(), "lease_until": None}, "deposit.cancelled"
-    elif row.attempts >= settings.max_attempts:
-        failure = (
-            f"the worker was lost {row.attempts} times while it ran; look at the worker's log, then request it again."
-        )
-        values = {"state": State.FAILED, "finished_at": now(), "lease_until": None, "failure": failure}
-        action = "deposit.failed"
-    else:
-        # `rung_at` in the past: the doorbell rings in this same round
-        values = {"state": State.QUEUED, "lease_until": None, "rung_at": row.created_at - timedelta(days=1)}
-        action = "deposit.requeued"
-    if not changes(session, expired.values(**values)):
-        return []
-    session.refresh(row)
-    audit.record(
-        session, audit.RECONCILER, action, model=model.name, subject=row.id, details={"attempts": row.attempts}
-    )
-    return _shred_deposit_set(session, row, audit.RECONCILER) if row.state != State.QUEUED else []
 
 
 def _held(job: Job, even_if_cancelled: bool = False) -> sa.Update:
@@ -370,5 +360,7 @@ def _explain_lost(session: Session, job: Job) -> None:
     raise LeaseLost(f"deposit {job.id} is {row.state} with token {row.token}; this worker holds {job.token}")
 
 
-def _shred_deposit_set(session: Session, row: DepositRow, actor: str) -> list[str]:
-    return [] if row.keeps_dataset else datasets.shred(session, actor, row.dataset_id)
+def shred_what_it_used(session: Session, row: DepositRow, actor: str) -> list[str]:
+    """The deposit has ended; returns the vault names to remove after the transaction."""
+    garbage = checkpoints.forget(session, row.id)
+    return garbage if row.keeps_dataset else garbage + datasets.shred(session, actor, row.dataset_id)

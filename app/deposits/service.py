@@ -10,7 +10,7 @@ from app.audit import service as audit
 from app.database import changes, new_id, now
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
-from app.deposits import jobs
+from app.deposits import checkpoints, jobs
 from app.deposits.jobs import class_indices as class_indices
 from app.deposits.schemas import DepositCreate
 from app.deposits.tables import UNFINISHED, DepositClassRow, State
@@ -222,12 +222,15 @@ def module(session: Session, row: DepositRow) -> StoredObject:
     return vaults.stored(session, row.module_object_id)
 
 
-def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -> str:
-    """In the caller's transaction, which records it: shreds the module; returns the vault name to remove after it."""
+def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -> list[str]:
+    """In the caller's transaction, which records it: shreds the module, and what a running deposit has of it.
+
+    Returns the vault names to remove after it.
+    """
     assert row.module_object_id is not None
     row.state, row.purged_at, row.purged_by, row.purge_reason = State.PURGED, now(), actor.name, reason
     session.flush()
-    return vaults.shred(session, row.module_object_id)
+    return [vaults.shred(session, row.module_object_id), *checkpoints.forget_scrubs(session, row.id)]
 
 
 def _named(names: Sequence[str]) -> str:

@@ -56,6 +56,7 @@ class DepositRow(Base):
     token: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[datetime | None]
     is_cancel_requested: Mapped[bool] = mapped_column(default=False)
+    is_batch_halved: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
     failure: Mapped[str | None] = mapped_column(sa.Text)
     revision: Mapped[int | None]
@@ -65,6 +66,16 @@ class DepositRow(Base):
     purged_at: Mapped[datetime | None]
     purged_by: Mapped[str | None] = mapped_column(sa.String(100))
     purge_reason: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class CheckpointRow(Base):
+    """Where a part of an unfinished deposit goes on: the training of its target, or a scrubbing of an older module."""
+
+    __tablename__ = "deposit_checkpoints"
+
+    deposit_id: Mapped[str] = mapped_column(sa.ForeignKey("deposits.id"), primary_key=True)
+    part: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
+    object_id: Mapped[str] = mapped_column(sa.ForeignKey("vault_objects.id"))
 
 
 class DepositClassRow(Base):

@@ -56,7 +56,7 @@ def purge(
         named = _demand_purgeable(session, row, classes)
         assert row.revision is not None
         revisions, garbage = registry.shred_revisions_before(session, row.model_id, row.revision)
-        garbage.append(deposits.purge_module(session, actor, row, reason))
+        garbage += deposits.purge_module(session, actor, row, reason)
         registry.bump_generation(session, row.model_id)
         assert row.purged_at is not None
         gone = None if settings.backup_days is None else row.purged_at + timedelta(days=settings.backup_days)

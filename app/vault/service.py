@@ -27,7 +27,7 @@ from app.vault.tables import VaultObjectRow
 CHUNK_BYTES = 1 << 20
 FORMAT = 1
 
-Kind = Literal["upper", "lower", "module", "images"]
+Kind = Literal["upper", "lower", "module", "images", "checkpoint"]
 
 
 class VaultDamaged(Problem):
@@ -210,6 +210,14 @@ def shred(session: Session, object_id: str) -> str:
         .where(VaultObjectRow.id == object_id, VaultObjectRow.shredded_at.is_(None))
         .values(wrapped_key=None, shredded_at=now())
     )
+    return row.name
+
+
+def forget(session: Session, object_id: str) -> str:
+    """`shred` for what leaves no row behind."""
+    row = session.get_one(VaultObjectRow, object_id)
+    session.delete(row)
+    session.flush()
     return row.name
 
 

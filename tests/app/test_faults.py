@@ -130,7 +130,7 @@ def test_measuring_renews_the_lease(service: Service, monkeypatch: pytest.Monkey
         heartbeat(session, settings, job, progress)
 
     monkeypatch.setattr(worker_job.jobs, "heartbeat", counted)
-    monkeypatch.setattr(worker_job, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0.0)
     service.work(deposit_id)
     assert phases.count("evaluating") >= 7  # 3 networks, 2 batches each, and the load
     assert phases.count("loading") >= 2

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.database import now
-from app.deposits import jobs
+from app.deposits import jobs, recovery
 from app.deposits.jobs import Job, LeaseLost
 from app.deposits.tables import DepositRow
 from tests.app.conftest import Service
@@ -23,7 +23,7 @@ def claim(service: Service, deposit_id: str) -> Job:
 
 def reconcile(service: Service) -> list[str]:
     with service.database.session() as session:
-        return jobs.reconcile(session, Work(service.settings).vault, service.settings)
+        return recovery.reconcile(session, Work(service.settings).vault, service.settings)
 
 
 def expire_lease(service: Service, deposit_id: str) -> None:

@@ -66,6 +66,9 @@ class Installation:
     def client(self) -> Client:
         return Client(f"http://127.0.0.1:{self.port}", self.key)
 
+    def database(self) -> Database:
+        return Database(self.environment["LIRF_DATABASE_URL"])
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
@@ -77,6 +80,7 @@ def installation(folder: Path, database_url: str, broker_url: str | None) -> Ite
         "LIRF_DATABASE_URL": database_url,
         "LIRF_LEASE_SECONDS": "6",
         "LIRF_RECONCILE_SECONDS": "0.5",
+        "LIRF_CHECKPOINT_SECONDS": "0.5",
         "LIRF_DOORBELL_SECONDS": "2",
         "LIRF_DEVICE": "cpu",
     }

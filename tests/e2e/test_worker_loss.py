@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import sqlalchemy as sa
 
 from app.deposits.doorbell import TASK, celery_app
+from app.deposits.tables import CheckpointRow
 from app.settings import Settings
 from lirf_client import Client
 from tests.app.conftest import Service
@@ -37,6 +39,7 @@ def test_a_worker_killed_in_a_deposit_and_started_again_finishes_it(running: Ins
         deposit_id = queue(lirf, running.folder, ["auk", "emu"])
         running.start("worker")
         until_training(lirf, deposit_id)
+        wait_until(lambda: has_checkpoint(running))
         running.kill("worker")
         assert lirf.deposit(deposit_id)["state"] == "running"
         assert lirf.model("birds")["revision"] == 0
@@ -51,8 +54,15 @@ def test_a_worker_killed_in_a_deposit_and_started_again_finishes_it(running: Ins
             "deposit.started",
             "deposit.finished",
         ]
+        assert "goes on from its last checkpoint" in running.log("worker")
+        assert not has_checkpoint(running)
         withdrawal = lirf.withdraw([deposit_id], holder="h", reason="r")
         assert withdrawal["classes"] == ["auk", "emu"]
+
+
+def has_checkpoint(running: Installation) -> bool:
+    with running.database().reading() as session:
+        return session.scalar(sa.select(sa.func.count()).select_from(CheckpointRow)) == 1
 
 
 def test_a_killed_pool_child_is_replaced(embedded: Installation) -> None:

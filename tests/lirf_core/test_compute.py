@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lirf_core.compute import Compute
+from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.deposit import deposit
 from lirf_core.metrics import logits_of
 from lirf_core.network import digest
@@ -46,3 +46,10 @@ def test_a_cuda_device_is_picked_and_deposits_reproducibly() -> None:
         deposit(network(), pixels, labels, [0, 1], [2, 3, 4], PREPROCESSING, QUICK, compute) for _ in range(2)
     )
     assert digest(first.target.lower) == digest(second.target.lower)
+
+
+def test_a_cpu_that_runs_out_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(OutOfMemory), memory_errors():
+        torch.empty(1 << 60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="size"), memory_errors():
+        torch.ones(2) @ torch.ones(3)

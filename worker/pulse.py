@@ -1,0 +1,113 @@
+"""What a running deposit tells the database: that it lives, how far it is, and where it could go on."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from app.database import Database
+from app.deposits import jobs
+from app.deposits.jobs import Job
+from app.settings import Settings
+from app.vault.service import CHUNK_BYTES, Binding, Vault, VaultDamaged
+from lirf_core.checkpoints import ForeignCheckpoint
+from lirf_core.training import Progress
+
+log = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 1.0
+
+Result = TypeVar("Result")
+
+
+class TookTooLong(Exception):
+    """The deposit ran for longer than it may."""
+
+
+class Pulse:
+    """Renews the lease, but only when the work has advanced, and at most once a second.
+
+    What advances raises `Cancelled`, `LeaseLost` or `TookTooLong` where the work is to end.
+    """
+
+    def __init__(self, database: Database, vault: Vault, settings: Settings, job: Job) -> None:
+        self._database, self._vault, self._settings, self._job = database, vault, settings, job
+        self._next_beat, self._told = 0.0, dict[str, Any]()
+        self._ends = time.monotonic() + settings.time_limit_seconds
+        self._next_checkpoint = time.monotonic() + settings.checkpoint_seconds
+
+    def phase(self, name: str) -> Callable[[], None]:
+        """Says where the work is; call the result for each piece of the phase that is done."""
+        self.beat({"phase": name})
+        return lambda: self.advanced(lambda: {"phase": name})
+
+    def advanced(self, progress: Callable[[], dict[str, Any]]) -> None:
+        """Another piece is done; `progress` is asked for where it is to be told."""
+        if time.monotonic() >= self._next_beat:
+            self.beat(progress())
+
+    def beat(self, progress: dict[str, Any]) -> None:
+        if time.monotonic() > self._ends:
+            limit = f"{self._settings.time_limit_seconds / 3600:g} hours"
+            raise TookTooLong(
+                f"it ran for longer than {limit}; ask for fewer epochs or a smaller deposit set, use a faster device, "
+                "or raise LIRF_TIME_LIMIT_SECONDS."
+            )
+        self._told = progress
+        with self._database.session() as session:
+            jobs.heartbeat(session, self._settings, self._job, progress)
+        self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        return time.monotonic() >= self._next_checkpoint
+
+    def keep(self, part: str, checkpoint: bytes) -> None:
+        """Stores a checkpoint; from now on the part goes on from it."""
+        binding = Binding("checkpoint", self._job.model_id, self._job.id)
+        stored = self._vault.put(binding, self._told_in_pieces(checkpoint))
+        with self._database.session() as session:
+            jobs.keep_checkpoint(session, self._vault, self._settings, self._job, part, stored)
+        self._next_checkpoint = time.monotonic() + self._settings.checkpoint_seconds
+
+    def _told_in_pieces(self, checkpoint: bytes) -> Iterator[bytes]:
+        for begin in range(0, len(checkpoint), CHUNK_BYTES):
+            yield checkpoint[begin : begin + CHUNK_BYTES]
+            self.advanced(lambda: self._told)
+
+    def kept(self, part: str) -> bytes | None:
+        """The part's last checkpoint of an earlier attempt; none where there is none, or none that opens."""
+        stored = self._job.checkpoints.get(part)
+        if stored is None:
+            return None
+        try:
+            checkpoint = self._vault.read(stored)
+        except VaultDamaged as damage:
+            log.warning("deposit %s starts over: %s", self._job.id, damage.detail)
+            return None
+        log.info("deposit %s goes on from its last checkpoint", self._job.id)
+        return checkpoint
+
+
+class Training:
+    """One training within a deposit: that of target and module, or the scrubbing of an older module."""
+
+    def __init__(self, pulse: Pulse, part: str, told: dict[str, Any], is_followed: bool) -> None:
+        """told: what its progress says besides the steps. is_followed: another one comes after it."""
+        self._pulse, self._part, self._told, self._is_followed = pulse, part, told, is_followed
+
+    def resumed(self, run: Callable[[bytes | None], Result]) -> Result:
+        """Runs it from its last checkpoint, or from the start."""
+        checkpoint = self._pulse.kept(self._part)
+        if checkpoint is not None:
+            try:
+                return run(checkpoint)
+            except ForeignCheckpoint as error:
+                log.warning("the training starts over: %s", error)
+        return run(None)
+
+    def step(self, progress: Progress) -> None:
+        where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
+        self._pulse.advanced(lambda: {**self._told, **where, "losses": progress.loss_values()})
+        is_done = progress.step == progress.steps
+        if self._pulse.is_checkpoint_due or (is_done and self._is_followed):
+            self._pulse.keep(self._part, progress.checkpoint())

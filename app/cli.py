@@ -58,6 +58,8 @@ def up(
     from app.settings import Settings
 
     settings = Settings(state_folder=state)
+    if "log_level" not in settings.model_fields_set:
+        settings.log_level = "WARNING"  # a line for each request is not for this terminal
     try:
         with locked(settings.folder):
             service = Embedded(settings, host, port)

@@ -57,12 +57,15 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
+        # Parameters hold wrapped keys and digests: errors, and so logs, go without them.
         if self.url.get_backend_name() == "sqlite":
-            self.engine = sa.create_engine(self.url, connect_args={"timeout": 30})
+            self.engine = sa.create_engine(self.url, connect_args={"timeout": 30}, hide_parameters=True)
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            self.engine = sa.create_engine(self.url, pool_pre_ping=True, pool_size=10, max_overflow=30)
+            self.engine = sa.create_engine(
+                self.url, pool_pre_ping=True, pool_size=10, max_overflow=30, hide_parameters=True
+            )
         self._changing = sessionmaker(self.engine, expire_on_commit=False)
         reading = self.engine.execution_options(is_reading=True)
         if self.url.get_backend_name() != "sqlite":  # one snapshot for all that is read, as SQLite gives anyway

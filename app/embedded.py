@@ -61,12 +61,11 @@ class Embedded:
                 host=self.host,
                 port=self.port,
                 log_level=self.settings.log_level.lower(),
-                access_log=False,
+                log_config=None,  # `telemetry.logs` has configured it
                 timeout_graceful_shutdown=5,
             )
         )
-        level = "WARNING" if self.settings.log_level == "INFO" else self.settings.log_level
-        worker = ["-m", "celery", "--quiet", "-A", "worker.celery_app", "worker", "--loglevel", level]
+        worker = ["-m", "celery", "--quiet", "-A", "worker.celery_app", "worker"]
         threads = [
             threading.Thread(target=self._keep, args=(worker, signal.SIGQUIT)),  # Celery's cold shutdown
             threading.Thread(target=self._keep, args=(["-m", "worker.reconciler"], signal.SIGTERM)),
@@ -83,7 +82,12 @@ class Embedded:
 
     def _keep(self, arguments: list[str], stop_signal: signal.Signals) -> None:
         """Starts a process, and starts it again when it dies."""
-        environment = {**os.environ, "LIRF_STATE_FOLDER": str(self.settings.folder), "LIRF_EMBEDDED": str(os.getpid())}
+        environment = {
+            **os.environ,
+            "LIRF_STATE_FOLDER": str(self.settings.folder),
+            "LIRF_LOG_LEVEL": self.settings.log_level,
+            "LIRF_EMBEDDED": str(os.getpid()),
+        }
         while not self._stop.is_set():
             # A session of its own: Ctrl-C is ours to pass on, and its children are ended with it.
             process = subprocess.Popen(  # noqa: S603

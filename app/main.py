@@ -30,6 +30,10 @@ from app.purges.router import router as purges
 from app.registry.router import router as models
 from app.registry.router import streaming
 from app.settings import Settings
+from app.telemetry import logs
+from app.telemetry.metrics import Metrics
+from app.telemetry.requests import Told
+from app.telemetry.router import router as metrics
 from app.vault.service import open_vault
 from app.withdrawals.router import router as withdrawals
 from lirf_core.compute import Compute
@@ -51,6 +55,8 @@ A POST with an `Idempotency-Key` may be sent again: what it changed is changed o
 """
 
 
+ROUTERS = models, streaming, classes, datasets, deposits, withdrawals, purges, inference, audit, keys, health, metrics
+
 log = logging.getLogger(__name__)
 
 
@@ -60,7 +66,7 @@ class NotReady(Problem):
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.database = database = Database(settings.database)
         app.state.vault = vault = open_vault(settings)
         app.state.doorbell = Doorbell(settings)
+        app.state.metrics = Metrics(database)
         app.state.engine = InferenceEngine(
             database, vault, Compute.for_inference(settings.device), settings.cache_bytes
         )
@@ -92,7 +99,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(problems.RefuseNul)
-    for router in (models, streaming, classes, datasets, deposits, withdrawals, purges, inference, audit, keys, health):
+    app.add_middleware(Told)
+    for router in ROUTERS:
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.correlation import HEADER, request_id
 from app.errors import Problem
 
 TYPE_PREFIX = "urn:lirf:problem:"
@@ -76,6 +77,7 @@ def install(app: FastAPI) -> None:
     def of_a_fault(request: Request, error: Exception) -> JSONResponse:
         detail = (
             "The service failed, and whether the change was made is not known: look at the resource, then try again. "
-            "The log of the service says more."
+            f"The log of the service says more of request {request_id.get()}."
         )
-        return _answer(500, "internal-error", "Internal error", detail, {})
+        headers = {HEADER: request_id.get()}
+        return _answer(500, "internal-error", "Internal error", detail, {}, headers)

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,7 +41,8 @@ class Settings(BaseSettings):
     audit_anchor_file: Path | None = Field(
         None, description="The reconciler adds the audit's newest number and digest here; keep it off this machine."
     )
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text at a terminal, else JSON.")
 
     @cached_property
     def folder(self) -> Path:

@@ -182,7 +182,7 @@ class Client:
         return cast(list[Withdrawal], self._all("/v1/withdrawals", {"model": model} if model else {}))
 
     def audit_events(self, *, limit: int | None = None, **filters: str) -> Iterator[AuditEvent]:
-        """Newest first; filters: model, action, subject, actor, since, until (times in ISO 8601)."""
+        """Newest first; filters: model, action, subject, actor, request_id, since, until (times in ISO 8601)."""
         for number, event in enumerate(self._pages("/v1/audit/events", filters)):
             if number == limit:
                 return

@@ -124,6 +124,7 @@ class AuditEvent(TypedDict):
     subject: str | None
     reason: str | None
     details: dict[str, Any]
+    request_id: str | None
     previous: str
     digest: str
 

@@ -4,8 +4,13 @@ Prefork with spawn and one task a child, because CUDA does not survive a fork an
 not meet the next one. The pools `solo` and `threads` would ignore time limits.
 """
 
+from typing import Any
+
+from celery.signals import setup_logging
+
 from app.deposits.doorbell import celery_app
 from app.settings import Settings
+from app.telemetry import logs
 
 settings = Settings()
 app = celery_app(settings)
@@ -22,3 +27,9 @@ app.conf.update(
     worker_send_task_events=False,
     worker_enable_remote_control=False,
 )
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _log(**_: Any) -> None:
+    """In place of Celery's own: `LIRF_LOG_LEVEL` counts, and not `--loglevel`."""
+    logs.configure(settings)

@@ -17,6 +17,7 @@ from app.deposits import recovery
 from app.deposits.doorbell import Doorbell
 from app.idempotency import service as idempotency
 from app.settings import Settings
+from app.telemetry import logs
 from app.vault.service import open_vault
 from app.withdrawals import service as withdrawals
 from worker.orphan import is_orphaned
@@ -45,7 +46,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 def main() -> None:
     settings, stop = Settings(), threading.Event()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=_stop_when_orphaned, args=(stop,), daemon=True).start()

@@ -32,8 +32,13 @@ class Fault:
 
 
 def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON (sorted keys, no spaces, UTF-8) of the number, `previous` and `FIELDS`."""
+    """SHA-256 over the canonical JSON (sorted keys, no spaces, UTF-8) of the number, `previous` and `FIELDS`.
+
+    And of `request_id` where there is one: events of the first release have none.
+    """
     covered = {name: event[name] for name in FIELDS} | {"number": number, "previous": previous}
+    if event.get("request_id") is not None:
+        covered["request_id"] = event["request_id"]
     if isinstance(covered["at"], datetime):
         covered["at"] = covered["at"].isoformat(timespec="microseconds")
     canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -19,6 +19,7 @@ class AuditEvent(BaseModel):
     subject: str | None = Field(description="Id of what was changed.")
     reason: str | None
     details: dict[str, Any]
+    request_id: str | None = Field(description="`X-Request-ID` of the request; none for what the service did itself.")
     previous: str = Field(description="Digest of the event before this one.")
     digest: str = Field(description="SHA-256 over this event and `previous`.")
 
@@ -28,6 +29,7 @@ class AuditFilters(BaseModel):
     action: Id | None = None
     subject: Id | None = None
     actor: Id | None = None
+    request_id: Id | None = None
     since: AwareDatetime | None = Field(None, description="From this time on.")
     until: AwareDatetime | None = Field(None, description="Before this time.")
 

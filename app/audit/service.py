@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.audit import chain
 from app.audit.chain import Fault, Head
 from app.audit.tables import AuditEventRow, AuditHeadRow
+from app.correlation import request_id
 from app.database import new_id, now
 from app.paging import PageRequest, newest_first
 
@@ -44,6 +45,7 @@ def record(
             "subject": subject,
             "reason": reason,
             "details": details or {},
+            "request_id": request_id.get(),
         }
     )
 
@@ -84,7 +86,7 @@ def list_events(session: Session, page: PageRequest, **filters: Any) -> tuple[Se
 def export(session: Session, **filters: Any) -> Iterator[AuditEventRow]:
     """Events, oldest first, a thousand in memory at a time.
 
-    filters: model, action, subject, actor; since, until (datetimes, the second excluded).
+    filters: model, action, subject, actor, request_id; since, until (datetimes, the second excluded).
     """
     query = _filtered(**filters).order_by(AuditEventRow.number)
     yield from session.scalars(query.execution_options(yield_per=1000))
@@ -112,6 +114,6 @@ def verify(session: Session, anchor: Head | None = None) -> tuple[Head, list[Fau
     There is none when no row was changed, removed, added or reordered.
     """
     found = head(session)
-    names = *chain.FIELDS, "number", "previous", "digest"
+    names = *chain.FIELDS, "request_id", "number", "previous", "digest"
     events = ({name: getattr(row, name) for name in names} for row in export(session))
     return found, list(islice(chain.faults(events, found, anchor), 100))

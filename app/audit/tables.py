@@ -25,6 +25,7 @@ class AuditEventRow(Base):
     model: Mapped[str | None] = mapped_column(sa.String(100), index=True)
     subject: Mapped[str | None] = mapped_column(sa.String(64), index=True)
     reason: Mapped[str | None] = mapped_column(sa.Text)
+    request_id: Mapped[str | None] = mapped_column(sa.String(64), index=True)
     details: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(sa.String(64))
     digest: Mapped[str] = mapped_column(sa.String(64))

@@ -1,6 +1,7 @@
 """Deposits as their users see them: request, follow, cancel."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -198,6 +199,17 @@ def class_names(session: Session, row: DepositRow) -> list[str]:
     """The classes of a deposit, in the order of the model's outputs."""
     names = registry.by_id(session, row.model_id).class_names
     return [names[i] for i in class_indices(session, row.id)]
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many deposits are in each state."""
+    found = dict(session.execute(sa.select(DepositRow.state, sa.func.count()).group_by(DepositRow.state)).all())
+    return {state: found.get(state, 0) for state in State}
+
+
+def oldest_queued(session: Session) -> datetime | None:
+    """Since when the oldest queued deposit waits."""
+    return session.scalar(sa.select(sa.func.min(DepositRow.created_at)).where(DepositRow.state == State.QUEUED))
 
 
 def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:

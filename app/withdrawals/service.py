@@ -144,6 +144,15 @@ def active(session: Session, model_id: str) -> Sequence[WithdrawalRow]:
     return [row for row in session.scalars(query.order_by(WithdrawalRow.id)) if state(row) == WithdrawalState.ACTIVE]
 
 
+def count_active(session: Session) -> int:
+    """How many withdrawals of all models hold now."""
+    holds = (
+        WithdrawalRow.ended_at.is_(None),
+        sa.or_(WithdrawalRow.expires_at.is_(None), WithdrawalRow.expires_at > now()),
+    )
+    return session.scalar(sa.select(sa.func.count()).select_from(WithdrawalRow).where(*holds)) or 0
+
+
 def deposit_ids(session: Session, row: WithdrawalRow) -> list[str]:
     query = sa.select(WithdrawalDepositRow.deposit_id).where(WithdrawalDepositRow.withdrawal_id == row.id)
     return list(session.scalars(query.order_by(WithdrawalDepositRow.deposit_id)))

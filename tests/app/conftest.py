@@ -120,7 +120,7 @@ class Service:
 def started(settings: Settings) -> Iterator[tuple[str, FastAPI]]:
     """The API in a thread of this process: its URL and the application."""
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", log_config=None, lifespan="on"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -1,0 +1,44 @@
+"""Logs: one line an event, JSON where a machine reads them and text at a terminal."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+from app.correlation import request_id
+from app.settings import Settings
+
+
+def configure(settings: Settings) -> None:
+    """Every logger of this process writes to stderr so, those of libraries too."""
+    is_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    told: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", key="at"),
+        _with_request_id,
+        structlog.processors.format_exc_info,  # the trace alone: local variables hold keys and images
+    ]
+    renderer = structlog.dev.ConsoleRenderer() if is_text else structlog.processors.JSONRenderer(ensure_ascii=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        ProcessorFormatter(foreign_pre_chain=told, processors=[ProcessorFormatter.remove_processors_meta, renderer])
+    )
+    root = logging.getLogger()
+    others = [old for old in root.handlers if not isinstance(old.formatter, ProcessorFormatter)]
+    root.handlers = [*others, handler]
+    root.setLevel(settings.log_level)
+    for name in ("uvicorn", "uvicorn.error"):  # which it has given handlers of their own
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # `requests` tells more
+    for name in ("httpx", "httpcore", "botocore", "s3fs", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _with_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    found = request_id.get()
+    return event if found is None else {**event, "request_id": found}

@@ -1,0 +1,55 @@
+"""What Prometheus reads: counts of this process, and the state of the jobs from the database."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.database import Database, now
+from app.deposits import service as deposits
+from app.withdrawals import service as withdrawals
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Of one application; each process of a service tells its own."""
+
+    def __init__(self, database: Database) -> None:
+        self.registry = CollectorRegistry()
+        labels = "method", "route", "status"
+        self.requests = Counter("lirf_requests", "Requests that were answered.", labels, registry=self.registry)
+        self.seconds = Histogram(
+            "lirf_request_seconds",
+            "From a request to the end of its answer.",
+            ("method", "route"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_Jobs(database))
+
+
+class _Jobs(Collector):
+    """Read when it is asked for. The age of the oldest queued deposit tells whether any worker works."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # the database is not asked before it is needed
+
+    def collect(self) -> Iterable[Metric]:
+        with self._database.reading() as session:
+            states, oldest = deposits.counts(session), deposits.oldest_queued(session)
+            active = withdrawals.count_active(session)
+        by_state = GaugeMetricFamily("lirf_deposits", "Deposits by their state.", labels=["state"])
+        for state, count in states.items():
+            by_state.add_metric([state], count)
+        yield by_state
+        age = (now() - oldest).total_seconds() if oldest else 0.0
+        yield GaugeMetricFamily(
+            "lirf_oldest_queued_deposit_seconds", "Age of the oldest queued deposit; 0 where none waits.", value=age
+        )
+        yield GaugeMetricFamily("lirf_active_withdrawals", "Withdrawals that hold now.", value=active)

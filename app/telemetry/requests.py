@@ -1,0 +1,58 @@
+"""Each request: its id, its line in the log, its place in the metrics."""
+
+import logging
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import correlation
+from app.telemetry.metrics import Metrics
+
+log = logging.getLogger("app.requests")
+_QUIET = ("/v2/health/live", "/v2/health/ready", "/metrics")  # asked every few seconds
+
+
+class Told:
+    """Never tells a query, a header or a body: these may hold what is secret."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = correlation.begin(Headers(scope=scope).get(correlation.HEADER))
+        status, begun = 500, time.perf_counter()
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[correlation.HEADER] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            _tell(scope, status, time.perf_counter() - begun)
+
+
+def _tell(scope: Scope, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", None)
+    labels = (scope["method"], route) if route else ("none", "none")  # a stranger's words would fill the memory
+    metrics: Metrics = scope["app"].state.metrics
+    metrics.requests.labels(*labels, status).inc()
+    metrics.seconds.labels(*labels).observe(seconds)
+    told: dict[str, Any] = {
+        "method": scope["method"],
+        "route": route,
+        "path": scope["path"],
+        "status": status,
+        "milliseconds": round(1000 * seconds, 1),
+        "actor": getattr(scope.get("state", {}).get("actor"), "name", None),
+    }
+    level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
+    log.log(level, "%s %s %s", scope["method"], scope["path"], status, extra=told)

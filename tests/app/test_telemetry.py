@@ -1,0 +1,130 @@
+"""Request ids in answers, logs and audit; metrics; and no secret in any of them."""
+
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.exc import IntegrityError
+from structlog.stdlib import ProcessorFormatter
+
+from app.correlation import HEADER
+from app.registry import service as registry
+from tests.app.conftest import Service
+from tests.app.factories import infer_request
+
+
+@pytest.fixture
+def log(service: Service) -> Iterator[io.StringIO]:
+    """What the service writes to its log, as JSON lines."""
+    (handler,) = [one for one in logging.getLogger().handlers if isinstance(one.formatter, ProcessorFormatter)]
+    assert isinstance(handler, logging.StreamHandler)
+    told = io.StringIO()
+    before = handler.setStream(told)
+    yield told
+    handler.setStream(before)
+
+
+def lines(log: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.getvalue().splitlines()]
+
+
+def headers(service: Service, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {service.key_of('team', 'operator')}", **more}  # type: ignore[arg-type]
+
+
+def test_one_id_ties_answer_log_and_audit_together(service: Service, log: io.StringIO) -> None:
+    body = {
+        "name": "birds",
+        "architecture": {"name": "resnet18-small", "width": 0.25},
+        "classes": ["auk", "emu"],
+        "preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]},
+    }
+    given = headers(service, **{HEADER: "trace-7"})
+    answer = httpx.post(f"{service.url}/v1/models", json=body, headers=given)
+    assert (answer.status_code, answer.headers[HEADER]) == (201, "trace-7")
+    (event,) = service.auditor.audit_events(request_id="trace-7")
+    assert (event["action"], event["request_id"]) == ("model.registered", "trace-7")
+    (line,) = [line for line in lines(log) if line.get("request_id") == "trace-7"]
+    assert {name: line[name] for name in ("method", "route", "status", "actor", "level")} == {
+        "method": "POST",
+        "route": "/v1/models",
+        "status": 201,
+        "actor": "team",
+        "level": "info",
+    }
+    assert service.auditor.verify_audit()["is_intact"]
+
+
+@pytest.mark.parametrize("given", [None, "", "a b", "x" * 65, '"}{"', "ä"])
+def test_a_request_without_a_fit_id_gets_one(service: Service, given: str | None) -> None:
+    sent = {} if given is None else {HEADER: given.encode()}
+    first, second = (httpx.get(f"{service.url}/v2/health/live", headers=sent).headers[HEADER] for _ in range(2))
+    assert len(first) == len(second) == 36
+    assert first != second
+
+
+def test_a_fault_names_the_request_that_the_log_says_more_of(
+    service: Service, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "canary"
+
+    def broken(*_: object) -> None:
+        local = {"wrapped_key": secret}
+        raise IntegrityError("UPDATE", local, Exception("no"), hide_parameters=True)
+
+    monkeypatch.setattr(registry, "list_models", broken)
+    answer = httpx.get(f"{service.url}/v1/models", headers=headers(service))
+    assert answer.status_code == 500
+    assert answer.headers[HEADER] in answer.json()["detail"]
+    while not (traces := [line for line in lines(log) if "IntegrityError" in line.get("exception", "")]):
+        time.sleep(0.05)  # uvicorn tells after the answer
+    assert traces[0]["request_id"] == answer.headers[HEADER]
+    assert secret not in log.getvalue()
+
+
+def test_the_log_holds_no_key_no_query_and_no_body(service: Service, log: io.StringIO) -> None:
+    service.register()
+    key = service.key_of("team")
+    sent = {"Authorization": f"Bearer {key}"}
+    httpx.get(f"{service.url}/v1/models?cursor=canary-in-a-query", headers=sent)
+    httpx.post(f"{service.url}/v1/models", json={"name": "canary-in-a-body"}, headers=sent)
+    made = service.administrator.create_key("guest", [])
+    service.custodian.withdraw([service.deposit(["auk"])], holder="canary-holder", reason="canary-reason")
+    assert lines(log)
+    for secret in (key, made["key"], key.rpartition("_")[2], "canary"):
+        assert secret not in log.getvalue()
+
+
+def test_prometheus_reads_requests_and_the_state_of_the_jobs(service: Service) -> None:
+    service.register()
+    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    service.queue(["emu"])
+    service.reader.infer("birds", infer_request())
+    text = httpx.get(f"{service.url}/metrics", headers=headers(service)).text
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["lirf_deposits", "deposited"] == found["lirf_deposits", "queued"] == 1
+    assert found["lirf_deposits", "failed"] == 0
+    assert found["lirf_active_withdrawals",] == 1
+    assert found["lirf_oldest_queued_deposit_seconds",] > 0
+    assert found["lirf_requests_total", "/v2/models/{name}/infer", "200", "POST"] == 1
+    assert found["lirf_request_seconds_count", "/v2/models/{name}/infer", "POST"] == 1
+    assert found["process_resident_memory_bytes",] > 0
+
+
+def test_a_path_that_is_no_route_adds_no_label(service: Service) -> None:
+    """Or else a stranger could fill the memory with labels."""
+    for number in range(3):
+        httpx.get(f"{service.url}/nothing/{number}")
+    text = httpx.get(f"{service.url}/metrics", headers=headers(service)).text
+    assert 'lirf_requests_total{method="none",route="none",status="404"} 3.0' in text
+    assert "nothing" not in text

@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import problems
 from app.access.router import router as keys
+from app.approvals.router import router as approvals
 from app.audit.router import router as audit
 from app.classes.router import router as classes
 from app.database import Database
@@ -47,6 +48,8 @@ Switch off what an image classifier knows of some classes, prove it, and switch 
    `POST /v1/models/{name}/deposits`, and follow it.
 3. **Withdraw** and **revoke**: `POST /v1/withdrawals`, `DELETE /v1/withdrawals/{id}`.
    **Purge** a deposit for good: `POST /v1/deposits/{id}/purge`.
+   Where the model's policy (`PUT /v1/models/{name}/policy`) demands a second person, these answer 202, and somebody
+   with another key approves: `POST /v1/approvals/{id}/approve`.
 4. **Ask**: `POST /v2/models/{name}/infer` (Open Inference Protocol), or an image at `/v1/models/{name}/predict`.
 
 Every route but health and this description needs an API key: `Authorization: Bearer lirf_...`.
@@ -55,7 +58,21 @@ A POST with an `Idempotency-Key` may be sent again: what it changed is changed o
 """
 
 
-ROUTERS = models, streaming, classes, datasets, deposits, withdrawals, purges, inference, audit, keys, health, metrics
+ROUTERS = (
+    models,
+    streaming,
+    classes,
+    datasets,
+    deposits,
+    withdrawals,
+    purges,
+    approvals,
+    inference,
+    audit,
+    keys,
+    health,
+    metrics,
+)
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ from app.datasets import tables as _datasets
 from app.deposits import tables as _deposits
 from app.idempotency import tables as _idempotency
 from app.registry import tables as _registry
+from app.second_person import tables as _second_person
 from app.vault import tables as _vault
 from app.withdrawals import tables as _withdrawals
 
 __all__ = ["metadata"]
 
-_DOMAINS = (_access, _audit, _datasets, _deposits, _idempotency, _registry, _vault, _withdrawals)
+_DOMAINS = (_access, _audit, _datasets, _deposits, _idempotency, _registry, _second_person, _vault, _withdrawals)
 metadata = Base.metadata

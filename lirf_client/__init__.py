@@ -6,14 +6,16 @@ with Client("http://127.0.0.1:8000", key="lirf_...") as lirf:
     print(lirf.classes("cifar"))
 """
 
-from lirf_client.client import Client, LirfError
+from lirf_client.client import AwaitingApproval, Client, LirfError
 from lirf_client.types import (
+    Approval,
     AuditEvent,
     AuditHead,
     Dataset,
     Deposit,
     Model,
     ModelClass,
+    Policy,
     Predictions,
     Purge,
     Verification,
@@ -21,14 +23,17 @@ from lirf_client.types import (
 )
 
 __all__ = [
+    "Approval",
     "AuditEvent",
     "AuditHead",
+    "AwaitingApproval",
     "Client",
     "Dataset",
     "Deposit",
     "LirfError",
     "Model",
     "ModelClass",
+    "Policy",
     "Predictions",
     "Purge",
     "Verification",

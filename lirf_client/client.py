@@ -11,12 +11,14 @@ import httpx
 from httpx_sse import connect_sse
 
 from lirf_client.types import (
+    Approval,
     AuditEvent,
     AuditHead,
     Dataset,
     Deposit,
     Model,
     ModelClass,
+    Policy,
     Predictions,
     Purge,
     Verification,
@@ -39,6 +41,17 @@ class LirfError(Exception):
         self.detail: str = problem.get("detail", "")
         self.members = problem
         super().__init__(self.detail or self.title or f"HTTP {status}")
+
+
+class AwaitingApproval(Exception):
+    """The model demands a second person: nothing is done until somebody with another key approves."""
+
+    def __init__(self, approval: Approval) -> None:
+        self.approval = approval
+        super().__init__(
+            f"model '{approval['model']}' demands a second person: somebody with another key approves "
+            f"'{approval['id']}' until {approval['expires_at'][:16].replace('T', ' ')} UTC."
+        )
 
 
 class Client:
@@ -171,9 +184,10 @@ class Client:
         expires_in_seconds: float | None = None,
         expires_at: str | None = None,
     ) -> Withdrawal:
+        """Raises `AwaitingApproval`."""
         body: dict[str, Any] = {"deposits": list(deposits), "holder": holder, "reason": reason}
         body |= {"expires_in_seconds": expires_in_seconds, "expires_at": expires_at}
-        return cast(Withdrawal, self._call("POST", "/v1/withdrawals", json=body))
+        return cast(Withdrawal, _done(self._call("POST", "/v1/withdrawals", json=body)))
 
     def revoke(self, withdrawal_id: str) -> Withdrawal:
         return cast(Withdrawal, self._call("DELETE", f"/v1/withdrawals/{withdrawal_id}"))
@@ -205,9 +219,41 @@ class Client:
         return cast(Verification, self._call("GET", "/v1/audit/verification", params=anchor or {}))
 
     def purge(self, deposit_id: str, *, classes: Sequence[str], reason: str) -> Purge:
-        """Destroys the deposit module for good. classes: those of the deposit, as a confirmation."""
+        """Destroys the deposit module for good. classes: those of the deposit, as a confirmation.
+
+        Raises `AwaitingApproval`.
+        """
         body = {"classes": list(classes), "reason": reason}
-        return cast(Purge, self._call("POST", f"/v1/deposits/{deposit_id}/purge", json=body))
+        return cast(Purge, _done(self._call("POST", f"/v1/deposits/{deposit_id}/purge", json=body)))
+
+    def policy(self, model: str) -> Policy:
+        return cast(Policy, self._call("GET", f"/v1/models/{model}/policy"))
+
+    def change_policy(
+        self, model: str, *, reason: str, original: str | None = None, needs_second_person: bool | None = None
+    ) -> Policy:
+        """Changes what is given and keeps the rest. original: `seal` or `destroy`. Raises `AwaitingApproval`."""
+        path = f"/v1/models/{model}/policy"
+        answer = self._http.get(path)
+        _checked(answer)
+        given = {"original": original, "needs_second_person": needs_second_person}
+        body = {**answer.json(), **{name: value for name, value in given.items() if value is not None}}
+        seen = {"If-Match": answer.headers["ETag"]}
+        found = _checked(self._http.put(path, json={**body, "reason": reason}, headers=seen))
+        return cast(Policy, _done(found))
+
+    def approvals(self, *, model: str | None = None, waiting: bool = False) -> list[Approval]:
+        """Requests for approval, newest first; with `waiting`, those alone that nobody has decided on."""
+        filters = {"waiting": waiting, **({"model": model} if model else {})}
+        return cast(list[Approval], self._all("/v1/approvals", filters))
+
+    def approve(self, approval_id: str) -> Approval:
+        """Carries out what somebody else asked for."""
+        return cast(Approval, self._call("POST", f"/v1/approvals/{approval_id}/approve"))
+
+    def refuse(self, approval_id: str, *, reason: str) -> Approval:
+        """Ends a request without carrying it out; also one's own."""
+        return cast(Approval, self._call("POST", f"/v1/approvals/{approval_id}/refuse", json={"reason": reason}))
 
     def infer(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
         """An Open Inference Protocol v2 request with JSON tensors."""
@@ -254,6 +300,12 @@ class Client:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+
+
+def _done(answer: dict[str, Any]) -> dict[str, Any]:
+    if "act" in answer:
+        raise AwaitingApproval(cast(Approval, answer))
+    return answer
 
 
 def _repeated(method: str, send: Callable[[dict[str, str]], httpx.Response]) -> dict[str, Any]:

@@ -114,6 +114,27 @@ class Withdrawal(TypedDict):
     ended_by: str | None
 
 
+class Approval(TypedDict):
+    id: str
+    model: str
+    act: str
+    wish: dict[str, Any]
+    reason: str
+    state: str
+    requested_at: str
+    requested_by: str
+    expires_at: str
+    decided_at: str | None
+    decided_by: str | None
+    decision_reason: str | None
+    result_id: str | None
+
+
+class Policy(TypedDict):
+    original: str
+    needs_second_person: bool
+
+
 class AuditEvent(TypedDict):
     id: str
     number: int

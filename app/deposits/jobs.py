@@ -14,6 +14,7 @@ from app.database import changes, now
 from app.datasets import service as datasets
 from app.deposits import checkpoints
 from app.deposits.tables import DepositClassRow, DepositRow, State
+from app.registry import policies
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
 from app.settings import Settings
@@ -202,6 +203,7 @@ def publish(
         row.revision = registry.publish_revision(session, job.model_id, target, job.id, job.deposited)
         row.progress = {**row.progress, "phase": "finished"}
         session.flush()
+        destroyed, garbage = policies.destroy_older(session, registry.by_id(session, job.model_id))
         audit.record(
             session,
             WORKER,
@@ -215,9 +217,10 @@ def publish(
                 "target_object": target.name,
                 "module_object": module.name,
                 "metrics": metrics,
+                "destroyed_revisions": destroyed,
             },
         )
-        garbage = shred_what_it_used(session, row, WORKER) + [_replace(session, job, held) for held in scrubbed]
+        garbage += shred_what_it_used(session, row, WORKER) + [_replace(session, job, held) for held in scrubbed]
     vault.remove(garbage)
 
 

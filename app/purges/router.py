@@ -1,4 +1,4 @@
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from app.dependencies import Administrator, DatabaseDep, EngineDep, SessionDep, SettingsDep, VaultDep
 from app.deposits import service as deposits
@@ -6,11 +6,13 @@ from app.purges import service
 from app.purges.schemas import Purge, PurgeCreate
 from app.registry import service as registry
 from app.requests import LimitedRoute
+from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
+from app.second_person.service import ApprovalRow
 
 router = APIRouter(prefix="/v1/deposits", tags=["deposits"], route_class=LimitedRoute)
 
 
-@router.post("/{deposit_id}/purge")
+@router.post("/{deposit_id}/purge", responses=AWAITS_APPROVAL)
 def purge_deposit(
     deposit_id: str,
     body: PurgeCreate,
@@ -20,14 +22,17 @@ def purge_deposit(
     vault: VaultDep,
     settings: SettingsDep,
     engine: EngineDep,
-) -> Purge:
+    response: Response,
+) -> Purge | Approval:
     """Destroy the deposit module for good, and every older network that knows its classes. Cannot be undone."""
     try:
         purged = service.purge(session, database, vault, settings, actor, deposit_id, body.classes, body.reason)
     finally:
         engine.drop_shredded()
-    row = purged.deposit
     with session.begin():
+        if isinstance(purged, ApprovalRow):
+            return awaiting(purged, registry.by_id(session, purged.model_id).name, response)
+        row = purged.deposit
         return Purge(
             deposit=row.id,
             model=registry.by_id(session, row.model_id).name,

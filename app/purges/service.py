@@ -13,6 +13,9 @@ from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.errors import Problem
 from app.registry import service as registry
+from app.second_person import service as second_person
+from app.second_person.service import Act
+from app.second_person.service import ApprovalRow as ApprovalRow
 from app.settings import Settings
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
@@ -43,43 +46,78 @@ def purge(
     deposit_id: str,
     classes: Sequence[str],
     reason: str,
-) -> Purged:
+) -> Purged | ApprovalRow:
     """Destroys the keys of the deposit module and of the revisions before the deposit's own, then their bytes.
 
     The classes stay forgotten; no one can withdraw them any more. classes: those of the deposit, as a confirmation.
+    Where the model demands a second person, a request for approval.
     Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `ClassesNotConfirmed`, `StillWithdrawn`.
     """
     with session.begin():
-        row = deposits.get(session, deposit_id)
-        registry.lock(session, row.model_id)
-        session.refresh(row)
-        named = _demand_purgeable(session, row, classes)
-        assert row.revision is not None
-        revisions, garbage = registry.shred_revisions_before(session, row.model_id, row.revision)
-        garbage += deposits.purge_module(session, actor, row, reason)
-        registry.bump_generation(session, row.model_id)
-        assert row.purged_at is not None
-        gone = None if settings.backup_days is None else row.purged_at + timedelta(days=settings.backup_days)
-        audit.record(
-            session,
-            actor.name,
-            "deposit.purged",
-            model=registry.by_id(session, row.model_id).name,
-            subject=row.id,
-            reason=reason,
-            details={
-                "classes": named,
-                "objects": garbage,
-                "revisions": revisions,
-                "shred_effective_at": gone.isoformat() if gone else None,
-            },
-        )
+        model, row = _purgeable(session, deposit_id, classes)
+        if model.needs_second_person:
+            wish = {"deposit": deposit_id, "classes": list(classes)}
+            return second_person.ask(session, actor, model.id, model.name, Act.PURGE, wish, reason)
+        gone, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
     database.forget_freed()
     vault.remove(garbage)
     return Purged(row, gone)
 
 
-def _demand_purgeable(session: Session, row: DepositRow, classes: Sequence[str]) -> list[str]:
+def purge_approved(
+    session: Session, database: Database, vault: Vault, settings: Settings, actor: Actor, approval_id: str
+) -> ApprovalRow:
+    """Carries out a purge that somebody else asked for. Raises what `purge` and `second_person.approve` do."""
+    with session.begin():
+        approval = second_person.get(session, approval_id)
+        model, row = _purgeable(session, approval.wish["deposit"], approval.wish["classes"])
+        approval = second_person.approve(session, actor, approval_id, Act.PURGE, model.name)
+        approval.result_id = row.id
+        _, garbage = _purge(session, settings, model, row, approval.requested_by, actor, approval.reason)
+    database.forget_freed()
+    vault.remove(garbage)
+    return approval
+
+
+def _purge(
+    session: Session,
+    settings: Settings,
+    model: registry.ModelRow,
+    row: DepositRow,
+    requested_by: str,
+    actor: Actor,
+    reason: str,
+) -> tuple[datetime | None, list[str]]:
+    """In the caller's transaction. When backups have it no more, and the vault names to remove after."""
+    assert row.revision is not None
+    revisions, garbage = registry.shred_revisions_before(session, model.id, row.revision)
+    garbage += deposits.purge_module(session, actor, row, reason)
+    registry.bump_generation(session, model.id)
+    assert row.purged_at is not None
+    gone = None if settings.backup_days is None else row.purged_at + timedelta(days=settings.backup_days)
+    audit.record(
+        session,
+        actor.name,
+        "deposit.purged",
+        model=model.name,
+        subject=row.id,
+        reason=reason,
+        details={
+            "classes": deposits.class_names(session, row),
+            "objects": garbage,
+            "revisions": revisions,
+            "shred_effective_at": gone.isoformat() if gone else None,
+            "requested_by": requested_by,
+        },
+    )
+    return gone, garbage
+
+
+def _purgeable(session: Session, deposit_id: str, classes: Sequence[str]) -> tuple[registry.ModelRow, DepositRow]:
+    """In the caller's transaction: the model, locked, and the deposit, whose module may be destroyed."""
+    row = deposits.get(session, deposit_id)
+    registry.lock(session, row.model_id)
+    session.refresh(row)
     deposits.module(session, row)  # there is one
     named = deposits.class_names(session, row)
     if sorted(classes) != sorted(named):
@@ -92,4 +130,6 @@ def _demand_purgeable(session: Session, row: DepositRow, classes: Sequence[str])
         raise StillWithdrawn(
             f"{len(lent)} withdrawals lend this deposit; revoke them first: {', '.join(lent[:10])}.", withdrawals=lent
         )
-    return named
+    model = registry.by_id(session, row.model_id)
+    session.refresh(model)
+    return model, row

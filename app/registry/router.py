@@ -1,11 +1,27 @@
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.dependencies import AnyKey, Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.dependencies import (
+    Administrator,
+    AnyKey,
+    DatabaseDep,
+    EngineDep,
+    Operator,
+    PageQuery,
+    ReadingDep,
+    SessionDep,
+    SettingsDep,
+    VaultDep,
+)
+from app.etags import etag, version_of
 from app.paging import Page
-from app.registry import service
-from app.registry.schemas import Model, ModelCreate
+from app.registry import policies, service
+from app.registry.schemas import Model, ModelCreate, Policy, PolicyChange
 from app.requests import LimitedRoute, streamed_to_file
+from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
+from app.second_person.service import ApprovalRow
 from lirf_core.artifacts import max_file_bytes
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=LimitedRoute)
@@ -50,6 +66,38 @@ def list_models(actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Mod
 def get_model(name: str, actor: AnyKey, session: ReadingDep) -> Model:
     """One model."""
     return Model.from_row(service.get(session, name))
+
+
+@router.get("/{name}/policy")
+def get_policy(name: str, actor: AnyKey, session: ReadingDep, response: Response) -> Policy:
+    """What becomes of the original, and which acts need a second person; the ETag is wanted to change it."""
+    return _policy(service.get(session, name), response)
+
+
+@router.put("/{name}/policy", responses=AWAITS_APPROVAL | {428: {"description": "The ETag of the policy is missing."}})
+def put_policy(
+    name: str,
+    body: PolicyChange,
+    actor: Administrator,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    engine: EngineDep,
+    response: Response,
+    if_match: Annotated[str | None, Header(description="The ETag that `GET` gave.")] = None,
+) -> Policy | Approval:
+    """Change the policy. `destroy` cannot be undone for what it destroys."""
+    wanted = policies.Policy(body.original, body.needs_second_person)
+    try:
+        found = policies.change(session, database, vault, actor, name, version_of(if_match), wanted, body.reason)
+    finally:
+        engine.drop_shredded()
+    return awaiting(found, name, response) if isinstance(found, ApprovalRow) else _policy(found, response)
+
+
+def _policy(model: service.ModelRow, response: Response) -> Policy:
+    response.headers["ETag"] = etag(model.policy_version)
+    return Policy(original=policies.of(model).original, needs_second_person=model.needs_second_person)
 
 
 @router.delete("/{name}", status_code=204)

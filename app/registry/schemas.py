@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from app.registry.tables import ModelRow
+from app.registry.tables import ModelRow, Original
+from app.wire import Text
 from lirf_core.architectures import (
     ARCHITECTURES,
     ArchitectureSpec,
@@ -129,6 +130,27 @@ class ModelCreate(BaseModel):
 
     def chosen_split(self) -> str:
         return default_split(self.architecture.name) if self.split is None else self.split
+
+
+class Policy(BaseModel):
+    original: Original = Field(
+        description="What becomes of the networks from before a deposit, which know its classes: `seal` keeps them "
+        "encrypted, where nobody can ask them; `destroy` shreds them, those that are there already too."
+    )
+    needs_second_person: bool = Field(
+        description="Withdrawals, purges and changes of this policy wait until somebody with another key approves them."
+    )
+
+
+class PolicyChange(Policy):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"original": "seal", "needs_second_person": True, "reason": "rule of two from November on"}]
+        },
+    )
+
+    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
 
 
 class Model(BaseModel):

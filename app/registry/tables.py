@@ -1,12 +1,14 @@
 """Models, their classes and their revisions."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, new_id, now
+
+Original = Literal["seal", "destroy"]  # what becomes of networks that know what is deposited
 
 
 class ModelRow(Base):
@@ -25,6 +27,9 @@ class ModelRow(Base):
     upper_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
     revision: Mapped[int | None]
     generation: Mapped[int] = mapped_column(default=0)
+    original_policy: Mapped[str] = mapped_column(sa.String(10), default="seal")
+    needs_second_person: Mapped[bool] = mapped_column(default=False)
+    policy_version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[str] = mapped_column(sa.String(100))
 

@@ -8,6 +8,8 @@ from app.deposits import service as deposits
 from app.paging import Page
 from app.registry import service as registry
 from app.requests import LimitedRoute
+from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
+from app.second_person.service import ApprovalRow
 from app.withdrawals import service
 from app.withdrawals.schemas import Withdrawal, WithdrawalCreate, WithdrawalRequest
 from app.withdrawals.service import WithdrawalRow
@@ -34,15 +36,17 @@ def _withdrawal(session: Session, row: WithdrawalRow) -> Withdrawal:
     )
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=AWAITS_APPROVAL)
 def open_withdrawal(
     body: WithdrawalCreate, actor: Custodian, session: SessionDep, engine: EngineDep, response: Response
-) -> Withdrawal:
+) -> Withdrawal | Approval:
     """Make deposited classes answer again until the withdrawal ends; the recover network is assembled first."""
     engine.prepare(body.deposits)
-    row = service.open(session, actor, body.deposits, body.holder, body.reason, body.end())
-    response.headers["Location"] = f"/v1/withdrawals/{row.id}"
+    row = service.open(session, actor, body)
     with session.begin():
+        if isinstance(row, ApprovalRow):
+            return awaiting(row, registry.by_id(session, row.model_id).name, response)
+        response.headers["Location"] = f"/v1/withdrawals/{row.id}"
         return _withdrawal(session, row)
 
 

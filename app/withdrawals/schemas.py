@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.paging import PageRequest
 from app.wire import Expiring, Id, Text
-from app.withdrawals.service import WithdrawalState
+from app.withdrawals.tables import WithdrawalState
 
 
 class WithdrawalCreate(Expiring):

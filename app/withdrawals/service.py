@@ -1,8 +1,6 @@
 """Withdraw: lend deposited classes back for a time; revoke: end that at once."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,14 +13,12 @@ from app.errors import Problem
 from app.expiry import demand_to_come
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
+from app.second_person import service as second_person
+from app.second_person.service import Act, ApprovalRow
+from app.withdrawals.schemas import WithdrawalCreate
 from app.withdrawals.tables import WithdrawalDepositRow
 from app.withdrawals.tables import WithdrawalRow as WithdrawalRow
-
-
-class WithdrawalState(StrEnum):
-    ACTIVE = "active"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
+from app.withdrawals.tables import WithdrawalState as WithdrawalState
 
 
 class UnknownWithdrawal(Problem):
@@ -37,52 +33,88 @@ class DepositsOfSeveralModels(Problem):
     status, slug, title = 422, "several-models", "The deposits belong to different models"
 
 
-def open(
-    session: Session, actor: Actor, deposit_ids: Sequence[str], holder: str, reason: str, expires_at: datetime | None
-) -> WithdrawalRow:
+def open(session: Session, actor: Actor, asked: WithdrawalCreate) -> WithdrawalRow | ApprovalRow:
     """The classes of these deposits answer until the withdrawal ends.
 
-    Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `DepositsOfSeveralModels`, `ExpiryPassed`.
+    Where the model demands a second person, a request for approval. Raises `UnknownDeposit`, `NotDeposited`,
+    `ModulePurged`, `DepositsOfSeveralModels`, `ExpiryPassed`.
     """
     with session.begin():
-        rows = [deposits.get(session, deposit_id) for deposit_id in deposit_ids]
-        model_ids = {row.model_id for row in rows}
-        for model_id in sorted(model_ids):
-            registry.lock(session, model_id)
-        for row in rows:  # as they are now that nothing changes them
-            session.refresh(row)
-            deposits.module(session, row)
-        if len(model_ids) > 1:
-            raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
-        demand_to_come(expires_at)
-        model = registry.by_id(session, model_ids.pop())
-        withdrawal = WithdrawalRow(
-            id=new_id(),
-            model_id=model.id,
-            holder=holder,
-            reason=reason,
-            created_at=now(),
-            created_by=actor.name,
-            expires_at=expires_at,
-        )
-        session.add(withdrawal)
-        session.flush()
-        session.add_all(WithdrawalDepositRow(withdrawal_id=withdrawal.id, deposit_id=row.id) for row in rows)
-        registry.bump_generation(session, model.id)
-        audit.record(
-            session,
-            actor.name,
-            "withdrawal.opened",
-            model=model.name,
-            subject=withdrawal.id,
-            reason=reason,
-            details={
-                "holder": holder,
-                "deposits": [row.id for row in rows],
-                "classes": [name for row in rows for name in deposits.class_names(session, row)],
-                "expires_at": expires_at.isoformat() if expires_at else None,
-            },
-        )
+        model, rows = _lendable(session, asked)
+        if model.needs_second_person:
+            wish = asked.model_dump(mode="json")
+            return second_person.ask(session, actor, model.id, model.name, Act.WITHDRAW, wish, asked.reason)
+        return _open(session, model, rows, asked, actor.name, None)
+
+
+def open_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalRow:
+    """Opens what somebody else asked for; a time that it is to last counts from now.
+
+    Raises what `open` and `second_person.approve` do.
+    """
+    with session.begin():
+        approval = second_person.get(session, approval_id)
+        asked = WithdrawalCreate.model_validate(approval.wish)
+        model, rows = _lendable(session, asked)
+        approval = second_person.approve(session, actor, approval_id, Act.WITHDRAW, model.name)
+        approval.result_id = _open(session, model, rows, asked, approval.requested_by, actor.name).id
+    return approval
+
+
+def _lendable(session: Session, asked: WithdrawalCreate) -> tuple[registry.ModelRow, Sequence[deposits.DepositRow]]:
+    """In the caller's transaction: the model, locked, and the deposits, whose modules are there."""
+    rows = [deposits.get(session, deposit_id) for deposit_id in asked.deposits]
+    model_ids = {row.model_id for row in rows}
+    for model_id in sorted(model_ids):
+        registry.lock(session, model_id)
+    for row in rows:  # as they are now that nothing changes them
+        session.refresh(row)
+        deposits.module(session, row)
+    if len(model_ids) > 1:
+        raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
+    demand_to_come(asked.end())
+    model = registry.by_id(session, model_ids.pop())
+    session.refresh(model)
+    return model, rows
+
+
+def _open(
+    session: Session,
+    model: registry.ModelRow,
+    rows: Sequence[deposits.DepositRow],
+    asked: WithdrawalCreate,
+    requested_by: str,
+    approved_by: str | None,
+) -> WithdrawalRow:
+    expires_at = asked.end()
+    withdrawal = WithdrawalRow(
+        id=new_id(),
+        model_id=model.id,
+        holder=asked.holder,
+        reason=asked.reason,
+        created_at=now(),
+        created_by=requested_by,
+        expires_at=expires_at,
+    )
+    session.add(withdrawal)
+    session.flush()
+    session.add_all(WithdrawalDepositRow(withdrawal_id=withdrawal.id, deposit_id=row.id) for row in rows)
+    registry.bump_generation(session, model.id)
+    audit.record(
+        session,
+        approved_by or requested_by,
+        "withdrawal.opened",
+        model=model.name,
+        subject=withdrawal.id,
+        reason=asked.reason,
+        details={
+            "holder": asked.holder,
+            "deposits": [row.id for row in rows],
+            "classes": [name for row in rows for name in deposits.class_names(session, row)],
+            "expires_at": expires_at.isoformat() if expires_at else None,
+            "requested_by": requested_by,
+        },
+    )
     return withdrawal
 
 

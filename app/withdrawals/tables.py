@@ -1,11 +1,20 @@
 """Withdrawals: leases on deposits."""
 
 from datetime import datetime
+from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, new_id, now
+
+
+class WithdrawalState(StrEnum):
+    """What a withdrawal is at a time; see `service.state`."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
 
 
 class WithdrawalRow(Base):

@@ -11,7 +11,8 @@ from app.deposits.schemas import DepositCreate
 from app.inference.schemas import InferRequest
 from app.main import create_app
 from app.purges.schemas import PurgeCreate
-from app.registry.schemas import ModelCreate
+from app.registry.schemas import ModelCreate, PolicyChange
+from app.second_person.schemas import Refusal
 from app.withdrawals.schemas import WithdrawalCreate
 from tests.app.conftest import Service
 
@@ -24,7 +25,16 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
         for operation in path.values()
         if "application/json" in operation.get("requestBody", {}).get("content", {})
     }
-    taken = KeyCreate, DepositCreate, InferRequest, ModelCreate, PurgeCreate, WithdrawalCreate
+    taken = (
+        KeyCreate,
+        DepositCreate,
+        InferRequest,
+        ModelCreate,
+        PolicyChange,
+        PurgeCreate,
+        Refusal,
+        WithdrawalCreate,
+    )
     known: dict[str, Any] = {body.__name__: body for body in taken}
     assert bodies == known.keys()
     for name in bodies:

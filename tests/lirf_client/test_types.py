@@ -12,6 +12,7 @@ from app.deposits import schemas as deposits
 from app.inference import schemas as inference
 from app.purges import schemas as purges
 from app.registry import schemas as registry
+from app.second_person import schemas as second_person
 from app.withdrawals import schemas as withdrawals
 from lirf_client import types
 
@@ -28,6 +29,8 @@ from lirf_client import types
         (types.Deposit, deposits.Deposit),
         (types.Purge, purges.Purge),
         (types.Withdrawal, withdrawals.Withdrawal),
+        (types.Approval, second_person.Approval),
+        (types.Policy, registry.Policy),
         (types.AuditEvent, audit.AuditEvent),
         (types.AuditHead, audit.AuditHead),
         (types.AuditFault, audit.AuditFault),

@@ -1,0 +1,59 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from sqlalchemy.orm import Session
+
+from app.approvals import service
+from app.dependencies import AnyKey, Custodian, DatabaseDep, EngineDep, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.paging import Page
+from app.registry import service as registry
+from app.requests import LimitedRoute
+from app.second_person import service as second_person
+from app.second_person.schemas import Approval, ApprovalRequest, Refusal
+from app.second_person.service import ApprovalRow
+
+router = APIRouter(prefix="/v1/approvals", tags=["approvals"], route_class=LimitedRoute)
+
+
+def _approval(session: Session, row: ApprovalRow) -> Approval:
+    return Approval.from_row(row, registry.by_id(session, row.model_id).name)
+
+
+@router.get("")
+def list_approvals(actor: AnyKey, session: ReadingDep, query: Annotated[ApprovalRequest, Query()]) -> Page[Approval]:
+    """Requests for approval, newest first, decided ones too."""
+    model_id = registry.get(session, query.model).id if query.model else None
+    rows, cursor = second_person.list_all(session, query, model_id, query.waiting)
+    return Page(items=[_approval(session, row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/{approval_id}")
+def get_approval(approval_id: str, actor: AnyKey, session: ReadingDep) -> Approval:
+    """One request for approval."""
+    return _approval(session, second_person.get(session, approval_id))
+
+
+@router.post("/{approval_id}/approve")
+def approve(
+    approval_id: str,
+    actor: Custodian,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+) -> Approval:
+    """Carry out what somebody else asked for: custodians a withdrawal, administrators also a purge or a policy."""
+    with session.begin():
+        wished = second_person.get(session, approval_id)
+    row = service.carry_out(session, database, vault, settings, engine, actor, wished)
+    with session.begin():
+        return _approval(session, row)
+
+
+@router.post("/{approval_id}/refuse")
+def refuse(approval_id: str, body: Refusal, actor: Custodian, session: SessionDep) -> Approval:
+    """End a request without carrying it out; also one's own."""
+    row = service.refuse(session, actor, approval_id, body.reason)
+    with session.begin():
+        return _approval(session, row)

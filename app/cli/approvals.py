@@ -1,0 +1,56 @@
+"""`lirf approvals`: what waits for a second person."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, service, show
+
+commands = typer.Typer(help="What waits for a second person.", no_args_is_help=True)
+
+ApprovalId = Annotated[str, typer.Argument(metavar="APPROVAL", help="Id, from `lirf approvals list`.")]
+
+
+@commands.command("list")
+def list_approvals(
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    decided: Annotated[bool, typer.Option("--all", help="Also those that are decided on, or are too old.")] = False,
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """List what was asked for and needs somebody with another key."""
+    with service(url, state) as lirf:
+        found = lirf.approvals(model=model, waiting=not decided)
+        table = Table("id", "model", "act", "asked by", "reason", "state", "until", "decided by")
+        for item in found:
+            row = item["id"], item["model"], item["act"], item["requested_by"], item["reason"], item["state"]
+            table.add_row(*map(cell, row), item["expires_at"][:16].replace("T", " "), cell(item["decided_by"]))
+        show(as_json, found, table if found else "Nothing waits for a second person.")
+
+
+@commands.command("approve")
+def approve(
+    approval_id: ApprovalId, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False
+) -> None:
+    """Carry out what somebody else asked for."""
+    with service(url, state) as lirf:
+        found = lirf.approve(approval_id)
+        done = f"Approved: {found['act']} of {found['model']}, asked for by {escape(found['requested_by'])}"
+        show(as_json, found, f"{done} ({found['result_id']}).")
+
+
+@commands.command("refuse")
+def refuse(
+    approval_id: ApprovalId,
+    reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")],
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """End a request without carrying it out; also one's own."""
+    with service(url, state) as lirf:
+        found = lirf.refuse(approval_id, reason=reason)
+        show(as_json, found, f"Refused: {found['act']} of {found['model']} is not carried out.")

@@ -1,0 +1,73 @@
+"""`lirf vault`: beside the service, not over HTTP."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from app.cli.common import DEFAULT_STATE, Json, State, err, fail, show
+
+commands = typer.Typer(help="The vault of a service on this machine.", no_args_is_help=True)
+
+
+@contextmanager
+def _vault_here(state: Path) -> Iterator[tuple[Any, Any]]:
+    """Database and vault of the service whose settings are here: these commands work beside it, not over HTTP."""
+    from app.database import Database
+    from app.settings import Settings
+    from app.vault.service import open_vault
+
+    settings = Settings(state_folder=state)
+    if not settings.master_key.exists():
+        fail(f"there is no vault in '{state}'; give --state, or the LIRF_... settings of the service.")
+    database = Database(settings.database)
+    try:
+        yield database, open_vault(settings)
+    finally:
+        database.engine.dispose()
+
+
+@commands.command("check")
+def check_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """Open every stored object and look for what does not belong there; exit code 1 if anything is lost."""
+    from app.vault import maintenance
+
+    with _vault_here(state) as (database, opened), err.status("opening every object ..."):
+        findings = maintenance.check(database, opened)
+    table = Table("object", "what", "lost")
+    for finding in findings:
+        table.add_row(finding.object_name[:16], finding.what, "yes" if finding.is_loss else "no")
+    show(
+        as_json,
+        [vars(finding) for finding in findings],
+        table if findings else "Every object opens, none is without a row.",
+    )
+    if any(finding.is_loss for finding in findings):
+        raise typer.Exit(1)
+
+
+@commands.command("gc")
+def clear_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """Remove bytes that no row can open: of shredded objects, and of interrupted work that is older than a day."""
+    from app.vault import maintenance
+
+    with _vault_here(state) as (database, opened):
+        removed = maintenance.gc(database, opened)
+    show(as_json, removed, f"{len(removed)} objects removed.")
+
+
+@commands.command("rotate-key")
+def rotate_key(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """Make a new master key and wrap every data key with it; objects are not rewritten, the service goes on."""
+    from app.settings import Settings
+    from app.vault import maintenance
+    from app.vault.keys import FileMasterKeys
+
+    with _vault_here(state) as (database, _), err.status("wrapping data keys ..."):
+        keys = FileMasterKeys(Settings(state_folder=state).master_key)
+        total = maintenance.rotate_key(database, keys)
+    told = f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it."
+    show(as_json, {"version": keys.version, "data_keys": total}, told)

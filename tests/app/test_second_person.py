@@ -1,0 +1,176 @@
+"""Where a model demands a second person, nothing is withdrawn, purged or loosened by one alone."""
+
+import threading
+from datetime import timedelta
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from app.access.service import Role
+from app.database import now
+from app.second_person.tables import ApprovalRow
+from lirf_client import Approval, AwaitingApproval, Client, LirfError
+from tests.app.conftest import Service
+from tests.app.factories import infer_request
+
+REASON = "two see more than one"
+
+
+@pytest.fixture
+def guarded(service: Service) -> Service:
+    """A model that demands a second person."""
+    service.register()
+    service.administrator.change_policy("birds", reason=REASON, needs_second_person=True)
+    return service
+
+
+@pytest.fixture
+def second(service: Service) -> Client:
+    """Another administrator."""
+    return Client(service.url, service.key_of("second", Role.ADMINISTRATOR))
+
+
+def ask_to_withdraw(service: Service, deposit_id: str, **options: float) -> Approval:
+    with pytest.raises(AwaitingApproval) as awaiting:
+        service.custodian.withdraw([deposit_id], holder="press", reason="the fair", **options)  # type: ignore[arg-type]
+    return awaiting.value.approval
+
+
+def refusal(client: Client, approval: Approval) -> str:
+    with pytest.raises(LirfError) as refused:
+        client.approve(approval["id"])
+    return refused.value.type.removeprefix("urn:lirf:problem:")
+
+
+def withdrawn(service: Service) -> list[str]:
+    parameters: dict[str, list[str]] = service.reader.infer("birds", infer_request())["parameters"]
+    return parameters["withdrawals"]
+
+
+def test_a_withdrawal_waits_for_somebody_else(guarded: Service, second: Client) -> None:
+    deposit_id = guarded.deposit(["auk"])
+    asked = ask_to_withdraw(guarded, deposit_id, expires_in_seconds=3600)
+    assert (asked["state"], asked["act"], asked["requested_by"]) == ("waiting", "withdraw", "custodian")
+    assert withdrawn(guarded) == []
+    assert refusal(guarded.custodian, asked) == "own-request"
+    assert withdrawn(guarded) == []
+
+    approved = second.approve(asked["id"])
+    assert (approved["state"], approved["decided_by"]) == ("approved", "second")
+    assert withdrawn(guarded) == [approved["result_id"]]
+    (opened,) = guarded.reader.withdrawals("birds")
+    assert (opened["created_by"], opened["holder"]) == ("custodian", "press")
+    (event,) = guarded.auditor.audit_events(action="withdrawal.opened")
+    assert (event["actor"], event["details"]["requested_by"]) == ("second", "custodian")
+    actions = [event["action"] for event in guarded.auditor.audit_events(subject=asked["id"])]
+    assert actions == ["approval.approved", "approval.requested"]
+    assert refusal(second, asked) == "already-decided"
+
+
+def test_a_purge_waits_for_another_administrator(guarded: Service, second: Client) -> None:
+    deposit_id = guarded.deposit(["auk"])
+    with pytest.raises(AwaitingApproval) as awaiting:
+        guarded.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+    asked = awaiting.value.approval
+    assert guarded.reader.deposit(deposit_id)["state"] == "deposited"
+    assert refusal(guarded.custodian, asked) == "forbidden"
+    assert refusal(guarded.administrator, asked) == "own-request"
+    assert second.approve(asked["id"])["result_id"] == deposit_id
+    assert guarded.reader.deposit(deposit_id)["state"] == "purged"
+
+
+def test_nobody_loosens_the_rule_alone(guarded: Service, second: Client) -> None:
+    with pytest.raises(AwaitingApproval) as awaiting:
+        guarded.administrator.change_policy("birds", reason=REASON, needs_second_person=False)
+    assert guarded.reader.policy("birds")["needs_second_person"]
+    second.approve(awaiting.value.approval["id"])
+    assert not guarded.reader.policy("birds")["needs_second_person"]
+    guarded.custodian.withdraw([guarded.deposit(["auk"])], holder="h", reason="r")
+
+
+def test_a_refused_request_is_not_carried_out(guarded: Service, second: Client) -> None:
+    deposit_id = guarded.deposit(["auk"])
+    refused, taken_back = (ask_to_withdraw(guarded, deposit_id) for _ in range(2))
+    assert second.refuse(refused["id"], reason="no fair")["decision_reason"] == "no fair"
+    guarded.custodian.refuse(taken_back["id"], reason="asked for by mistake")
+    for asked in (refused, taken_back):
+        assert refusal(second, asked) == "already-decided"
+    assert withdrawn(guarded) == []
+    assert guarded.reader.approvals(model="birds", waiting=True) == []
+    assert {item["state"] for item in guarded.reader.approvals()} == {"refused"}
+
+
+def test_a_request_that_nobody_approved_in_time_is_void(guarded: Service, second: Client) -> None:
+    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
+    with guarded.database.session() as session, session.begin():
+        session.execute(sa.update(ApprovalRow).values(expires_at=now() - timedelta(seconds=1)))
+    assert refusal(second, asked) == "already-decided"
+    assert guarded.reader.approvals()[0]["state"] == "expired"
+    assert withdrawn(guarded) == []
+
+
+def test_what_has_become_impossible_is_refused_and_still_waits(guarded: Service, second: Client) -> None:
+    deposit_id = guarded.deposit(["auk"])
+    to_withdraw = ask_to_withdraw(guarded, deposit_id)
+    with pytest.raises(AwaitingApproval) as awaiting:
+        guarded.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
+    second.approve(awaiting.value.approval["id"])
+    assert refusal(second, to_withdraw) == "module-purged"
+    assert guarded.reader.approvals(waiting=True)[0]["id"] == to_withdraw["id"]
+
+
+def test_of_many_that_approve_at_once_one_does(guarded: Service) -> None:
+    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
+    clients = [Client(guarded.url, guarded.key_of(f"c{number}", Role.CUSTODIAN)) for number in range(5)]
+    outcomes: list[str] = []
+
+    def approve(client: Client) -> None:
+        try:
+            client.approve(asked["id"])
+            outcomes.append("approved")
+        except LirfError as refused:
+            outcomes.append(refused.type.removeprefix("urn:lirf:problem:"))
+
+    threads = [threading.Thread(target=approve, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["already-decided"] * 4 + ["approved"]
+    assert len(withdrawn(guarded)) == 1
+
+
+def test_a_policy_is_changed_by_who_has_seen_it(service: Service) -> None:
+    service.register()
+    headers = {"Authorization": f"Bearer {service.key_of('boss', Role.ADMINISTRATOR)}"}
+    url = f"{service.url}/v1/models/birds/policy"
+    body = {"original": "seal", "needs_second_person": True, "reason": REASON}
+    seen = httpx.get(url, headers=headers).headers["ETag"]
+    assert httpx.put(url, headers=headers, json=body).status_code == 428
+    for unfit in ('"77"', "x", "*", f"W/{seen}", '"' + "9" * 30 + '"'):
+        assert httpx.put(url, headers={**headers, "If-Match": unfit}, json=body).status_code == 412, unfit
+    body["needs_second_person"] = False
+    changed = httpx.put(url, headers={**headers, "If-Match": seen}, json=body)
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] != seen
+    again = httpx.put(url, headers={**headers, "If-Match": seen}, json=body)
+    assert (again.status_code, again.json()["type"]) == (412, "urn:lirf:problem:policy-changed")
+
+
+def test_destroy_leaves_no_network_that_knows_what_is_deposited(service: Service) -> None:
+    from tests.app.test_purges import objects
+
+    service.register()
+    first = service.deposit(["auk"])
+    assert len([key for key in objects(service).values() if key is None]) == 1  # the deposit set
+    service.administrator.change_policy("birds", reason=REASON, original="destroy")
+    assert len([key for key in objects(service).values() if key is None]) == 2  # and revision 0, at once
+    second = service.deposit(["dodo"])
+    (finished,) = service.auditor.audit_events(subject=second, action="deposit.finished")
+    assert finished["details"]["destroyed_revisions"] == [1]
+    (changed,) = service.auditor.audit_events(action="model.policy_changed")
+    assert changed["details"]["destroyed_revisions"] == [0]
+    assert changed["details"]["after"] == {"original": "destroy", "needs_second_person": False}
+    service.custodian.withdraw([first, second], holder="h", reason="r")
+    assert len(withdrawn(service)) == 1

@@ -5,17 +5,24 @@ import logging
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.access.service import Actor, authenticate, note_use
+from app.access.service import Actor, Unauthenticated, authenticate, note_use
+from app.limits import RateLimit
 
 log = logging.getLogger(__name__)
 
 
 def authenticated(request: Request) -> Actor:
-    """The actor of a request, looked up once. Raises `Unauthenticated`."""
+    """The actor of a request, looked up once. Raises `Unauthenticated`, `TooManyRequests`."""
     if not hasattr(request.state, "actor"):
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        with request.app.state.database.reading() as session:
-            actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
+        limit: RateLimit = request.app.state.rate_limit
+        try:
+            with request.app.state.database.reading() as session:
+                actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
+        except Unauthenticated:
+            limit.count(f"address {request.client.host if request.client else 'unknown'}")
+            raise
+        limit.count(f"key {actor.key_id}")
         if actor.is_use_due:
             try:
                 with request.app.state.database.session() as session:

@@ -10,6 +10,7 @@ class Problem(Exception):
     slug: ClassVar[str] = "bad-request"
     title: ClassVar[str] = "The request cannot be carried out"
 
-    def __init__(self, detail: str, **members: Any) -> None:
-        self.detail, self.members = detail, members
+    def __init__(self, detail: str, *, retry_after: int | None = None, **members: Any) -> None:
+        """retry_after: seconds until it is worth to try again. members: further ones of the answer."""
+        self.detail, self.retry_after, self.members = detail, retry_after, members
         super().__init__(detail)

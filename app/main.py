@@ -26,6 +26,7 @@ from app.inference.engine import InferenceEngine
 from app.inference.router import health
 from app.inference.router import router as inference
 from app.inference.schemas import Health
+from app.limits import RateLimit
 from app.problems import ProblemDetails
 from app.purges.router import router as purges
 from app.registry.router import router as models
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.vault = vault = open_vault(settings)
         app.state.doorbell = Doorbell(settings)
         app.state.metrics = Metrics(database)
+        app.state.rate_limit = RateLimit(settings)
         app.state.engine = InferenceEngine(
             database, vault, Compute.for_inference(settings.device), settings.cache_bytes
         )
@@ -131,7 +133,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             with database.reading() as session:
                 session.execute(sa.text("SELECT 1"))
         except sa.exc.SQLAlchemyError as error:
-            raise NotReady("the database does not answer; look at its state and at LIRF_DATABASE_URL.") from error
+            advice = "the database does not answer; look at its state and at LIRF_DATABASE_URL."
+            raise NotReady(advice, retry_after=problems.RETRY_SECONDS) from error
         return Health()
 
     return app

@@ -1,5 +1,6 @@
 """Problem details (RFC 9457): how errors become answers."""
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -8,6 +9,8 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +19,9 @@ from app.errors import Problem
 
 TYPE_PREFIX = "urn:lirf:problem:"
 MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 2
+
+log = logging.getLogger(__name__)
 
 
 class ProblemDetails(BaseModel):
@@ -55,7 +61,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     def of_a_domain(request: Request, problem: Problem) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None
+        headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+        if problem.retry_after is not None:
+            headers["Retry-After"] = str(problem.retry_after)
         return _answer(problem.status, problem.slug, problem.title, problem.detail, problem.members, headers)
 
     @app.exception_handler(RequestValidationError)
@@ -72,6 +80,18 @@ def install(app: FastAPI) -> None:
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.url.path}"
         return _answer(error.status_code, phrase.lower().replace(" ", "-"), phrase, detail, {}, error.headers)
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeout)
+    def of_the_database(request: Request, error: Exception) -> JSONResponse:
+        log.error("the database failed", exc_info=error)
+        detail = (
+            "The database did not answer. Whether a change was made is not known: look at the resource, or send the "
+            "request again with the same Idempotency-Key."
+        )
+        headers = {"Retry-After": str(RETRY_SECONDS)}
+        return _answer(503, "database-away", "The database did not answer", detail, {}, headers)
 
     @app.exception_handler(Exception)
     def of_a_fault(request: Request, error: Exception) -> JSONResponse:

@@ -4,7 +4,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+import limits
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -30,6 +31,9 @@ class Settings(BaseSettings):
     )
     max_archive_bytes: int = Field(20 << 30, gt=0, description="Largest image archive that is taken.")
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest JSON or image body that is taken.")
+    rate_limit: str | None = Field(
+        None, description="Requests of each key, and of each address without one, such as `600/minute`; none: no limit."
+    )
     cache_bytes: int = Field(2 << 30, gt=0, description="Networks and modules kept assembled for inference.")
     backup_days: float | None = Field(
         None,
@@ -43,6 +47,16 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text at a terminal, else JSON.")
+
+    @field_validator("rate_limit")
+    @classmethod
+    def is_a_limit(cls, text: str | None) -> str | None:
+        if text:
+            try:
+                limits.parse(text)
+            except ValueError:
+                raise ValueError(f"'{text}' is no limit such as 600/minute or 10 per second") from None
+        return text
 
     @cached_property
     def folder(self) -> Path:

@@ -157,7 +157,7 @@ def shred(session: Session, actor: str, dataset_id: str) -> list[str]:
 
 
 def _refusal(error: archives.BadArchive) -> ArchiveRefused:
-    members = {}
+    members: dict[str, Any] = {}
     if isinstance(error, archives.UnreadableImages):
         members = {"unreadable": error.names, "unreadable_total": error.total}
     refusal = ArchiveRefused(str(error), **members)

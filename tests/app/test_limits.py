@@ -1,0 +1,73 @@
+"""What is too much, and what does not answer, says when to try again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.access import service as access
+from app.access.service import LOCAL_ADMINISTRATOR
+from app.database import Database
+from app.registry import service as registry
+from app.settings import Settings
+from tests.app.conftest import Service, started
+from tests.e2e.conftest import REDIS
+
+BROKERS = [None, *([REDIS] if REDIS else [])]
+
+
+@pytest.mark.parametrize("broker", BROKERS, ids=lambda broker: "redis" if broker else "memory")
+def test_a_key_that_sends_too_much_waits_and_others_do_not(
+    settings: Settings, database: Database, broker: str | None
+) -> None:
+    settings.rate_limit, settings.broker_url = "3/hour", broker
+    with database.session() as session:
+        first, second = (access.create_key(session, LOCAL_ADMINISTRATOR, name, [])[1] for name in ("a", "b"))
+    with started(settings) as (url, _):
+
+        def ask(key: str) -> httpx.Response:
+            return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+
+        assert [ask(first).status_code for _ in range(4)] == [200, 200, 200, 429]
+        refused = ask(first)
+        assert 3000 < int(refused.headers["Retry-After"]) <= 3600
+        assert refused.json()["type"] == "urn:lirf:problem:too-many-requests"
+        assert ask(second).status_code == 200
+        assert httpx.get(f"{url}/v2/health/live").status_code == 200
+
+
+def test_an_address_that_guesses_keys_is_slowed_down(settings: Settings, database: Database) -> None:
+    settings.rate_limit = "5/hour"
+    with database.session() as session:
+        key = access.create_key(session, LOCAL_ADMINISTRATOR, "a", [])[1]
+    with started(settings) as (url, _):
+        guesses = [
+            httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer lirf_{n}"}).status_code for n in range(7)
+        ]
+        assert guesses == [401] * 5 + [429] * 2
+        assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_a_limit_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="no limit such as 600/minute"):
+        Settings(state_folder=tmp_path, rate_limit="many")
+
+
+@pytest.mark.parametrize(
+    "trouble", [lambda: OperationalError("SELECT", {}, Exception("server closed the connection")), PoolTimeout]
+)
+def test_a_database_that_does_not_answer_is_503_with_when_to_try_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[], Exception]
+) -> None:
+    def broken(*_: object) -> None:
+        raise trouble()
+
+    monkeypatch.setattr(registry, "list_models", broken)
+    headers = {"Authorization": f"Bearer {service.key_of('k')}"}
+    answer = httpx.get(f"{service.url}/v1/models", headers=headers)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.json()["type"] == "urn:lirf:problem:database-away"

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session

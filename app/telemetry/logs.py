@@ -11,13 +11,16 @@ from app.correlation import request_id
 from app.settings import Settings
 
 
+EXTRA = "method", "route", "path", "status", "milliseconds", "actor"  # what `requests` tells besides its text
+
+
 def configure(settings: Settings) -> None:
     """Every logger of this process writes to stderr so, those of libraries too."""
     is_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     told: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
+        structlog.stdlib.ExtraAdder(allow=EXTRA),
         structlog.processors.TimeStamper(fmt="iso", key="at"),
         _with_request_id,
         structlog.processors.format_exc_info,  # the trace alone: local variables hold keys and images

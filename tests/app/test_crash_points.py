@@ -1,0 +1,127 @@
+"""A worker that dies before or after any durable step of a deposit loses nothing and leaves nothing half done.
+
+Durable steps are commits, objects that get their name, and objects that are removed. They are counted in a deposit that
+goes well, so that a step which is new is attacked, too.
+"""
+
+import math
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from app.settings import Settings
+from app.vault import maintenance
+from app.vault.objects import ObjectStore
+from tests.app.conftest import Service
+from tests.app.factories import infer_request
+from tests.app.test_jobs import expire_lease, reconcile
+from worker import pulse
+from worker.job import Work, work_on
+
+DIED = 137
+
+
+class Steps:
+    """Counts the durable steps of this process, and ends it at one of them."""
+
+    def __init__(self, dies_at: int | None, after: bool) -> None:
+        self.count, self._dies_at, self._after = 0, dies_at, after
+        event.listen(Session, "before_commit", lambda _: self.begin())
+        event.listen(Session, "after_commit", lambda _: self.end())
+        for name in ("keep", "remove"):
+            setattr(ObjectStore, name, self._around(getattr(ObjectStore, name)))
+
+    def begin(self) -> None:
+        self.count += 1
+        if self.count == self._dies_at and not self._after:
+            os._exit(DIED)
+
+    def end(self) -> None:
+        if self.count == self._dies_at:
+            os._exit(DIED)
+
+    def _around(self, act: Callable[..., None]) -> Callable[..., None]:
+        def acted(*arguments: object) -> None:
+            self.begin()
+            act(*arguments)
+            self.end()
+
+        return acted
+
+
+def carry_out(settings: str, deposit_id: str, dies_at: int | None, after: bool, told: Path) -> None:
+    """In a process of its own."""
+    pulse.HEARTBEAT_SECONDS = math.inf  # those that time brings would not come at the same steps again
+    work = Work(Settings.model_validate_json(settings))
+    steps = Steps(dies_at, after)
+    work_on(work, deposit_id)
+    told.write_text(str(steps.count))
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Forks of a process that has torch and has not used it yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lirf_core.architectures.resnet", __name__])
+    return context
+
+
+def deposits_of(service: Service, model: str) -> tuple[str, str]:
+    """A finished deposit and a queued one, whose work also scrubs the first."""
+    service.register(model)
+    config = {"proxies": 0, "lambda_fp": 0, "epochs": 1}
+    return service.deposit(["auk"], model, config=config), service.queue(["dodo"], model, config=config)
+
+
+def test_a_worker_may_die_at_every_durable_step(service: Service, processes: ForkServerContext, tmp_path: Path) -> None:
+    service.settings.max_attempts = 3
+
+    def run(deposit_id: str, dies_at: int | None, after: bool) -> int | None:
+        arguments = service.settings.model_dump_json(), deposit_id, dies_at, after, tmp_path / "steps"
+        process = processes.Process(target=carry_out, args=arguments)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert run(deposits_of(service, "counted")[1], None, False) == 0
+    steps = int((tmp_path / "steps").read_text())
+    assert steps > 10
+    for step in range(1, steps + 1):
+        model = f"died-{step}"
+        first, second = deposits_of(service, model)
+        for after in (False, True):
+            died = run(second, step, after) == DIED
+            assert died or after, model  # the second time, a checkpoint may have shortened the work
+            is_published = service.reader.model(model)["revision"] == 2
+            check(service, model, [first, second] if is_published else [first])
+            if service.reader.deposit(second)["state"] == "running":
+                expire_lease(service, second)
+            reconcile(service)
+        service.work(second)
+        check(service, model, [first, second])
+
+    work = Work(service.settings)
+    maintenance.gc(work.database, work.vault, grace=maintenance.GRACE * 0)
+    assert maintenance.check(work.database, work.vault) == []
+    assert service.auditor.verify_audit()["is_intact"]
+
+
+def check(service: Service, model: str, held: list[str]) -> None:
+    """Exactly these deposits are made: their modules are there, and their classes answer when they are withdrawn."""
+    assert service.reader.model(model)["revision"] == len(held)
+    deposited = {item["deposit_id"] for item in service.reader.classes(model) if item["state"] == "deposited"}
+    assert deposited == set(held)
+    for deposit_id in held:
+        assert service.reader.deposit(deposit_id)["state"] == "deposited"
+        finished = list(service.auditor.audit_events(subject=deposit_id, action="deposit.finished"))
+        assert len(finished) == 1
+    withdrawal = service.custodian.withdraw(held, holder="h", reason="r")
+    answer = service.reader.infer(model, infer_request(1))
+    assert answer["parameters"]["withdrawals"] == [withdrawal["id"]]
+    service.custodian.revoke(withdrawal["id"])

@@ -30,6 +30,7 @@ from app.cli.common import (
     service,
     show,
 )
+from app.cli.vault import vault_here
 from lirf_client import Client, Deposit, LirfError
 
 HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
@@ -87,6 +88,27 @@ def migrate() -> None:
 
     Database(Settings().database).upgrade()
     out.print("The database is up to date.")
+
+
+@main.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where the copy is kept; only what is new is added.")],
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Copy database and vault of a service on this machine, which may run. The master key is not copied."""
+    from app import backup as backups
+    from app.settings import Settings
+
+    with vault_here(state) as (database, opened), err.status("copying ..."):
+        total = backups.take(database, opened, folder)
+    has_database = database.url.get_backend_name() == "sqlite"
+    told = f"{total} objects and the database are in {escape(str(folder))}."
+    if not has_database:
+        told = f"{total} objects are in {escape(str(folder))}; before them, copy the database with pg_dump."
+    key = escape(str(Settings(state_folder=state).master_key))
+    answer = {"objects": total, "has_database": has_database}
+    show(as_json, answer, f"{told} Keep {key} elsewhere: nothing opens without it.")
 
 
 @main.command()

@@ -14,7 +14,7 @@ commands = typer.Typer(help="The vault of a service on this machine.", no_args_i
 
 
 @contextmanager
-def _vault_here(state: Path) -> Iterator[tuple[Any, Any]]:
+def vault_here(state: Path) -> Iterator[tuple[Any, Any]]:
     """Database and vault of the service whose settings are here: these commands work beside it, not over HTTP."""
     from app.database import Database
     from app.settings import Settings
@@ -35,7 +35,7 @@ def check_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Open every stored object and look for what does not belong there; exit code 1 if anything is lost."""
     from app.vault import maintenance
 
-    with _vault_here(state) as (database, opened), err.status("opening every object ..."):
+    with vault_here(state) as (database, opened), err.status("opening every object ..."):
         findings = maintenance.check(database, opened)
     table = Table("object", "what", "lost")
     for finding in findings:
@@ -54,7 +54,7 @@ def clear_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Remove bytes that no row can open: of shredded objects, and of interrupted work that is older than a day."""
     from app.vault import maintenance
 
-    with _vault_here(state) as (database, opened):
+    with vault_here(state) as (database, opened):
         removed = maintenance.gc(database, opened)
     show(as_json, removed, f"{len(removed)} objects removed.")
 
@@ -66,7 +66,7 @@ def rotate_key(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     from app.vault import maintenance
     from app.vault.keys import FileMasterKeys
 
-    with _vault_here(state) as (database, _), err.status("wrapping data keys ..."):
+    with vault_here(state) as (database, _), err.status("wrapping data keys ..."):
         keys = FileMasterKeys(Settings(state_folder=state).master_key)
         total = maintenance.rotate_key(database, keys)
     told = f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it."

@@ -10,7 +10,6 @@ from structlog.stdlib import ProcessorFormatter
 from app.correlation import request_id
 from app.settings import Settings
 
-
 EXTRA = "method", "route", "path", "status", "milliseconds", "actor"  # what `requests` tells besides its text
 
 

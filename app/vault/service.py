@@ -225,6 +225,11 @@ def is_shredded(session: Session, object_id: str) -> bool:
     return session.get_one(VaultObjectRow, object_id).wrapped_key is None
 
 
+def live_names(session: Session) -> set[str]:
+    """Objects that a row can open."""
+    return set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
+
+
 def shredded_names(session: Session, names: Iterable[str]) -> set[str]:
     """Those of these objects whose key was destroyed."""
     query = sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_(None))

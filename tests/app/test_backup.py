@@ -1,0 +1,115 @@
+"""What is brought back from a backup is the service as it was."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from app import backup
+from app.settings import Settings
+from app.vault import maintenance
+from tests.app.conftest import Service, started
+from tests.app.factories import infer_request
+from worker.job import Work
+
+
+def restored_from(folder: Path, service: Service, tmp_path: Path) -> Settings:
+    """As docs/operations.md says it: the copy in a new state folder, and the master key from where it is kept."""
+    state = tmp_path / "restored"
+    shutil.copytree(folder, state)
+    shutil.copy2(service.settings.master_key, state / "master.key")
+    return Settings(state_folder=state, device="cpu", _env_file=None)  # type: ignore[call-arg]
+
+
+def test_a_service_is_brought_back_from_a_backup(
+    service: Service, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    key = service.key_of("app", "custodian")  # type: ignore[arg-type]
+    service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    before = service.reader.infer("birds", infer_request())["outputs"]
+    work, folder = Work(service.settings), tmp_path / "backup"
+    dumped = dump(service, tmp_path)
+    request.addfinalizer(lambda: drop(service))
+    assert backup.take(work.database, work.vault, folder) == 4  # upper part, two lower parts, module
+    service.deposit(["dodo"])  # later than the backup
+
+    settings = restored_from(folder, service, tmp_path)
+    if dumped:
+        settings.database_url = load(service, dumped)
+    again = Work(settings)
+    assert maintenance.check(again.database, again.vault) == []
+    with started(settings) as (url, _):
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{url}/v2/models/birds/infer", json=infer_request(), headers=headers).json()
+        assert answer["outputs"] == before
+        assert answer["parameters"]["revision"] == 1
+    again.database.engine.dispose()
+
+
+def dump(service: Service, tmp_path: Path) -> Path | None:
+    url = service.database.url
+    if url.get_backend_name() == "sqlite":
+        return None
+    place = tmp_path / "lirf.dump"
+    subprocess.run(["pg_dump", "--format=custom", f"--file={place}", libpq(url)], check=True)
+    return place
+
+
+def load(service: Service, dumped: Path) -> str:
+    url = service.database.url.set(database=f"{service.database.url.database}_restored")
+    with outside(service) as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {url.database}"))
+    subprocess.run(["pg_restore", "--no-owner", f"--dbname={libpq(url)}", str(dumped)], check=True)
+    return url.render_as_string(hide_password=False)
+
+
+def drop(service: Service) -> None:
+    if service.database.url.get_backend_name() != "sqlite":
+        with outside(service) as connection:
+            connection.execute(
+                sa.text(f"DROP DATABASE IF EXISTS {service.database.url.database}_restored WITH (FORCE)")
+            )
+
+
+def outside(service: Service) -> sa.Connection:
+    return sa.create_engine(service.database.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect()
+
+
+def libpq(url: sa.URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def test_a_second_backup_copies_what_is_new_and_lets_go_what_was_shredded(service: Service, tmp_path: Path) -> None:
+    service.register()
+    first = service.deposit(["auk"])
+    work, folder = Work(service.settings), tmp_path / "backup"
+    backup.take(work.database, work.vault, folder)
+    written = {path.name: path.stat().st_mtime_ns for path in (folder / "vault").glob("??/*")}
+    service.deposit(["dodo"])
+    service.administrator.purge(first, classes=["auk"], reason="asked for")
+    copied: list[None] = []
+    backup.take(work.database, work.vault, folder, lambda: copied.append(None))
+    now = {path.name: path.stat().st_mtime_ns for path in (folder / "vault").glob("??/*")}
+    assert now.keys() == work.vault.objects.names()
+    kept = written.keys() & now.keys()
+    assert len(copied) == len(now) - len(kept)
+    assert {name: now[name] for name in kept} == {name: written[name] for name in kept}
+    assert not list(folder.glob("**/tmp*"))
+
+
+def test_a_backup_does_not_hold_what_opens_it(service: Service, tmp_path: Path) -> None:
+    service.register()
+    work, folder = Work(service.settings), tmp_path / "backup"
+    backup.take(work.database, work.vault, folder)
+    key = service.settings.master_key.read_bytes()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    assert all(key not in path.read_bytes() for path in files)
+    assert not (folder / "master.key").exists()
+    with pytest.raises(FileNotFoundError):
+        (folder / "admin.key").read_text()

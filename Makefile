@@ -19,6 +19,11 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
 	$(RUN) pytest -n auto --maxprocesses 8 --dist loadscope
 
+N ?= 60
+chaos: install ## N deposits while processes are killed and messages lost; exit code 1 when something is lost or done twice
+	$(RUN) python -m tests.e2e.chaos --deposits $(N)
+	test -z "$$TEST_DATABASE_URL$$TEST_REDIS_URL" || $(RUN) python -m tests.e2e.chaos --deposits $(N) --kind 'spread out'
+
 bench: install ## the tables of the paper and the speed, on digits; results in benchmarks/results
 	$(RUN) python -m benchmarks.paper table1
 	$(RUN) python -m benchmarks.paper table2

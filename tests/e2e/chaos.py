@@ -1,0 +1,252 @@
+"""Deposits under fire: `make chaos N=200`, or `python -m tests.e2e.chaos --help`.
+
+Clients request deposits and write down what they were told, while processes are killed and stopped and messages are
+lost and doubled. At the end the service must have kept what it said. The last line sums up; exit code 1: a violation.
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+import redis
+import sqlalchemy as sa
+import typer
+from rich.console import Console
+
+from app.deposits.doorbell import TASK, celery_app
+from app.deposits.tables import DepositRow, State
+from app.settings import Settings
+from app.vault import maintenance
+from app.vault.service import open_vault
+from tests.app.conftest import Service
+from tests.app.factories import CLASSES, deposit_zip, infer_request
+from tests.e2e.conftest import Installation, started, wait_until
+
+OF_EACH_MODEL = CLASSES[:3]  # deposited one after the other; two are left
+CONFIG = {"epochs": 8, "batch_size": 2, "proxies": 8, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
+PREPROCESSING = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+RECOVERY_SECONDS = 60.0  # the lease, the reconciler's pause, and a worker that imports torch on a busy machine
+
+Kind = Literal["embedded", "spread out"]
+
+
+@dataclass
+class Report:
+    """What was done to the service, and what it did wrong. `accepted`: ids of deposits, by the model and class."""
+
+    accepted: dict[tuple[str, str], str] = field(default_factory=dict)
+    kills: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        others = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
+        return (
+            f"chaos: {len(self.accepted)} deposits, {self.kills} kills ({others}), {self.repeated} requests repeated, "
+            f"{len(self.violations)} violations"
+        )
+
+
+class Chaos:
+    """One installation under fire."""
+
+    def __init__(self, running: Installation, deposits: int, seed: int) -> None:
+        self.running, self.deposits, self.report = running, deposits, Report()
+        self._random, self._over = random.Random(seed), threading.Event()
+        self._http = httpx.Client(
+            base_url=f"http://127.0.0.1:{running.port}", headers={"Authorization": f"Bearer {running.key}"}, timeout=30
+        )
+
+    def run(self) -> Report:
+        self.running.environment["LIRF_MAX_ATTEMPTS"] = "1000"
+        self.running.start("worker")
+        clients = [threading.Thread(target=self._request, args=(number,)) for number in range(2)]
+        for client in clients:
+            client.start()
+        attacker = threading.Thread(target=self._attack)
+        attacker.start()
+        while any(client.is_alive() for client in clients) or (not self._over.is_set() and self._unfinished()):
+            time.sleep(1)
+        self._over.set()
+        attacker.join()
+        for client in clients:
+            client.join()
+        wait_until(lambda: not self._unfinished(), RECOVERY_SECONDS)
+        self._check()
+        return self.report
+
+    def _unfinished(self) -> int:
+        with self.running.database().reading() as session:
+            query = sa.select(sa.func.count()).where(DepositRow.state.in_((State.QUEUED, State.RUNNING)))
+            return session.scalar(query) or 0
+
+    # What clients do.
+
+    def _request(self, client: int) -> None:
+        chance = random.Random(client)
+        for number in range(client, -(-self.deposits // len(OF_EACH_MODEL)), 2):
+            model = f"m{number}"
+            body = {"name": model, "architecture": {"name": "resnet18-small", "width": 0.25}, "classes": CLASSES}
+            self._send("POST", "/v1/models", json={**body, "preprocessing": PREPROCESSING})
+            self._send("PUT", f"/v1/models/{model}/weights", content=self._weights())
+            for label in OF_EACH_MODEL[: self.deposits - number * len(OF_EACH_MODEL)]:
+                images = {"content": deposit_zip([label], 6), "params": {"purpose": "deposit"}}
+                dataset = self._send("POST", f"/v1/models/{model}/datasets", **images).json()["id"]
+                asked = {"dataset_id": dataset, "reason": "chaos", "config": CONFIG}
+                path, key = f"/v1/models/{model}/deposits", str(uuid.uuid4())
+                told = self._send("POST", path, key, json=asked)
+                self.report.accepted[model, label] = told.json()["id"]
+                if chance.random() < 0.3:
+                    self.report.repeated += 1
+                    again = self._send("POST", path, key, json=asked)
+                    self._demand(again.json()["id"] == told.json()["id"], f"another job for the same key: {model}")
+                    other = self._send("POST", path, key, json={**asked, "reason": "another"})
+                    self._demand(other.status_code == 422, f"another body for the same key: {other.status_code}")
+
+    def _weights(self) -> bytes:
+        made = Service.__new__(Service)
+        made.settings = Settings(state_folder=self.running.folder / "state")
+        return made.weights().read_bytes()
+
+    def _send(self, method: str, path: str, key: str | None = None, **options: Any) -> httpx.Response:
+        """Until it is answered: what a broken connection or a 503 leaves open is sent again, with the same key."""
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())} if method == "POST" else {}
+        while True:
+            try:
+                answer = self._http.request(method, path, headers=headers, **options)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None:
+                slug = answer.json().get("type", "").rpartition(":")[2]
+                if answer.status_code < 500 and slug != "idempotent-answer-missing":
+                    is_fine = answer.is_success or slug in ("weights-present", "idempotency-key-reused")
+                    self._demand(is_fine, f"{method} {path}: {answer.status_code} {answer.text[:200]}")
+                    return answer
+                self._demand(answer.status_code != 500, f"{method} {path}: 500 {answer.text[:200]}")
+            time.sleep(0.3)
+
+    # What is done to the service.
+
+    def _attack(self) -> None:
+        acts: list[tuple[int, Callable[[], None]]] = [
+            (4, lambda: self._kill("worker")),
+            (3, self._kill_pool_child),
+            (3, lambda: self._kill("api")),
+            (2, lambda: self._kill("reconciler")),
+            (1, self._stop_worker_past_its_lease),
+            (2, self._lose_messages),
+            (3, self._double_messages),
+        ]
+        while not self._over.wait(self._random.uniform(1, 9)):
+            _, act = self._random.choices(acts, weights=[weight for weight, _ in acts])[0]
+            try:
+                act()
+            except Exception as error:  # the attack failed, not the service
+                self.report.violations.append(f"the attacker: {error!r}")
+                self._over.set()
+
+    def _kill(self, name: str) -> None:
+        self.running.kill(name)
+        self.report.kills += 1
+        self.report.faults[name] += 1
+        time.sleep(self._random.uniform(0, 1))
+        self.running.start(name)
+
+    def _kill_pool_child(self) -> None:
+        from tests.e2e.test_worker_loss import children
+
+        for pid, command in children(self.running):
+            if "semaphore_tracker" not in command:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                self.report.kills += 1
+                self.report.faults["pool child"] += 1
+        if self.running.processes["worker"].poll() is not None:  # whose pool could not be repaired
+            self.running.start("worker")
+
+    def _stop_worker_past_its_lease(self) -> None:
+        group = self.running.processes["worker"].pid
+        os.killpg(group, signal.SIGSTOP)
+        self.report.faults["worker stopped past its lease"] += 1
+        self._over.wait(float(self.running.environment["LIRF_LEASE_SECONDS"]) + 2)
+        os.killpg(group, signal.SIGCONT)
+
+    def _lose_messages(self) -> None:
+        self.report.faults["messages lost"] += 1
+        if broker := self.running.environment.get("LIRF_BROKER_URL"):
+            redis.Redis.from_url(broker).flushdb()
+            return
+        file = self.running.folder / "state" / "broker.sqlite3"
+        with suppress(sqlite3.OperationalError), sqlite3.connect(file, timeout=5) as connection:
+            connection.execute("DELETE FROM kombu_message")
+
+    def _double_messages(self) -> None:
+        broker = self.running.environment.get("LIRF_BROKER_URL")
+        settings = Settings(state_folder=self.running.folder / "state", broker_url=broker)
+        self.report.faults["messages doubled"] += 1
+        for deposit_id in list(self.report.accepted.values())[-3:]:
+            for _ in range(2):
+                with suppress(Exception):  # a broker may be away
+                    celery_app(settings).send_task(TASK, args=[deposit_id], retry=False)
+
+    # What must hold.
+
+    def _demand(self, holds: bool, violation: str) -> None:
+        if not holds:
+            self.report.violations.append(violation)
+
+    def _check(self) -> None:
+        demand, accepted = self._demand, self.report.accepted
+        demand(len(accepted) == self.deposits, f"{len(accepted)} of {self.deposits} deposits were accepted")
+        with self.running.client() as lirf:
+            for (model, label), deposit_id in accepted.items():
+                found = lirf.deposit(deposit_id)
+                demand(found["state"] == "deposited", f"{model} {label} is {found['state']}: {found['failure']}")
+                actions = Counter(event["action"] for event in lirf.audit_events(subject=deposit_id))
+                for action in ("deposit.requested", "deposit.finished"):
+                    demand(actions[action] == 1, f"{model} {label}: {actions[action]} times {action}")
+            for model in {model for model, _ in accepted}:
+                held = [deposit_id for (of, _), deposit_id in accepted.items() if of == model]
+                demand(lirf.model(model)["revision"] == len(held), f"{model} has another revision than {len(held)}")
+                demand(len(lirf.deposits(model)) == len(held), f"{model} has deposits that nobody was told of")
+                withdrawn = lirf.withdraw(held, holder="chaos", reason="check")
+                shown = lirf.infer(model, infer_request(1))["parameters"]["withdrawals"]
+                demand(shown == [withdrawn["id"]], f"{model} cannot be withdrawn")
+            demand(lirf.verify_audit()["is_intact"], "the audit's chain is broken")
+        database = self.running.database()
+        vault = open_vault(Settings(state_folder=self.running.folder / "state"))
+        for finding in maintenance.check(database, vault):
+            demand(not finding.is_loss, f"object {finding.object_name[:12]}: {finding.what}")
+        maintenance.gc(database, vault, grace=maintenance.GRACE * 0)
+        demand(maintenance.check(database, vault) == [], "what nobody needs is not collected")
+
+
+def main(
+    deposits: Annotated[int, typer.Option(help="How many deposits are requested.")] = 60,
+    kind: Annotated[Kind, typer.Option(help="`spread out` needs TEST_DATABASE_URL and TEST_REDIS_URL.")] = "embedded",
+    seed: Annotated[int, typer.Option(help="Of what is done when.")] = 0,
+) -> None:
+    """Deposits under fire; exit code 1 when something was lost or done twice."""
+    with tempfile.TemporaryDirectory() as folder, started(kind, Path(folder)) as running:
+        report = Chaos(running, deposits, seed).run()
+    for violation in report.violations:
+        Console().print(violation, markup=False)
+    Console().print(str(report), soft_wrap=True, markup=False)
+    raise typer.Exit(1 if report.violations else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -155,7 +155,7 @@ class Chaos:
             (2, self._lose_messages),
             (3, self._double_messages),
         ]
-        while not self._over.wait(self._random.uniform(1, 9)):
+        while not self._over.wait(self._random.uniform(3, 20)):
             _, act = self._random.choices(acts, weights=[weight for weight, _ in acts])[0]
             try:
                 act()

@@ -18,22 +18,33 @@ def take(database: Database, vault: Vault, folder: Path, on_object: Callable[[],
     """Brings `folder` up to date: the database where it is SQLite, and the objects that it names; returns how many.
 
     The database comes first: whatever it names was in the vault before. Objects are never rewritten, so only new ones
-    are copied; those that are no longer named leave the folder. The service may run meanwhile. What is purged during
-    the copy may be named and missing; `lirf vault check` then says so of the restored service.
+    are copied; those that are no longer named leave the folder. The service may run meanwhile.
     """
     objects = folder / "vault"
-    objects.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if database.url.get_backend_name() == "sqlite":
-        _copy_database(database, folder / DATABASE)
-    with database.reading() as session:
-        named = vaults.live_names(session)
-    there = {path.name: path for path in objects.glob("??/*")}
-    for name in sorted(named - there.keys()):
-        _copy_object(vault, name, objects / name[:2] / name)
-        on_object()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    objects.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        named = _names_in_copy(database, folder / DATABASE)
+        there = {path.name: path for path in objects.glob("??/*")}
+        copied = [_copy_object(vault, name, objects / name[:2] / name, on_object) for name in named - there.keys()]
+        if all(copied):
+            break  # otherwise a deposit was published, or purged, since the database was copied
     for name in there.keys() - named:
         there[name].unlink()
     return len(named)
+
+
+def _names_in_copy(database: Database, place: Path) -> set[str]:
+    """The objects that the copied database can open; where it is copied by others, those of the database now."""
+    if database.url.get_backend_name() != "sqlite":
+        with database.reading() as session:
+            return vaults.live_names(session)
+    _copy_database(database, place)
+    copy = Database(f"sqlite:///{place}")
+    with copy.reading() as session:
+        named = vaults.live_names(session)
+    copy.engine.dispose()
+    return named
 
 
 def _copy_database(database: Database, place: Path) -> None:
@@ -42,21 +53,25 @@ def _copy_database(database: Database, place: Path) -> None:
         made = Path(beside) / place.name
         with closing(database.engine.raw_connection()) as connection:
             connection.cursor().execute("VACUUM INTO ?", (str(made),))
+        made.chmod(0o600)
         _flush(made)
         made.replace(place)
 
 
-def _copy_object(vault: Vault, name: str, place: Path) -> None:
+def _copy_object(vault: Vault, name: str, place: Path, on_object: Callable[[], None]) -> bool:
+    """Whether the object is still there."""
     place.parent.mkdir(mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent.parent) as beside:
         made = Path(beside) / name
         try:
             with vault.objects.open(name) as source, made.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
-        except FileNotFoundError:  # shredded since
-            return
+        except FileNotFoundError:
+            return False
         _flush(made)
         made.replace(place)
+    on_object()
+    return True
 
 
 def _flush(file: Path) -> None:

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="A deposit whose worker died this often has failed.")
     checkpoint_seconds: float = Field(60, gt=0, description="A deposit whose worker died loses at most so much work.")
     time_limit_seconds: float = Field(
-        24 * 3600, gt=0, le=6 * 24 * 3600, description="A deposit that takes longer has failed."
+        24 * 3600, gt=0, le=6 * 24 * 3600, description="An attempt that takes longer fails the deposit."
     )
     max_archive_bytes: int = Field(20 << 30, gt=0, description="Largest image archive that is taken.")
     max_body_bytes: int = Field(32 << 20, gt=0, description="Largest JSON or image body that is taken.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Generator, Tensor
 from torch.optim import Optimizer
@@ -64,6 +65,8 @@ def restore(trainer: "Trainer", generator: Generator, checkpoint: bytes, steps: 
         generator.set_state(state["generator"])
         trainer.learning_rates.load_state_dict({"last_epoch": told["step"], "_step_count": told["step"] + 1})
         trainer.optimiser.param_groups[0]["lr"] = float.fromhex(told["learning_rate"])
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         raise ForeignCheckpoint("the checkpoint is of another training, or of another version.") from error
     return Position(told["step"], state["order"])

@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.archives import ImageSet
-from lirf_core.compute import Compute, OutOfMemory
+from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.data import Preprocessing
 from lirf_core.deposit import DepositResult, deposit, scrub
@@ -52,7 +52,8 @@ def work_on(work: Work, deposit_id: str) -> None:
         if job is None:
             return
         try:
-            _carry_out(work, session, job)
+            with memory_errors():
+                _carry_out(work, session, job)
         except Cancelled:
             jobs.confirm_cancelled(session, work.vault, job)
         except LeaseLost as lost:
@@ -96,7 +97,8 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
                 continue  # it was purged meanwhile
             kept.enter_context(work.vault.discarded_on_error(scrubbed[-1].stored))
         measured = _measure(work, job, original, *read_back, pulse)
-    jobs.publish(session, work.vault, job, target, module, scrubbed, measured)
+    if jobs.publish(session, work.vault, job, target, module, scrubbed, measured):
+        work.database.forget_freed()
 
 
 def _first_line(error: Exception) -> str:

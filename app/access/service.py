@@ -41,6 +41,7 @@ class Actor:
     name: str
     roles: frozenset[Role]
     is_use_due: bool = False
+    key_made_at: datetime | None = None
 
     def has(self, *roles: Role) -> bool:
         return Role.ADMINISTRATOR in self.roles or not self.roles.isdisjoint(roles)
@@ -111,10 +112,20 @@ def authenticate(session: Session, token: str | None) -> Actor:
     row = session.scalar(sa.select(ApiKeyRow).where(ApiKeyRow.prefix == prefix))
     known = row.secret_digest if row else _digest("")
     is_right = hmac.compare_digest(known, _digest(secret))
-    if row is None or not is_right or row.revoked_at or (row.expires_at and row.expires_at <= now()):
+    if row is None or not is_right or _is_over(row):
         raise Unauthenticated("send a valid API key as `Authorization: Bearer lirf_...`; an administrator makes one.")
     is_use_due = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP
-    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles), is_use_due)
+    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles), is_use_due, row.created_at)
+
+
+def is_valid(session: Session, key_id: str) -> bool:
+    """Whether the key is there, and neither revoked nor ended."""
+    row = session.get(ApiKeyRow, key_id)
+    return row is not None and not _is_over(row)
+
+
+def _is_over(row: ApiKeyRow) -> bool:
+    return row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now())
 
 
 def note_use(session: Session, actor: Actor) -> None:

@@ -25,8 +25,9 @@ def carry_out(
     wished: ApprovalRow,
 ) -> ApprovalRow:
     """Raises what `second_person.approve` does, and what the act does."""
+    with session.begin():
+        second_person.demand_approver(session, actor, wished)
     if wished.act == Act.WITHDRAW:
-        second_person.demand_approver(actor, wished)
         engine.prepare(wished.wish["deposits"])
         return withdrawals.open_approved(session, actor, wished.id)
     try:

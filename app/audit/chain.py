@@ -34,7 +34,7 @@ class Fault:
 def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
     """SHA-256 over the canonical JSON (sorted keys, no spaces, UTF-8) of the number, `previous` and `FIELDS`.
 
-    And of `request_id` where there is one: events of the first release have none.
+    And of `request_id` where there is one: what the service does itself, and the first release's events, have none.
     """
     covered = {name: event[name] for name in FIELDS} | {"number": number, "previous": previous}
     if event.get("request_id") is not None:
@@ -48,8 +48,8 @@ def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
 def faults(events: Iterable[Mapping[str, Any]], head: Head | None, anchor: Head | None = None) -> Iterator[Fault]:
     """Whatever is wrong with a whole chain, in the order of its numbers.
 
-    events: with `FIELDS`, `number`, `previous` and `digest`, by ascending number. head: what the database says is the
-    newest event; None where the events come from elsewhere. anchor: a head that was written down before.
+    events: with `FIELDS`, `request_id`, `number`, `previous` and `digest`, by ascending number. head: what the database
+    says is the newest event; None where the events come from elsewhere. anchor: a head that was written down before.
     """
     last = Head(0, FIRST)
     for event in events:

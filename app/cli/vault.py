@@ -52,10 +52,12 @@ def check_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 @commands.command("gc")
 def clear_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Remove bytes that no row can open: of shredded objects, and of interrupted work that is older than a day."""
+    from app.settings import Settings
     from app.vault import maintenance
 
+    grace = maintenance.grace_for(Settings(state_folder=state))
     with vault_here(state) as (database, opened):
-        removed = maintenance.gc(database, opened)
+        removed = maintenance.gc(database, opened, grace)
     show(as_json, removed, f"{len(removed)} objects removed.")
 
 

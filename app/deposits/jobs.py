@@ -186,10 +186,11 @@ def publish(
     module: StoredObject,
     scrubbed: Sequence[HeldModule],
     metrics: dict[str, Any] | None,
-) -> None:
+) -> bool:
     """The one transaction that makes a deposit true. Every object was read back. Raises `Cancelled`, `LeaseLost`.
 
-    scrubbed: what takes the place of `job.older_modules`, whose keys are shredded.
+    scrubbed: what takes the place of `job.older_modules`, whose keys are shredded. Returns whether the model's policy
+    had older networks destroyed, too.
     """
     with vault.discarded_on_error(target, module, *(held.stored for held in scrubbed)), session.begin():
         registry.lock(session, job.model_id)
@@ -203,7 +204,9 @@ def publish(
         row.revision = registry.publish_revision(session, job.model_id, target, job.id, job.deposited)
         row.progress = {**row.progress, "phase": "finished"}
         session.flush()
-        destroyed, garbage = policies.destroy_older(session, registry.by_id(session, job.model_id))
+        model = registry.by_id(session, job.model_id)
+        session.refresh(model)  # its policy may have changed since the claim
+        destroyed, garbage = policies.destroy_older(session, model)
         audit.record(
             session,
             WORKER,
@@ -221,7 +224,9 @@ def publish(
             },
         )
         garbage += shred_what_it_used(session, row, WORKER) + [_replace(session, job, held) for held in scrubbed]
+        garbage += checkpoints.forget_of_model(session, job.model_id)
     vault.remove(garbage)
+    return bool(destroyed)
 
 
 def _replace(session: Session, job: Job, scrubbed: HeldModule) -> str:
@@ -275,7 +280,7 @@ def try_smaller(session: Session, vault: Vault, job: Job) -> None:
     """The device had too little memory: queues the job once more with half the batch, then fails it with advice."""
     config = job.config
     halved = {"batch_size": max(2, config.batch_size // 2), "proxy_batch": max(1, config.proxy_batch // 2)}
-    if job.is_batch_halved or halved["batch_size"] == config.batch_size:
+    if job.is_batch_halved or halved == {name: getattr(config, name) for name in halved}:
         advice = "ask for a smaller batch_size and proxy_batch, or give the worker a device with more memory."
         fail(session, vault, job, f"the device has too little memory for a batch_size of {config.batch_size}; {advice}")
     else:

@@ -67,7 +67,8 @@ def change_approved(session: Session, database: Database, vault: Vault, actor: A
         registry.lock(session, model.id)
         session.refresh(model)
         asked = second_person.approve(session, actor, approval_id, Act.POLICY, model.name)
-        _demand_version(model, asked.wish["version"])
+        if model.policy_version != asked.wish["version"]:
+            raise PolicyChanged("the policy was changed since this was asked for; refuse it, and ask anew.")
         policy = Policy(asked.wish["original"], asked.wish["needs_second_person"])
         garbage = _change(session, actor, model, policy, asked.reason)
         asked.result_id = model.id

@@ -15,6 +15,7 @@ from app.errors import Problem
 from app.paging import PageRequest, newest_first
 from app.registry.tables import ModelClassRow, RevisionRow
 from app.registry.tables import ModelRow as ModelRow
+from app.second_person import service as second_person
 from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault
 from lirf_core import artifacts
@@ -110,6 +111,7 @@ def remove_unfinished(session: Session, actor: Actor, name: str) -> None:
             raise WeightsPresent(
                 f"model '{name}' has weights and perhaps deposits; only a registration without weights is removed."
             )
+        second_person.forget_model(session, model.id)
         session.delete(model)
         audit.record(session, actor.name, "model.removed", model=name, subject=model.id)
 

@@ -15,7 +15,7 @@ class Approval(BaseModel):
     id: str
     model: str
     act: Act
-    wish: dict[str, Any] = Field(description="The body of the request.")
+    wish: dict[str, Any] = Field(description="All that was asked for.")
     reason: str
     state: ApprovalState
     requested_at: datetime

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app.access import service as access
 from app.access.service import Actor, Role, demand
 from app.audit import service as audit
 from app.database import changes, new_id, now
@@ -42,6 +43,10 @@ class OwnRequest(Problem):
     status, slug, title = 403, "own-request", "Nobody approves their own request"
 
 
+class RequesterGone(Problem):
+    status, slug, title = 409, "requester-gone", "Who asked for it may not ask any more"
+
+
 class AlreadyDecided(Problem):
     status, slug, title = 409, "already-decided", "The request waits no longer"
 
@@ -51,7 +56,7 @@ def ask(
 ) -> ApprovalRow:
     """In the caller's transaction: leaves the wish for somebody else to approve.
 
-    wish: JSON, from which whoever carries it out can tell all that was asked for.
+    wish: JSON of all that was asked for.
     """
     row = ApprovalRow(
         id=new_id(),
@@ -77,17 +82,23 @@ def approve(session: Session, actor: Actor, approval_id: str, act: Act, model_na
     """
     row = get(session, approval_id)
     assert row.act == act
-    demand_approver(actor, row)
+    demand_approver(session, actor, row)
     _decide(session, actor, row, ApprovalState.APPROVED, None)
     _record(session, actor, "approval.approved", model_name, row, None)
     return row
 
 
-def demand_approver(actor: Actor, row: ApprovalRow) -> None:
-    """Raises `Forbidden`, `OwnRequest`."""
+def demand_approver(session: Session, actor: Actor, row: ApprovalRow) -> None:
+    """Raises `Forbidden`, `OwnRequest`, `AlreadyDecided`, `RequesterGone`."""
     demand(actor, ROLES[Act(row.act)])
     if row.requested_key_id == actor.key_id:
         raise OwnRequest(f"key '{actor.name}' asked for this itself; somebody with another key approves it.")
+    if actor.key_made_at and actor.key_made_at > row.requested_at:
+        raise OwnRequest(f"key '{actor.name}' is younger than the request; it takes a key that was there before.")
+    if state(row) != ApprovalState.WAITING:
+        raise _decided(row)
+    if not access.is_valid(session, row.requested_key_id):
+        raise RequesterGone("the key that asked for this is revoked or has ended; refuse it, and ask anew.")
 
 
 def refuse(session: Session, actor: Actor, approval_id: str, model_name: str, reason: str) -> ApprovalRow:
@@ -110,8 +121,12 @@ def _decide(session: Session, actor: Actor, row: ApprovalRow, decision: Approval
     won = changes(session, decided.values(**values))
     session.refresh(row)
     if not won:
-        by = f" by {row.decided_by}" if row.decided_by else ""
-        raise AlreadyDecided(f"request '{row.id}' is {state(row)}{by}; ask anew where it is still wanted.")
+        raise _decided(row)
+
+
+def _decided(row: ApprovalRow) -> AlreadyDecided:
+    by = f" by {row.decided_by}" if row.decided_by else ""
+    return AlreadyDecided(f"request '{row.id}' is {state(row)}{by}; ask anew where it is still wanted.")
 
 
 def _record(session: Session, actor: Actor, action: str, model: str, row: ApprovalRow, reason: str | None) -> None:
@@ -123,6 +138,11 @@ def state(row: ApprovalRow) -> ApprovalState:
     if row.decision:
         return ApprovalState(row.decision)
     return ApprovalState.EXPIRED if row.expires_at <= now() else ApprovalState.WAITING
+
+
+def forget_model(session: Session, model_id: str) -> None:
+    """In the transaction that removes the model."""
+    session.execute(sa.delete(ApprovalRow).where(ApprovalRow.model_id == model_id))
 
 
 def get(session: Session, approval_id: str) -> ApprovalRow:

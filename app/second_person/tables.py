@@ -10,7 +10,7 @@ from app.database import Base, new_id, now
 
 
 class ApprovalRow(Base):
-    """What somebody asked for and somebody else is to approve. `wish` is the body of the request, as it came."""
+    """What somebody asked for and somebody else is to approve. `wish` is all that was asked for."""
 
     __tablename__ = "approvals"
 

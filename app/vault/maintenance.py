@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 
 from app.audit import service as audit
 from app.database import Database, changes, now
+from app.settings import Settings
 from app.vault.keys import FileMasterKeys
 from app.vault.service import Binding, Vault, VaultDamaged, stored
 from app.vault.tables import VaultObjectRow
 
-GRACE = timedelta(hours=24)  # an object is written before its row; no deposit takes longer from one to the other
+GRACE = timedelta(hours=24)  # at least: an object is written before its row
 BATCH = 500
 
 
@@ -56,15 +57,20 @@ def check(database: Database, vault: Vault, on_object: Callable[[], None] = lamb
 
 def _damage(database: Database, vault: Vault, object_id: str) -> str | None:
     with database.reading() as session:
-        row = session.get_one(VaultObjectRow, object_id)
-        if row.wrapped_key is None:  # shredded since
+        if not _is_live(session, object_id):
             return None
         sealed = stored(session, object_id)
     try:
         vault.copy_to(sealed, cast(BinaryIO, _Nowhere()))
     except VaultDamaged as damage:
-        return damage.detail
+        with database.reading() as session:
+            return damage.detail if _is_live(session, object_id) else None  # else it went meanwhile
     return None
+
+
+def _is_live(session: Session, object_id: str) -> bool:
+    row = session.get(VaultObjectRow, object_id)
+    return row is not None and row.wrapped_key is not None
 
 
 def _unnamed(database: Database, vault: Vault, candidates: set[str]) -> set[str]:
@@ -79,8 +85,11 @@ def _unnamed(database: Database, vault: Vault, candidates: set[str]) -> set[str]
     return found
 
 
-def gc(database: Database, vault: Vault, grace: timedelta = GRACE) -> list[str]:
-    """Removes bytes that no row can open: shredded ones at once, others `grace` after they were written."""
+def gc(database: Database, vault: Vault, grace: timedelta) -> list[str]:
+    """Removes bytes that no row can open: shredded ones at once, others `grace` after they were written.
+
+    grace: longer than a deposit takes from an object to its row (`grace_for`).
+    """
     names = vault.objects.names()
     with database.reading() as session:
         shredded = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_(None))))
@@ -91,6 +100,11 @@ def gc(database: Database, vault: Vault, grace: timedelta = GRACE) -> list[str]:
         with database.session() as session, session.begin():
             audit.record(session, "administrator", "vault.cleared", details={"objects": garbage[:1000]})
     return garbage
+
+
+def grace_for(settings: Settings) -> timedelta:
+    """How long after its writing an object may still get its row."""
+    return max(GRACE, timedelta(seconds=settings.time_limit_seconds) + timedelta(hours=1))
 
 
 def rotate_key(database: Database, keys: FileMasterKeys, on_object: Callable[[], None] = lambda: None) -> int:

@@ -10,6 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Not in a batch: SQLite would make the table anew and lose its triggers.
+    # Not in a batch: a table that SQLite makes anew loses its triggers.
     op.add_column("audit_events", sa.Column("request_id", sa.String(64)))
     op.create_index("ix_audit_events_request_id", "audit_events", ["request_id"])

@@ -170,6 +170,20 @@ def test_a_purge_takes_what_a_running_deposit_knows_of_the_module(
     assert kept_checkpoints(eager) == 0
 
 
+def test_a_deposit_does_not_go_on_from_a_network_that_another_one_has_replaced(
+    eager: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would bring back what the other one took out."""
+    eager.register()
+    first, second = eager.queue(["auk"], **STEPS), eager.queue(["dodo"], **STEPS)
+    die_after(eager, first, 2, monkeypatch)
+    eager.work(second)
+    assert eager.reader.deposit(second)["state"] == "deposited"
+    assert kept_checkpoints(eager) == 0
+    assert finish(eager, first, monkeypatch)[:4] == [("training", step) for step in (1, 2, 3, 4)]
+    assert eager.reader.deposit(first)["revision"] == 2
+
+
 def test_no_checkpoint_of_a_purged_module_is_kept(eager: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     eager.register()
     first = eager.deposit(["auk"])

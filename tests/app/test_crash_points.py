@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_a_worker_may_die_at_every_durable_step(service: Service, processes: For
         check(service, model, [first, second])
 
     work = Work(service.settings)
-    maintenance.gc(work.database, work.vault, grace=maintenance.GRACE * 0)
+    maintenance.gc(work.database, work.vault, grace=timedelta(0))
     assert maintenance.check(work.database, work.vault) == []
     assert service.auditor.verify_audit()["is_intact"]
 

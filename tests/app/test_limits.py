@@ -40,6 +40,15 @@ def test_a_key_that_sends_too_much_waits_and_others_do_not(
         assert httpx.get(f"{url}/v2/health/live").status_code == 200
 
 
+def test_a_limit_whose_redis_is_away_stops_nobody(settings: Settings, database: Database) -> None:
+    settings.rate_limit, settings.broker_url = "1/hour", "redis://127.0.0.1:1/0"
+    with database.session() as session:
+        key = access.create_key(session, LOCAL_ADMINISTRATOR, "a", [])[1]
+    with started(settings) as (url, _):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert [httpx.get(f"{url}/v1/models", headers=headers).status_code for _ in range(3)] == [200] * 3
+
+
 def test_an_address_that_guesses_keys_is_slowed_down(settings: Settings, database: Database) -> None:
     settings.rate_limit = "5/hour"
     with database.session() as session:

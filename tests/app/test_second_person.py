@@ -121,8 +121,8 @@ def test_what_has_become_impossible_is_refused_and_still_waits(guarded: Service,
 
 
 def test_of_many_that_approve_at_once_one_does(guarded: Service) -> None:
-    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
     clients = [Client(guarded.url, guarded.key_of(f"c{number}", Role.CUSTODIAN)) for number in range(5)]
+    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
     outcomes: list[str] = []
 
     def approve(client: Client) -> None:
@@ -139,6 +139,36 @@ def test_of_many_that_approve_at_once_one_does(guarded: Service) -> None:
         thread.join()
     assert sorted(outcomes) == ["already-decided"] * 4 + ["approved"]
     assert len(withdrawn(guarded)) == 1
+
+
+def test_a_key_that_is_made_for_it_does_not_approve(guarded: Service) -> None:
+    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
+    made = guarded.administrator.create_key("accomplice", ["administrator"])
+    assert refusal(Client(guarded.url, made["key"]), asked) == "own-request"
+    assert withdrawn(guarded) == []
+
+
+def test_what_a_revoked_key_asked_for_is_not_approved(guarded: Service, second: Client) -> None:
+    deposit_id = guarded.deposit(["auk"])
+    made = guarded.administrator.create_key("stolen", ["custodian"])
+    with pytest.raises(AwaitingApproval) as awaiting:
+        Client(guarded.url, made["key"]).withdraw([deposit_id], holder="thief", reason="none")
+    guarded.administrator.revoke_key(made["id"])
+    assert refusal(second, awaiting.value.approval) == "requester-gone"
+    second.refuse(awaiting.value.approval["id"], reason="the key was stolen")
+    assert withdrawn(guarded) == []
+
+
+def test_a_model_without_weights_is_removed_with_what_waits_for_approval(service: Service) -> None:
+    preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+    architecture = {"name": "resnet18-small", "width": 0.25}
+    classes = ["auk", "emu"]
+    service.operator.register_model("x", architecture=architecture, classes=classes, preprocessing=preprocessing)
+    service.administrator.change_policy("x", reason=REASON, needs_second_person=True)
+    with pytest.raises(AwaitingApproval):
+        service.administrator.change_policy("x", reason=REASON, needs_second_person=False)
+    service.operator.remove_unfinished_model("x")
+    assert service.reader.approvals() == []
 
 
 def test_a_policy_is_changed_by_who_has_seen_it(service: Service) -> None:

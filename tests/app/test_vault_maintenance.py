@@ -39,7 +39,7 @@ def test_only_what_no_row_can_open_is_cleared_and_only_after_a_day(service: Serv
     kept = vault.objects.names()
     unnamed = vault.put(Binding("module", "m", "d"), [b"interrupted"]).name
     assert findings(service) == [("no row names it", False)]
-    assert maintenance.gc(service.database, vault) == []
+    assert maintenance.gc(service.database, vault, maintenance.grace_for(service.settings)) == []
     assert maintenance.gc(service.database, vault, timedelta(0)) == [unnamed]
     assert vault.objects.names() == kept
     assert next(service.auditor.audit_events(action="vault.cleared"))["details"] == {"objects": [unnamed]}

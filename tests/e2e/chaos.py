@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -238,7 +239,7 @@ class Chaos:
         vault = open_vault(Settings(state_folder=self.running.folder / "state"))
         for finding in maintenance.check(database, vault):
             demand(not finding.is_loss, f"object {finding.object_name[:12]}: {finding.what}")
-        maintenance.gc(database, vault, grace=maintenance.GRACE * 0)
+        maintenance.gc(database, vault, grace=timedelta(0))
         demand(maintenance.check(database, vault) == [], "what nobody needs is not collected")
 
 

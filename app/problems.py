@@ -19,7 +19,7 @@ from app.errors import Problem
 
 TYPE_PREFIX = "urn:lirf:problem:"
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 2
+RETRY_SECONDS, STORAGE_RETRY_SECONDS = 2, 30
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,16 @@ def install(app: FastAPI) -> None:
         )
         headers = {"Retry-After": str(RETRY_SECONDS)}
         return _answer(503, "database-away", "The database did not answer", detail, {}, headers)
+
+    @app.exception_handler(OSError)
+    def of_the_storage(request: Request, error: OSError) -> JSONResponse:
+        log.error("the disk or the vault's store failed", exc_info=error)
+        detail = (
+            f"The disk or the vault's store failed ({error.strerror or type(error).__name__}). Send the request again "
+            "when an administrator has put it right; what was not answered was not taken."
+        )
+        headers = {"Retry-After": str(STORAGE_RETRY_SECONDS)}
+        return _answer(503, "storage-away", "The storage failed", detail, {}, headers)
 
     @app.exception_handler(Exception)
     def of_a_fault(request: Request, error: Exception) -> JSONResponse:

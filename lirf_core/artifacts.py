@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, cast, get_args
 import safetensors
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lirf_core import pruning, quantisation
@@ -100,6 +101,8 @@ def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _span(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     begin, end = entry["data_offsets"]
     shape, kind = entry["shape"], entry["dtype"]
+    if not isinstance(shape, list):
+        raise NotSafetensors(f"tensor '{name[:100]}' has a shape that is no list.")
     if len(shape) > 8:
         raise NotSafetensors(f"tensor '{name[:100]}' has {len(shape)} dimensions; at most 8 are taken.")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in (begin, end, *shape)):
@@ -147,7 +150,11 @@ def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNe
         check_fits(header.shapes, expected_shapes(build(spec, split)))
     network = build(spec, split)
     state = flat_state(network)
-    for name, tensor in _load(file.read()).items():
+    try:
+        tensors = _load(file.read())
+    except SafetensorError as error:
+        raise NotSafetensors("the header is not one that safetensors reads.") from error
+    for name, tensor in tensors.items():
         state[name].copy_(tensor)
         if not torch.isfinite(state[name]).all():
             raise DoesNotFit(f"tensor '{name}' has values that are not finite in float32.")

@@ -194,7 +194,7 @@ def test_every_command_has_help() -> None:
 
     group = typer.main.get_command(main)
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    for name in ("keys", "audit", "vault"):
+    for name in ("keys", "audit", "vault", "approvals"):
         commands |= {f"{name} {own}": command for own, command in commands.pop(name).commands.items()}
     assert {"up", "register", "deposit", "withdraw", "revoke", "classes", "audit verify", "predict"} <= commands.keys()
     for name, command in commands.items():

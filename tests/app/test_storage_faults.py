@@ -1,0 +1,73 @@
+"""The vault's disk is full, or fails: nothing is half done, and what was asked for is done when it works again."""
+
+import errno
+from typing import Any
+
+import pytest
+
+from app.vault import maintenance
+from app.vault.objects import ObjectStore
+from lirf_client import LirfError
+from tests.app.conftest import Service
+from tests.app.factories import infer_request
+from worker.job import Work
+
+FAULTS = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.strerror)
+def test_a_deposit_outlives_a_vault_that_fails(
+    service: Service, monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    """At each object that a deposit with a scrubbing writes: module, target, checkpoint, scrubbed module."""
+    service.settings.max_attempts = 100
+    service.register()
+    first, second = service.deposit(["auk"]), service.queue(["dodo"])
+    before = service.reader.infer("birds", infer_request())["outputs"]
+    keep, kept = ObjectStore.keep, []
+
+    for failing in range(4):
+        count = [0]
+
+        def broken(self: ObjectStore, *arguments: Any, count: list[int] = count, failing: int = failing) -> None:
+            count[0] += 1
+            if count[0] > failing:
+                raise fault
+            kept.append(arguments[1])
+            keep(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectStore, "keep", broken)
+            service.work(second)
+        if service.reader.deposit(second)["state"] == "deposited":
+            break
+        assert service.reader.deposit(second)["state"] == "queued"
+        assert service.reader.infer("birds", infer_request())["outputs"] == before
+    else:
+        service.work(second)
+    assert len(kept) >= 3
+    assert service.reader.model("birds")["revision"] == 2
+    withdrawal = service.custodian.withdraw([first, second], holder="h", reason="r")
+    assert service.reader.infer("birds", infer_request())["parameters"]["withdrawals"] == [withdrawal["id"]]
+    work = Work(service.settings)
+    assert not [finding for finding in maintenance.check(work.database, work.vault) if finding.is_loss]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.strerror)
+def test_an_upload_that_the_vault_cannot_take_leaves_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    service.register()
+    names = Work(service.settings).vault.objects.names()
+
+    def broken(*_: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "keep", broken)
+        with pytest.raises(LirfError) as refused:
+            service.operator.upload_dataset("birds", service.archive(["auk"]))
+    assert (refused.value.status, refused.value.type) == (503, "urn:lirf:problem:storage-away")
+    assert fault.strerror in refused.value.detail
+    assert Work(service.settings).vault.objects.names() == names
+    assert service.operator.upload_dataset("birds", service.archive(["auk"]))["counts"] == {"auk": 4}

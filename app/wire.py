@@ -15,6 +15,7 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_without_nul)]
+Reason = Annotated[Text, Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")]
 Id = Annotated[str, StringConstraints(max_length=64), AfterValidator(_without_nul)]
 
 

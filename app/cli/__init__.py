@@ -19,6 +19,7 @@ from app.cli.common import (
     DEFAULT_URL,
     Json,
     ModelName,
+    Reason,
     State,
     Url,
     cell,
@@ -98,15 +99,14 @@ def backup(
 ) -> None:
     """Copy database and vault of a service on this machine, which may run. The master key is not copied."""
     from app import backup as backups
-    from app.settings import Settings
 
-    with vault_here(state) as (database, opened), err.status("copying ..."):
+    with vault_here(state) as (settings, database, opened), err.status("copying ..."):
         total = backups.take(database, opened, folder)
     has_database = database.url.get_backend_name() == "sqlite"
     told = f"{total} objects and the database are in {escape(str(folder))}."
     if not has_database:
         told = f"{total} objects are in {escape(str(folder))}; before them, copy the database with pg_dump."
-    key = escape(str(Settings(state_folder=state).master_key))
+    key = escape(str(settings.master_key))
     answer = {"objects": total, "has_database": has_database}
     show(as_json, answer, f"{told} Keep {key} elsewhere: nothing opens without it.")
 
@@ -223,7 +223,7 @@ def cancel(
 def withdraw(
     deposits: Annotated[list[str], typer.Argument(metavar="DEPOSIT...", help="Ids of finished deposits of one model.")],
     holder: Annotated[str, typer.Option(help="For whom.")],
-    reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")],
+    reason: Reason,
     hours: Annotated[float | None, typer.Option(help="When it ends by itself; without it, when it is revoked.")] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
@@ -255,7 +255,7 @@ def revoke(
 @main.command()
 def purge(
     deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
-    reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")],
+    reason: Reason,
     classes: Annotated[str | None, typer.Option(help="The deposit's classes, by commas: asks nothing.")] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,

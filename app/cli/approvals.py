@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, service, show
+from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url, cell, service, show
 
 commands = typer.Typer(help="What waits for a second person.", no_args_is_help=True)
 
@@ -45,7 +45,7 @@ def approve(
 @commands.command("refuse")
 def refuse(
     approval_id: ApprovalId,
-    reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")],
+    reason: Reason,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,

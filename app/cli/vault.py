@@ -14,8 +14,8 @@ commands = typer.Typer(help="The vault of a service on this machine.", no_args_i
 
 
 @contextmanager
-def vault_here(state: Path) -> Iterator[tuple[Any, Any]]:
-    """Database and vault of the service whose settings are here: these commands work beside it, not over HTTP."""
+def vault_here(state: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """Settings, database and vault of the service here: these commands work beside it, not over HTTP."""
     from app.database import Database
     from app.settings import Settings
     from app.vault.service import open_vault
@@ -25,7 +25,7 @@ def vault_here(state: Path) -> Iterator[tuple[Any, Any]]:
         fail(f"there is no vault in '{state}'; give --state, or the LIRF_... settings of the service.")
     database = Database(settings.database)
     try:
-        yield database, open_vault(settings)
+        yield settings, database, open_vault(settings)
     finally:
         database.engine.dispose()
 
@@ -35,7 +35,7 @@ def check_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Open every stored object and look for what does not belong there; exit code 1 if anything is lost."""
     from app.vault import maintenance
 
-    with vault_here(state) as (database, opened), err.status("opening every object ..."):
+    with vault_here(state) as (_, database, opened), err.status("opening every object ..."):
         findings = maintenance.check(database, opened)
     table = Table("object", "what", "lost")
     for finding in findings:
@@ -52,24 +52,21 @@ def check_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 @commands.command("gc")
 def clear_vault(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Remove bytes that no row can open: of shredded objects, and of interrupted work that is older than a day."""
-    from app.settings import Settings
     from app.vault import maintenance
 
-    grace = maintenance.grace_for(Settings(state_folder=state))
-    with vault_here(state) as (database, opened):
-        removed = maintenance.gc(database, opened, grace)
+    with vault_here(state) as (settings, database, opened):
+        removed = maintenance.gc(database, opened, maintenance.grace_for(settings))
     show(as_json, removed, f"{len(removed)} objects removed.")
 
 
 @commands.command("rotate-key")
 def rotate_key(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Make a new master key and wrap every data key with it; objects are not rewritten, the service goes on."""
-    from app.settings import Settings
     from app.vault import maintenance
     from app.vault.keys import FileMasterKeys
 
-    with vault_here(state) as (database, _), err.status("wrapping data keys ..."):
-        keys = FileMasterKeys(Settings(state_folder=state).master_key)
+    with vault_here(state) as (settings, database, _), err.status("wrapping data keys ..."):
+        keys = FileMasterKeys(settings.master_key)
         total = maintenance.rotate_key(database, keys)
     told = f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it."
     show(as_json, {"version": keys.version, "data_keys": total}, told)

@@ -193,7 +193,7 @@ def publish(
     had older networks destroyed, too.
     """
     with vault.discarded_on_error(target, module, *(held.stored for held in scrubbed)), session.begin():
-        registry.lock(session, job.model_id)
+        model = registry.lock(session, job.model_id)
         finished = changes(
             session, _held(job).values(state=State.DEPOSITED, finished_at=now(), lease_until=None, metrics=metrics)
         )
@@ -204,8 +204,6 @@ def publish(
         row.revision = registry.publish_revision(session, job.model_id, target, job.id, job.deposited)
         row.progress = {**row.progress, "phase": "finished"}
         session.flush()
-        model = registry.by_id(session, job.model_id)
-        session.refresh(model)  # its policy may have changed since the claim
         destroyed, garbage = policies.destroy_older(session, model)
         audit.record(
             session,

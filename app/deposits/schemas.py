@@ -3,7 +3,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.wire import Id, Text
+from app.wire import Id, Reason
 from lirf_core.config import DepositConfig
 from lirf_core.losses import Joining
 
@@ -99,7 +99,7 @@ class DepositCreate(BaseModel):
         None, max_length=100_000, description="A cross-check: exactly the classes of the deposit set."
     )
     evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")
-    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    reason: Reason
     keep_dataset: bool = Field(False, description="Otherwise the deposit set is shredded when the deposit ends.")
     config: DepositConfigIn = DepositConfigIn()
 

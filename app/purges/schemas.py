@@ -2,7 +2,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.wire import Text
+from app.wire import Reason, Text
 
 
 class PurgeCreate(BaseModel):
@@ -14,7 +14,7 @@ class PurgeCreate(BaseModel):
     classes: list[Text] = Field(
         min_length=1, max_length=100_000, description="The classes of the deposit: a purge cannot be undone."
     )
-    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    reason: Reason
 
 
 class Purge(BaseModel):

@@ -17,6 +17,7 @@ from app.second_person import service as second_person
 from app.second_person.service import Act
 from app.second_person.service import ApprovalRow as ApprovalRow
 from app.settings import Settings
+from app.vault import service as vaults
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
 
@@ -59,8 +60,7 @@ def purge(
             wish = {"deposit": deposit_id, "classes": list(classes)}
             return second_person.ask(session, actor, model.id, model.name, Act.PURGE, wish, reason)
         gone, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
-    database.forget_freed()
-    vault.remove(garbage)
+    vaults.clear(database, vault, garbage)
     return Purged(row, gone)
 
 
@@ -74,8 +74,7 @@ def purge_approved(
         approval = second_person.approve(session, actor, approval_id, Act.PURGE, model.name)
         approval.result_id = row.id
         _, garbage = _purge(session, settings, model, row, approval.requested_by, actor, approval.reason)
-    database.forget_freed()
-    vault.remove(garbage)
+    vaults.clear(database, vault, garbage)
     return approval
 
 
@@ -116,7 +115,7 @@ def _purge(
 def _purgeable(session: Session, deposit_id: str, classes: Sequence[str]) -> tuple[registry.ModelRow, DepositRow]:
     """In the caller's transaction: the model, locked, and the deposit, whose module may be destroyed."""
     row = deposits.get(session, deposit_id)
-    registry.lock(session, row.model_id)
+    model = registry.lock(session, row.model_id)
     session.refresh(row)
     deposits.module(session, row)  # there is one
     named = deposits.class_names(session, row)
@@ -130,6 +129,4 @@ def _purgeable(session: Session, deposit_id: str, classes: Sequence[str]) -> tup
         raise StillWithdrawn(
             f"{len(lent)} withdrawals lend this deposit; revoke them first: {', '.join(lent[:10])}.", withdrawals=lent
         )
-    model = registry.by_id(session, row.model_id)
-    session.refresh(model)
     return model, row

@@ -12,6 +12,7 @@ from app.registry import service as registry
 from app.registry.tables import ModelRow, Original
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
+from app.vault import service as vaults
 from app.vault.service import Vault
 
 
@@ -47,32 +48,27 @@ def change(
     Where the model demands a second person, a request for approval. Raises `UnknownModel`, `PolicyChanged`.
     """
     with session.begin():
-        model = registry.get(session, model_name)
-        registry.lock(session, model.id)
-        session.refresh(model)
+        model = registry.lock(session, registry.get(session, model_name).id)
         _demand_version(model, version)
         if model.needs_second_person:
             wish = {"version": version, "original": policy.original, "needs_second_person": policy.needs_second_person}
             return second_person.ask(session, actor, model.id, model.name, Act.POLICY, wish, reason)
         garbage = _change(session, actor, model, policy, reason)
-    _clear(database, vault, garbage)
+    vaults.clear(database, vault, garbage)
     return model
 
 
 def change_approved(session: Session, database: Database, vault: Vault, actor: Actor, approval_id: str) -> ApprovalRow:
     """Carries out a change that somebody else asked for. Raises what `second_person.approve` does, `PolicyChanged`."""
     with session.begin():
-        asked = second_person.get(session, approval_id)
-        model = registry.by_id(session, asked.model_id)
-        registry.lock(session, model.id)
-        session.refresh(model)
+        model = registry.lock(session, second_person.get(session, approval_id).model_id)
         asked = second_person.approve(session, actor, approval_id, Act.POLICY, model.name)
         if model.policy_version != asked.wish["version"]:
             raise PolicyChanged("the policy was changed since this was asked for; refuse it, and ask anew.")
         policy = Policy(asked.wish["original"], asked.wish["needs_second_person"])
         garbage = _change(session, actor, model, policy, asked.reason)
         asked.result_id = model.id
-    _clear(database, vault, garbage)
+    vaults.clear(database, vault, garbage)
     return asked
 
 
@@ -109,9 +105,3 @@ def destroy_older(session: Session, model: ModelRow) -> tuple[list[int], list[st
     if model.original_policy != "destroy" or model.revision is None:
         return [], []
     return registry.shred_revisions_before(session, model.id, model.revision)
-
-
-def _clear(database: Database, vault: Vault, garbage: list[str]) -> None:
-    if garbage:
-        database.forget_freed()
-        vault.remove(garbage)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from app.registry.tables import ModelRow, Original
-from app.wire import Text
+from app.wire import Reason
 from lirf_core.architectures import (
     ARCHITECTURES,
     ArchitectureSpec,
@@ -150,7 +150,7 @@ class PolicyChange(Policy):
         },
     )
 
-    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    reason: Reason
 
 
 class Model(BaseModel):

@@ -130,7 +130,6 @@ def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: B
         lower = vault.put(Binding("lower", model.id, model.id), [artifacts.dump_lower(network, belonging)])
         with vault.discarded_on_error(lower), session.begin():
             lock(session, model.id)
-            session.refresh(model)
             _demand_no_weights(model)
             model.upper_object_id = vaults.record(session, upper)
             model.upper_digest = belonging.upper_digest
@@ -189,9 +188,13 @@ def list_models(session: Session, page: PageRequest) -> tuple[Sequence[ModelRow]
     return newest_first(session, sa.select(ModelRow), ModelRow.id, page)
 
 
-def lock(session: Session, model_id: str) -> None:
-    """Makes changes of one model follow each other (on SQLite every changing transaction does so anyway)."""
-    session.execute(sa.select(ModelRow.id).where(ModelRow.id == model_id).with_for_update())
+def lock(session: Session, model_id: str) -> ModelRow:
+    """Makes changes of one model follow each other (on SQLite every changing transaction does so anyway).
+
+    Returns the model as it is now that nothing else changes it.
+    """
+    query = sa.select(ModelRow).where(ModelRow.id == model_id).with_for_update()
+    return session.scalars(query, execution_options={"populate_existing": True}).one()
 
 
 def spec_of(model: ModelRow) -> ArchitectureSpec:

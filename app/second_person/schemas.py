@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.paging import PageRequest
 from app.second_person.service import Act, ApprovalRow, ApprovalState, state
-from app.wire import Id, Text
+from app.wire import Id, Reason
 
 
 class Approval(BaseModel):
@@ -42,7 +42,7 @@ class Refusal(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"reason": "the licence does not cover the fair"}]}
     )
 
-    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    reason: Reason
 
 
 AWAITS_APPROVAL: dict[int | str, dict[str, Any]] = {

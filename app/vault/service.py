@@ -7,7 +7,7 @@ model, its subject (deposit, data set or model) and its kind, so that no object 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Literal
@@ -17,7 +17,7 @@ import tink
 from sqlalchemy.orm import Session
 from tink import secret_key_access, streaming_aead
 
-from app.database import new_id, now
+from app.database import Database, new_id, now
 from app.errors import Problem
 from app.settings import Settings
 from app.vault.keys import FileMasterKeys, MasterKeys
@@ -211,6 +211,13 @@ def shred(session: Session, object_id: str) -> str:
         .values(wrapped_key=None, shredded_at=now())
     )
     return row.name
+
+
+def clear(database: Database, vault: Vault, garbage: Sequence[str]) -> None:
+    """After the transaction that shredded them: keys leave the database's files, and their bytes the store."""
+    if garbage:
+        database.forget_freed()
+        vault.remove(garbage)
 
 
 def forget(session: Session, object_id: str) -> str:

@@ -3,7 +3,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.paging import PageRequest
-from app.wire import Expiring, Id, Text
+from app.wire import Expiring, Id, Reason, Text
 from app.withdrawals.tables import WithdrawalState
 
 
@@ -24,7 +24,7 @@ class WithdrawalCreate(Expiring):
 
     deposits: list[Id] = Field(min_length=1, max_length=1000, description="Ids of finished deposits of one model.")
     holder: Text = Field(min_length=1, max_length=200, description="For whom.")
-    reason: Text = Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")
+    reason: Reason
 
     @field_validator("deposits")
     @classmethod

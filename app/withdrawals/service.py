@@ -64,18 +64,14 @@ def open_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalR
 def _lendable(session: Session, asked: WithdrawalCreate) -> tuple[registry.ModelRow, Sequence[deposits.DepositRow]]:
     """In the caller's transaction: the model, locked, and the deposits, whose modules are there."""
     rows = [deposits.get(session, deposit_id) for deposit_id in asked.deposits]
-    model_ids = {row.model_id for row in rows}
-    for model_id in sorted(model_ids):
-        registry.lock(session, model_id)
+    models = [registry.lock(session, model_id) for model_id in sorted({row.model_id for row in rows})]
     for row in rows:  # as they are now that nothing changes them
         session.refresh(row)
         deposits.module(session, row)
-    if len(model_ids) > 1:
+    if len(models) > 1:
         raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
     demand_to_come(asked.end())
-    model = registry.by_id(session, model_ids.pop())
-    session.refresh(model)
-    return model, rows
+    return models[0], rows
 
 
 def _open(

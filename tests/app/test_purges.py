@@ -184,12 +184,12 @@ def test_a_withdrawal_that_waits_for_a_purge_is_refused(service: Service, monkey
     lock = registry.lock
     purged: list[str] = []
 
-    def purged_first(session: sa.orm.Session, model_id: str) -> None:
+    def purged_first(session: sa.orm.Session, model_id: str) -> registry.ModelRow:
         """What a withdrawal that waits for the model's lock finds when it gets it."""
         if not purged and service.database.url.get_backend_name() != "sqlite":
             purged.append(deposit_id)
             service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
-        lock(session, model_id)
+        return lock(session, model_id)
 
     monkeypatch.setattr(withdrawals.registry, "lock", purged_first)
     if service.database.url.get_backend_name() == "sqlite":  # there, changes follow each other anyway

@@ -20,8 +20,9 @@ test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL an
 	$(RUN) pytest -n auto --maxprocesses 8 --dist loadscope
 
 N ?= 60
-chaos: install ## N deposits while processes are killed and messages lost; exit code 1 when something is lost or done twice
+chaos: install ## long attacks: N deposits while processes are killed and messages lost; exit code 1 when something is lost or done twice
 	$(RUN) python -m tests.e2e.chaos --deposits $(N)
+	LIRF_CONTRACT_CASES=125 $(RUN) pytest -n auto tests/app/test_contract.py
 	test -z "$$TEST_DATABASE_URL$$TEST_REDIS_URL" || $(RUN) python -m tests.e2e.chaos --deposits $(N) --kind 'spread out'
 
 bench: install ## the tables of the paper and the speed, on digits; results in benchmarks/results

@@ -5,21 +5,31 @@ import logging
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.access.service import Actor, Unauthenticated, authenticate, note_use
+from app.access import oidc
+from app.access.oidc import IdentityProvider, ProviderAway
+from app.access.service import Actor, Forbidden, Unauthenticated, authenticate, note_use
 from app.limits import RateLimit
 
 log = logging.getLogger(__name__)
 
 
 def authenticated(request: Request) -> Actor:
-    """The actor of a request, looked up once. Raises `Unauthenticated`, `TooManyRequests`."""
+    """The actor of a request, looked up once.
+
+    Raises `Unauthenticated`, `TooManyRequests`, and what `IdentityProvider.actor` does.
+    """
     if not hasattr(request.state, "actor"):
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        bearer = credentials.strip() if scheme.lower() == "bearer" else ""
         limit: RateLimit = request.app.state.rate_limit
+        provider: IdentityProvider | None = request.app.state.identity_provider
         try:
-            with request.app.state.database.reading() as session:
-                actor = authenticate(session, token.strip() if scheme.lower() == "bearer" else None)
-        except Unauthenticated:
+            if provider and oidc.is_token(bearer):
+                actor = provider.actor(bearer)
+            else:
+                with request.app.state.database.reading() as session:
+                    actor = authenticate(session, bearer)
+        except (Unauthenticated, Forbidden, ProviderAway):
             limit.count(f"address {request.client.host if request.client else 'unknown'}")
             raise
         limit.count(f"key {actor.key_id}")

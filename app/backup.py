@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.database import Database
 from app.vault import service as vaults
+from app.vault.objects import told_as_away
 from app.vault.service import Vault
 
 DATABASE = "lirf.sqlite3"
@@ -64,7 +65,7 @@ def _copy_object(vault: Vault, name: str, place: Path, on_object: Callable[[], N
     with tempfile.TemporaryDirectory(dir=place.parent.parent) as beside:
         made = Path(beside) / name
         try:
-            with vault.objects.open(name) as source, made.open("wb") as copy:
+            with told_as_away(), vault.objects.open(name) as source, made.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
         except FileNotFoundError:
             return False

@@ -52,6 +52,16 @@ def new_id() -> str:
     return str(uuid7())
 
 
+# A server that went away without a word is noticed: when connecting, when idle, and when it takes nothing more.
+_POSTGRESQL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+
 class Database:
     """One engine. `session` is for changes, `reading` for reads that need no lock."""
 
@@ -64,7 +74,13 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             self.engine = sa.create_engine(
-                self.url, pool_pre_ping=True, pool_size=10, max_overflow=30, hide_parameters=True
+                self.url,
+                connect_args={name: value for name, value in _POSTGRESQL.items() if name not in self.url.query},
+                pool_pre_ping=True,
+                pool_size=10,
+                max_overflow=30,
+                pool_timeout=10,
+                hide_parameters=True,
             )
         self._changing = sessionmaker(self.engine, expire_on_commit=False)
         reading = self.engine.execution_options(is_reading=True)

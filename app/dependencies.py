@@ -18,7 +18,7 @@ from app.repetition import claim_of
 from app.settings import Settings
 from app.vault.service import Vault
 
-_bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`.")
+_bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`, or a token of the identity provider.")
 
 
 def get_settings(request: Request) -> Settings:

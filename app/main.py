@@ -12,6 +12,7 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app import problems
+from app.access.oidc import IdentityProvider
 from app.access.router import router as keys
 from app.approvals.router import router as approvals
 from app.audit.router import router as audit
@@ -31,8 +32,9 @@ from app.problems import ProblemDetails
 from app.purges.router import router as purges
 from app.registry.router import router as models
 from app.registry.router import streaming
+from app.restorations.router import router as restorations
 from app.settings import Settings
-from app.telemetry import logs
+from app.telemetry import logs, traces
 from app.telemetry.metrics import Metrics
 from app.telemetry.requests import Told
 from app.telemetry.router import router as metrics
@@ -48,7 +50,8 @@ Switch off what an image classifier knows of some classes, prove it, and switch 
 2. **Deposit**: upload images of the classes to forget (`POST /v1/models/{name}/datasets`), then
    `POST /v1/models/{name}/deposits`, and follow it.
 3. **Withdraw** and **revoke**: `POST /v1/withdrawals`, `DELETE /v1/withdrawals/{id}`.
-   **Purge** a deposit for good: `POST /v1/deposits/{id}/purge`.
+   **Restore** a deposit, so that its classes answer for good: `POST /v1/deposits/{id}/restoration` (`DELETE` ends it);
+   **purge** it, so that they never do: `POST /v1/deposits/{id}/purge`.
    Where the model's policy (`PUT /v1/models/{name}/policy`) demands a second person, these answer 202, and somebody
    with another key approves: `POST /v1/approvals/{id}/approve`.
 4. **Ask**: `POST /v2/models/{name}/infer` (Open Inference Protocol), or an image at `/v1/models/{name}/predict`.
@@ -66,6 +69,7 @@ ROUTERS = (
     datasets,
     deposits,
     withdrawals,
+    restorations,
     purges,
     approvals,
     inference,
@@ -85,6 +89,7 @@ class NotReady(Problem):
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     logs.configure(settings)
+    traces.configure(settings, "lirf-api")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -94,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.doorbell = Doorbell(settings)
         app.state.metrics = Metrics(database)
         app.state.rate_limit = RateLimit(settings)
+        app.state.identity_provider = _identity_provider(settings)
         app.state.engine = InferenceEngine(
             database, vault, Compute.for_inference(settings.device), settings.cache_bytes
         )
@@ -106,6 +112,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         stop.set()
         cleaner.join()
         database.engine.dispose()
+        traces.flush()
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -114,6 +121,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Learning with Recoverable Forgetting as a service",
         description=DESCRIPTION,
         lifespan=lifespan,
+        telemetry={"metrics": False, "logs": False, "operation_spans": False},  # of which we have our own
         responses={"default": {"model": ProblemDetails, "description": "Problem details, RFC 9457."}},
     )
     problems.install(app)
@@ -138,6 +146,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return Health()
 
     return app
+
+
+def _identity_provider(settings: Settings) -> IdentityProvider | None:
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    return IdentityProvider(
+        settings.oidc_issuer, settings.oidc_audience, settings.oidc_roles_claim, settings.oidc_roles
+    )
 
 
 def _keep_clean(engine: InferenceEngine, seconds: float, stop: threading.Event) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.correlation import HEADER, request_id
@@ -56,8 +57,24 @@ class RefuseNul:
             await self._app(scope, receive, send)
 
 
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """All that a path may be asked."""
+    paths = app.openapi()["paths"].items()
+    return sorted(name.upper() for known, of in paths if compile_path(known)[0].match(path) for name in of)
+
+
 def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem+json answer."""
+    """Makes every error of the application a problem+json answer, in its description, too."""
+    usual = app.openapi
+
+    def described() -> dict[str, Any]:
+        found = usual()
+        for operation in (one for operations in found["paths"].values() for one in operations.values()):
+            problem = operation["responses"]["default"]
+            problem["content"] = {MEDIA_TYPE: next(iter(problem["content"].values()))}
+        return found
+
+    app.openapi = described  # type: ignore[method-assign]
 
     @app.exception_handler(Problem)
     def of_a_domain(request: Request, problem: Problem) -> JSONResponse:
@@ -79,7 +96,10 @@ def install(app: FastAPI) -> None:
     def of_http(request: Request, error: HTTPException) -> JSONResponse:
         phrase = HTTPStatus(error.status_code).phrase
         detail = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.url.path}"
-        return _answer(error.status_code, phrase.lower().replace(" ", "-"), phrase, detail, {}, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names the first route's alone
+            headers["Allow"] = ", ".join(_methods(app, request.url.path)) or headers.get("Allow", "")
+        return _answer(error.status_code, phrase.lower().replace(" ", "-"), phrase, detail, {}, headers)
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
@@ -97,8 +117,8 @@ def install(app: FastAPI) -> None:
     def of_the_storage(request: Request, error: OSError) -> JSONResponse:
         log.error("the disk or the vault's store failed", exc_info=error)
         detail = (
-            f"The disk or the vault's store failed ({error.strerror or type(error).__name__}). Send the request again "
-            "when an administrator has put it right; what was not answered was not taken."
+            f"The disk or the vault's store failed ({error.strerror or type(error).__name__}). When an administrator "
+            "has put it right, look at the resource, or send the request again with the same Idempotency-Key."
         )
         headers = {"Retry-After": str(STORAGE_RETRY_SECONDS)}
         return _answer(503, "storage-away", "The storage failed", detail, {}, headers)

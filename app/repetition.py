@@ -44,7 +44,11 @@ class IdempotentRoute(APIRoute):
                 "in": "header",
                 "description": "Sent again with the same key, a request that changed something is not carried out "
                 "again, but answered as the first time, for 24 hours.",
-                "schema": {"type": "string", "maxLength": 255, "examples": ["8e03978e-40d5-43e8-bc93-6894a57f9324"]},
+                "schema": {
+                    "type": "string",
+                    "pattern": "^[!-~]{1,255}$",
+                    "examples": ["8e03978e-40d5-43e8-bc93-6894a57f9324"],
+                },
             }
             options["openapi_extra"] = {**(options.get("openapi_extra") or {}), "parameters": [described]}
         super().__init__(path, endpoint, **options)

@@ -1,11 +1,12 @@
 """Every setting of the service, from the environment (`LIRF_...`) or a `.env` file."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import limits
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -34,6 +35,16 @@ class Settings(BaseSettings):
     rate_limit: str | None = Field(
         None, description="Requests of each key, and of each address without one, such as `600/minute`; none: no limit."
     )
+    oidc_issuer: str | None = Field(
+        None,
+        description="OpenID Connect provider whose tokens are taken beside API keys, such as https://login.birds.org.",
+    )
+    oidc_audience: str | None = Field(None, description="The `aud` that a token must have: the provider's name for us.")
+    oidc_roles_claim: str = Field("roles", min_length=1, description="The claim with roles; `a.b` also for b within a.")
+    oidc_roles: dict[str, Literal["operator", "custodian", "auditor", "administrator", "reader"]] = Field(
+        {name: name for name in ("operator", "custodian", "auditor", "administrator", "reader")},
+        description="What each value of the claim grants, as JSON; who has none of them is refused.",
+    )
     cache_bytes: int = Field(2 << 30, gt=0, description="Networks and modules kept assembled for inference.")
     backup_days: float | None = Field(
         None,
@@ -44,6 +55,9 @@ class Settings(BaseSettings):
     )
     audit_anchor_file: Path | None = Field(
         None, description="The reconciler adds the audit's newest number and digest here; keep it off this machine."
+    )
+    otlp_url: str | None = Field(
+        None, description="OpenTelemetry collector (OTLP over HTTP) that traces go to, such as http://collector:4318."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text at a terminal, else JSON.")
@@ -57,6 +71,14 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError(f"'{text}' is no limit such as 600/minute or 10 per second") from None
         return text
+
+    @model_validator(mode="after")
+    def names_a_provider_wholly(self) -> "Settings":
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            raise ValueError("oidc_issuer and oidc_audience belong together: a token of any audience is not for us")
+        if self.oidc_issuer and not re.match(r"https://|http://(localhost|127\.0\.0\.1)[:/]", self.oidc_issuer):
+            raise ValueError("oidc_issuer is an https:// address (http:// on this machine alone)")
+        return self
 
     @cached_property
     def folder(self) -> Path:

@@ -1,9 +1,18 @@
 """Types of the wire that every domain shares."""
 
+import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from app.database import now
 
@@ -14,6 +23,14 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def _no_number(given: Any) -> Any:
+    """What pydantic would take for seconds since 1970, or since 1970 in milliseconds."""
+    if not isinstance(given, datetime) and not re.match(r"\d{4}-", str(given)):
+        raise ValueError("give a time with its offset, as RFC 3339 has it: 2026-10-31T23:59:00Z")
+    return given
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Reason = Annotated[Text, Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")]
 Id = Annotated[str, StringConstraints(max_length=64), AfterValidator(_without_nul)]
@@ -22,7 +39,7 @@ Id = Annotated[str, StringConstraints(max_length=64), AfterValidator(_without_nu
 class Expiring(BaseModel):
     """A body that may say when what it makes ends."""
 
-    expires_at: AwareDatetime | None = Field(
+    expires_at: Time | None = Field(
         None,
         lt=datetime(2200, 1, 1, tzinfo=UTC),
         description="When it ends; without an end it holds until it is revoked.",

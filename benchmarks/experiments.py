@@ -55,9 +55,6 @@ class Experiment:
     original_epochs: int = 15
     seed: int = 0
 
-    def key(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
 
 OnStep = Callable[[int, int], None]
 
@@ -83,15 +80,23 @@ def run_all(experiments: Iterable[tuple[str, Experiment]], device: str = "auto")
 
 def outcome(experiment: Experiment, device: str = "auto", on_step: OnStep = lambda *_: None) -> dict[str, Any]:
     """The kept result of the experiment; it is run when there is none."""
-    kept = RESULTS / "runs" / f"{experiment.data.replace('/', '_')}-{experiment.key()}.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
-    begun = circumstances(device)  # before the run: what is committed meanwhile did not make the figures
-    made = {"experiment": asdict(experiment), **_run(experiment, device, on_step), **begun}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(made, indent=1) + "\n")
-    return outcome(experiment)
+    return kept(experiment, {}, device, lambda: _run(experiment, device, on_step))
+
+
+def kept(
+    experiment: Experiment, further: dict[str, Any], device: str, run: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `run` told of the experiment and what was done `further` (a dataclass by its name); run once, then read."""
+    asked = {"experiment": asdict(experiment)} | {name: asdict(value) for name, value in further.items()}
+    keys = (hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12] for one in asked.values())
+    file = RESULTS / "runs" / f"{'-'.join([experiment.data.replace('/', '_'), *keys])}.json"
+    if not file.exists():
+        begun = circumstances(device)  # before the run: what is committed meanwhile did not make the figures
+        made = asked | run() | begun
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(made, indent=1) + "\n")
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 def _run(experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import matplotlib
 import torch
 from matplotlib import pyplot
 from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_samples
 from torch import Tensor
 
 from benchmarks.experiments import RESULTS
@@ -34,6 +35,13 @@ def t_sne(name: str, features: Mapping[str, Tensor], labels: Tensor, classes: Se
     figure.legend(handles, names, loc="lower center", ncols=min(len(classes), 10), frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     _save(figure, name)
+
+
+def separation(features: Tensor, labels: Tensor, is_deposited: Tensor) -> dict[str, float]:
+    """How far apart the classes lie: mean silhouette (Rousseeuw, 1987) by angle, percent. features: (N, F)."""
+    found = torch.from_numpy(silhouette_samples(features.numpy(), labels.numpy(), metric="cosine"))
+    kinds = {"preserved": ~is_deposited, "deposited": is_deposited}
+    return {kind: round(100 * found[chosen].mean().item(), 2) for kind, chosen in kinds.items()}
 
 
 def sweeps(name: str, outcomes: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> None:

@@ -2,8 +2,8 @@
 original. As in the paper the students also see the ground truth, so that their accuracy falls little by itself.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
-from benchmarks.data import Data, Images
+from benchmarks import data as sources
+from benchmarks.data import Data
+from benchmarks.experiments import Experiment, OnStep, carry_out, kept, original
 from lirf_core import losses, metrics
 from lirf_core.architectures import build
 from lirf_core.compute import Compute
@@ -19,6 +21,7 @@ from lirf_core.network import SplitNetwork, freeze
 
 Student = Literal["cnn", "resnet18"]
 Distillation = Literal["logits", "attention"]
+Teacher = Literal["original", "target"]
 STUDENTS: tuple[Student, ...] = ("cnn", "resnet18")
 DISTILLATIONS: tuple[Distillation, ...] = ("logits", "attention")
 ATTENTION_WEIGHT = 1000.0  # beta of Zagoruyko and Komodakis, 2017
@@ -26,15 +29,16 @@ ATTENTION_WEIGHT = 1000.0  # beta of Zagoruyko and Komodakis, 2017
 
 @dataclass(frozen=True)
 class Lesson:
-    """How a student is taught."""
+    """How a student is taught; `images` are shown of each class, None for all."""
 
     student: Student
     distillation: Distillation
+    teacher: Teacher
+    images: int | None
     epochs: int = 5
     batch_size: int = 128
     learning_rate: float = 0.05
     temperature: float = 4.0
-    seed: int = 0
 
 
 def plain_cnn(channels: int, classes: int, features: int, width: int = 32) -> SplitNetwork:
@@ -58,22 +62,42 @@ def plain_cnn(channels: int, classes: int, features: int, width: int = 32) -> Sp
     return SplitNetwork(lower, upper)
 
 
+def outcome(
+    experiment: Experiment, lesson: Lesson, device: str = "auto", on_step: OnStep = lambda *_: None
+) -> dict[str, Any]:
+    """The kept result of a lesson by the experiment's original or target; given when there is none."""
+
+    def run() -> dict[str, Any]:
+        data, compute = sources.load(experiment.data), Compute.for_training(device)
+        return teach(lesson, _teacher(experiment, lesson.teacher, device), data, experiment.seed, compute, on_step)
+
+    return kept(experiment, {"lesson": lesson}, device, run)
+
+
+@cache
+def _teacher(experiment: Experiment, teacher: Teacher, device: str) -> SplitNetwork:
+    data, compute = sources.load(experiment.data), Compute.for_training(device)
+    network = original(data, experiment, compute)
+    return network if teacher == "original" else carry_out(experiment, data, network, compute).target
+
+
 def teach(
     lesson: Lesson,
     teacher: SplitNetwork,
     data: Data,
-    images: Images,
+    seed: int,
     compute: Compute,
-    on_step: Callable[[int, int], None] = lambda *_: None,
+    on_step: OnStep,
 ) -> dict[str, Any]:
-    """Trains a student on the images by ground truth and the teacher; returns its held-out accuracy.
+    """Trains a student on training images by ground truth and the teacher; returns its held-out accuracy.
 
     The teacher is split after layer2, where a student has features of the same height and width.
     """
-    torch.manual_seed(lesson.seed)
-    generator = Generator().manual_seed(lesson.seed)
+    torch.manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     student = compute.place(_student(lesson, teacher, data)).train()
     teacher = compute.place(teacher)
+    images = data.training if lesson.images is None else data.training.first_of_each(lesson.images)
     pixels, labels = images.pixels.to(compute.device), images.labels.to(compute.device)
     per_epoch = -(-len(images) // lesson.batch_size)
     optimiser = torch.optim.SGD(student.parameters(), lr=lesson.learning_rate, momentum=0.9, weight_decay=5e-4)

@@ -18,6 +18,7 @@ from lirf_client.types import (
     Policy,
     Predictions,
     Purge,
+    Restoration,
     Verification,
     Withdrawal,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Policy",
     "Predictions",
     "Purge",
+    "Restoration",
     "Verification",
     "Withdrawal",
 ]

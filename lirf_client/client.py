@@ -21,6 +21,7 @@ from lirf_client.types import (
     Policy,
     Predictions,
     Purge,
+    Restoration,
     Verification,
     Withdrawal,
 )
@@ -217,6 +218,15 @@ class Client:
     def verify_audit(self, anchor: AuditHead | None = None) -> Verification:
         """Has the service walk the chain of its events; with an anchor, a cut or rewritten tail is found, too."""
         return cast(Verification, self._call("GET", "/v1/audit/verification", params=anchor or {}))
+
+    def restore(self, deposit_id: str, *, reason: str) -> Restoration:
+        """The deposit's classes answer from now on, without a withdrawal. Raises `AwaitingApproval`."""
+        path = f"/v1/deposits/{deposit_id}/restoration"
+        return cast(Restoration, _done(self._call("POST", path, json={"reason": reason})))
+
+    def end_restoration(self, deposit_id: str) -> None:
+        """The classes are deposited again; when this has returned, only a withdrawal shows them."""
+        self._call("DELETE", f"/v1/deposits/{deposit_id}/restoration")
 
     def purge(self, deposit_id: str, *, classes: Sequence[str], reason: str) -> Purge:
         """Destroys the deposit module for good. classes: those of the deposit, as a confirmation.

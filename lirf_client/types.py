@@ -83,10 +83,22 @@ class Deposit(TypedDict):
     purged_at: str | None
     purged_by: str | None
     purge_reason: str | None
+    restored_at: str | None
+    restored_by: str | None
+    restore_reason: str | None
     revision: int | None
     module_bytes: int | None
     metrics: DepositMetrics | None
     config: dict[str, Any]
+
+
+class Restoration(TypedDict):
+    deposit: str
+    model: str
+    classes: list[str]
+    restored_at: str
+    restored_by: str
+    reason: str
 
 
 class Purge(TypedDict):

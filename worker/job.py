@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from opentelemetry import trace
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from torch import Tensor
@@ -30,6 +31,7 @@ from lirf_core.training import DepositDiverged
 from worker.pulse import Pulse, TookTooLong, Training
 
 log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
 
 Lesson = tuple[Tensor, Tensor, list[int], list[int], Preprocessing, DepositConfig, Compute]
 
@@ -52,7 +54,8 @@ def work_on(work: Work, deposit_id: str) -> None:
         if job is None:
             return
         try:
-            with memory_errors():
+            with memory_errors(), tracer.start_as_current_span("deposit", record_exception=False) as span:
+                span.set_attributes({"lirf.deposit": job.id, "lirf.attempt": job.token})
                 _carry_out(work, session, job)
         except Cancelled:
             jobs.confirm_cancelled(session, work.vault, job)
@@ -105,12 +108,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
+@tracer.start_as_current_span("train", record_exception=False)
 def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, pulse: Pulse) -> DepositResult:
     training = Training(pulse, checkpoints.TARGET, {"phase": "training"}, is_followed=bool(job.older_modules))
     lesson = *_lesson(work, job, deposit_set), training.step, pulse.phase("preparing")
     return training.resumed(lambda checkpoint: deposit(original, *lesson, checkpoint))
 
 
+@tracer.start_as_current_span("scrub", record_exception=False)
 def _scrub(
     work: Work, job: Job, number: int, original: SplitNetwork, deposit_set: ImageSet, pulse: Pulse
 ) -> HeldModule:
@@ -134,6 +139,7 @@ def _lesson(work: Work, job: Job, deposit_set: ImageSet) -> Lesson:
     return images, labels, job.deposited, job.preserved, job.preprocessing, job.config, work.training
 
 
+@tracer.start_as_current_span("store", record_exception=False)
 def _store(work: Work, job: Job, result: DepositResult, pulse: Pulse) -> tuple[StoredObject, StoredObject]:
     pulse.phase("storing")
     belonging = job.network.belonging
@@ -145,6 +151,7 @@ def _store(work: Work, job: Job, result: DepositResult, pulse: Pulse) -> tuple[S
     return target, module
 
 
+@tracer.start_as_current_span("read back", record_exception=False)
 def _read_back(work: Work, job: Job, target: StoredObject, module: StoredObject) -> tuple[SplitNetwork, DepositModule]:
     """What will serve is what the vault gives back, decrypted and rebuilt, not what is in memory."""
     belonging = job.network.belonging
@@ -152,6 +159,7 @@ def _read_back(work: Work, job: Job, target: StoredObject, module: StoredObject)
     return network, artifacts.load_module(work.vault.read(module), belonging)
 
 
+@tracer.start_as_current_span("measure", record_exception=False)
 def _measure(
     work: Work, job: Job, original: SplitNetwork, target: SplitNetwork, module: DepositModule, pulse: Pulse
 ) -> dict[str, Any] | None:

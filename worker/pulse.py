@@ -10,6 +10,7 @@ from app.database import Database
 from app.deposits import jobs
 from app.deposits.jobs import Job
 from app.settings import Settings
+from app.vault.objects import StoreAway
 from app.vault.service import CHUNK_BYTES, Binding, Vault, VaultDamaged
 from lirf_core.checkpoints import ForeignCheckpoint
 from lirf_core.training import Progress
@@ -85,6 +86,11 @@ class Pulse:
             self._vault.copy_to(stored, checkpoint, lambda: self.advanced(lambda: self._told))
         except VaultDamaged as damage:
             log.warning("deposit %s starts over: %s", self._job.id, damage.detail)
+            return None
+        except StoreAway:
+            raise
+        except OSError as error:
+            log.warning("deposit %s starts over: its checkpoint cannot be read: %s", self._job.id, error.strerror)
             return None
         log.info("deposit %s goes on from its last checkpoint", self._job.id)
         return checkpoint.getvalue()

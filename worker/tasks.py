@@ -11,6 +11,7 @@ from celery.signals import worker_process_init, worker_ready
 
 from app.deposits.doorbell import TASK
 from app.settings import Settings
+from app.telemetry import traces
 from worker.celery_app import app
 from worker.orphan import is_orphaned
 
@@ -23,11 +24,15 @@ def run_deposit(deposit_id: str) -> None:
     """Does nothing when the deposit is not queued any more: messages may come twice, late or never."""
     from worker.job import work_on
 
-    work_on(_work(), deposit_id)
+    try:
+        work_on(_work(), deposit_id)
+    finally:
+        traces.flush()  # this process ends with its task
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
+    traces.configure(Settings(), "lirf-worker")
     _work()
 
 

@@ -1,8 +1,8 @@
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from app.access.service import Role
+from app.access.service import EXTERNAL, Role
 from app.wire import Expiring, Text
 
 
@@ -13,6 +13,13 @@ class KeyCreate(Expiring):
 
     name: Text = Field(min_length=1, max_length=100, description="Who uses it; the audit names it.")
     roles: list[Role] = Field([], description="None: may ask for predictions and read, nothing else.")
+
+    @field_validator("name")
+    @classmethod
+    def nobody_of_a_provider(cls, name: str) -> str:
+        if name.startswith(f"{EXTERNAL}:"):
+            raise ValueError(f"`{EXTERNAL}:` begins the names of an identity provider's people")
+        return name
 
 
 class Key(BaseModel):

@@ -19,10 +19,11 @@ from app.expiry import demand_to_come
 from app.paging import PageRequest, newest_first
 
 LAST_USED_STEP = timedelta(minutes=1)
+EXTERNAL = "oidc"  # begins ids and names of an identity provider's people; the ids of API keys are hexadecimal
 
 
 class Role(StrEnum):
-    """operator: register and deposit; custodian: withdraw and revoke; auditor: read the audit; administrator: all.
+    """operator: register, deposit; custodian: withdraw, revoke, restore; auditor: read the audit; administrator: all.
 
     A key without a role may ask models for predictions and read what they are.
     """
@@ -51,11 +52,11 @@ LOCAL_ADMINISTRATOR = Actor("local", "local administrator", frozenset({Role.ADMI
 
 
 class Unauthenticated(Problem):
-    status, slug, title = 401, "unauthenticated", "No valid API key"
+    status, slug, title = 401, "unauthenticated", "No valid API key or token"
 
 
 class Forbidden(Problem):
-    status, slug, title = 403, "forbidden", "The API key has not the role this needs"
+    status, slug, title = 403, "forbidden", "Whoever asks has not the role this needs"
 
 
 class UnknownKey(Problem):
@@ -119,7 +120,9 @@ def authenticate(session: Session, token: str | None) -> Actor:
 
 
 def is_valid(session: Session, key_id: str) -> bool:
-    """Whether the key is there, and neither revoked nor ended."""
+    """Whether the key is there, and neither revoked nor ended. Of others, their provider says so at each token."""
+    if key_id.startswith(EXTERNAL):
+        return True
     row = session.get(ApiKeyRow, key_id)
     return row is not None and not _is_over(row)
 
@@ -140,7 +143,7 @@ def demand(actor: Actor, *roles: Role) -> None:
     """Raises `Forbidden` unless the actor has one of the roles (an administrator has all)."""
     if not actor.has(*roles):
         raise Forbidden(
-            f"this needs the role {' or '.join(roles)}; key '{actor.name}' has {', '.join(actor.roles) or 'none'}."
+            f"this needs the role {' or '.join(roles)}; '{actor.name}' has {', '.join(actor.roles) or 'none'}."
         )
 
 

@@ -43,7 +43,7 @@ def approve(
     settings: SettingsDep,
     engine: EngineDep,
 ) -> Approval:
-    """Carry out what somebody else asked for: custodians a withdrawal, administrators also a purge or a policy."""
+    """Carry out what somebody else asked for: custodians what they may do, administrators also a purge or a policy."""
     with session.begin():
         wished = second_person.get(session, approval_id)
     row = service.carry_out(session, database, vault, settings, engine, actor, wished)

@@ -8,6 +8,7 @@ from app.inference.engine import InferenceEngine
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
+from app.restorations import service as restorations
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
 from app.settings import Settings
@@ -30,6 +31,9 @@ def carry_out(
     if wished.act == Act.WITHDRAW:
         engine.prepare(wished.wish["deposits"])
         return withdrawals.open_approved(session, actor, wished.id)
+    if wished.act == Act.RESTORE:
+        engine.prepare([wished.wish["deposit"]])
+        return restorations.restore_approved(session, actor, wished.id)
     try:
         if wished.act == Act.PURGE:
             return purges.purge_approved(session, database, vault, settings, actor, wished.id)

@@ -1,10 +1,10 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.paging import PageRequest
-from app.wire import Id
+from app.wire import Id, Time
 
 
 class AuditEvent(BaseModel):
@@ -30,8 +30,8 @@ class AuditFilters(BaseModel):
     subject: Id | None = None
     actor: Id | None = None
     request_id: Id | None = None
-    since: AwareDatetime | None = Field(None, description="From this time on.")
-    until: AwareDatetime | None = Field(None, description="Before this time.")
+    since: Time | None = Field(None, description="From this time on.")
+    until: Time | None = Field(None, description="Before this time.")
 
     def given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in AuditFilters.model_fields}

@@ -17,6 +17,7 @@ class ClassState(StrEnum):
     DEPOSITING = "depositing"
     DEPOSITED = "deposited"
     WITHDRAWN = "withdrawn"
+    RESTORED = "restored"
     PURGED = "purged"
 
 
@@ -56,7 +57,12 @@ def report(session: Session, model_name: str) -> list[ClassReport]:
         active = lent.get(row.deposit_id, []) if row.deposit_id else []
         measured = deposit if row.deposit_id else newest
         metrics = measured.metrics if measured else None
-        if active:
+        if deposit and deposit.restored_at:
+            assert deposit.restored_by is not None
+            assert deposit.restore_reason is not None
+            state, since, by = ClassState.RESTORED, deposit.restored_at, deposit.restored_by
+            reason = deposit.restore_reason
+        elif active:
             state, since, by, reason = (
                 ClassState.WITHDRAWN,
                 active[0].created_at,

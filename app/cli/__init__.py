@@ -253,6 +253,29 @@ def revoke(
 
 
 @main.command()
+def restore(
+    deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
+    reason: Annotated[str | None, typer.Option(help="Why; the audit keeps it.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="End it: the classes are deposited again, at once.")] = False,
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Switch the classes of a deposit back on for good, without a withdrawal; --undo switches them off again."""
+    if undo == (reason is not None):
+        raise typer.BadParameter("give a --reason to restore, or --undo to end it.")
+    with service(url, state) as lirf:
+        if undo:
+            lirf.end_restoration(deposit_id)
+            found = lirf.deposit(deposit_id)
+            show(as_json, found, f"{names(found)} of {escape(found['model'])} are deposited again.")
+        elif reason:
+            restored = lirf.restore(deposit_id, reason=reason)
+            told = f"{names(restored)} of {escape(restored['model'])} answer from now on, without a withdrawal."
+            show(as_json, restored, told)
+
+
+@main.command()
 def purge(
     deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
     reason: Reason,
@@ -314,7 +337,8 @@ def policy(
         str | None, typer.Option(help="seal: networks from before a deposit are kept, encrypted; destroy: shredded.")
     ] = None,
     second_person: Annotated[
-        bool | None, typer.Option(help="Whether withdrawals, purges and this policy need somebody with another key.")
+        bool | None,
+        typer.Option(help="Whether withdrawals, restorations, purges and this policy need somebody with another key."),
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why it is changed; the audit keeps it.")] = None,
     confirmed: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
@@ -338,7 +362,7 @@ def policy(
             as_json,
             found,
             f"{escape(model)}: networks from before a deposit: {found['original']}. "
-            f"Withdrawals, purges and changes of this policy {needs} a second person.",
+            f"Withdrawals, restorations, purges and changes of this policy {needs} a second person.",
         )
 
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from lirf_client import AwaitingApproval, Client, Deposit, LirfError, Purge, Withdrawal
+from lirf_client import AwaitingApproval, Client, Deposit, LirfError, Purge, Restoration, Withdrawal
 
 out, err = Console(), Console(stderr=True)
 
@@ -59,7 +59,7 @@ def cell(value: object) -> str:
     return "" if value is None else escape(str(value))
 
 
-def names(of: Deposit | Withdrawal | Purge) -> str:
+def names(of: Deposit | Withdrawal | Restoration | Purge) -> str:
     return escape(", ".join(of["classes"]))
 
 

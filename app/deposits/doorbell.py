@@ -30,6 +30,8 @@ class Doorbell:
 
     def __init__(self, settings: Settings) -> None:
         self._celery = celery_app(settings)
+        if not settings.broker.startswith("sqla+"):  # a worker waits for messages, a bell for nobody
+            self._celery.conf.broker_transport_options |= {"socket_timeout": 5, "socket_connect_timeout": 5}
         # By then it has been rung again: a busy worker does not find a heap of old messages.
         self._expires_seconds = 2 * settings.doorbell_seconds
 

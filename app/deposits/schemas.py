@@ -1,7 +1,7 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from app.wire import Id, Reason
 from lirf_core.config import DepositConfig
@@ -16,7 +16,7 @@ class AugmentationIn(BaseModel):
     crop_padding: int = Field(
         _DEFAULT.augmentation.crop_padding, ge=0, le=64, description="Pixels; 0 for no random crop."
     )
-    horizontal_flip: bool = Field(
+    horizontal_flip: StrictBool = Field(
         _DEFAULT.augmentation.horizontal_flip, description="False where a mirrored image is another class."
     )
 
@@ -100,7 +100,7 @@ class DepositCreate(BaseModel):
     )
     evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")
     reason: Reason
-    keep_dataset: bool = Field(False, description="Otherwise the deposit set is shredded when the deposit ends.")
+    keep_dataset: StrictBool = Field(False, description="Otherwise the deposit set is shredded when the deposit ends.")
     config: DepositConfigIn = DepositConfigIn()
 
     @field_validator("classes")
@@ -165,6 +165,9 @@ class Deposit(BaseModel):
     purged_at: datetime | None = Field(description="Since then no deposit module can bring the classes back.")
     purged_by: str | None
     purge_reason: str | None
+    restored_at: datetime | None = Field(description="Since then the classes answer without a withdrawal.")
+    restored_by: str | None
+    restore_reason: str | None
     revision: int | None = Field(description="The model's revision that this deposit made.")
     module_bytes: int | None
     metrics: DepositMetrics | None = Field(description="Null where there was no evaluation set.")

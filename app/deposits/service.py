@@ -51,6 +51,10 @@ class NotDeposited(Problem):
     status, slug, title = 409, "not-deposited", "The deposit holds no deposit module"
 
 
+class Restored(Problem):
+    status, slug, title = 409, "restored", "The classes are switched back on for good"
+
+
 class ModulePurged(Problem):
     status, slug, title = 410, "module-purged", "The deposit module was destroyed"
 
@@ -58,7 +62,7 @@ class ModulePurged(Problem):
 def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow:
     """Queues a deposit.
 
-    Raises `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `NothingPreserved`, `DatasetBusy`.
+    Raises `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `Restored`, `NothingPreserved`, `DatasetBusy`.
     """
     with session.begin():
         model = registry.get_ready(session, model_name)
@@ -131,8 +135,10 @@ def discard_dataset(session: Session, vault: Vault, actor: Actor, model_name: st
 def _check_classes(session: Session, model: registry.ModelRow, indices: list[int]) -> None:
     """None deposited, none on the way, and some left."""
     names = model.class_names
-    held = {c.class_index for c in registry.classes(session, model.id) if c.deposit_id}
-    if taken := sorted(held & set(indices)):
+    held = {c.class_index: c.deposit_id for c in registry.classes(session, model.id) if c.deposit_id}
+    if taken := sorted(held.keys() & set(indices)):
+        for row in of_ids(session, [held[index] for index in taken]).values():
+            demand_not_restored(row)
         raise AlreadyDeposited(
             f"{_named([names[i] for i in taken])} of model '{model.name}' {_are(taken)} deposited already."
         )
@@ -142,7 +148,7 @@ def _check_classes(session: Session, model: registry.ModelRow, indices: list[int
             f"{_named([names[i] for i in taken])} of model '{model.name}' {_are(taken)} in a deposit that has not "
             "ended; wait for it or cancel it."
         )
-    if len(held | pending | set(indices)) == len(names):
+    if len(held.keys() | pending | set(indices)) == len(names):
         raise NothingPreserved(
             f"after this deposit model '{model.name}' would have no class left to answer with; "
             "leave at least one, or take the model out of service."
@@ -153,9 +159,7 @@ def cancel(session: Session, vault: Vault, actor: Actor, deposit_id: str) -> Dep
     """Stops a queued deposit at once and a running one at its next step. Raises `NotCancellable`."""
     garbage: list[str] = []
     with session.begin():
-        row = get(session, deposit_id)
-        registry.lock(session, row.model_id)
-        session.refresh(row)
+        model, row = locked(session, deposit_id)
         if row.state == State.QUEUED:
             garbage = jobs.end_queued(session, row, actor.name)
         asked = changes(
@@ -168,7 +172,6 @@ def cancel(session: Session, vault: Vault, actor: Actor, deposit_id: str) -> Dep
         )
         session.refresh(row)
         if asked:
-            model = registry.by_id(session, row.model_id)
             audit.record(session, actor.name, "deposit.cancel_requested", model=model.name, subject=row.id)
         elif not row.is_cancel_requested or row.state not in (State.CANCELLED, State.RUNNING):
             raise NotCancellable(
@@ -184,6 +187,14 @@ def get(session: Session, deposit_id: str) -> DepositRow:
     if row is None:
         raise UnknownDeposit(f"there is no deposit '{deposit_id[:64]}'; `GET /v1/models/NAME/deposits` lists them.")
     return row
+
+
+def locked(session: Session, deposit_id: str) -> tuple[registry.ModelRow, DepositRow]:
+    """A deposit and its model, as they are now that nothing else changes them. Raises `UnknownDeposit`."""
+    row = get(session, deposit_id)
+    model = registry.lock(session, row.model_id)
+    session.refresh(row)
+    return model, row
 
 
 def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple[Sequence[DepositRow], str | None]:
@@ -243,6 +254,27 @@ def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -
     row.state, row.purged_at, row.purged_by, row.purge_reason = State.PURGED, now(), actor.name, reason
     session.flush()
     return [vaults.shred(session, row.module_object_id), *checkpoints.forget_scrubs(session, row.id)]
+
+
+def restored_ids(session: Session, model_id: str) -> list[str]:
+    """Deposits of a model whose classes answer without a withdrawal."""
+    is_restored = DepositRow.model_id == model_id, DepositRow.restored_at.is_not(None)
+    return list(session.scalars(sa.select(DepositRow.id).where(*is_restored).order_by(DepositRow.id)))
+
+
+def demand_not_restored(row: DepositRow) -> None:
+    """Raises `Restored`."""
+    if row.restored_at is not None:
+        raise Restored(
+            f"{row.restored_by} restored deposit '{row.id}' at {row.restored_at:%Y-%m-%d %H:%M:%S} UTC: its classes "
+            f"answer without a withdrawal. `DELETE /v1/deposits/{row.id}/restoration` deposits them again at once."
+        )
+
+
+def note_restoration(session: Session, row: DepositRow, by: str | None, reason: str | None) -> None:
+    """In the caller's transaction, which records it; without `by`, that the restoration has ended."""
+    row.restored_at, row.restored_by, row.restore_reason = now() if by else None, by, reason
+    session.flush()
 
 
 def _named(names: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ class DepositRow(Base):
             postgresql_where=sa.text("state = 'running'"),
         ),
         sa.Index("ix_deposits_state_rung_at", "state", "rung_at"),
+        sa.Index("ix_deposits_model_id_restored_at", "model_id", "restored_at"),
     )
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
@@ -66,6 +67,9 @@ class DepositRow(Base):
     purged_at: Mapped[datetime | None]
     purged_by: Mapped[str | None] = mapped_column(sa.String(100))
     purge_reason: Mapped[str | None] = mapped_column(sa.Text)
+    restored_at: Mapped[datetime | None]
+    restored_by: Mapped[str | None] = mapped_column(sa.String(100))
+    restore_reason: Mapped[str | None] = mapped_column(sa.Text)
 
 
 class CheckpointRow(Base):

@@ -37,7 +37,7 @@ class StoredModule:
 
 @dataclass(frozen=True)
 class View:
-    """What a model answers with now: a revision and the deposits that are withdrawn."""
+    """What a model answers with now: a revision and the deposits that are withdrawn or restored."""
 
     model_name: str
     class_names: list[str]
@@ -65,7 +65,7 @@ class InferenceEngine:
         self._lock = threading.Lock()
 
     def view(self, model_name: str, withdrawal_id: str | None = None) -> View:
-        """The model's view now; with a withdrawal, that of this one alone.
+        """The model's view now; with a withdrawal, that of this one alone. What is restored is in every view.
 
         Raises `UnknownModel`, `WeightsMissing`, `UnknownWithdrawal`, `WithdrawalEnded`, `WithdrawalOfOtherModel`.
         """
@@ -81,7 +81,8 @@ class InferenceEngine:
                     raise withdrawals.WithdrawalEnded(
                         f"withdrawal '{withdrawal_id}' is {state}; ask a custodian for a new one."
                     )
-            shown = sorted({deposit_id for row in active for deposit_id in withdrawals.deposit_ids(session, row)})
+            lent = {deposit_id for row in active for deposit_id in withdrawals.deposit_ids(session, row)}
+            shown = sorted(lent.union(deposits.restored_ids(session, model.id)))
             rows = deposits.of_ids(session, shown)
             modules = [
                 StoredModule(deposits.module(session, rows[i]), tuple(deposits.class_indices(session, i)))

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from app.wire import Id
 
@@ -23,10 +23,10 @@ class RequestedOutput(BaseModel):
 class InferParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    raw: bool = Field(
+    raw: StrictBool = Field(
         False, description="Logits without the mask over deposited classes; for auditors and administrators."
     )
-    withdrawal: Id | None = Field(None, description="Answer with this withdrawal alone.")
+    withdrawal: Id | None = Field(None, description="Answer with this withdrawal alone, and what is restored.")
 
 
 class InferRequest(BaseModel):

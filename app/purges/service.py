@@ -52,7 +52,7 @@ def purge(
 
     The classes stay forgotten; no one can withdraw them any more. classes: those of the deposit, as a confirmation.
     Where the model demands a second person, a request for approval.
-    Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `ClassesNotConfirmed`, `StillWithdrawn`.
+    Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `Restored`, `ClassesNotConfirmed`, `StillWithdrawn`.
     """
     with session.begin():
         model, row = _purgeable(session, deposit_id, classes)
@@ -114,10 +114,9 @@ def _purge(
 
 def _purgeable(session: Session, deposit_id: str, classes: Sequence[str]) -> tuple[registry.ModelRow, DepositRow]:
     """In the caller's transaction: the model, locked, and the deposit, whose module may be destroyed."""
-    row = deposits.get(session, deposit_id)
-    model = registry.lock(session, row.model_id)
-    session.refresh(row)
+    model, row = deposits.locked(session, deposit_id)
     deposits.module(session, row)  # there is one
+    deposits.demand_not_restored(row)
     named = deposits.class_names(session, row)
     if sorted(classes) != sorted(named):
         raise ClassesNotConfirmed(

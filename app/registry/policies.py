@@ -23,7 +23,9 @@ class PolicyChanged(Problem):
 @dataclass(frozen=True)
 class Policy:
     """original: `seal` keeps the networks from before a deposit in the vault, where nobody can ask them; `destroy`
-    shreds them once the deposit is made. `needs_second_person`: withdrawals, purges and changes of this policy."""
+    shreds them once the deposit is made. `needs_second_person`: withdrawals, restorations, purges and changes of
+    this policy.
+    """
 
     original: Original
     needs_second_person: bool

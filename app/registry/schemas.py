@@ -2,7 +2,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from app.registry.tables import ModelRow, Original
 from app.wire import Reason
@@ -137,8 +137,9 @@ class Policy(BaseModel):
         description="What becomes of the networks from before a deposit, which know its classes: `seal` keeps them "
         "encrypted, where nobody can ask them; `destroy` shreds them, those that are there already too."
     )
-    needs_second_person: bool = Field(
-        description="Withdrawals, purges and changes of this policy wait until somebody with another key approves them."
+    needs_second_person: StrictBool = Field(
+        description="Withdrawals, restorations, purges and changes of this policy wait until somebody with another "
+        "key approves them."
     )
 
 

@@ -21,11 +21,17 @@ WAITS = timedelta(days=7)
 
 class Act(StrEnum):
     WITHDRAW = "withdraw"
+    RESTORE = "restore"
     PURGE = "purge"
     POLICY = "policy"
 
 
-ROLES = {Act.WITHDRAW: Role.CUSTODIAN, Act.PURGE: Role.ADMINISTRATOR, Act.POLICY: Role.ADMINISTRATOR}
+ROLES = {
+    Act.WITHDRAW: Role.CUSTODIAN,
+    Act.RESTORE: Role.CUSTODIAN,
+    Act.PURGE: Role.ADMINISTRATOR,
+    Act.POLICY: Role.ADMINISTRATOR,
+}
 
 
 class ApprovalState(StrEnum):
@@ -92,7 +98,7 @@ def demand_approver(session: Session, actor: Actor, row: ApprovalRow) -> None:
     """Raises `Forbidden`, `OwnRequest`, `AlreadyDecided`, `RequesterGone`."""
     demand(actor, ROLES[Act(row.act)])
     if row.requested_key_id == actor.key_id:
-        raise OwnRequest(f"key '{actor.name}' asked for this itself; somebody with another key approves it.")
+        raise OwnRequest(f"'{actor.name}' asked for this itself; somebody else approves it, with another key.")
     if actor.key_made_at and actor.key_made_at > row.requested_at:
         raise OwnRequest(f"key '{actor.name}' is younger than the request; it takes a key that was there before.")
     if state(row) != ApprovalState.WAITING:

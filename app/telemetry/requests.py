@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any
 
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +26,8 @@ class Told:
             await self._app(scope, receive, send)
             return
         request_id = correlation.begin(Headers(scope=scope).get(correlation.HEADER))
+        # FastAPI made the span, and has put the query into it.
+        trace.get_current_span().set_attributes({"lirf.request_id": request_id, "url.query": ""})
         status, begun = 500, time.perf_counter()
 
         async def answer(message: Message) -> None:

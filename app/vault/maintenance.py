@@ -13,6 +13,7 @@ from app.audit import service as audit
 from app.database import Database, changes, now
 from app.settings import Settings
 from app.vault.keys import FileMasterKeys
+from app.vault.objects import StoreAway
 from app.vault.service import Binding, Vault, VaultDamaged, stored
 from app.vault.tables import VaultObjectRow
 
@@ -65,6 +66,10 @@ def _damage(database: Database, vault: Vault, object_id: str) -> str | None:
     except VaultDamaged as damage:
         with database.reading() as session:
             return damage.detail if _is_live(session, object_id) else None  # else it went meanwhile
+    except StoreAway:
+        raise
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
     return None
 
 

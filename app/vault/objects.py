@@ -1,5 +1,6 @@
 """Where ciphertext lies: a local folder or S3, through fsspec. Objects are written once, under their digest."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -7,17 +8,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+# Where a request waits for it: an S3 that does not answer is told as away before clients give up.
+_S3_CLIENT = {"connect_timeout": 3, "read_timeout": 10, "retries": {"total_max_attempts": 2}}
+
+
+class StoreAway(OSError):
+    """The store did not answer, or refused."""
+
+
+@contextmanager
+def told_as_away() -> Iterator[None]:
+    """Each kind of store has errors of its own, not all of them OSError."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise StoreAway(errno.EIO, f"the vault's store is away: {type(error).__name__}") from error
 
 
 class ObjectStore:
     """Names are lower-case hexadecimal digests, made by the vault: never a user's text."""
 
     def __init__(self, url: str, options: dict[str, str], spool: Path) -> None:
-        self._files, self._root = fsspec.core.url_to_fs(url, **options)
+        further: dict[str, Any] = {"config_kwargs": _S3_CLIENT} if url.startswith("s3://") else {}
+        self._files, self._root = fsspec.core.url_to_fs(url, **further, **options)
+        if further:
+            self._files.retries = 1  # botocore has tried again already
         self._is_local = isinstance(self._files, LocalFileSystem)
         self._spool = Path(self._root) / "incoming" if self._is_local else spool
         self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -35,7 +57,8 @@ class ObjectStore:
         """Makes an incoming file the object `name`, durably: flushed, renamed, folder flushed (or uploaded whole)."""
         file.flush()
         if not self._is_local:
-            self._files.put_file(file.name, self._path(name))
+            with told_as_away():
+                self._files.put_file(file.name, self._path(name))
             return
         os.fsync(file.fileno())
         place = Path(self._path(name))
@@ -49,23 +72,26 @@ class ObjectStore:
                 os.close(descriptor)
 
     def open(self, name: str) -> IO[bytes]:
-        """Raises FileNotFoundError."""
-        return cast(IO[bytes], self._files.open(self._path(name), "rb"))
+        """Raises FileNotFoundError, and `StoreAway` as do all that ask the store."""
+        with told_as_away():
+            return cast(IO[bytes], self._files.open(self._path(name), "rb"))
 
     def remove(self, name: str) -> None:
         """Removing what is not there is no error: a removal may be tried again."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), told_as_away():
             self._files.rm_file(self._path(name))
 
     def names(self) -> set[str]:
         """Every object there is."""
         self._files.invalidate_cache()
-        found = self._files.find(self._root)
+        with told_as_away():
+            found = self._files.find(self._root)
         return {Path(path).name for path in found if Path(path).parent.name != "incoming"}
 
     def written_at(self, name: str) -> datetime:
         """When the object got its name. Raises FileNotFoundError."""
-        found: datetime = self._files.modified(self._path(name))
+        with told_as_away():
+            found: datetime = self._files.modified(self._path(name))
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
     def free_bytes(self) -> int:

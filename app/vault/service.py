@@ -7,6 +7,7 @@ model, its subject (deposit, data set or model) and its kind, so that no object 
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,9 +22,10 @@ from app.database import Database, new_id, now
 from app.errors import Problem
 from app.settings import Settings
 from app.vault.keys import FileMasterKeys, MasterKeys
-from app.vault.objects import ObjectStore
+from app.vault.objects import ObjectStore, told_as_away
 from app.vault.tables import VaultObjectRow
 
+log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 FORMAT = 1
 
@@ -110,8 +112,9 @@ class Vault:
     def copy_to(self, sealed: StoredObject, sink: BinaryIO, on_chunk: Callable[[], None] = lambda: None) -> None:
         """Decrypts into `sink`, which must not be used unless this returns; calls `on_chunk` for each MiB.
 
-        Raises `VaultDamaged`.
+        Raises `VaultDamaged`, and OSError where the store does not answer.
         """
+        source: _HashingReader | None = None
         try:
             key = self._keys.unwrap(sealed.wrapped_key, sealed.binding.associated())
             primitive = tink.proto_keyset_format.parse(key, secret_key_access.TOKEN).primitive(
@@ -126,7 +129,9 @@ class Vault:
                         sink.write(chunk)
                         on_chunk()
                     is_whole = total == sealed.plaintext_bytes and source.digest_of_all() == sealed.name
-        except (tink.TinkError, OSError, ValueError) as error:
+        except (tink.TinkError, FileNotFoundError, ValueError) as error:
+            if source and source.failure and not isinstance(source.failure, FileNotFoundError):
+                raise source.failure from error  # which Tink tells as its own
             raise VaultDamaged(
                 f"{sealed.binding.kind} object {sealed.name[:12]} does not open; bring its file back from a backup."
             ) from error
@@ -157,9 +162,12 @@ class Vault:
             raise
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes bytes whose key is shredded, or that no row names."""
+        """Removes bytes whose key is shredded, or that no row names; what the store does not remove now, `gc` does."""
         for name in names:
-            self.objects.remove(name)
+            try:
+                self.objects.remove(name)
+            except OSError:
+                log.exception("object %s was not removed; `lirf vault gc` will", name[:12])
 
 
 def open_vault(settings: Settings) -> Vault:
@@ -267,17 +275,24 @@ class _HashingReader(io.RawIOBase):
 
     def __init__(self, below: Any) -> None:
         self._below, self._hasher = below, hashlib.sha256()
+        self.failure: OSError | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        chunk = self._below.read(len(buffer))
+        try:
+            with told_as_away():
+                chunk = self._below.read(len(buffer))
+        except OSError as error:
+            self.failure = error
+            raise
         buffer[: len(chunk)] = chunk
         self._hasher.update(chunk)
         return len(chunk)
 
     def digest_of_all(self) -> str:
-        while chunk := self._below.read(CHUNK_BYTES):
-            self._hasher.update(chunk)
+        with told_as_away():
+            while chunk := self._below.read(CHUNK_BYTES):
+                self._hasher.update(chunk)
         return self._hasher.hexdigest()

@@ -37,7 +37,7 @@ def open(session: Session, actor: Actor, asked: WithdrawalCreate) -> WithdrawalR
     """The classes of these deposits answer until the withdrawal ends.
 
     Where the model demands a second person, a request for approval. Raises `UnknownDeposit`, `NotDeposited`,
-    `ModulePurged`, `DepositsOfSeveralModels`, `ExpiryPassed`.
+    `ModulePurged`, `Restored`, `DepositsOfSeveralModels`, `ExpiryPassed`.
     """
     with session.begin():
         model, rows = _lendable(session, asked)
@@ -68,6 +68,7 @@ def _lendable(session: Session, asked: WithdrawalCreate) -> tuple[registry.Model
     for row in rows:  # as they are now that nothing changes them
         session.refresh(row)
         deposits.module(session, row)
+        deposits.demand_not_restored(row)
     if len(models) > 1:
         raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
     demand_to_come(asked.end())

@@ -35,6 +35,8 @@ NEEDS = {
     "POST /v1/models/{name}/deposits": {Role.OPERATOR},
     "POST /v1/deposits/{deposit_id}/cancel": {Role.OPERATOR},
     "POST /v1/deposits/{deposit_id}/purge": set(),
+    "POST /v1/deposits/{deposit_id}/restoration": {Role.CUSTODIAN},
+    "DELETE /v1/deposits/{deposit_id}/restoration": {Role.CUSTODIAN},
     "POST /v1/withdrawals": {Role.CUSTODIAN},
     "DELETE /v1/withdrawals/{withdrawal_id}": {Role.CUSTODIAN},
     "PUT /v1/models/{name}/policy": set(),
@@ -56,6 +58,22 @@ def routes(service: Service) -> Iterator[tuple[str, str]]:
     for path, methods in paths.items():
         for method in methods:
             yield method.upper(), path
+
+
+def test_a_key_bears_no_name_of_an_identity_providers_people(service: Service) -> None:
+    with pytest.raises(LirfError, match="identity provider"):
+        service.administrator.create_key("oidc:alice", [])
+
+
+def test_a_method_that_a_path_has_not_is_told_which_it_has(service: Service) -> None:
+    for path, methods in {
+        "/v1/models": "GET, POST",
+        "/v1/models/x": "DELETE, GET",
+        "/openapi.json": "GET, HEAD",
+    }.items():
+        answer = httpx.request("TRACE", service.url + path)
+        assert answer.status_code == 405
+        assert set(answer.headers["Allow"].split(", ")) == set(methods.split(", ")), path
 
 
 def test_the_description_hides_no_route() -> None:

@@ -12,6 +12,7 @@ from app.inference.schemas import InferRequest
 from app.main import create_app
 from app.purges.schemas import PurgeCreate
 from app.registry.schemas import ModelCreate, PolicyChange
+from app.restorations.schemas import RestorationCreate
 from app.second_person.schemas import Refusal
 from app.withdrawals.schemas import WithdrawalCreate
 from tests.app.conftest import Service
@@ -32,6 +33,7 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
         ModelCreate,
         PolicyChange,
         PurgeCreate,
+        RestorationCreate,
         Refusal,
         WithdrawalCreate,
     )

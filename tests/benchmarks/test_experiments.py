@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import authors, experiments, reports
+from benchmarks import authors, experiments, reports, transfer
 from benchmarks import data as sources
 from benchmarks.data import Images, NoSuchData
 from benchmarks.experiments import Experiment
 from benchmarks.settings import ABLATION, OURS, PAPER
+from benchmarks.transfer import Lesson
 from lirf_core.compute import Compute
 from lirf_core.metrics import accuracy, logits_of
 
@@ -29,12 +30,24 @@ def test_an_experiment_is_run_once_and_its_figures_are_those_of_the_paper() -> N
     first = experiments.outcome(experiment)
     assert experiments.outcome(experiment) == first
     assert first["measured_at"] == experiments.outcome(experiment)["measured_at"]
+    assert len(list((experiments.RESULTS / "runs").iterdir())) == 1
     target, before = first["target"], first["original"]
     assert first["forgetting"] == pytest.approx(before["deposited"] - target["deposited"])
     pre, f = target["preserved"], first["forgetting"]
     assert first["h_mean"] == pytest.approx(2 * pre * f / (pre + f) if pre > 0 and f > 0 else 0)
     assert 0 < first["module_bytes"] < first["original_bytes"]
-    assert experiment.key() != replace(experiment, seed=1).key()
+
+
+def test_a_lesson_is_given_once_and_its_teacher_made_only_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment("digits", SHORT, images=8, original_epochs=1)
+    by_target = Lesson("cnn", "logits", "target", images=8, epochs=1)
+    by_original = replace(by_target, teacher="original")
+    first = {lesson: transfer.outcome(experiment, lesson) for lesson in (by_target, by_original)}
+    assert len(list((experiments.RESULTS / "runs").iterdir())) == 2
+    monkeypatch.setattr(transfer, "_teacher", None)
+    assert {lesson: transfer.outcome(experiment, lesson) for lesson in first} == first
+    assert [one["lesson"]["teacher"] for one in first.values()] == ["target", "original"]
+    assert all(one["experiment"]["images"] == 8 and one["commit"] for one in first.values())
 
 
 def test_every_row_of_the_ablation_is_a_config_of_its_own() -> None:

@@ -12,6 +12,7 @@ from app.deposits import schemas as deposits
 from app.inference import schemas as inference
 from app.purges import schemas as purges
 from app.registry import schemas as registry
+from app.restorations import schemas as restorations
 from app.second_person import schemas as second_person
 from app.withdrawals import schemas as withdrawals
 from lirf_client import types
@@ -28,6 +29,7 @@ from lirf_client import types
         (types.DepositMetrics, deposits.DepositMetrics),
         (types.Deposit, deposits.Deposit),
         (types.Purge, purges.Purge),
+        (types.Restoration, restorations.Restoration),
         (types.Withdrawal, withdrawals.Withdrawal),
         (types.Approval, second_person.Approval),
         (types.Policy, registry.Policy),

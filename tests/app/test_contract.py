@@ -1,0 +1,55 @@
+"""Schemathesis asks every route what its description allows and what it does not, with the keys of each role: no 5xx,
+no answer that is described otherwise, nothing taken that is described as wrong. `LIRF_CONTRACT_CASES`: of each route.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.access.service import Role
+from tests.app.conftest import Service
+
+ROOT = Path(__file__).parents[2]
+CASES = int(os.environ.get("LIRF_CONTRACT_CASES", "10"))
+
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+def test_values_at_their_limits_are_answered_as_it_is_described(service: Service, tmp_path: Path) -> None:
+    ask(service, [Role.ADMINISTRATOR], "examples,coverage", tmp_path)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("role", [*Role, "reader"])
+def test_everybody_is_answered_as_it_is_described(service: Service, role: str, tmp_path: Path) -> None:
+    phases = "fuzzing,stateful" if role == Role.ADMINISTRATOR else "fuzzing"
+    ask(service, [Role(role)] if role != "reader" else [], phases, tmp_path)
+
+
+def ask(service: Service, roles: list[Role], phases: str, folder: Path) -> None:
+    service.register()
+    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    key = service.key_of("schemathesis", *roles)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--no-color"),
+            *("--config-file", str(ROOT / "tests" / "app" / "schemathesis.toml")),
+            *("run", f"{service.url}/openapi.json", "-H", f"Authorization: Bearer {key}"),
+            *("--checks", "all", "--phases", phases, "--max-examples", str(CASES), "--no-shrink"),
+            *("--exclude-path", "/v1/keys/{key_id}"),  # an administrator would revoke its own
+        ],
+        cwd=folder,  # where it leaves what it found
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, re.sub(r"lirf_\w+", "lirf_...", done.stdout[-20_000:] + done.stderr[-2000:])
+    generated = re.search(r"(\d+) generated", done.stdout)
+    assert generated, done.stdout
+    assert int(generated[1]) >= 20 * CASES  # it did ask

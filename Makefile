@@ -19,11 +19,14 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
 	$(RUN) pytest -n auto --maxprocesses 8 --dist loadscope
 
-N ?= 60
-chaos: install ## long attacks: N deposits while processes are killed and messages lost; exit code 1 when something is lost or done twice
-	$(RUN) python -m tests.e2e.chaos --deposits $(N)
-	LIRF_CONTRACT_CASES=125 $(RUN) pytest -n auto tests/app/test_contract.py
-	test -z "$$TEST_DATABASE_URL$$TEST_REDIS_URL" || $(RUN) python -m tests.e2e.chaos --deposits $(N) --kind 'spread out'
+N ?= 500
+FUZZ_SECONDS ?= 300
+KINDS = embedded $(if $(and $(TEST_DATABASE_URL),$(TEST_REDIS_URL)),spread-out)
+chaos: install ## every attack in its long dose, then N deposits under fire; exit code 1 when something is lost or done twice
+	LIRF_DOSES=long $(RUN) pytest -n auto --maxprocesses 8 --dist loadscope -m attack
+	$(RUN) --group fuzz python -m tests.lirf_core.fuzz_weights --seconds $(FUZZ_SECONDS)
+	for kind in $(KINDS); do $(RUN) python -m tests.e2e.chaos --deposits 60 --kind $$kind || exit 1; done
+	for kind in $(KINDS); do $(RUN) python -m tests.e2e.chaos --deposits $(N) --kind $$kind --forked || exit 1; done
 
 bench: install ## the tables of the paper and the speed, on digits; results in benchmarks/results
 	$(RUN) python -m benchmarks.paper table1

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import combinations
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from benchmarks import data as sources
 from benchmarks import reports
 from benchmarks.data import Data
 from benchmarks.experiments import Experiment, OnStep, circumstances, original, progress
-from benchmarks.options import DataOption, DeviceOption, WidthOption
+from benchmarks.options import DataOption, DeviceOption, ImagesOption, WidthOption
 from benchmarks.settings import OURS
 from lirf_core.compute import Compute
 from lirf_core.deposit import deposit, scrub
@@ -30,11 +31,12 @@ def main(
     data: DataOption = "digits",
     device: DeviceOption = "auto",
     width: WidthOption = None,
+    images: ImagesOption = None,
     deposits: Annotated[int, typer.Option(help="How many classes, the first ones.")] = 5,
     seed: int = 0,
 ) -> None:
     """Writes benchmarks/results/sequence-DATA.json and .md."""
-    source, experiment = sources.load(data), Experiment(data, width=width, seed=seed)
+    source, experiment = sources.load(data), Experiment(data, width=width, seed=seed, images=images)
     compute, exact = Compute.for_training(device), Compute.for_inference(device)
     network = original(source, experiment, compute)
     config = replace(OURS, augmentation=source.augmentation, seed=seed)
@@ -46,6 +48,7 @@ def main(
     targets: list[dict[str, Any]] = []
     for index in range(deposits):
         shown = source.training.of_classes([index])
+        shown = shown if images is None else shown.first_of_each(images)
         preserved = everything[index + 1 :]
         arguments = shown.pixels, shown.labels, [index], preserved, source.preprocessing, config, compute
         with progress(f"deposit of {source.classes[index]}") as on_step:
@@ -100,7 +103,8 @@ def main(
             {"answers": lambda one: one["answers"], "probe": lambda one: one["probe"]},
         ),
     ]
-    Console().print(reports.write(f"sequence-{source.name}", f"Deposits in sequence, {data}", lines, told))
+    name = f"sequence-{source.name}" + (f"-{images}-images" if images else "")
+    Console().print(reports.write(name, f"Deposits in sequence, {data}", lines, told))
 
 
 def _forgotten(
@@ -125,18 +129,18 @@ def _subsets(
     deposits: int,
     compute: Compute,
 ) -> list[dict[str, Any]]:
+    """Each part of the recover networks answers once; they are joined for every subset."""
     preserved = list(range(deposits, len(data.classes)))
-    rows = []
+    parts = [network, target, *(SplitNetwork(module.lower, network.upper) for module in modules)]
+    by_part = [logits_of(compute.place(part), data.held_out.pixels, data.preprocessing, compute) for part in parts]
+    labels, rows = data.held_out.labels, []
     for size in range(deposits + 1):
         for chosen in combinations(range(deposits), size):
-            shown = data.held_out.of_classes([*preserved, *chosen])
+            shown = torch.isin(labels, torch.tensor([*preserved, *chosen]))
+            original_logits, target_logits, *module_logits = (logits[shown] for logits in by_part)
             recover = RecoverNetwork(target, [modules[i] for i in chosen], modules[0].upper_digest, preserved)
-            found, before = (
-                accuracy(
-                    logits_of(compute.place(whole), shown.pixels, data.preprocessing, compute), shown.labels, chosen
-                ).average
-                for whole in (recover, network)
-            )
+            joined = recover.join(target_logits, [module_logits[i] for i in chosen])
+            found, before = (accuracy(logits, labels[shown], chosen).average for logits in (joined, original_logits))
             assert found is not None
             assert before is not None
             rows.append({"withdrawn": list(chosen), "average": found, "difference": found - before})

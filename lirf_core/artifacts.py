@@ -6,6 +6,7 @@ Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`upper`
 lost by it; of a weight on a grid of so many bits (`quantisation`) there are `NAME.codes` and `NAME.scales` instead.
 """
 
+import copy
 import json
 import math
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lirf_core import pruning, quantisation
-from lirf_core.architectures import ArchitectureSpec, build
+from lirf_core.architectures import ArchitectureSpec, empty, outline
 from lirf_core.losses import Joining
 from lirf_core.network import SplitNetwork, digest, flat_state, freeze
 from lirf_core.quantisation import Grid, NotOnGrid
@@ -135,8 +136,7 @@ def check_fits(found: Shapes, expected: Shapes) -> None:
 
 def max_file_bytes(spec: ArchitectureSpec) -> int:
     """No honest weights file for the architecture is larger: its numbers as float64, and the largest header."""
-    with torch.device("meta"):
-        shapes = expected_shapes(build(spec))
+    shapes = expected_shapes(outline(spec))
     return 8 + MAX_HEADER_BYTES + sum(8 * math.prod(shape) for shape in shapes.values())
 
 
@@ -146,9 +146,8 @@ def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNe
     Raises `NotSafetensors` or `DoesNotFit` before any tensor is read, and `DoesNotFit` for values that are not finite.
     """
     header = read_header(file)
-    with torch.device("meta"):
-        check_fits(header.shapes, expected_shapes(build(spec, split)))
-    network = build(spec, split)
+    check_fits(header.shapes, expected_shapes(outline(spec, split)))
+    network = empty(spec, split)
     state = flat_state(network)
     try:
         tensors = _load(file.read())
@@ -218,7 +217,7 @@ def _shortened(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_network(upper: bytes, lower: bytes, belonging: Belonging) -> SplitNetwork:
     """The two stored parts of one revision, joined and frozen. Raises `DoesNotFit` or `ForeignUpperPart`."""
-    network = build(belonging.spec, belonging.split)
+    network = empty(belonging.spec, belonging.split)
     _fill(network.upper, upper, belonging.metadata("upper"))
     _fill(network.lower, lower, belonging.metadata("lower"))
     if (found := digest(network.upper)) != belonging.upper_digest:
@@ -231,7 +230,7 @@ def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
     """A deposit module, rebuilt with its pruned widths and frozen. Raises `DoesNotFit` or `ForeignUpperPart`."""
     metadata = metadata_of(stored)
     with torch.device("meta"):
-        lower = build(belonging.spec, belonging.split).lower
+        lower = copy.deepcopy(outline(belonging.spec, belonging.split).lower)
         lower = pruning.rebuild(lower, json.loads(metadata["widths"]))
     lower.to_empty(device="cpu")
     grid = Grid(int(metadata.get("bits", "16")))

@@ -84,5 +84,9 @@ class RecoverNetwork(nn.Module):
         """images: (B, C, H, W), normalised. Returns logits (B, classes)."""
         parts = [self.target.lower(images), *(module(images) for module in self.deposit_modules)]
         target_logits, *module_logits = self.target.upper(torch.cat(parts)).float().split(images.shape[0])
+        return self.join(target_logits, module_logits)
+
+    def join(self, target_logits: Tensor, module_logits: Sequence[Tensor]) -> Tensor:
+        """What `forward` makes of its parts' logits, each (B, classes), the modules' in their order."""
         answers = map(ModuleAnswer, module_logits, self.module_classes, self.module_weights)
         return losses.join(target_logits, list(answers), self.preserved, self.joining)

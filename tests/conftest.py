@@ -1,11 +1,14 @@
 """What several rooms of the tests share: the digits and a network that reads them, trained once."""
 
+import fcntl
 import os
 
 import pytest
 import torch
 
-from demo.digits import Digits, train
+from demo.digits import SPEC, Digits, train, write_weights
+from lirf_core.architectures import default_split
+from lirf_core.artifacts import load_original
 from lirf_core.network import SplitNetwork
 
 # pytest-xdist's processes share the cores, as do the services that the tests start.
@@ -21,5 +24,13 @@ def digits() -> Digits:
 
 
 @pytest.fixture(scope="session")
-def digits_network(digits: Digits) -> SplitNetwork:
-    return train(digits, epochs=12)
+def digits_network(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> SplitNetwork:
+    """Trained by the first of pytest-xdist's processes that needs it."""
+    folder = tmp_path_factory.getbasetemp().parent if processes > 1 else tmp_path_factory.getbasetemp()
+    weights = folder / "digits.safetensors"
+    with (folder / "digits.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not weights.exists():
+            write_weights(weights, train(digits, epochs=6))
+        with weights.open("rb") as file:
+            return load_original(file, SPEC, default_split(SPEC.name))

@@ -6,10 +6,13 @@ stranger. Parameter names are torchvision's: weights of a torchvision network lo
 This module is light: the builders, and with them torchvision, whose import takes seconds, come with the first `build`.
 """
 
+import copy
 import importlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
+import torch
 from torch import nn
 
 from lirf_core.network import SplitNetwork
@@ -170,6 +173,27 @@ def build(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
     builder = importlib.import_module(f"{__name__}.{_family(spec.name).builder}")
     lower, upper = builder.parts(spec, split)
     return SplitNetwork(lower, upper)
+
+
+@lru_cache(64)
+def outline(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
+    """What `build` makes, on the meta device: names and shapes without numbers. It is shared, and not to be changed.
+
+    Raises `UnknownSplit`.
+    """
+    with torch.device("meta"):
+        return build(spec, split)
+
+
+def empty(spec: ArchitectureSpec, split: str) -> SplitNetwork:
+    """What `build` makes, ahead of its weights: nothing is drawn, and every number is to be loaded but the count of
+    batches, which weights may lack. Raises `UnknownSplit`.
+    """
+    network = copy.deepcopy(outline(spec, split)).to_empty(device="cpu")
+    for name, count in network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            count.zero_()
+    return network
 
 
 def split_sequential(network: nn.Sequential, after: str) -> SplitNetwork:

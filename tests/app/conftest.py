@@ -100,7 +100,12 @@ class Service:
     def queue(self, images: list[str], model: str = "birds", /, **options: Any) -> str:
         """A queued deposit of these classes; returns its id."""
         dataset = self.operator.upload_dataset(model, self.archive(images))
-        config = {"epochs": 1, "batch_size": 4, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
+        config = {
+            "epochs": 1,
+            "batch_size": 4,
+            "proxies": 4,
+            "augmentation": {"crop_padding": 0, "horizontal_flip": False},
+        }
         options = {"reason": "licence ended", **options, "config": {**config, **options.get("config", {})}}
         return self.operator.request_deposit(model, dataset["id"], **options)["id"]
 

@@ -1,5 +1,5 @@
 """Schemathesis asks every route what its description allows and what it does not, with the keys of each role: no 5xx,
-no answer that is described otherwise, nothing taken that is described as wrong. `LIRF_CONTRACT_CASES`: of each route.
+no answer that is described otherwise, nothing taken that is described as wrong.
 """
 
 import os
@@ -12,12 +12,12 @@ import pytest
 
 from app.access.service import Role
 from tests.app.conftest import Service
+from tests.doses import dose
 
 ROOT = Path(__file__).parents[2]
-CASES = int(os.environ.get("LIRF_CONTRACT_CASES", "10"))
+CASES = dose(10, 125)  # of each route
 
-
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.attack]
 
 
 def test_values_at_their_limits_are_answered_as_it_is_described(service: Service, tmp_path: Path) -> None:

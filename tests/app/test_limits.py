@@ -15,7 +15,7 @@ from app.database import Database
 from app.registry import service as registry
 from app.settings import Settings
 from tests.app.conftest import Service, started
-from tests.e2e.conftest import REDIS
+from tests.e2e.installation import REDIS
 
 BROKERS = [None, *([REDIS] if REDIS else [])]
 

@@ -10,8 +10,9 @@ from app.access.service import Role
 from lirf_client import Client
 from tests.app.conftest import Service, started
 from tests.app.factories import infer_request
+from tests.doses import dose
 
-REVOCATIONS = 20
+REVOCATIONS = dose(20, 500)
 
 
 @pytest.fixture
@@ -46,6 +47,8 @@ class Asking:
         self._client.close()
 
 
+@pytest.mark.attack
+@pytest.mark.timeout(1200)
 def test_after_a_revocation_no_replica_shows_the_class(service: Service, replicas: list[str]) -> None:
     """Under load: four clients ask both replicas all the time."""
     service.register()

@@ -12,6 +12,7 @@ from app.vault import service as vaults
 from app.vault.keys import FileMasterKeys, UnsafeKeyFile
 from app.vault.objects import ObjectStore
 from app.vault.service import Binding, Shredded, StoredObject, Vault, VaultDamaged
+from tests.doses import dose
 
 BINDING = Binding("module", "model-1", "deposit-1")
 
@@ -63,17 +64,19 @@ def local(tmp_path: Path) -> Vault:
     return Vault(ObjectStore(f"file://{tmp_path / 'vault'}", {}, tmp_path), FileMasterKeys(tmp_path / "master.key"))
 
 
-def test_flipped_cut_and_appended_bytes_are_all_refused(local: Vault) -> None:
+@pytest.mark.attack
+def test_flipped_cut_swapped_and_appended_bytes_are_all_refused(local: Vault) -> None:
     sealed = local.put(BINDING, [content(100_000)])
     path, good = path_of(local, sealed), path_of(local, sealed).read_bytes()
     chance = random.Random(0)
-    for number in range(200):
-        place = chance.randrange(len(good))
+    for number in range(dose(200, 1000)):
+        place, other = sorted(chance.sample(range(len(good)), 2))
         damaged = {
             0: good[:place] + bytes([good[place] ^ (1 << chance.randrange(8))]) + good[place + 1 :],
             1: good[:place],
             2: good + chance.randbytes(1 + place % 50),
-        }[number % 3]
+            3: good[:place] + good[other:] + good[place:other],
+        }[number % 4]
         path.write_bytes(damaged)
         with pytest.raises(VaultDamaged):
             local.read(sealed)

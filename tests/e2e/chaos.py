@@ -9,6 +9,7 @@ import random
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import httpx
 import redis
@@ -34,15 +35,13 @@ from app.vault import maintenance
 from app.vault.service import open_vault
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES, deposit_zip, infer_request
-from tests.e2e.conftest import Installation, started
+from tests.e2e.installation import Installation, Kind, started
 
 OF_EACH_MODEL = CLASSES[:3]  # deposited one after the other; two are left
 CONFIG = {"epochs": 8, "batch_size": 2, "proxies": 8, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
 PREPROCESSING = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
 EACH_SECONDS = 20.0  # for a deposit that has to be worked on yet
 RECOVERY_SECONDS = 60.0  # the lease, the reconciler's pause, and a worker that imports torch on a busy machine
-
-Kind = Literal["embedded", "spread out"]
 
 
 @dataclass
@@ -53,27 +52,34 @@ class Report:
     kills: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
+    requests: int = 0
+    seconds: float = 0
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         others = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
         return (
-            f"chaos: {len(self.accepted)} deposits, {self.kills} kills ({others}), {self.repeated} requests repeated, "
-            f"{len(self.violations)} violations"
+            f"chaos: {len(self.accepted)} deposits, {self.kills} kills ({others}), {self.requests} requests, "
+            f"{self.repeated} of them repeated with their key, {self.seconds:.0f} s, {len(self.violations)} violations"
         )
 
 
 class Chaos:
     """One installation under fire."""
 
-    def __init__(self, running: Installation, deposits: int, seed: int) -> None:
+    def __init__(
+        self, running: Installation, deposits: int, seed: int, kills: int = 0, pause: tuple[float, float] = (3, 20)
+    ) -> None:
+        """kills: it goes on until there were so many. pause: seconds between attacks, from and to."""
         self.running, self.deposits, self.report = running, deposits, Report()
+        self._kills, self._pause = kills, pause
         self._random, self._over = random.Random(seed), threading.Event()
         self._http = httpx.Client(
             base_url=f"http://127.0.0.1:{running.port}", headers={"Authorization": f"Bearer {running.key}"}, timeout=30
         )
 
     def run(self) -> Report:
+        begun = time.monotonic()
         self.running.environment["LIRF_MAX_ATTEMPTS"] = "1000"
         self.running.start("worker")
         clients = [threading.Thread(target=self._request, args=(number,)) for number in range(2)]
@@ -81,8 +87,10 @@ class Chaos:
             client.start()
         attacker = threading.Thread(target=self._attack)
         attacker.start()
-        while any(client.is_alive() for client in clients) or (not self._over.is_set() and self._unfinished()):
-            time.sleep(1)
+        while any(client.is_alive() for client in clients) or (
+            not self._over.is_set() and (self._unfinished() or self.report.kills < self._kills)
+        ):
+            time.sleep(0.2)
         self._over.set()
         attacker.join()
         for client in clients:
@@ -92,6 +100,7 @@ class Chaos:
             time.sleep(0.5)
         self._demand(not left, f"{left} deposits are not finished long after the last fault")
         self._check()
+        self.report.seconds = time.monotonic() - begun
         return self.report
 
     def _unfinished(self) -> int:
@@ -131,6 +140,7 @@ class Chaos:
         """Until it is answered: what a broken connection or a 503 leaves open is sent again, with the same key."""
         headers = {"Idempotency-Key": key or str(uuid.uuid4())} if method == "POST" else {}
         while True:
+            self.report.requests += 1
             try:
                 answer = self._http.request(method, path, headers=headers, **options)
             except httpx.TransportError:
@@ -149,14 +159,15 @@ class Chaos:
     def _attack(self) -> None:
         acts: list[tuple[int, Callable[[], None]]] = [
             (4, lambda: self._kill("worker")),
-            (3, self._kill_pool_child),
+            (3 if self.running.has_celery else 0, self._kill_pool_child),
             (3, lambda: self._kill("api")),
             (2, lambda: self._kill("reconciler")),
             (1, self._stop_worker_past_its_lease),
             (2, self._lose_messages),
             (3, self._double_messages),
+            (1, self._rotate_the_master_key),
         ]
-        while not self._over.wait(self._random.uniform(3, 20)):
+        while not self._over.wait(self._random.uniform(*self._pause)):
             _, act = self._random.choices(acts, weights=[weight for weight, _ in acts])[0]
             try:
                 act()
@@ -183,15 +194,24 @@ class Chaos:
                     os.kill(pid, signal.SIGKILL)
                 self.report.kills += 1
                 self.report.faults["pool child"] += 1
-        if self.running.processes["worker"].poll() is not None:  # whose pool could not be repaired
+        if self.running.processes["worker"].has_ended():  # whose pool could not be repaired
             self.running.start("worker")
 
     def _stop_worker_past_its_lease(self) -> None:
-        group = self.running.processes["worker"].pid
-        os.killpg(group, signal.SIGSTOP)
+        self.running.signal("worker", signal.SIGSTOP)
         self.report.faults["worker stopped past its lease"] += 1
         self._over.wait(float(self.running.environment["LIRF_LEASE_SECONDS"]) + 2)
-        os.killpg(group, signal.SIGCONT)
+        self.running.signal("worker", signal.SIGCONT)
+
+    def _rotate_the_master_key(self) -> None:
+        """Of two rotations one is killed on its way."""
+        command = [sys.executable, "-m", "app", "vault", "rotate-key"]
+        rotation = subprocess.Popen(command, env=self.running.environment, stdout=subprocess.DEVNULL)
+        if is_killed := self._random.random() < 0.5:
+            self._over.wait(self._random.uniform(1, 4))
+            rotation.kill()
+        self.report.faults["key rotations killed" if is_killed else "key rotations"] += 1
+        self._demand(rotation.wait() == 0 or is_killed, f"a key rotation ended with {rotation.returncode}")
 
     def _lose_messages(self) -> None:
         self.report.faults["messages lost"] += 1
@@ -245,12 +265,14 @@ class Chaos:
 
 def main(
     deposits: Annotated[int, typer.Option(help="How many deposits are requested.")] = 60,
-    kind: Annotated[Kind, typer.Option(help="`spread out` needs TEST_DATABASE_URL and TEST_REDIS_URL.")] = "embedded",
+    kind: Annotated[Kind, typer.Option(help="`spread-out` needs TEST_DATABASE_URL and TEST_REDIS_URL.")] = "embedded",
     seed: Annotated[int, typer.Option(help="Of what is done when.")] = 0,
+    forked: Annotated[bool, typer.Option(help="Processes that start in a blink, without Celery: many kills.")] = False,
 ) -> None:
     """Deposits under fire; exit code 1 when something was lost or done twice."""
-    with tempfile.TemporaryDirectory() as folder, started(kind, Path(folder)) as running:
-        report = Chaos(running, deposits, seed).run()
+    pause = (0.1, 2.0) if forked else (3.0, 20.0)
+    with tempfile.TemporaryDirectory() as folder, started(kind, Path(folder), has_celery=not forked) as running:
+        report = Chaos(running, deposits, seed, deposits * 2 // 3 if forked else 0, pause).run()
     for violation in report.violations:
         Console().print(violation, markup=False)
     Console().print(str(report), soft_wrap=True, markup=False)

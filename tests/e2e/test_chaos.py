@@ -1,13 +1,17 @@
+from pathlib import Path
+
 import pytest
 
-from tests.app.conftest import POSTGRESQL
 from tests.e2e.chaos import Chaos
-from tests.e2e.conftest import REDIS, Installation
+from tests.e2e.installation import KINDS, Kind, started
 
 
-@pytest.mark.parametrize("running", ["spread out" if REDIS and POSTGRESQL else "embedded"], indirect=True)
-def test_nothing_is_lost_and_nothing_is_done_twice_under_fire(running: Installation) -> None:
-    """The short dose; `make chaos N=2000` is the long one, on both."""
-    report = Chaos(running, deposits=3, seed=1).run()
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_may_be_killed_at_any_time(kind: Kind, tmp_path: Path) -> None:
+    """The short dose; `make chaos N=2000` is the long one."""
+    deposits, kills = 60 // len(KINDS), 40 // len(KINDS)
+    with started(kind, tmp_path, has_celery=False) as running:
+        report = Chaos(running, deposits, seed=2, kills=kills, pause=(0.1, 2)).run()
     assert not report.violations, report.violations
-    assert len(report.accepted) == 3
+    assert (len(report.accepted), report.kills >= kills) == (deposits, True)

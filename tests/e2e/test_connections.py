@@ -30,11 +30,12 @@ from app.vault.service import open_vault
 from lirf_client import Client
 from tests.app.conftest import POSTGRESQL, Service, own_database, started
 from tests.app.factories import deposit_zip, infer_request
-from tests.e2e.conftest import REDIS
+from tests.doses import dose
+from tests.e2e.installation import REDIS
 from tests.e2e.proxy import FaultyProxy, Mode
 from worker.job import Work, work_on
 
-FAULTS = 20
+FAULTS = dose(20, 200)
 MODES: tuple[Mode, ...] = ("refused", "silent", "slow", "through")  # each cuts what there is
 SLOWEST = 40  # seconds that an answer may take
 EXPECTED = {200, 201, 202, 404, 409, 410, 503}
@@ -159,7 +160,8 @@ def worker_goes_on(straight: Settings, proxied: Settings, stop: threading.Event,
     work.database.engine.dispose()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.attack
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["s3", *(["postgresql"] if POSTGRESQL else []), *(["redis"] if REDIS else [])])
 def test_faulty_connections_cost_time_and_nothing_else(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.e2e.conftest import Installation, installation, own_database, wait_until
+from tests.app.conftest import own_database
+from tests.e2e.installation import Installation, installation
+from tests.e2e.processes import wait_until
 from tests.e2e.test_worker_loss import queue
 
 QUICK = {"epochs": 1, "batch_size": 4}

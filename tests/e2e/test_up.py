@@ -17,14 +17,15 @@ from demo.__main__ import free_port
 from demo.digits import CLASSES, Digits, write_weights
 from lirf_client import Client
 from lirf_core.network import SplitNetwork
-from tests.e2e.conftest import until_training, wait_until
+from tests.e2e.installation import until_training
+from tests.e2e.processes import Fork, cli, wait_until
 
 
 class Terminal:
     """Runs `lirf` commands against one state folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self._runs = folder, free_port(), 0
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LIRF_")}
         self.environment |= {
             "LIRF_URL": f"http://127.0.0.1:{self.port}",
@@ -35,11 +36,13 @@ class Terminal:
         }
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "app", *arguments], env=self.environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        self._runs += 1
+        files = [self.folder / f"{self._runs}.{name}" for name in ("out", "err")]
+        done = Fork(cli, list(arguments), self.environment, *files)
+        done.wait(300)
+        told = "".join(file.read_text() for file in files)
+        assert done.code == code, told
+        return told
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json"))
@@ -99,7 +102,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     assert register(terminal, weights)["state"] == "ready"
     images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
     held_out = digits.write_zip(tmp_path / "held-out.zip", digits.held_out)
-    short = ["--epochs", "20", "--batch-size", "32", "--learning-rate", "0.006", "--crop-padding", "1", "--no-flip"]
+    short = ["--epochs", "6", "--batch-size", "32", "--learning-rate", "0.01", "--crop-padding", "1", "--no-flip"]
     told = terminal.run(
         "deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended", *short
     )

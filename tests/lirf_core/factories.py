@@ -1,6 +1,8 @@
 """Small networks and images for the tests of lirf_core."""
 
+import copy
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -22,6 +24,12 @@ QUICK = DepositConfig(
 
 
 def network(seed: int = 0, spec: ArchitectureSpec = SPEC, split: str = "layer2") -> SplitNetwork:
+    """Drawn once, and copied."""
+    return copy.deepcopy(_drawn(seed, spec, split))
+
+
+@lru_cache(8)
+def _drawn(seed: int, spec: ArchitectureSpec, split: str) -> SplitNetwork:
     torch.manual_seed(seed)
     made = build(spec, split)
     freeze(made)

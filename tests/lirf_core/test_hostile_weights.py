@@ -5,14 +5,16 @@ import json
 import random
 import resource
 
+import pytest
 import safetensors.torch
 import torch
 
 from lirf_core import artifacts
 from lirf_core.network import flat_state
+from tests.doses import dose
 from tests.lirf_core.factories import SPEC, network
 
-FILES = 2000
+FILES = dose(2000, 20_000)
 MEMORY_BYTES = 64 << 20
 NUMBERS = [0, -1, 1 << 62, [1 << 62, 0], 1e308, True]
 HOSTILE = [*NUMBERS, "../../etc/passwd", None, {}, [], "F32", "I8", "\ud800", "x" * 5000]
@@ -46,6 +48,8 @@ def mutated(good: bytes, chance: random.Random) -> bytes:
     return len(header).to_bytes(8, "little") + header + good[8 + header_bytes :]
 
 
+@pytest.mark.attack
+@pytest.mark.timeout(1200)
 def test_thousands_of_damaged_files_are_refused_or_fit() -> None:
     good = safetensors.torch.save(flat_state(network()))
     chance = random.Random(0)

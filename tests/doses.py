@@ -1,0 +1,9 @@
+"""How much of each attack is made: a short dose in every run of the tests, a long one in `make chaos`."""
+
+import os
+
+IS_LONG = os.environ.get("LIRF_DOSES") == "long"
+
+
+def dose(short: int, long: int) -> int:
+    return long if IS_LONG else short

@@ -1,0 +1,143 @@
+"""Processes that tests start, stop and kill: commands as users start them, and forks of a process that has imported
+everything, which start in a blink.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Protocol
+
+import sqlalchemy as sa
+import typer  # noqa: F401 - for the forks that are commands
+import uvicorn
+
+from app.deposits.tables import DepositRow, State
+from app.main import create_app
+from app.settings import Settings
+from app.telemetry import logs
+from lirf_client import Client  # noqa: F401
+from worker import reconciler
+from worker.job import Work, work_on
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.1)
+
+
+class Running(Protocol):
+    pid: int
+
+    def signal(self, number: int) -> None: ...
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until it has ended."""
+
+    def has_ended(self) -> bool: ...
+
+
+class Command:
+    """`python -m ...` and its children."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        with log.open("a") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *command], env=environment, stdout=file, stderr=file, start_new_session=True
+            )
+        self.pid = self._process.pid
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def wait(self, seconds: float | None = None) -> None:
+        self._process.wait(seconds)
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+
+@cache
+def _forks() -> ForkServerContext:
+    """Of a process that has torch and has not used it yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lirf_core.architectures.resnet", __name__])
+    return context
+
+
+class Fork:
+    """A function in a process of its own, with an environment of its own."""
+
+    def __init__(
+        self,
+        run: Callable[..., None],
+        arguments: list[object],
+        environment: dict[str, str],
+        log: Path,
+        errors: Path | None = None,
+    ) -> None:
+        """errors: another file for what it writes to stderr."""
+        self._process = _forks().Process(target=_run, args=(run, arguments, environment, log, errors or log))
+        self._process.start()
+        self.pid = self._process.pid or 0
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self, seconds: float | None = None) -> None:
+        self._process.join(seconds)
+
+    def has_ended(self) -> bool:
+        return self._process.exitcode is not None
+
+    @property
+    def code(self) -> int | None:
+        return self._process.exitcode
+
+
+def _run(run: Callable[..., None], arguments: list[object], environment: dict[str, str], *logs: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, log in zip((1, 2), logs, strict=True):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    run(*arguments)
+
+
+def serve(port: int) -> None:
+    uvicorn.run(create_app(Settings()), port=port, log_level="warning", log_config=None)
+
+
+def reconcile() -> None:
+    reconciler.main()
+
+
+def cli(*arguments: str) -> None:
+    """`python -m app ...`."""
+    sys.argv = ["lirf", *arguments]
+    runpy.run_module("app", run_name="__main__")
+
+
+def work() -> None:
+    """A worker that asks the database what is queued, in place of Celery, which starts a process for each deposit."""
+    logs.configure(settings := Settings())
+    work = Work(settings)
+    busy = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
+    free = sa.select(DepositRow.id).where(DepositRow.state == State.QUEUED, DepositRow.model_id.not_in(busy))
+    while True:
+        with work.database.reading() as session:
+            deposit_id = session.scalar(free.order_by(DepositRow.id).limit(1))
+        if deposit_id:
+            work_on(work, deposit_id)
+        else:
+            time.sleep(0.05)

@@ -57,6 +57,8 @@ def _end_when_useless() -> None:
 
 @cache
 def _work() -> "Work":
+    import torch._dynamo  # noqa: F401 - which optimizers import when they are first used, for seconds
+
     import lirf_core.architectures.resnet  # noqa: F401
     from worker.job import Work
 

@@ -69,7 +69,7 @@ def carry_out(settings: str, deposit_id: str, dies_at: int | None, after: bool, 
 def processes() -> ForkServerContext:
     """Forks of a process that has torch and has not used it yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lirf_core.architectures.resnet", __name__])
+    context.set_forkserver_preload(["torch._dynamo", "lirf_core.architectures.resnet", __name__])
     return context
 
 

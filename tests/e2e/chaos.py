@@ -9,7 +9,6 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -36,6 +35,7 @@ from app.vault.service import open_vault
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES, deposit_zip, infer_request
 from tests.e2e.installation import Installation, Kind, started
+from tests.e2e.processes import Fork, cli
 
 OF_EACH_MODEL = CLASSES[:3]  # deposited one after the other; two are left
 CONFIG = {"epochs": 8, "batch_size": 2, "proxies": 8, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
@@ -205,13 +205,14 @@ class Chaos:
 
     def _rotate_the_master_key(self) -> None:
         """Of two rotations one is killed on its way."""
-        command = [sys.executable, "-m", "app", "vault", "rotate-key"]
-        rotation = subprocess.Popen(command, env=self.running.environment, stdout=subprocess.DEVNULL)
-        if is_killed := self._random.random() < 0.5:
-            self._over.wait(self._random.uniform(1, 4))
-            rotation.kill()
-        self.report.faults["key rotations killed" if is_killed else "key rotations"] += 1
-        self._demand(rotation.wait() == 0 or is_killed, f"a key rotation ended with {rotation.returncode}")
+        log = self.running.folder / "rotation.log"
+        rotation = Fork(cli, ["vault", "rotate-key"], self.running.environment, log)
+        if self._random.random() < 0.5:
+            self._over.wait(self._random.uniform(0, 2))
+            rotation.signal(signal.SIGKILL)
+        rotation.wait()
+        self.report.faults["key rotations" if rotation.code == 0 else "key rotations killed"] += 1
+        self._demand(rotation.code in (0, -signal.SIGKILL), f"a key rotation ended with {rotation.code}")
 
     def _lose_messages(self) -> None:
         self.report.faults["messages lost"] += 1

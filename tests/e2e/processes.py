@@ -71,7 +71,7 @@ class Command:
 def _forks() -> ForkServerContext:
     """Of a process that has torch and has not used it yet."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lirf_core.architectures.resnet", __name__])
+    context.set_forkserver_preload(["torch._dynamo", "lirf_core.architectures.resnet", __name__])
     return context
 
 

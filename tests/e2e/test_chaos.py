@@ -7,11 +7,12 @@ from tests.e2e.installation import KINDS, Kind, started
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[-1:])
 def test_processes_may_be_killed_at_any_time(kind: Kind, tmp_path: Path) -> None:
-    """The short dose; `make chaos N=2000` is the long one."""
-    deposits, kills = 60 // len(KINDS), 40 // len(KINDS)
+    """The short dose; `make chaos N=2000` is the long one, on both kinds, and sixty with Celery."""
+    deposits, kills = 15, 10
     with started(kind, tmp_path, has_celery=False) as running:
-        report = Chaos(running, deposits, seed=2, kills=kills, pause=(0.1, 2)).run()
+        report = Chaos(running, deposits, seed=2, kills=kills, pause=(0.1, 1)).run()
     assert not report.violations, report.violations
-    assert (len(report.accepted), report.kills >= kills) == (deposits, True)
+    assert len(report.accepted) == deposits
+    assert report.kills >= kills

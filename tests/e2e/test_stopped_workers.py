@@ -14,8 +14,6 @@ from tests.e2e.installation import KINDS, Kind, started
 from tests.e2e.processes import wait_until
 from tests.e2e.test_worker_loss import queue
 
-LEASE_SECONDS = 1.5
-
 
 @pytest.mark.attack
 @pytest.mark.timeout(1800)
@@ -23,7 +21,6 @@ LEASE_SECONDS = 1.5
 def test_a_worker_that_went_on_after_its_lease_changes_nothing(kind: Kind, tmp_path: Path) -> None:
     chance, met = random.Random(0), 0
     with started(kind, tmp_path, has_celery=False) as running, running.client() as lirf:
-        running.environment["LIRF_LEASE_SECONDS"] = str(LEASE_SECONDS)
         for number in range(dose(10, 50) // len(KINDS)):
             model, revision = f"stopped-{number // 2}", number % 2 + 1
             deposit_id = queue(lirf, running.folder, ["auk", "emu"][number % 2 :][:1], CONFIG, model)
@@ -32,7 +29,7 @@ def test_a_worker_that_went_on_after_its_lease_changes_nothing(kind: Kind, tmp_p
             time.sleep(chance.uniform(0, 0.5))
             running.signal("worker", signal.SIGSTOP)
             running.start("other worker")
-            time.sleep(LEASE_SECONDS + 1)
+            time.sleep(float(running.environment["LIRF_LEASE_SECONDS"]) + 1)
             running.signal("worker", signal.SIGCONT)
             assert lirf.wait(deposit_id)["state"] == "deposited"
             wait_until(lambda deposit_id=deposit_id: lirf.deposit(deposit_id)["state"] == "deposited")

@@ -24,8 +24,10 @@ from lirf_core import metrics
 
 DEPOSITED = [0, 1, 2]
 CONFIG = {
-    "epochs": 30,
-    "batch_size": 64,
+    "epochs": 10,
+    "batch_size": 32,
+    "learning_rate": 0.01,
+    "proxies": 200,
     "augmentation": {"crop_padding": AUGMENTATION.crop_padding, "horizontal_flip": False},
 }
 REPORT = Path("var/demo/report.json")

@@ -38,7 +38,7 @@ from tests.app.test_jobs import claim, expire_lease, reconcile
 from tests.doses import dose
 from worker.job import Work
 
-EXAMPLES = dose(50, 500) // (2 if POSTGRESQL else 1)  # on each database
+EXAMPLES = dose(20, 500) // (2 if POSTGRESQL else 1)  # on each database
 STEPS = dose(30, 50)
 REASON = "the machine wants it"
 SOME = st.integers(0, 10**6)  # of what there is, by its remainder

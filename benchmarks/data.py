@@ -42,8 +42,10 @@ class Images:
     def where(self, chosen: Tensor) -> "Images":
         return Images(self.pixels[chosen], self.labels[chosen])
 
-    def first_of_each(self, count: int) -> "Images":
-        """`count` images of each class, or all where there are fewer; which ones depends on nothing else."""
+    def first_of_each(self, count: int | None) -> "Images":
+        """`count` images of each class, or all where there are fewer; which ones depends on nothing else. None: all."""
+        if count is None:
+            return self
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
         labels = self.labels[order]
         chosen = [order[labels == index][:count] for index in sorted(set(labels.tolist()))]

@@ -153,8 +153,7 @@ def deposit_of(
 
 def deposit_set(data: Data, experiment: Experiment) -> Images:
     """The training images of the deposited classes, or the experiment's share of them."""
-    images = data.training.of_classes(data.deposited)
-    return images if experiment.images is None else images.first_of_each(experiment.images)
+    return data.training.of_classes(data.deposited).first_of_each(experiment.images)
 
 
 def original(data: Data, experiment: Experiment, compute: Compute, classes: list[int] | None = None) -> SplitNetwork:

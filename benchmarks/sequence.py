@@ -47,8 +47,7 @@ def main(
     target = network
     targets: list[dict[str, Any]] = []
     for index in range(deposits):
-        shown = source.training.of_classes([index])
-        shown = shown if images is None else shown.first_of_each(images)
+        shown = source.training.of_classes([index]).first_of_each(images)
         preserved = everything[index + 1 :]
         arguments = shown.pixels, shown.labels, [index], preserved, source.preprocessing, config, compute
         with progress(f"deposit of {source.classes[index]}") as on_step:

@@ -97,7 +97,7 @@ def teach(
     generator = Generator().manual_seed(seed)
     student = compute.place(_student(lesson, teacher, data)).train()
     teacher = compute.place(teacher)
-    images = data.training if lesson.images is None else data.training.first_of_each(lesson.images)
+    images = data.training.first_of_each(lesson.images)
     pixels, labels = images.pixels.to(compute.device), images.labels.to(compute.device)
     per_epoch = -(-len(images) // lesson.batch_size)
     optimiser = torch.optim.SGD(student.parameters(), lr=lesson.learning_rate, momentum=0.9, weight_decay=5e-4)

@@ -5,14 +5,11 @@ goes well, so that a step which is new is attacked, too.
 """
 
 import math
-import multiprocessing
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -22,6 +19,7 @@ from app.vault.objects import ObjectStore
 from tests.app.conftest import Service
 from tests.app.factories import infer_request
 from tests.app.test_jobs import expire_lease, reconcile
+from tests.forks import forks
 from worker import pulse
 from worker.job import Work, work_on
 
@@ -65,14 +63,6 @@ def carry_out(settings: str, deposit_id: str, dies_at: int | None, after: bool, 
     told.write_text(str(steps.count))
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Forks of a process that has torch and has not used it yet."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "lirf_core.architectures.resnet", __name__])
-    return context
-
-
 def deposits_of(service: Service, model: str) -> tuple[str, str]:
     """A finished deposit and a queued one, whose work also scrubs the first."""
     service.register(model)
@@ -80,12 +70,12 @@ def deposits_of(service: Service, model: str) -> tuple[str, str]:
     return service.deposit(["auk"], model, config=config), service.queue(["dodo"], model, config=config)
 
 
-def test_a_worker_may_die_at_every_durable_step(service: Service, processes: ForkServerContext, tmp_path: Path) -> None:
+def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path) -> None:
     service.settings.max_attempts = 3
 
     def run(deposit_id: str, dies_at: int | None, after: bool) -> int | None:
         arguments = service.settings.model_dump_json(), deposit_id, dies_at, after, tmp_path / "steps"
-        process = processes.Process(target=carry_out, args=arguments)
+        process = forks().Process(target=carry_out, args=arguments)
         process.start()
         process.join()
         return process.exitcode

@@ -61,7 +61,6 @@ class Books:
 
     deposits: dict[str, Deposited] = field(default_factory=dict)
     lent: dict[str, list[str]] = field(default_factory=dict)  # deposits of the withdrawals that hold
-    ended: list[str] = field(default_factory=list)
     waiting: list[Approval] = field(default_factory=list)
     needs_second_person: bool = False
     revision: int = 0
@@ -195,7 +194,7 @@ class Machine(RuleBasedStateMachine):
 
     # Withdraw, restore, purge: at once, or by a second person.
 
-    def wish(self, client: Client, act: Any, *arguments: Any, **options: Any) -> tuple[str | None, Any]:
+    def wish(self, act: Any, *arguments: Any, **options: Any) -> tuple[str | None, Any]:
         try:
             return refusal_of(act, *arguments, **options)
         except AwaitingApproval as awaiting:
@@ -214,7 +213,7 @@ class Machine(RuleBasedStateMachine):
     def withdraw(self, which: list[int]) -> None:
         ids = sorted({self.any_deposit(one) for one in which})
         custodian = self.service.custodian
-        refusal, lent = self.wish(custodian, custodian.withdraw, ids, holder="h", reason=REASON)
+        refusal, lent = self.wish(custodian.withdraw, ids, holder="h", reason=REASON)
         if self.expect(refusal, self.books.refusals_to_lend(ids)):
             self.opened(lent["id"], ids)
 
@@ -226,7 +225,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=SOME)
     def restore(self, which: int) -> None:
         deposit_id, custodian = self.any_deposit(which), self.service.custodian
-        refusal, _ = self.wish(custodian, custodian.restore, deposit_id, reason=REASON)
+        refusal, _ = self.wish(custodian.restore, deposit_id, reason=REASON)
         if self.expect(refusal, self.books.refusals_to_lend([deposit_id])):
             self.restored(deposit_id)
 
@@ -249,7 +248,7 @@ class Machine(RuleBasedStateMachine):
     def purge(self, which: int) -> None:
         deposit_id, administrator = self.any_deposit(which), self.service.administrator
         classes = self.books.deposits[deposit_id].classes
-        refusal, _ = self.wish(administrator, administrator.purge, deposit_id, classes=classes, reason=REASON)
+        refusal, _ = self.wish(administrator.purge, deposit_id, classes=classes, reason=REASON)
         if self.expect(refusal, self.books.refusals_to_purge(deposit_id)):
             self.purged(deposit_id)
 
@@ -327,7 +326,6 @@ class Machine(RuleBasedStateMachine):
 
     def end(self, withdrawal_id: str, action: str) -> None:
         del self.books.lent[withdrawal_id]
-        self.books.ended.append(withdrawal_id)
         self.books.events[action] += 1
 
     # What changes nothing.

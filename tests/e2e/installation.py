@@ -17,7 +17,8 @@ from demo.__main__ import free_port
 from lirf_client import Client, Deposit
 from tests.app.conftest import POSTGRESQL, own_database
 from tests.e2e import canaries
-from tests.e2e.processes import Command, Fork, Running, reconcile, serve, wait_until, work
+from tests.e2e.processes import Command, Fork, Running, serve, wait_until, work
+from worker import reconciler
 
 REDIS = os.environ.get("TEST_REDIS_URL")
 if REDIS:  # a database for each of pytest-xdist's processes, down from the one that is named
@@ -47,7 +48,7 @@ class Installation:
             self.processes[name] = Fork(serve, [self.port], self.environment, log)
             wait_until(self.client().is_ready)
         elif name == "reconciler":
-            self.processes[name] = Fork(reconcile, [], self.environment, log)
+            self.processes[name] = Fork(reconciler.main, [], self.environment, log)
         elif self.has_celery:
             self.processes[name] = Command(CELERY, self.environment, log)
         else:

@@ -2,7 +2,6 @@
 everything, which start in a blink.
 """
 
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -10,8 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +21,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.telemetry import logs
 from lirf_client import Client  # noqa: F401
-from worker import reconciler
+from tests.forks import forks
 from worker.job import Work, work_on
 
 
@@ -67,14 +64,6 @@ class Command:
         return self._process.poll() is not None
 
 
-@cache
-def _forks() -> ForkServerContext:
-    """Of a process that has torch and has not used it yet."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "lirf_core.architectures.resnet", __name__])
-    return context
-
-
 class Fork:
     """A function in a process of its own, with an environment of its own."""
 
@@ -87,7 +76,7 @@ class Fork:
         errors: Path | None = None,
     ) -> None:
         """errors: another file for what it writes to stderr."""
-        self._process = _forks().Process(target=_run, args=(run, arguments, environment, log, errors or log))
+        self._process = forks().Process(target=_run, args=(run, arguments, environment, log, errors or log))
         self._process.start()
         self.pid = self._process.pid or 0
 
@@ -116,10 +105,6 @@ def _run(run: Callable[..., None], arguments: list[object], environment: dict[st
 
 def serve(port: int) -> None:
     uvicorn.run(create_app(Settings()), port=port, log_level="warning", log_config=None)
-
-
-def reconcile() -> None:
-    reconciler.main()
 
 
 def cli(*arguments: str) -> None:

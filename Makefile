@@ -26,8 +26,8 @@ KINDS = embedded $(if $(and $(TEST_DATABASE_URL),$(TEST_REDIS_URL)),spread-out)
 chaos: install ## every attack in its long dose, then N deposits under fire; exit code 1 when something is lost or done twice
 	LIRF_DOSES=long $(RUN) pytest $(PARALLEL) -m attack
 	$(RUN) --group fuzz python -m tests.lirf_core.fuzz_weights --seconds $(FUZZ_SECONDS)
-	for kind in $(KINDS); do $(RUN) python -m tests.e2e.chaos --deposits 60 --kind $$kind || exit 1; done
-	for kind in $(KINDS); do $(RUN) python -m tests.e2e.chaos --deposits $(N) --kind $$kind --forked || exit 1; done
+	for kind in $(KINDS); do $(RUN) python -m tests.e2e --deposits 60 --kind $$kind || exit 1; done
+	for kind in $(KINDS); do $(RUN) python -m tests.e2e --deposits $(N) --kind $$kind --forked || exit 1; done
 
 bench: install ## the tables of the paper and the speed, on digits; results in benchmarks/results
 	$(RUN) python -m benchmarks.paper table1

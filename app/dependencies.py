@@ -17,6 +17,7 @@ from app.paging import PageRequest
 from app.repetition import claim_of
 from app.settings import Settings
 from app.vault.service import Vault
+from lirf_core.decoding import Decoders
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`, or a token of the identity provider.")
 
@@ -41,6 +42,11 @@ def get_engine(request: Request) -> InferenceEngine:
     return engine
 
 
+def get_decoders(request: Request) -> Decoders:
+    decoders: Decoders = request.app.state.decoders
+    return decoders
+
+
 def get_doorbell(request: Request) -> Doorbell:
     doorbell: Doorbell = request.app.state.doorbell
     return doorbell
@@ -51,6 +57,7 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
 VaultDep = Annotated[Vault, Depends(get_vault)]
 EngineDep = Annotated[InferenceEngine, Depends(get_engine)]
+DecodersDep = Annotated[Decoders, Depends(get_decoders)]
 DoorbellDep = Annotated[Doorbell, Depends(get_doorbell)]
 
 

@@ -24,7 +24,7 @@ from app.deposits.doorbell import Doorbell
 from app.deposits.router import router as deposits
 from app.errors import Problem
 from app.inference.engine import InferenceEngine
-from app.inference.router import health
+from app.inference.router import health, tensors
 from app.inference.router import router as inference
 from app.inference.schemas import Health
 from app.limits import RateLimit
@@ -41,6 +41,7 @@ from app.telemetry.router import router as metrics
 from app.vault.service import open_vault
 from app.withdrawals.router import router as withdrawals
 from lirf_core.compute import Compute
+from lirf_core.decoding import Decoders
 
 DESCRIPTION = """
 Switch off what an image classifier knows of some classes, prove it, and switch it on again later
@@ -73,6 +74,7 @@ ROUTERS = (
     purges,
     approvals,
     inference,
+    tensors,
     audit,
     keys,
     health,
@@ -97,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.database = database = Database(settings.database)
         app.state.vault = vault = open_vault(settings)
         app.state.doorbell = Doorbell(settings)
+        app.state.decoders = Decoders()
         app.state.metrics = Metrics(database)
         app.state.rate_limit = RateLimit(settings)
         app.state.identity_provider = _identity_provider(settings)
@@ -111,6 +114,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         stop.set()
         cleaner.join()
+        app.state.decoders.close()
         database.engine.dispose()
         traces.flush()
 

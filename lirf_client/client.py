@@ -184,13 +184,26 @@ class Client:
         *,
         holder: str,
         reason: str,
+        visibility: str = "public",
         expires_in_seconds: float | None = None,
         expires_at: str | None = None,
     ) -> Withdrawal:
-        """Raises `AwaitingApproval`."""
+        """visibility: `public`, or `held` by who presents its `withdrawal_token`. Raises `AwaitingApproval`."""
         body: dict[str, Any] = {"deposits": list(deposits), "holder": holder, "reason": reason}
+        body |= {"visibility": visibility}
         body |= {"expires_in_seconds": expires_in_seconds, "expires_at": expires_at}
         return cast(Withdrawal, _done(self._call("POST", "/v1/withdrawals", json=body)))
+
+    def withdrawal_token(self, withdrawal_id: str) -> str:
+        """A held withdrawal's token, told this once; it takes the place of one that was issued before."""
+        return str(self._call("POST", f"/v1/withdrawals/{withdrawal_id}/token")["token"])
+
+    def renew(
+        self, withdrawal_id: str, *, reason: str, expires_in_seconds: float | None = None, expires_at: str | None = None
+    ) -> Withdrawal:
+        """Without an end it holds until it is revoked."""
+        body = {"reason": reason, "expires_in_seconds": expires_in_seconds, "expires_at": expires_at}
+        return cast(Withdrawal, self._call("POST", f"/v1/withdrawals/{withdrawal_id}/renewal", json=body))
 
     def revoke(self, withdrawal_id: str) -> Withdrawal:
         return cast(Withdrawal, self._call("DELETE", f"/v1/withdrawals/{withdrawal_id}"))
@@ -267,13 +280,15 @@ class Client:
         """Ends a request without carrying it out; also one's own."""
         return cast(Approval, self._call("POST", f"/v1/approvals/{approval_id}/refuse", json={"reason": reason}))
 
-    def infer(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
-        """An Open Inference Protocol v2 request with JSON tensors."""
-        return self._call("POST", f"/v2/models/{model}/infer", json=request)
+    def infer(self, model: str, request: dict[str, Any], *, tokens: Sequence[str] = ()) -> dict[str, Any]:
+        """An Open Inference Protocol v2 request with JSON tensors. tokens: of held withdrawals."""
+        return self._call("POST", f"/v2/models/{model}/infer", json=request, headers=_presented(tokens))
 
-    def predict(self, model: str, image: Path, *, top: int = 5) -> Predictions:
-        files = {"image": (image.name, image.read_bytes())}
-        return cast(Predictions, self._call("POST", f"/v1/models/{model}/predict", files=files, params={"top": top}))
+    def predict(self, model: str, image: Path, *, top: int = 5, tokens: Sequence[str] = ()) -> Predictions:
+        """tokens: of held withdrawals."""
+        options: dict[str, Any] = {"files": {"image": (image.name, image.read_bytes())}, "params": {"top": top}}
+        path = f"/v1/models/{model}/predict"
+        return cast(Predictions, self._call("POST", path, headers=_presented(tokens), **options))
 
     def create_key(self, name: str, roles: Sequence[str], *, expires_in_seconds: float | None = None) -> dict[str, Any]:
         """The new key is in `key`; it is told this once."""
@@ -286,8 +301,8 @@ class Client:
     def revoke_key(self, key_id: str) -> None:
         self._call("DELETE", f"/v1/keys/{key_id}")
 
-    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        return _repeated(method, lambda key: self._http.request(method, path, headers=key, **options))
+    def _call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
+        return _repeated(method, lambda key: self._http.request(method, path, headers=key | (headers or {}), **options))
 
     def _upload(self, method: str, path: str, file: Path, params: dict[str, str] | None = None) -> dict[str, Any]:
         def send(key: dict[str, str]) -> httpx.Response:
@@ -318,6 +333,10 @@ class Client:
 def _certificates() -> ssl.SSLContext:
     """Those that httpx trusts; reading them takes longer than a request."""
     return httpx.create_ssl_context()
+
+
+def _presented(tokens: Sequence[str]) -> dict[str, str]:
+    return {"Withdrawal-Token": ",".join(tokens)} if tokens else {}
 
 
 def _done(answer: dict[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,7 @@ class Withdrawal(TypedDict):
     classes: list[str]
     state: str
     holder: str
+    visibility: str
     reason: str
     created_at: str
     created_by: str

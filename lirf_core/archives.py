@@ -1,15 +1,13 @@
 """Image archives (a zip of class folders) to uint8 tensors, packed as safetensors without holding the set in memory.
 
-The archive is a stranger's: names are never used as paths, real bytes are counted, entries must be disjoint, and an
-image is decoded only as the PNG or JPEG it claims to be, under a pixel cap.
+The archive is a stranger's: names are never used as paths, real bytes are counted, entries must be disjoint, and
+images are decoded in processes of their own (`decoding`).
 """
 
-import io
 import json
 import re
 import stat
 import struct
-import threading
 import zipfile
 import zlib
 from collections import Counter
@@ -20,16 +18,15 @@ from typing import BinaryIO
 
 import numpy
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lirf_core.data import Preprocessing
+from lirf_core.decoding import Decoders, UnreadableImage
 
 _IGNORED_PARTS = ("__MACOSX",)
 _DRIVE = re.compile("[A-Za-z]:")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 MAX_NAMED = 20
-_DECODING = threading.BoundedSemaphore(4)  # of all requests: a decoded image may take 200 MB
 
 
 class BadArchive(ValueError):
@@ -69,7 +66,6 @@ class Limits:
     total_bytes: int = 64 << 30
     packed_bytes: int = 16 << 30
     ratio: int = 100
-    pixels: int = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class ImageArchive:
         """What the images need when they are packed, labels and header aside."""
         return len(self._entries) * preprocessing.channels * preprocessing.height * preprocessing.width
 
-    def pack(self, preprocessing: Preprocessing) -> Iterator[bytes]:
+    def pack(self, preprocessing: Preprocessing, decoders: Decoders) -> Iterator[bytes]:
         """Yields a safetensors file with `images` (uint8, N C H W) and `labels` (int64, N), piece by piece.
 
         Images are converted to the network's channels and resized to its input. Raises `UnreadableImages` at the end.
@@ -152,11 +148,13 @@ class ImageArchive:
             if total_bytes > self.limits.total_bytes:
                 raise UnsafeArchive(f"the archive unpacks to over {self.limits.total_bytes} bytes.")
             try:
-                yield _decode(content, preprocessing, self.limits.pixels)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                pixels = decoders.decode(content, preprocessing)
+            except UnreadableImage:
                 failed += 1
                 if len(unreadable) < MAX_NAMED:
                     unreadable.append(entry.info.filename[:200])
+            else:
+                yield pixels
         if failed:
             raise UnreadableImages(unreadable, failed)
 
@@ -251,27 +249,3 @@ def _is_ignored(info: zipfile.ZipInfo) -> bool:
     """What file managers add: hidden files, macOS resource forks, Windows thumbnails."""
     parts = PurePosixPath(info.filename).parts
     return parts[-1].startswith(".") or parts[-1] == "Thumbs.db" or parts[0] in _IGNORED_PARTS
-
-
-def _decode(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> bytes:
-    size = (preprocessing.width, preprocessing.height)
-    with _DECODING, Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
-        if image.width * image.height > max_pixels:
-            raise ValueError("too many pixels")
-        image.draft(None, size)  # a large JPEG is decoded at the next size above
-        converted = image.convert("L" if preprocessing.channels == 1 else "RGB")
-    if converted.size != size:
-        converted = converted.resize(size, Image.Resampling.BILINEAR)
-    pixels = numpy.asarray(converted).reshape(preprocessing.height, preprocessing.width, preprocessing.channels)
-    return pixels.transpose(2, 0, 1).tobytes()
-
-
-def decode_image(content: bytes, preprocessing: Preprocessing, limits: Limits | None = None) -> Tensor:
-    """One PNG or JPEG as uint8 (1, C, H, W). Raises `BadArchive` when it is neither, or too large."""
-    limits = limits or Limits()
-    try:
-        pixels = _decode(content, preprocessing, limits.pixels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadArchive("this is no readable PNG or JPEG image.") from error
-    flat = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
-    return flat.view(1, preprocessing.channels, preprocessing.height, preprocessing.width)

@@ -7,7 +7,13 @@ import multiprocessing
 from functools import cache
 from multiprocessing.context import ForkServerContext
 
-PRELOADED = ["torch._dynamo", "lirf_core.architectures.resnet", "tests.app.test_crash_points", "tests.e2e.processes"]
+PRELOADED = [
+    "torch._dynamo",
+    "lirf_core.architectures.resnet",
+    "tests.app.test_crash_points",
+    "tests.e2e.processes",
+    "worker.reconciler",
+]
 
 
 @cache

@@ -83,13 +83,14 @@ def work_on(work: Work, deposit_id: str) -> None:
 
 def _carry_out(work: Work, session: Session, job: Job) -> None:
     pulse = Pulse(work.database, work.vault, work.settings, job)
-    deposit_set = datasets.load(work.vault, job.deposit_set, work.settings.spool, pulse.phase("loading"))
-    original = job.network.open(work.vault)
+    pulse.phase("loading")
+    deposit_set = datasets.load(pulse.vault, job.deposit_set, work.settings.spool)
+    original = job.network.open(pulse.vault)
     result = _train(work, job, original, deposit_set, pulse)
     with ExitStack() as kept:
-        target, module = _store(work, job, result, pulse)
+        target, module = _store(job, result, pulse)
         kept.enter_context(work.vault.discarded_on_error(target, module))
-        read_back = _read_back(work, job, target, module)
+        read_back = _read_back(job, target, module, pulse)
         scrubbed: list[HeldModule] = []
         for number, held in enumerate(job.older_modules):
             try:
@@ -123,13 +124,13 @@ def _scrub(
     held, count, belonging = job.older_modules[number], len(job.older_modules), job.network.belonging
     told = {"phase": "scrubbing", "module": number + 1, "modules": count}
     training = Training(pulse, held.deposit_id, told, is_followed=number + 1 < count)
-    module = artifacts.load_module(work.vault.read(held.stored), belonging)
+    module = artifacts.load_module(pulse.vault.read(held.stored), belonging)
     lesson = *_lesson(work, job, deposit_set), training.step, pulse.phase("preparing")
     scrubbed = training.resumed(lambda checkpoint: scrub(module, original.upper, *lesson, checkpoint))
     binding = Binding("module", job.model_id, held.deposit_id)
-    stored = work.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
+    stored = pulse.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
     with work.vault.discarded_on_error(stored):
-        artifacts.load_module(work.vault.read(stored), belonging)
+        artifacts.load_module(pulse.vault.read(stored), belonging)
     return HeldModule(held.deposit_id, stored)
 
 
@@ -140,23 +141,23 @@ def _lesson(work: Work, job: Job, deposit_set: ImageSet) -> Lesson:
 
 
 @tracer.start_as_current_span("store", record_exception=False)
-def _store(work: Work, job: Job, result: DepositResult, pulse: Pulse) -> tuple[StoredObject, StoredObject]:
+def _store(job: Job, result: DepositResult, pulse: Pulse) -> tuple[StoredObject, StoredObject]:
     pulse.phase("storing")
-    belonging = job.network.belonging
-    module = work.vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(result.module, belonging)])
-    with work.vault.discarded_on_error(module):
-        target = work.vault.put(
-            Binding("lower", job.model_id, job.id), [artifacts.dump_lower(result.target, belonging)]
-        )
+    vault, belonging = pulse.vault, job.network.belonging
+    module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(result.module, belonging)])
+    with vault.discarded_on_error(module):
+        target = vault.put(Binding("lower", job.model_id, job.id), [artifacts.dump_lower(result.target, belonging)])
     return target, module
 
 
 @tracer.start_as_current_span("read back", record_exception=False)
-def _read_back(work: Work, job: Job, target: StoredObject, module: StoredObject) -> tuple[SplitNetwork, DepositModule]:
+def _read_back(
+    job: Job, target: StoredObject, module: StoredObject, pulse: Pulse
+) -> tuple[SplitNetwork, DepositModule]:
     """What will serve is what the vault gives back, decrypted and rebuilt, not what is in memory."""
-    belonging = job.network.belonging
-    network = artifacts.load_network(work.vault.read(job.network.upper), work.vault.read(target), belonging)
-    return network, artifacts.load_module(work.vault.read(module), belonging)
+    vault, belonging = pulse.vault, job.network.belonging
+    network = artifacts.load_network(vault.read(job.network.upper), vault.read(target), belonging)
+    return network, artifacts.load_module(vault.read(module), belonging)
 
 
 @tracer.start_as_current_span("measure", record_exception=False)
@@ -167,7 +168,7 @@ def _measure(
     if job.evaluation_set is None:
         return None
     advanced = pulse.phase("evaluating")
-    held_out = datasets.load(work.vault, job.evaluation_set, work.settings.spool, advanced)
+    held_out = datasets.load(pulse.vault, job.evaluation_set, work.settings.spool)
     answering = sorted([*job.preserved, *job.deposited])
     chosen = torch.isin(held_out.labels, torch.tensor(answering))
     images, labels = held_out.images[chosen], held_out.labels[chosen]

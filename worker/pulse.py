@@ -3,7 +3,7 @@
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from app.database import Database
@@ -11,7 +11,7 @@ from app.deposits import jobs
 from app.deposits.jobs import Job
 from app.settings import Settings
 from app.vault.objects import StoreAway
-from app.vault.service import CHUNK_BYTES, Binding, Vault, VaultDamaged
+from app.vault.service import Binding, Vault, VaultDamaged
 from lirf_core.checkpoints import ForeignCheckpoint
 from lirf_core.training import Progress
 
@@ -28,11 +28,13 @@ class TookTooLong(Exception):
 class Pulse:
     """Renews the lease, but only when the work has advanced, and at most once a second.
 
-    What advances raises `Cancelled`, `LeaseLost` or `TookTooLong` where the work is to end.
+    What advances raises `Cancelled`, `LeaseLost` or `TookTooLong` where the work is to end. What `vault` reads and
+    writes is an advance.
     """
 
     def __init__(self, database: Database, vault: Vault, settings: Settings, job: Job) -> None:
-        self._database, self._vault, self._settings, self._job = database, vault, settings, job
+        self._database, self._settings, self._job = database, settings, job
+        self.vault = vault.watched(lambda: self.advanced(lambda: self._told))
         self._next_beat, self._told = 0.0, dict[str, Any]()
         self._ends = time.monotonic() + settings.time_limit_seconds
         self._next_checkpoint = time.monotonic() + settings.checkpoint_seconds
@@ -66,15 +68,10 @@ class Pulse:
     def keep(self, part: str, checkpoint: bytes) -> None:
         """Stores a checkpoint; from now on the part goes on from it."""
         binding = Binding("checkpoint", self._job.model_id, self._job.id)
-        stored = self._vault.put(binding, self._told_in_pieces(checkpoint))
+        stored = self.vault.put(binding, [checkpoint])
         with self._database.session() as session:
-            jobs.keep_checkpoint(session, self._vault, self._settings, self._job, part, stored)
+            jobs.keep_checkpoint(session, self.vault, self._settings, self._job, part, stored)
         self._next_checkpoint = time.monotonic() + self._settings.checkpoint_seconds
-
-    def _told_in_pieces(self, checkpoint: bytes) -> Iterator[bytes]:
-        for begin in range(0, len(checkpoint), CHUNK_BYTES):
-            yield checkpoint[begin : begin + CHUNK_BYTES]
-            self.advanced(lambda: self._told)
 
     def kept(self, part: str) -> bytes | None:
         """The part's last checkpoint of an earlier attempt; none where there is none, or none that opens."""
@@ -83,7 +80,7 @@ class Pulse:
             return None
         try:
             checkpoint = io.BytesIO()
-            self._vault.copy_to(stored, checkpoint, lambda: self.advanced(lambda: self._told))
+            self.vault.copy_to(stored, checkpoint)
         except VaultDamaged as damage:
             log.warning("deposit %s starts over: %s", self._job.id, damage.detail)
             return None

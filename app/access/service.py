@@ -1,7 +1,5 @@
 """Who may do what: API keys and roles."""
 
-import hashlib
-import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app import tokens
 from app.access.tables import ApiKeyRow
 from app.audit import service as audit
 from app.database import changes, new_id, now
@@ -68,12 +67,12 @@ def create_key(
 ) -> tuple[ApiKeyRow, str]:
     """A new key and its secret, which is told this once. Raises `ExpiryPassed`."""
     demand_to_come(expires_at)
-    prefix, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    prefix, secret = secrets.token_hex(6), tokens.new()
     row = ApiKeyRow(
         id=new_id(),
         name=name,
         prefix=prefix,
-        secret_digest=_digest(secret),
+        secret_digest=tokens.digest(secret),
         roles=[str(role) for role in roles],
         created_at=now(),
         expires_at=expires_at,
@@ -111,8 +110,7 @@ def authenticate(session: Session, token: str | None) -> Actor:
     parts = (token or "").split("_", 2)
     prefix, secret = (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "lirf" else ("", "")
     row = session.scalar(sa.select(ApiKeyRow).where(ApiKeyRow.prefix == prefix))
-    known = row.secret_digest if row else _digest("")
-    is_right = hmac.compare_digest(known, _digest(secret))
+    is_right = tokens.is_right(secret, row.secret_digest if row else None)
     if row is None or not is_right or _is_over(row):
         raise Unauthenticated("send a valid API key as `Authorization: Bearer lirf_...`; an administrator makes one.")
     is_use_due = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP
@@ -145,7 +143,3 @@ def demand(actor: Actor, *roles: Role) -> None:
         raise Forbidden(
             f"this needs the role {' or '.join(roles)}; '{actor.name}' has {', '.join(actor.roles) or 'none'}."
         )
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()

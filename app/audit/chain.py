@@ -45,11 +45,11 @@ def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def faults(events: Iterable[Mapping[str, Any]], head: Head | None, anchor: Head | None = None) -> Iterator[Fault]:
+def faults(events: Iterable[Mapping[str, Any]], head: Head, anchor: Head | None = None) -> Iterator[Fault]:
     """Whatever is wrong with a whole chain, in the order of its numbers.
 
     events: with `FIELDS`, `request_id`, `number`, `previous` and `digest`, by ascending number. head: what the database
-    says is the newest event; None where the events come from elsewhere. anchor: a head that was written down before.
+    says is the newest event. anchor: a head that was written down before.
     """
     last = Head(0, FIRST)
     for event in events:
@@ -67,5 +67,5 @@ def faults(events: Iterable[Mapping[str, Any]], head: Head | None, anchor: Head 
         last = Head(number, event["digest"])
     if anchor and anchor.number > last.number:
         yield Fault(last.number + 1, f"the events after {last.number} are missing; {anchor.number} was anchored")
-    if head and head != last:
+    if head != last:
         yield Fault(last.number, f"the chain ends here, but its head says {head.number}")

@@ -1,5 +1,6 @@
 """The `lirf` command: `up` runs the service, everything else talks to it over HTTP."""
 
+import csv
 import json
 import tempfile
 import zipfile
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.cli import approvals, audit, keys, vault
+from app.cli import approvals, audit, keys, vault, withdrawals
 from app.cli.common import (
     DEFAULT_STATE,
     DEFAULT_URL,
@@ -25,6 +26,7 @@ from app.cli.common import (
     cell,
     err,
     fail,
+    moment,
     names,
     out,
     percent,
@@ -41,6 +43,7 @@ key by LIRF_API_KEY or in the state folder of a service on this machine.
 """
 
 main = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+main.add_typer(withdrawals.commands)
 main.add_typer(keys.commands, name="keys")
 main.add_typer(audit.commands, name="audit")
 main.add_typer(vault.commands, name="vault")
@@ -220,39 +223,6 @@ def cancel(
 
 
 @main.command()
-def withdraw(
-    deposits: Annotated[list[str], typer.Argument(metavar="DEPOSIT...", help="Ids of finished deposits of one model.")],
-    holder: Annotated[str, typer.Option(help="For whom.")],
-    reason: Reason,
-    hours: Annotated[float | None, typer.Option(help="When it ends by itself; without it, when it is revoked.")] = None,
-    url: Url = DEFAULT_URL,
-    state: State = DEFAULT_STATE,
-    as_json: Json = False,
-) -> None:
-    """Make deposited classes answer again, for a time."""
-    with service(url, state) as lirf:
-        found = lirf.withdraw(
-            deposits, holder=holder, reason=reason, expires_in_seconds=hours * 3600 if hours is not None else None
-        )
-        until = f"until {found['expires_at']}" if found["expires_at"] else "until it is revoked"
-        text = f"Withdrawal [bold]{found['id']}[/bold]: {names(found)} of {found['model']} answer {until}."
-        show(as_json, found, text)
-
-
-@main.command()
-def revoke(
-    withdrawal_id: Annotated[str, typer.Argument(metavar="WITHDRAWAL", help="Id of the withdrawal.")],
-    url: Url = DEFAULT_URL,
-    state: State = DEFAULT_STATE,
-    as_json: Json = False,
-) -> None:
-    """End a withdrawal at once."""
-    with service(url, state) as lirf:
-        found = lirf.revoke(withdrawal_id)
-        show(as_json, found, f"Revoked: {names(found)} of {found['model']} do not answer any more.")
-
-
-@main.command()
 def restore(
     deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
     reason: Annotated[str | None, typer.Option(help="Why; the audit keeps it.")] = None,
@@ -279,7 +249,9 @@ def restore(
 def purge(
     deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
     reason: Reason,
-    classes: Annotated[str | None, typer.Option(help="The deposit's classes, by commas: asks nothing.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The deposit's classes, by commas, those with a comma in quotes: asks nothing.")
+    ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
@@ -289,8 +261,8 @@ def purge(
         found = lirf.deposit(deposit_id)
         if classes is None:
             err.print(f"This destroys the only copy of what {found['model']} knew of [bold]{names(found)}[/bold].")
-            classes = typer.prompt("Type the classes, by commas, to go on", err=True)
-        named = [name.strip() for name in classes.split(",")]
+            classes = typer.prompt("Type the classes, by commas (names with a comma in quotes), to go on", err=True)
+        named = [name.strip() for name in next(csv.reader([classes], skipinitialspace=True), [])]
         purged = lirf.purge(deposit_id, classes=named, reason=reason)
         gone = purged["shred_effective_at"]
         backups = f"Backups hold the keys until {gone}." if gone else "Backups may hold the keys: see LIRF_BACKUP_DAYS."
@@ -310,6 +282,18 @@ def models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json =
 
 
 @main.command()
+def deposits(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """List the deposits of a model, newest first."""
+    with service(url, state) as lirf:
+        found = lirf.deposits(model)
+        table = Table("id", "classes", "state", "requested at", "by", "reason")
+        for one in found:
+            by = moment(one["created_at"]), cell(one["created_by"])
+            table.add_row(one["id"], names(one), one["state"], *by, cell(one["reason"]))
+        show(as_json, found, table if found else f"Nothing of {escape(model)} was deposited yet.")
+
+
+@main.command()
 def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Show every class of a model: its state, since when, by whom, why, and accuracy before and after."""
     with service(url, state) as lirf:
@@ -321,7 +305,7 @@ def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STA
             table.add_row(
                 cell(item["name"]),
                 f"[{style}]{item['state']}[/{style}]",
-                item["since"][:19].replace("T", " "),
+                moment(item["since"]),
                 cell(item["by"]),
                 cell(item["reason"]),
                 cell(item["deposit_id"]),

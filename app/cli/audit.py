@@ -9,7 +9,7 @@ from rich.table import Table
 
 from app.audit import anchors
 from app.audit.chain import Head
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, fail, service, show
+from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, fail, moment, service, show
 from lirf_client import AuditHead
 
 commands = typer.Typer(
@@ -41,7 +41,7 @@ def list_audit(
         table = Table("at (UTC)", "actor", "action", "model", "subject", "reason")
         for event in found:
             row = event["actor"], event["action"], event["model"], event["subject"], event["reason"]
-            table.add_row(event["at"][:19].replace("T", " "), *map(cell, row))
+            table.add_row(moment(event["at"]), *map(cell, row))
         show(as_json, found, table)
 
 

@@ -59,6 +59,11 @@ def cell(value: object) -> str:
     return "" if value is None else escape(str(value))
 
 
+def moment(told: str) -> str:
+    """A time of the service's answers, to the second."""
+    return told[:19].replace("T", " ")
+
+
 def names(of: Deposit | Withdrawal | Restoration | Purge) -> str:
     return escape(", ".join(of["classes"]))
 

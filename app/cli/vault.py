@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -68,5 +68,35 @@ def rotate_key(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     with vault_here(state) as (settings, database, _), err.status("wrapping data keys ..."):
         keys = FileMasterKeys(settings.master_key)
         total = maintenance.rotate_key(database, keys)
-    told = f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it."
+    told = (
+        f"Master key {keys.version} wraps {total} data keys now. Back the key file up; older keys stay in it until "
+        "`lirf vault drop-old-keys`."
+    )
     show(as_json, {"version": keys.version, "data_keys": total}, told)
+
+
+@commands.command("drop-old-keys")
+def drop_old_keys(
+    confirmed: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Destroy all master keys but the newest, a day after its rotation: older backups then open nothing any more."""
+    from app.vault import maintenance
+    from app.vault.keys import FileMasterKeys
+
+    with vault_here(state) as (settings, database, _):
+        keys = FileMasterKeys(settings.master_key)
+        if keys.old_versions() and not confirmed:
+            err.print(
+                "Backups of the database from before the last rotation cannot be brought back with this key file."
+            )
+            typer.confirm("Go on?", abort=True, err=True)
+        try:
+            dropped = maintenance.drop_old_keys(database, keys, maintenance.grace_for(settings))
+        except maintenance.OldKeysNeeded as error:
+            fail(str(error))
+    told = (
+        f"{len(dropped)} old master keys are gone; {keys.version} is left. Destroy older copies of the key file, too."
+    )
+    show(as_json, {"version": keys.version, "dropped": dropped}, told if dropped else "There is no old master key.")

@@ -4,7 +4,7 @@ from starlette.concurrency import run_in_threadpool
 from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
-from app.dependencies import Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.dependencies import DecodersDep, Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
 from app.paging import Page
 from app.repetition import IdempotentRoute
 from app.requests import streamed_to_file
@@ -29,6 +29,7 @@ async def upload_dataset(
     actor: Operator,
     session: SessionDep,
     vault: VaultDep,
+    decoders: DecodersDep,
     settings: SettingsDep,
 ) -> Dataset:
     """A zip of class folders with PNG or JPEG images (`curl --data-binary @images.zip`).
@@ -37,7 +38,7 @@ async def upload_dataset(
     class, on which accuracy is measured before and after.
     """
     async with streamed_to_file(request, settings.spool, settings.max_archive_bytes) as file:
-        row = await run_in_threadpool(service.upload, session, vault, actor, name, purpose, file)
+        row = await run_in_threadpool(service.upload, session, vault, decoders, actor, name, purpose, file)
     return Dataset.model_validate(row)
 
 

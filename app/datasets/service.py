@@ -1,7 +1,7 @@
 """Image archives become encrypted data sets of a model."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -20,6 +20,7 @@ from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault
 from lirf_core import archives
 from lirf_core.archives import ImageArchive, ImageSet
+from lirf_core.decoding import Decoders
 
 
 class Purpose(StrEnum):
@@ -54,7 +55,13 @@ _SLUGS = {
 
 
 def upload(
-    session: Session, vault: Vault, actor: Actor, model_name: str, purpose: Purpose, file: BinaryIO
+    session: Session,
+    vault: Vault,
+    decoders: Decoders,
+    actor: Actor,
+    model_name: str,
+    purpose: Purpose,
+    file: BinaryIO,
 ) -> DatasetRow:
     """Checks the archive, decodes every image and stores them packed. Raises `ArchiveRefused`; then nothing is kept."""
     with session.begin():
@@ -67,7 +74,7 @@ def upload(
             raise StorageFull(
                 f"the images need {archive.packed_bytes(size)} bytes in the vault, which has not so many."
             )
-        packed = archive.pack(size)
+        packed = archive.pack(size, decoders)
         sealed = vault.put(Binding("images", model.id, dataset_id), packed)
     except archives.BadArchive as error:
         raise _refusal(error) from error
@@ -137,10 +144,10 @@ def stored(session: Session, dataset_id: str) -> StoredObject:
     return vaults.stored(session, get(session, dataset_id).object_id)
 
 
-def load(vault: Vault, stored: StoredObject, spool: Path, on_chunk: Callable[[], None] = lambda: None) -> ImageSet:
+def load(vault: Vault, stored: StoredObject, spool: Path) -> ImageSet:
     """The images of a stored data set, mapped from a file that has no name and goes with them."""
     with tempfile.TemporaryFile(dir=spool) as file:
-        vault.copy_to(stored, cast(BinaryIO, file), on_chunk)
+        vault.copy_to(stored, cast(BinaryIO, file))
         file.flush()
         return archives.load_packed(cast(BinaryIO, file))
 

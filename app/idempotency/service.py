@@ -82,7 +82,10 @@ def keep(session: Session, claim: Claim, answer: bytes) -> None:
 
 def forget_expired(session: Session) -> None:
     with session.begin():
-        session.execute(sa.delete(IdempotencyRow).where(IdempotencyRow.created_at < now() - KEPT))
+        key = sa.tuple_(IdempotencyRow.api_key_id, IdempotencyRow.key)
+        old = sa.select(IdempotencyRow.api_key_id, IdempotencyRow.key).where(IdempotencyRow.created_at < now() - KEPT)
+        mine = old.with_for_update(skip_locked=True)  # another reconciler has the others
+        session.execute(sa.delete(IdempotencyRow).where(key.in_(mine)))
 
 
 def _is(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from app.database import Database, now
 from app.deposits import service as deposits
-from app.errors import Problem
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from app.withdrawals import service as withdrawals
-from app.withdrawals.service import WithdrawalState
 from lirf_core import artifacts
 from lirf_core.compute import Compute
 from lirf_core.data import Preprocessing
@@ -25,14 +23,22 @@ from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 
 
-class WithdrawalOfOtherModel(Problem):
-    status, slug, title = 422, "withdrawal-of-other-model", "The withdrawal is of another model"
-
-
 @dataclass(frozen=True)
 class StoredModule:
     stored: StoredObject
     classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What decides on the view: tokens of held withdrawals; one withdrawal alone; or the target and nothing else."""
+
+    tokens: tuple[str, ...] = ()
+    withdrawal_id: str | None = None
+    is_bare: bool = False
+
+
+SERVED = Asked()
 
 
 @dataclass(frozen=True)
@@ -64,25 +70,17 @@ class InferenceEngine:
         self._parts: LRUCache[str, nn.Module] = LRUCache(cache_bytes, getsizeof=_bytes_of)
         self._lock = threading.Lock()
 
-    def view(self, model_name: str, withdrawal_id: str | None = None) -> View:
-        """The model's view now; with a withdrawal, that of this one alone. What is restored is in every view.
+    def view(self, model_name: str, asked: Asked = SERVED) -> View:
+        """What the model shows who asks now. What is restored is in every view but a bare one.
 
-        Raises `UnknownModel`, `WeightsMissing`, `UnknownWithdrawal`, `WithdrawalEnded`, `WithdrawalOfOtherModel`.
+        Raises `UnknownModel`, `WeightsMissing`, and what `withdrawals.shown` raises.
         """
         with self._database.reading() as session:
             model = registry.get_ready(session, model_name)
-            if withdrawal_id is None:
-                active = withdrawals.active(session, model.id)
-            else:
-                active = [withdrawals.get(session, withdrawal_id)]
-                if active[0].model_id != model.id:
-                    raise WithdrawalOfOtherModel(f"withdrawal '{withdrawal_id}' is not of model '{model_name}'.")
-                if (state := withdrawals.state(active[0])) != WithdrawalState.ACTIVE:
-                    raise withdrawals.WithdrawalEnded(
-                        f"withdrawal '{withdrawal_id}' is {state}; ask a custodian for a new one."
-                    )
+            active = [] if asked.is_bare else withdrawals.shown(session, model, asked.tokens, asked.withdrawal_id)
             lent = {deposit_id for row in active for deposit_id in withdrawals.deposit_ids(session, row)}
-            shown = sorted(lent.union(deposits.restored_ids(session, model.id)))
+            restored = [] if asked.is_bare else deposits.restored_ids(session, model.id)
+            shown = sorted(lent.union(restored))
             rows = deposits.of_ids(session, shown)
             modules = [
                 StoredModule(deposits.module(session, rows[i]), tuple(deposits.class_indices(session, i)))
@@ -106,16 +104,14 @@ class InferenceEngine:
                 valid_until=min((row.expires_at for row in active if row.expires_at), default=None),
             )
 
-    def answer(
-        self, model_name: str, withdrawal_id: str | None, inputs_for: Callable[[View], Tensor]
-    ) -> tuple[View, Tensor]:
+    def answer(self, model_name: str, asked: Asked, inputs_for: Callable[[View], Tensor]) -> tuple[View, Tensor]:
         """The view that holds when the answer leaves, and its raw logits.
 
         What was revoked, has expired or was deposited during the computation is computed again without it.
         `inputs_for` gives float32 (B, C, H, W), normalised. Raises what `view` and `inputs_for` raise.
         """
         while True:
-            view = self.view(model_name, withdrawal_id)
+            view = self.view(model_name, asked)
             inputs = inputs_for(view)
             try:
                 logits = self.logits(view, inputs)

@@ -1,14 +1,39 @@
 from typing import Annotated
 
-from fastapi import APIRouter, File, Query, UploadFile
+from fastapi import APIRouter, Body, Depends, File, Header, Query, Request, Response, UploadFile
 
-from app.dependencies import AnyKey, EngineDep
+from app.dependencies import AnyKey, DecodersDep, EngineDep, ReadingDep
 from app.inference import service
-from app.inference.schemas import Health, InferRequest, InferResponse, ModelMetadata, Predictions, TensorMetadata
+from app.inference.frames import HEAD_BYTES, TensorRoute, framed, raw_of
+from app.inference.schemas import (
+    Health,
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    ModelViews,
+    Predictions,
+    RepositoryEntry,
+    RepositoryQuery,
+    ServerMetadata,
+)
 from app.requests import LimitedRoute
 
 router = APIRouter(tags=["inference"], route_class=LimitedRoute)
+tensors = APIRouter(tags=["inference"], route_class=TensorRoute)
 health = APIRouter(prefix="/v2/health", tags=["health"])
+
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
+
+
+def _tokens(
+    withdrawal_token: Annotated[
+        str | None, Header(max_length=4096, description="Tokens of held withdrawals, by commas.")
+    ] = None,
+) -> tuple[str, ...]:
+    return tuple(token for token in map(str.strip, (withdrawal_token or "").split(",")) if token)
+
+
+Tokens = Annotated[tuple[str, ...], Depends(_tokens)]
 
 
 @health.get("/live")
@@ -17,36 +42,64 @@ def is_live() -> Health:
     return Health()
 
 
+@router.get("/v2")
+def server_metadata(request: Request, actor: AnyKey) -> ServerMetadata:
+    """The server and the extensions of the Open Inference Protocol that it has."""
+    return ServerMetadata(name="lirf", version=request.app.version, extensions=EXTENSIONS)
+
+
+@router.post("/v2/repository/index")
+def repository_index(
+    actor: AnyKey, session: ReadingDep, query: Annotated[RepositoryQuery, Body(default_factory=RepositoryQuery)]
+) -> list[RepositoryEntry]:
+    """Every model, and whether it answers."""
+    return service.index(session, query.ready)
+
+
 @router.get("/v2/models/{name}")
-def model_metadata(name: str, actor: AnyKey, engine: EngineDep) -> ModelMetadata:
-    """Inputs and outputs of a model, in the words of the Open Inference Protocol."""
-    view = engine.view(name)
-    size, classes = view.preprocessing, len(view.class_names)
-    image = [-1, size.channels, size.height, size.width]
-    return ModelMetadata(
-        name=name,
-        versions=[str(view.network.revision)],
-        platform="lirf_pytorch",
-        inputs=[TensorMetadata(name=service.INPUT, datatype="FP32", shape=image)],
-        outputs=[
-            TensorMetadata(name="logits", datatype="FP32", shape=[-1, classes]),
-            TensorMetadata(name="probabilities", datatype="FP32", shape=[-1, classes]),
-            TensorMetadata(name="class", datatype="BYTES", shape=[-1]),
-        ],
-    )
+@router.get("/v2/models/{name}/versions/{version}")
+def model_metadata(name: str, actor: AnyKey, engine: EngineDep, version: str | None = None) -> ModelMetadata:
+    """Inputs and outputs of a model, in the words of the Open Inference Protocol. The version is its revision."""
+    return service.metadata(engine, name, version)
 
 
 @router.get("/v2/models/{name}/ready")
-def is_model_ready(name: str, actor: AnyKey, engine: EngineDep) -> Health:
+@router.get("/v2/models/{name}/versions/{version}/ready")
+def is_model_ready(name: str, actor: AnyKey, engine: EngineDep, version: str | None = None) -> Health:
     """The model has weights and can be asked."""
-    engine.view(name)
+    service.demand_version(engine.view(name), version)
     return Health()
 
 
-@router.post("/v2/models/{name}/infer", response_model_exclude_none=True)
-def infer(name: str, body: InferRequest, actor: AnyKey, engine: EngineDep) -> InferResponse:
-    """Open Inference Protocol v2 with JSON tensors. The answer names its revision and withdrawals."""
-    return service.infer(engine, actor, name, body)
+_BINARY = {
+    "description": "The JSON, and raw tensors behind it where they are wanted (binary tensor data extension).",
+    "headers": {
+        HEAD_BYTES: {"description": "Bytes of the JSON, where raw tensors follow.", "schema": {"type": "integer"}}
+    },
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+
+
+@tensors.post("/v2/models/{name}/infer", response_model=InferResponse, responses={200: _BINARY})
+@tensors.post("/v2/models/{name}/versions/{version}/infer", response_model=InferResponse, responses={200: _BINARY})
+def infer(
+    name: str,
+    request: Request,
+    body: InferRequest,
+    actor: AnyKey,
+    engine: EngineDep,
+    decoders: DecodersDep,
+    tokens: Tokens,
+    version: str | None = None,
+) -> Response:
+    """Open Inference Protocol v2 with JSON and binary tensors. The answer names its revision and withdrawals."""
+    return framed(service.infer(engine, decoders, actor, tokens, name, version, body, raw_of(request)))
+
+
+@router.get("/v1/models/{name}/views")
+def list_views(name: str, actor: AnyKey, engine: EngineDep, tokens: Tokens) -> ModelViews:
+    """What may be asked of a model: what it serves now and, for administrators, its bare target."""
+    return service.views(engine, actor, tokens, name)
 
 
 @router.post("/v1/models/{name}/predict")
@@ -54,8 +107,10 @@ def predict(
     name: str,
     actor: AnyKey,
     engine: EngineDep,
+    decoders: DecodersDep,
+    tokens: Tokens,
     image: Annotated[UploadFile, File(description="One PNG or JPEG file.")],
     top: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> Predictions:
     """Classify one image (`curl -F image=@photo.jpg`)."""
-    return service.predict(engine, name, image.file.read(), top)
+    return service.predict(engine, decoders, tokens, name, image.file.read(), top)

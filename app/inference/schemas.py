@@ -1,5 +1,6 @@
-"""Open Inference Protocol v2, JSON tensors; and a plain form for people."""
+"""Open Inference Protocol v2; and a plain form for people."""
 
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
@@ -7,17 +8,44 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from app.wire import Id
 
 
+class ViewName(StrEnum):
+    SERVED = "served"
+    TARGET = "target"
+
+
+class InputParameters(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    binary_data_size: int | None = Field(None, ge=0, description="Bytes of this input behind the JSON head.")
+
+
 class InferInput(BaseModel):
     name: str = Field(max_length=100, examples=["input"])
     shape: list[int] = Field(min_length=1, max_length=8)
-    datatype: str = Field(max_length=10, examples=["FP32"])
-    data: list[Any] = Field(description="Numbers in row-major order, flat or nested.")
-    parameters: dict[str, Any] = {}
+    datatype: str = Field(
+        max_length=10,
+        examples=["FP32"],
+        description="FP32 (normalised), UINT8 (pixels, channels first or last) or BYTES (PNG or JPEG files).",
+    )
+    data: list[Any] | None = Field(
+        None,
+        description="Numbers in row-major order, flat or nested; files as base64. None: raw bytes follow the head.",
+    )
+    parameters: InputParameters = InputParameters()
+
+
+class OutputParameters(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    binary_data: StrictBool | None = Field(None, description="Raw bytes behind the JSON head of the answer.")
+    classification: int | None = Field(
+        None, ge=1, le=1_000_000, description="So many likeliest classes of logits or probabilities: value:index:name."
+    )
 
 
 class RequestedOutput(BaseModel):
     name: str = Field(max_length=100, examples=["class"])
-    parameters: dict[str, Any] = {}
+    parameters: OutputParameters = OutputParameters()
 
 
 class InferParameters(BaseModel):
@@ -25,6 +53,10 @@ class InferParameters(BaseModel):
 
     raw: StrictBool = Field(
         False, description="Logits without the mask over deposited classes; for auditors and administrators."
+    )
+    binary_data_output: StrictBool = Field(False, description="`binary_data` of outputs that say nothing of it.")
+    view: ViewName = Field(
+        ViewName.SERVED, description="`target`: nothing that is withdrawn or restored; for administrators."
     )
     withdrawal: Id | None = Field(None, description="Answer with this withdrawal alone, and what is restored.")
 
@@ -53,7 +85,8 @@ class InferOutput(BaseModel):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: list[Any] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class InferResponse(BaseModel):
@@ -62,6 +95,36 @@ class InferResponse(BaseModel):
     id: str | None = None
     outputs: list[InferOutput]
     parameters: dict[str, Any] = Field(description="`revision`, and the `withdrawals` it was computed with.")
+
+
+class ServerMetadata(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class RepositoryQuery(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True}]})
+
+    ready: StrictBool = Field(False, description="Only models that answer.")
+
+
+class RepositoryEntry(BaseModel):
+    name: str
+    version: str = Field(description="The revision that answers.")
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = ""
+
+
+class ModelView(BaseModel):
+    name: ViewName = Field(description="For `parameters.view` of a request.")
+    revision: int
+    withdrawals: list[str] = Field(description="Ids of those that take part.")
+    classes: list[str] = Field(description="What it answers with.")
+
+
+class ModelViews(BaseModel):
+    views: list[ModelView]
 
 
 class TensorMetadata(BaseModel):

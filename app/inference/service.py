@@ -1,71 +1,107 @@
 """Answers: from a protocol request or an image to logits, probabilities and class names."""
 
-import math
-
-import numpy
 import torch
+from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.access.service import Actor, Role, demand
 from app.errors import Problem
-from app.inference.engine import InferenceEngine, View
-from app.inference.schemas import InferInput, InferOutput, InferRequest, InferResponse, Prediction, Predictions
-from lirf_core import archives
+from app.inference import tensors
+from app.inference.engine import Asked, InferenceEngine, View
+from app.inference.schemas import (
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    ModelView,
+    ModelViews,
+    Prediction,
+    Predictions,
+    RepositoryEntry,
+    RequestedOutput,
+    TensorMetadata,
+    ViewName,
+)
+from app.inference.tensors import InvalidTensor, OutputTensor
+from app.registry import service as registry
+from lirf_core.decoding import Decoders, UnreadableImage
 
 INPUT = "input"
 OUTPUTS = ("logits", "probabilities", "class")
-MAX_BATCH = 4096
-
-
-class InvalidTensor(Problem):
-    status, slug, title = 422, "invalid-tensor", "The input tensor does not fit the model"
 
 
 class UnknownOutput(Problem):
     status, slug, title = 422, "unknown-output", "The model has no such output"
 
 
+class UnknownVersion(Problem):
+    status, slug, title = 404, "unknown-version", "The model does not answer with this revision"
+
+
 class ImageRefused(Problem):
     status, slug, title = 422, "unreadable-image", "The image cannot be used"
 
 
-def infer(engine: InferenceEngine, actor: Actor, model_name: str, request: InferRequest) -> InferResponse:
+def infer(
+    engine: InferenceEngine,
+    decoders: Decoders,
+    actor: Actor,
+    tokens: tuple[str, ...],
+    model_name: str,
+    version: str | None,
+    request: InferRequest,
+    raw: memoryview,
+) -> list[bytes]:
     """Open Inference Protocol v2. Deposited classes are masked unless an auditor asks for raw logits.
 
-    Raises `InvalidTensor`, `UnknownOutput`, `Forbidden`, and what `InferenceEngine.view` raises.
+    tokens: of held withdrawals. raw: what follows the request's JSON head. Returns the JSON head of the answer, and
+    the tensors that follow it.
+    Raises `InvalidTensor`, `BadFraming`, `UnknownOutput`, `UnknownVersion`, `Forbidden`, and what
+    `InferenceEngine.view` raises.
     """
-    if request.parameters.raw:
+    wanted = request.parameters
+    if wanted.raw:
         demand(actor, Role.AUDITOR)
+    if wanted.view == ViewName.TARGET:
+        demand(actor, Role.ADMINISTRATOR)
     for output in request.outputs:
         if output.name not in OUTPUTS:
             raise UnknownOutput(f"there is no output '{output.name}'; there are {', '.join(OUTPUTS)}.")
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         raise InvalidTensor(f"give one input named '{INPUT}'; the request has {[i.name for i in request.inputs]}.")
-    view, logits = engine.answer(
-        model_name, request.parameters.withdrawal, lambda view: read_tensor(request.inputs[0], view)
-    )
-    if not request.parameters.raw:
+    [given], [piece] = request.inputs, tensors.pieces(request.inputs, raw)
+
+    def inputs_for(view: View) -> Tensor:
+        demand_version(view, version)
+        return tensors.read(given, piece, view.preprocessing, decoders)
+
+    asked = Asked(tokens, wanted.withdrawal, wanted.view == ViewName.TARGET)
+    view, logits = engine.answer(model_name, asked, inputs_for)
+    if not wanted.raw:
         logits = masked(logits, view)
-    names = [output.name for output in request.outputs] or list(OUTPUTS)
-    return InferResponse(
+    outputs = request.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
+    head = InferResponse(
         model_name=model_name,
         model_version=str(view.network.revision),
         id=request.id,
-        outputs=[_output(name, logits, view) for name in names],
+        outputs=[],
         parameters={"revision": view.network.revision, "withdrawals": list(view.withdrawals)},
     )
+    found = [_output(output.name, output.parameters.classification, logits, view) for output in outputs]
+    return tensors.answered(request, head, found)
 
 
-def predict(engine: InferenceEngine, model_name: str, image: bytes, top: int) -> Predictions:
+def predict(
+    engine: InferenceEngine, decoders: Decoders, tokens: tuple[str, ...], model_name: str, image: bytes, top: int
+) -> Predictions:
     """The likeliest classes of one PNG or JPEG image. Raises `ImageRefused` and what `InferenceEngine.view` raises."""
 
     def pixels_for(view: View) -> Tensor:
         try:
-            return view.preprocessing.normalise(archives.decode_image(image, view.preprocessing))
-        except archives.BadArchive as error:
+            return view.preprocessing.normalise(decoders.tensor(image, view.preprocessing))
+        except UnreadableImage as error:
             raise ImageRefused(f"{error} Send a PNG or JPEG file in the form field `image`.") from error
 
-    view, logits = engine.answer(model_name, None, pixels_for)
+    view, logits = engine.answer(model_name, Asked(tokens), pixels_for)
     logits = masked(logits, view)
     probabilities, indices = logits[0].softmax(0).topk(min(top, logits.shape[1] - len(view.masked)))
     return Predictions(
@@ -86,37 +122,70 @@ def masked(logits: Tensor, view: View) -> Tensor:
     return logits
 
 
-def read_tensor(given: InferInput, view: View) -> Tensor:
-    """FP32 as it is (normalised), UINT8 normalised here. Returns float32 (B, C, H, W). Raises `InvalidTensor`."""
-    size = view.preprocessing
-    wanted = [size.channels, size.height, size.width]
-    if len(given.shape) != 4 or given.shape[1:] != wanted or not 1 <= given.shape[0] <= MAX_BATCH:
-        raise InvalidTensor(
-            f"shape is {given.shape}; the model takes [batch, {', '.join(map(str, wanted))}], batch 1 to {MAX_BATCH}."
+def views(engine: InferenceEngine, actor: Actor, tokens: tuple[str, ...], model_name: str) -> ModelViews:
+    """What the actor may ask. Raises what `InferenceEngine.view` raises."""
+    names = [ViewName.SERVED, *([ViewName.TARGET] if actor.has(Role.ADMINISTRATOR) else [])]
+    found = []
+    for name in names:
+        view = engine.view(model_name, Asked(tokens, is_bare=name == ViewName.TARGET))
+        answering = [label for index, label in enumerate(view.class_names) if index not in view.masked]
+        found.append(
+            ModelView(name=name, revision=view.network.revision, withdrawals=list(view.withdrawals), classes=answering)
         )
-    if given.datatype not in ("FP32", "UINT8"):
-        raise InvalidTensor(
-            f"datatype is {given.datatype[:10]}; the model takes FP32 (normalised) or UINT8 (pixels, 0 to 255)."
-        )
-    try:
-        values = numpy.asarray(given.data, dtype=numpy.float64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidTensor("data holds something that is not a number, or its nesting is uneven.") from error
-    if values.size != math.prod(given.shape) or (values.ndim > 1 and list(values.shape) != given.shape):
-        raise InvalidTensor(f"data has {values.size} numbers; shape {given.shape} needs {math.prod(given.shape)}.")
-    flat = values.reshape(given.shape)
-    if given.datatype == "UINT8":
-        if not ((flat >= 0) & (flat <= 255) & (flat == numpy.floor(flat))).all():
-            raise InvalidTensor("UINT8 data are whole numbers from 0 to 255.")
-        return size.normalise(torch.from_numpy(flat.astype(numpy.uint8)))
-    if not (numpy.abs(flat) <= numpy.finfo(numpy.float32).max).all():
-        raise InvalidTensor("FP32 data are finite numbers.")
-    return torch.from_numpy(flat.astype(numpy.float32))
+    return ModelViews(views=found)
 
 
-def _output(name: str, logits: Tensor, view: View) -> InferOutput:
+def index(session: Session, is_ready: bool) -> list[RepositoryEntry]:
+    """Every model, by name. is_ready: only those that answer."""
+    return [
+        RepositoryEntry(
+            name=model.name,
+            version="" if model.revision is None else str(model.revision),
+            state="UNAVAILABLE" if model.revision is None else "READY",
+            reason="its weights are not there yet" if model.revision is None else "",
+        )
+        for model in registry.all_models(session)
+        if model.revision is not None or not is_ready
+    ]
+
+
+def metadata(engine: InferenceEngine, model_name: str, version: str | None) -> ModelMetadata:
+    """Raises `UnknownVersion` and what `InferenceEngine.view` raises."""
+    view = engine.view(model_name)
+    demand_version(view, version)
+    size, classes = view.preprocessing, len(view.class_names)
+    return ModelMetadata(
+        name=model_name,
+        versions=[str(view.network.revision)],
+        platform="lirf_pytorch",
+        inputs=[TensorMetadata(name=INPUT, datatype="FP32", shape=[-1, size.channels, size.height, size.width])],
+        outputs=[
+            TensorMetadata(name="logits", datatype="FP32", shape=[-1, classes]),
+            TensorMetadata(name="probabilities", datatype="FP32", shape=[-1, classes]),
+            TensorMetadata(name="class", datatype="BYTES", shape=[-1]),
+        ],
+    )
+
+
+def demand_version(view: View, version: str | None) -> None:
+    """Raises `UnknownVersion` unless it is the revision that answers, or none is named."""
+    if version is not None and version != str(view.network.revision):
+        raise UnknownVersion(
+            f"model '{view.model_name}' answers with revision {view.network.revision} and with no other: "
+            "older ones know what was deposited since."
+        )
+
+
+def _output(name: str, classes: int | None, logits: Tensor, view: View) -> OutputTensor:
+    names = view.class_names
     if name == "class":
-        names = [view.class_names[i] for i in logits.argmax(1).tolist()]
-        return InferOutput(name=name, shape=[len(names)], datatype="BYTES", data=names)
+        return OutputTensor(name, [len(logits)], [names[i] for i in logits.argmax(1).tolist()])
     values = logits if name == "logits" else logits.softmax(1)
-    return InferOutput(name=name, shape=list(values.shape), datatype="FP32", data=values.flatten().tolist())
+    if classes is None:
+        return OutputTensor(name, list(values.shape), values)
+    top, indices = values.topk(min(classes, len(names) - len(view.masked)), dim=1)
+    told = [
+        f"{value:f}:{index}:{names[index]}"
+        for value, index in zip(top.flatten().tolist(), indices.flatten().tolist(), strict=True)
+    ]
+    return OutputTensor(name, list(top.shape), told)

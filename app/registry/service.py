@@ -1,6 +1,6 @@
 """Models: registered by a description, served once their weights are there, revised by deposits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
@@ -186,6 +186,11 @@ def get_ready(session: Session, name: str) -> ModelRow:
 
 def list_models(session: Session, page: PageRequest) -> tuple[Sequence[ModelRow], str | None]:
     return newest_first(session, sa.select(ModelRow), ModelRow.id, page)
+
+
+def all_models(session: Session) -> Iterator[ModelRow]:
+    """By name."""
+    yield from session.scalars(sa.select(ModelRow).order_by(ModelRow.name).execution_options(yield_per=1000))
 
 
 def lock(session: Session, model_id: str) -> ModelRow:

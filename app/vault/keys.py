@@ -1,14 +1,24 @@
 """Master keys wrap data keys. One small interface, so that a key service can take the place of the file."""
 
+import fcntl
 import json
 import os
 import tempfile
 import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tink
 from tink import aead, secret_key_access
+
+
+class Wrapped(NamedTuple):
+    """data_key: under a master key; version: of that master key."""
+
+    data_key: bytes
+    version: int
 
 
 class MasterKeys(Protocol):
@@ -18,7 +28,7 @@ class MasterKeys(Protocol):
     def version(self) -> int:
         """The version that `wrap` uses now."""
 
-    def wrap(self, data_key: bytes, associated: bytes) -> bytes: ...
+    def wrap(self, data_key: bytes, associated: bytes) -> Wrapped: ...
 
     def unwrap(self, wrapped: bytes, associated: bytes) -> bytes:
         """Raises tink.TinkError when key or associated data are not those of `wrap`."""
@@ -48,11 +58,10 @@ class FileMasterKeys:
             self._refresh()
             return self._version
 
-    def wrap(self, data_key: bytes, associated: bytes) -> bytes:
+    def wrap(self, data_key: bytes, associated: bytes) -> Wrapped:
         with self._lock:
             self._refresh()
-            wrapped: bytes = self._aead.encrypt(data_key, associated)
-        return wrapped
+            return Wrapped(self._aead.encrypt(data_key, associated), self._version)
 
     def unwrap(self, wrapped: bytes, associated: bytes) -> bytes:
         with self._lock:
@@ -62,24 +71,40 @@ class FileMasterKeys:
 
     def add_primary(self) -> None:
         """A new key, with which everything is wrapped from now on. The file changes at once or not at all."""
-        with self._lock:
-            self._refresh()
-            keyset, added = json.loads(self._path.read_text()), json.loads(_new_keyset())
+        with self._changing() as keyset:
+            added = json.loads(_new_keyset())
             while added["primaryKeyId"] in {key["keyId"] for key in keyset["key"]}:
                 added = json.loads(_new_keyset())
             keyset["key"] += added["key"]
             keyset["primaryKeyId"] = added["primaryKeyId"]
-            self._write(keyset)
 
-    def _write(self, keyset: dict[str, Any]) -> None:
-        own = _own_file(self._path, json.dumps(keyset))
-        own.replace(self._path)
-        descriptor = os.open(self._path.parent, os.O_RDONLY)
+    def old_versions(self) -> list[int]:
+        """Those that unwrap and do not wrap."""
+        with self._lock:
+            self._refresh()
+            return [version for version in self._versions if version != self._version]
+
+    def drop(self, versions: Collection[int]) -> None:
+        """What only they unwrap is lost. The file changes at once or not at all; its primary stays."""
+        with self._changing() as keyset:
+            going = {*versions} - {self._version}
+            keyset["key"] = [key for key in keyset["key"] if key["keyId"] not in going]
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """The keyset, written when the block ends. One process at a time: else one would drop the key of another."""
+        folder = os.open(self._path.parent, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed
+            with self._lock:
+                self._refresh()
+                keyset = json.loads(self._path.read_text())
+                yield keyset
+                _own_file(self._path, json.dumps(keyset)).replace(self._path)
+                os.fsync(folder)
+                self._refresh()
         finally:
-            os.close(descriptor)
-        self._refresh()
+            os.close(folder)
 
     def _refresh(self) -> None:
         status = self._path.stat()
@@ -90,6 +115,7 @@ class FileMasterKeys:
         keyset = tink.json_proto_keyset_format.parse(self._path.read_text(), secret_key_access.TOKEN)
         self._aead = keyset.primitive(aead.Aead)
         self._version: int = keyset.keyset_info().primary_key_id
+        self._versions = [key.key_id for key in keyset.keyset_info().key_info]
         self._read_at = status.st_mtime_ns, status.st_ino
 
 

@@ -9,8 +9,10 @@ from typing import Any, BinaryIO, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app.access.service import LOCAL_ADMINISTRATOR
 from app.audit import service as audit
 from app.database import Database, changes, now
+from app.paging import PageRequest
 from app.settings import Settings
 from app.vault.keys import FileMasterKeys
 from app.vault.objects import StoreAway
@@ -19,6 +21,11 @@ from app.vault.tables import VaultObjectRow
 
 GRACE = timedelta(hours=24)  # at least: an object is written before its row
 BATCH = 500
+KEY_ROTATED = "vault.key_rotated"
+
+
+class OldKeysNeeded(RuntimeError):
+    """Something may still be opened by an old master key only."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def gc(database: Database, vault: Vault, grace: timedelta) -> list[str]:
     vault.remove(garbage)
     if garbage:
         with database.session() as session, session.begin():
-            audit.record(session, "administrator", "vault.cleared", details={"objects": garbage[:1000]})
+            audit.record(session, LOCAL_ADMINISTRATOR.name, "vault.cleared", details={"objects": garbage[:1000]})
     return garbage
 
 
@@ -119,14 +126,45 @@ def rotate_key(database: Database, keys: FileMasterKeys, on_object: Callable[[],
     does an object whose row is not written yet. Stopped half-way, it can be run again.
     """
     keys.add_primary()
+    total = _wrap_all(database, keys, on_object)
+    with database.session() as session, session.begin():
+        details = {"version": keys.version, "objects": total}
+        audit.record(session, LOCAL_ADMINISTRATOR.name, KEY_ROTATED, details=details)
+    return total
+
+
+def drop_old_keys(database: Database, keys: FileMasterKeys, grace: timedelta) -> list[int]:
+    """Destroys all master keys but the newest, and with them what backups from before its rotation could open.
+
+    grace: how long after the rotation something may still get its row that an old key had wrapped (`grace_for`).
+    Returns the versions that are gone. Raises `OldKeysNeeded`.
+    """
+    old = keys.old_versions()
+    if not old:
+        return []
+    with database.reading() as session:
+        rotation = next(iter(audit.list_events(session, PageRequest(limit=1), action=KEY_ROTATED)[0]), None)
+    if rotation is None or rotation.details["version"] != keys.version:
+        raise OldKeysNeeded("the last rotation was not finished; run `lirf vault rotate-key`, and this a day later.")
+    if rotation.at > now() - grace:
+        raise OldKeysNeeded(
+            f"the key was rotated at {rotation.at:%Y-%m-%d %H:%M} UTC; deposits that began before may still need "
+            f"an old one; try again after {rotation.at + grace:%Y-%m-%d %H:%M} UTC."
+        )
+    _wrap_all(database, keys)
+    with database.session() as session, session.begin():  # first: what cannot be told is not done
+        details = {"version": keys.version, "dropped": old}
+        audit.record(session, LOCAL_ADMINISTRATOR.name, "vault.keys_dropped", details=details)
+    keys.drop(old)
+    return old
+
+
+def _wrap_all(database: Database, keys: FileMasterKeys, on_object: Callable[[], None] = lambda: None) -> int:
     total = 0
     while batch := _wrap_batch(database, keys):
         total += batch
         for _ in range(batch):
             on_object()
-    with database.session() as session, session.begin():
-        details = {"version": keys.version, "objects": total}
-        audit.record(session, "administrator", "vault.key_rotated", details=details)
     return total
 
 
@@ -149,7 +187,7 @@ def _wrap_anew(session: Session, keys: FileMasterKeys, row: VaultObjectRow) -> N
     wrapped = keys.wrap(keys.unwrap(row.wrapped_key, associated), associated)
     is_same = VaultObjectRow.wrapped_key == row.wrapped_key  # not shredded since
     guarded = sa.update(VaultObjectRow).where(VaultObjectRow.id == row.id, is_same)
-    changes(session, guarded.values(wrapped_key=wrapped, master_key_version=keys.version))
+    changes(session, guarded.values(wrapped_key=wrapped.data_key, master_key_version=wrapped.version))
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:

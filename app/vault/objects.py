@@ -4,17 +4,20 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import fsspec
+from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
 # Where a request waits for it: an S3 that does not answer is told as away before clients give up.
 _S3_CLIENT = {"connect_timeout": 3, "read_timeout": 10, "retries": {"total_max_attempts": 2}}
+
+PIECE_BYTES = 8 << 20  # of an upload
 
 
 class StoreAway(OSError):
@@ -38,6 +41,7 @@ class ObjectStore:
     def __init__(self, url: str, options: dict[str, str], spool: Path) -> None:
         further: dict[str, Any] = {"config_kwargs": _S3_CLIENT} if url.startswith("s3://") else {}
         self._files, self._root = fsspec.core.url_to_fs(url, **further, **options)
+        self._upload = {"chunksize": PIECE_BYTES} if further else {}
         if further:
             self._files.retries = 1  # botocore has tried again already
         self._is_local = isinstance(self._files, LocalFileSystem)
@@ -53,12 +57,21 @@ class ObjectStore:
             finally:
                 Path(file.name).unlink(missing_ok=True)
 
-    def keep(self, file: BinaryIO, name: str) -> None:
-        """Makes an incoming file the object `name`, durably: flushed, renamed, folder flushed (or uploaded whole)."""
+    def keep(self, file: BinaryIO, name: str, on_piece: Callable[[], None] = lambda: None) -> None:
+        """Makes an incoming file the object `name`, durably: flushed, renamed, folder flushed (or uploaded whole).
+
+        on_piece: called for each piece that is uploaded, by the thread of the store's client: what it raises is lost.
+        """
         file.flush()
         if not self._is_local:
+
+            def told(*_: object) -> None:
+                with suppress(Exception):
+                    on_piece()
+
             with told_as_away():
-                self._files.put_file(file.name, self._path(name))
+                told_of_pieces = Callback(hooks={"told": told})
+                self._files.put_file(file.name, self._path(name), callback=told_of_pieces, **self._upload)
             return
         os.fsync(file.fileno())
         place = Path(self._path(name))

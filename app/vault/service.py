@@ -70,10 +70,14 @@ class StoredObject:
 class Vault:
     """Puts and opens objects; which objects there are is the database's to say (`record`, `stored`, `shred`)."""
 
-    def __init__(self, objects: ObjectStore, keys: MasterKeys) -> None:
+    def __init__(self, objects: ObjectStore, keys: MasterKeys, on_chunk: Callable[[], None] = lambda: None) -> None:
         streaming_aead.register()
         self.objects = objects
-        self._keys = keys
+        self._keys, self._on_chunk = keys, on_chunk
+
+    def watched(self, on_chunk: Callable[[], None]) -> "Vault":
+        """The same vault; it calls `on_chunk` for about each MiB that it encrypts or decrypts, and what is uploaded."""
+        return Vault(self.objects, self._keys, on_chunk)
 
     def put(self, binding: Binding, chunks: Iterable[bytes]) -> StoredObject:
         """Encrypts a stream into a new object, durable before this returns. Only `record` makes it count.
@@ -92,15 +96,15 @@ class Vault:
             with primitive.new_encrypting_stream(sink, binding.associated()) as encrypting:
                 for chunk in chunks:
                     plaintext_bytes += len(chunk)
-                    encrypting.write(chunk)
-            self.objects.keep(file, sink.digest())
-        return StoredObject(
-            new_id(), sink.digest(), binding, wrapped, self._keys.version, plaintext_bytes, sink.written
-        )
+                    for begin in range(0, len(chunk), CHUNK_BYTES):
+                        encrypting.write(chunk[begin : begin + CHUNK_BYTES])
+                        self._on_chunk()
+            self.objects.keep(file, sink.digest(), self._on_chunk)
+        return StoredObject(new_id(), sink.digest(), binding, *wrapped, plaintext_bytes, sink.written)
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
         """For what is too small for an object of its own, and kept in a row."""
-        return self._keys.wrap(plaintext, associated)
+        return self._keys.wrap(plaintext, associated).data_key
 
     def unseal(self, sealed: bytes, associated: bytes) -> bytes:
         """Raises `VaultDamaged`."""
@@ -109,8 +113,8 @@ class Vault:
         except tink.TinkError as error:
             raise VaultDamaged("a sealed value was changed, or its master key is not there.") from error
 
-    def copy_to(self, sealed: StoredObject, sink: BinaryIO, on_chunk: Callable[[], None] = lambda: None) -> None:
-        """Decrypts into `sink`, which must not be used unless this returns; calls `on_chunk` for each MiB.
+    def copy_to(self, sealed: StoredObject, sink: BinaryIO) -> None:
+        """Decrypts into `sink`, which must not be used unless this returns.
 
         Raises `VaultDamaged`, and OSError where the store does not answer.
         """
@@ -127,7 +131,7 @@ class Vault:
                     while chunk := decrypting.read(CHUNK_BYTES):
                         total += len(chunk)
                         sink.write(chunk)
-                        on_chunk()
+                        self._on_chunk()
                     is_whole = total == sealed.plaintext_bytes and source.digest_of_all() == sealed.name
         except (tink.TinkError, FileNotFoundError, ValueError) as error:
             if source and source.failure and not isinstance(source.failure, FileNotFoundError):

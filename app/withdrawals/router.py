@@ -11,8 +11,8 @@ from app.requests import LimitedRoute
 from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
 from app.second_person.service import ApprovalRow
 from app.withdrawals import service
-from app.withdrawals.schemas import Withdrawal, WithdrawalCreate, WithdrawalRequest
-from app.withdrawals.service import WithdrawalRow
+from app.withdrawals.schemas import Withdrawal, WithdrawalCreate, WithdrawalRenewal, WithdrawalRequest, WithdrawalToken
+from app.withdrawals.service import Visibility, WithdrawalRow
 
 router = APIRouter(prefix="/v1/withdrawals", tags=["withdrawals"], route_class=LimitedRoute)
 
@@ -27,6 +27,7 @@ def _withdrawal(session: Session, row: WithdrawalRow) -> Withdrawal:
         classes=[name for deposit_id in ids for name in deposits.class_names(session, of_ids[deposit_id])],
         state=service.state(row),
         holder=row.holder,
+        visibility=Visibility(row.visibility),
         reason=row.reason,
         created_at=row.created_at,
         created_by=row.created_by,
@@ -63,6 +64,24 @@ def list_withdrawals(
 def get_withdrawal(withdrawal_id: str, actor: AnyKey, session: ReadingDep) -> Withdrawal:
     """One withdrawal."""
     return _withdrawal(session, service.get(session, withdrawal_id))
+
+
+@router.post("/{withdrawal_id}/renewal")
+def renew_withdrawal(withdrawal_id: str, body: WithdrawalRenewal, actor: Custodian, session: SessionDep) -> Withdrawal:
+    """Let a withdrawal end at another time; without one, when it is revoked."""
+    row = service.renew(session, actor, withdrawal_id, body)
+    with session.begin():
+        return _withdrawal(session, row)
+
+
+@router.post("/{withdrawal_id}/token", status_code=201)
+def issue_token(withdrawal_id: str, actor: Custodian, session: SessionDep) -> WithdrawalToken:
+    """The token of a held withdrawal, told this once. It takes the place of one that was issued before, at once.
+
+    Requests that present it (`Withdrawal-Token: lirfw_...`; several by commas) see the withdrawal's classes, nobody
+    else does.
+    """
+    return WithdrawalToken(withdrawal=withdrawal_id, token=service.issue_token(session, actor, withdrawal_id))
 
 
 @router.delete("/{withdrawal_id}")

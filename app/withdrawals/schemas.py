@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.paging import PageRequest
 from app.wire import Expiring, Id, Reason, Text
-from app.withdrawals.tables import WithdrawalState
+from app.withdrawals.tables import Visibility, WithdrawalState
 
 
 class WithdrawalCreate(Expiring):
@@ -25,6 +25,11 @@ class WithdrawalCreate(Expiring):
     deposits: list[Id] = Field(min_length=1, max_length=1000, description="Ids of finished deposits of one model.")
     holder: Text = Field(min_length=1, max_length=200, description="For whom.")
     reason: Reason
+    visibility: Visibility = Field(
+        Visibility.PUBLIC,
+        description="public: the model's answers show the classes to all. held: to requests alone that present the "
+        "withdrawal's token (`POST /v1/withdrawals/{id}/token`).",
+    )
 
     @field_validator("deposits")
     @classmethod
@@ -39,12 +44,27 @@ class Withdrawal(BaseModel):
     classes: list[str]
     state: WithdrawalState
     holder: str
+    visibility: Visibility
     reason: str
     created_at: datetime
     created_by: str
     expires_at: datetime | None
     ended_at: datetime | None
     ended_by: str | None
+
+
+class WithdrawalRenewal(Expiring):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"expires_in_seconds": 86400, "reason": "the fair lasts a day longer"}]},
+    )
+
+    reason: Reason
+
+
+class WithdrawalToken(BaseModel):
+    withdrawal: str
+    token: str = Field(description="For the header `Withdrawal-Token`; told this once.")
 
 
 class WithdrawalRequest(PageRequest):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app import tokens
 from app.access.service import Actor
 from app.audit import service as audit
 from app.database import changes, new_id, now
@@ -15,18 +16,37 @@ from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
-from app.withdrawals.schemas import WithdrawalCreate
+from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
+from app.withdrawals.tables import Visibility as Visibility
 from app.withdrawals.tables import WithdrawalDepositRow
 from app.withdrawals.tables import WithdrawalRow as WithdrawalRow
 from app.withdrawals.tables import WithdrawalState as WithdrawalState
+
+TOKEN_PREFIX = "lirfw_"  # noqa: S105
 
 
 class UnknownWithdrawal(Problem):
     status, slug, title = 404, "unknown-withdrawal", "There is no such withdrawal"
 
 
+class WithdrawalOfOtherModel(Problem):
+    status, slug, title = 422, "withdrawal-of-other-model", "The withdrawal is of another model"
+
+
 class WithdrawalEnded(Problem):
     status, slug, title = 410, "withdrawal-ended", "The withdrawal has ended"
+
+
+class TokenRefused(Problem):
+    status, slug, title = 403, "withdrawal-token-refused", "The withdrawal's token is not taken"
+
+
+class NotHeld(Problem):
+    status, slug, title = 409, "withdrawal-public", "The withdrawal is public and needs no token"
+
+
+class RenewalNeedsSecondPerson(Problem):
+    status, slug, title = 409, "needs-second-person", "The model demands a second person"
 
 
 class DepositsOfSeveralModels(Problem):
@@ -88,6 +108,7 @@ def _open(
         id=new_id(),
         model_id=model.id,
         holder=asked.holder,
+        visibility=asked.visibility,
         reason=asked.reason,
         created_at=now(),
         created_by=requested_by,
@@ -106,6 +127,7 @@ def _open(
         reason=asked.reason,
         details={
             "holder": asked.holder,
+            "visibility": asked.visibility,
             "deposits": [row.id for row in rows],
             "classes": [name for row in rows for name in deposits.class_names(session, row)],
             "expires_at": expires_at.isoformat() if expires_at else None,
@@ -125,6 +147,53 @@ def revoke(session: Session, actor: Actor, withdrawal_id: str) -> WithdrawalRow:
             end = row.ended_at or row.expires_at
             raise WithdrawalEnded(f"withdrawal '{withdrawal_id}' is {state(row)} since {end:%Y-%m-%d %H:%M:%S} UTC.")
     return row
+
+
+def renew(session: Session, actor: Actor, withdrawal_id: str, renewal: WithdrawalRenewal) -> WithdrawalRow:
+    """It ends at another time, or not by itself.
+
+    Raises `UnknownWithdrawal`, `WithdrawalEnded`, `ExpiryPassed`, and `RenewalNeedsSecondPerson` where it would last
+    longer than somebody approved.
+    """
+    end = renewal.end()
+    demand_to_come(end)
+    with session.begin():
+        row, model = _locked(session, withdrawal_id)
+        is_longer = row.expires_at is not None and (end is None or end > row.expires_at)
+        if model.needs_second_person and is_longer:
+            raise RenewalNeedsSecondPerson(
+                f"model '{model.name}' demands a second person for what lasts longer; ask for a new withdrawal."
+            )
+        before, row.expires_at = row.expires_at, end
+        registry.bump_generation(session, model.id)
+        details = {"from": before.isoformat() if before else None, "until": end.isoformat() if end else None}
+        audit.record(
+            session,
+            actor.name,
+            "withdrawal.renewed",
+            model=model.name,
+            subject=row.id,
+            reason=renewal.reason,
+            details=details,
+        )
+    return row
+
+
+def issue_token(session: Session, actor: Actor, withdrawal_id: str) -> str:
+    """A held withdrawal's token, told this once; one that was issued before is refused from now on.
+
+    Raises `UnknownWithdrawal`, `WithdrawalEnded`, `NotHeld`.
+    """
+    secret = tokens.new()
+    with session.begin():
+        row, model = _locked(session, withdrawal_id)
+        if row.visibility != Visibility.HELD:
+            raise NotHeld(f"withdrawal '{withdrawal_id}' shows its classes to all; no token is needed.")
+        details = {"is_first": row.token_digest is None}
+        row.token_digest = tokens.digest(secret)
+        registry.bump_generation(session, model.id)
+        audit.record(session, actor.name, "withdrawal.token_issued", model=model.name, subject=row.id, details=details)
+    return f"{TOKEN_PREFIX}{row.id}_{secret}"
 
 
 def end_expired(session: Session) -> int:
@@ -167,8 +236,53 @@ def state(row: WithdrawalRow) -> WithdrawalState:
     return WithdrawalState.REVOKED if row.ended_at else WithdrawalState.ACTIVE
 
 
+def _locked(session: Session, withdrawal_id: str) -> tuple[WithdrawalRow, registry.ModelRow]:
+    """In the caller's transaction: an active withdrawal and its model, as they are now that nothing changes them."""
+    row = get(session, withdrawal_id)
+    model = registry.lock(session, row.model_id)
+    session.refresh(row)
+    _demand_active(row)
+    return row, model
+
+
+def _demand_active(row: WithdrawalRow) -> None:
+    if (found := state(row)) != WithdrawalState.ACTIVE:
+        raise WithdrawalEnded(f"withdrawal '{row.id}' is {found}; ask a custodian for a new one.")
+
+
+def shown(
+    session: Session, model: registry.ModelRow, presented: Sequence[str], withdrawal_id: str | None = None
+) -> list[WithdrawalRow]:
+    """What takes part in an answer: public withdrawals and those whose tokens are presented; or one of them alone.
+
+    Raises `TokenRefused`, `WithdrawalEnded`; with an id, also `UnknownWithdrawal`, `WithdrawalOfOtherModel`.
+    """
+    held = {row.id: row for row in (_presented(session, model, token) for token in presented)}
+    if withdrawal_id is None:
+        public = [row for row in active(session, model.id) if row.visibility == Visibility.PUBLIC]
+        return sorted([*public, *held.values()], key=lambda row: row.id)
+    row = get(session, withdrawal_id)
+    if row.model_id != model.id:
+        raise WithdrawalOfOtherModel(f"withdrawal '{withdrawal_id}' is not of model '{model.name}'.")
+    if row.visibility == Visibility.HELD and row.id not in held:
+        raise TokenRefused(f"withdrawal '{withdrawal_id}' is held: present its token as `Withdrawal-Token`.")
+    _demand_active(row)
+    return [row]
+
+
+def _presented(session: Session, model: registry.ModelRow, token: str) -> WithdrawalRow:
+    """In the same words for every wrong token."""
+    withdrawal_id, _, secret = token.removeprefix(TOKEN_PREFIX).partition("_")
+    row = session.get(WithdrawalRow, withdrawal_id) if token.startswith(TOKEN_PREFIX) else None
+    is_right = tokens.is_right(secret, row.token_digest if row else None)
+    if row is None or not is_right or row.model_id != model.id:
+        raise TokenRefused(f"a Withdrawal-Token is none of model '{model.name}'; ask who gave it for a new one.")
+    _demand_active(row)
+    return row
+
+
 def active(session: Session, model_id: str) -> Sequence[WithdrawalRow]:
-    """Withdrawals of a model that hold now."""
+    """Withdrawals of a model that hold now, public or held."""
     query = sa.select(WithdrawalRow).where(WithdrawalRow.model_id == model_id, WithdrawalRow.ended_at.is_(None))
     return [row for row in session.scalars(query.order_by(WithdrawalRow.id)) if state(row) == WithdrawalState.ACTIVE]
 

@@ -17,8 +17,18 @@ class WithdrawalState(StrEnum):
     EXPIRED = "expired"
 
 
+class Visibility(StrEnum):
+    """Whom an active withdrawal shows the classes: everybody, or who presents its token."""
+
+    PUBLIC = "public"
+    HELD = "held"
+
+
 class WithdrawalRow(Base):
-    """While it is active, the classes of its deposits answer. `ended_at` is set by revocation or after expiry."""
+    """While it is active, the classes of its deposits answer. `ended_at` is set by revocation or after expiry.
+
+    `token_digest`: of the token of a held one; none until one is issued.
+    """
 
     __tablename__ = "withdrawals"
     __table_args__ = (sa.Index("ix_withdrawals_model_id_ended_at", "model_id", "ended_at"),)
@@ -26,6 +36,8 @@ class WithdrawalRow(Base):
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
     model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id"))
     holder: Mapped[str] = mapped_column(sa.String(200))
+    visibility: Mapped[str] = mapped_column(sa.String(10), default=Visibility.PUBLIC, server_default=Visibility.PUBLIC)
+    token_digest: Mapped[str | None] = mapped_column(sa.String(64))
     reason: Mapped[str] = mapped_column(sa.Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[str] = mapped_column(sa.String(100))

@@ -39,6 +39,8 @@ NEEDS = {
     "DELETE /v1/deposits/{deposit_id}/restoration": {Role.CUSTODIAN},
     "POST /v1/withdrawals": {Role.CUSTODIAN},
     "DELETE /v1/withdrawals/{withdrawal_id}": {Role.CUSTODIAN},
+    "POST /v1/withdrawals/{withdrawal_id}/renewal": {Role.CUSTODIAN},
+    "POST /v1/withdrawals/{withdrawal_id}/token": {Role.CUSTODIAN},
     "PUT /v1/models/{name}/policy": set(),
     "POST /v1/approvals/{approval_id}/approve": {Role.CUSTODIAN},
     "POST /v1/approvals/{approval_id}/refuse": {Role.CUSTODIAN},

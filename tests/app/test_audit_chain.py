@@ -30,10 +30,14 @@ EVENTS = 60
 
 @pytest.fixture
 def written(database: Database) -> Database:
-    with database.session() as session, session.begin():
-        for number in range(EVENTS):
-            service.record(session, "somebody", "thing.done", subject=str(number), reason="täglich", details={"n": 0.1})
+    write(database, range(EVENTS))
     return database
+
+
+def write(database: Database, numbers: range) -> None:
+    with database.session() as session, session.begin():
+        for number in numbers:
+            service.record(session, "somebody", "thing.done", subject=str(number), reason="täglich", details={"n": 0.1})
 
 
 def faults(database: Database, anchor: Head | None = None) -> list[tuple[int, str]]:
@@ -90,9 +94,7 @@ def test_an_untouched_chain_has_no_fault_and_numbers_without_gaps(written: Datab
 def test_any_changed_removed_added_or_swapped_row_is_found(written: Database) -> None:
     """Each change is undone after it was found: by a transaction that is rolled back."""
     chance, found = random.Random(0), Counter[str]()
-    with written.session() as session, session.begin():
-        for number in range(EVENTS, dose(EVENTS, 10_000)):
-            service.record(session, "somebody", "thing.done", subject=str(number))
+    write(written, range(EVENTS, dose(EVENTS, 10_000)))
     with written.session() as session:
         for _ in range(dose(50, 500)):
             with session.begin() as transaction:

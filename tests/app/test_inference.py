@@ -41,11 +41,13 @@ def test_normalised_floats_and_nested_data_answer_the_same(service: Service) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shape": [2, 1, 8, 9]}, r"shape is [2, 1, 8, 9]; the model takes [batch, 1, 8, 8]"),
-        ({"shape": [0, 1, 8, 8], "data": []}, "batch 1 to"),
-        ({"shape": [10**9, 1, 8, 8]}, "batch 1 to"),
+        ({"shape": [2, 1, 8, 9]}, "data has 128 numbers; shape [2, 1, 8, 9] needs 144"),
+        ({"shape": [2, 3, 8, 9]}, "shape is [2, 3, 8, 9]; UINT8 is taken as [batch, 1, height, width] or"),
+        ({"shape": [1, 1, 16, 8], "datatype": "FP32"}, "shape is [1, 1, 16, 8]; FP32 is taken as [batch, 1, 8, 8]"),
+        ({"shape": [0, 1, 8, 8], "data": []}, "batch of 1 to"),
+        ({"shape": [10**9, 1, 8, 8]}, "batch of 1 to"),
         ({"shape": [3, 1, 8, 8]}, "data has 128 numbers; shape [3, 1, 8, 8] needs 192"),
-        ({"datatype": "INT64"}, "the model takes FP32 (normalised) or UINT8"),
+        ({"datatype": "INT64"}, "the model takes FP32 (normalised), UINT8 (pixels, 0 to 255) or BYTES"),
         ({"data": ["a"] * 128}, "not a number"),
         ({"data": [[1, 2], [3]]}, "not a number, or its nesting is uneven"),
         ({"data": [256] * 128}, "whole numbers from 0 to 255"),

@@ -8,13 +8,13 @@ from pydantic import TypeAdapter
 
 from app.access.schemas import KeyCreate
 from app.deposits.schemas import DepositCreate
-from app.inference.schemas import InferRequest
+from app.inference.schemas import InferRequest, RepositoryQuery
 from app.main import create_app
 from app.purges.schemas import PurgeCreate
 from app.registry.schemas import ModelCreate, PolicyChange
 from app.restorations.schemas import RestorationCreate
 from app.second_person.schemas import Refusal
-from app.withdrawals.schemas import WithdrawalCreate
+from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
 from tests.app.conftest import Service
 
 
@@ -30,12 +30,14 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
         KeyCreate,
         DepositCreate,
         InferRequest,
+        RepositoryQuery,
         ModelCreate,
         PolicyChange,
         PurgeCreate,
         RestorationCreate,
         Refusal,
         WithdrawalCreate,
+        WithdrawalRenewal,
     )
     known: dict[str, Any] = {body.__name__: body for body in taken}
     assert bodies == known.keys()

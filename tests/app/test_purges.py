@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 import sqlalchemy.orm
+from typer.testing import CliRunner
 
+from app.access.service import Role
+from app.cli import main
 from app.deposits.tables import DepositRow
 from app.inference.engine import InferenceEngine
 from app.registry import service as registry
@@ -19,6 +22,7 @@ from lirf_client import LirfError
 from lirf_core.compute import Compute
 from tests.app.conftest import Service, started
 from tests.app.factories import infer_request
+from tests.lirf_core.factories import SPEC
 from worker import job as worker_job
 from worker.job import Work
 
@@ -207,3 +211,22 @@ def test_a_deposit_goes_on_when_an_older_module_is_purged_before_it_is_scrubbed(
     purge_after(service, monkeypatch, "deposit", first)
     second = service.deposit(["dodo"])
     assert service.reader.deposit(second)["attempts"] == 1
+
+
+def test_the_command_confirms_classes_whatever_their_names_are(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes = ["auk, great", "gull", "heron", "owl", "wren"]
+    preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+    architecture = {"name": SPEC.name, "width": SPEC.width}
+    service.operator.register_model("birds", architecture=architecture, classes=classes, preprocessing=preprocessing)
+    service.operator.put_weights("birds", service.weights())
+    deposit_id = service.deposit(["auk, great", "gull"])
+    monkeypatch.setenv("LIRF_API_KEY", service.key_of("purger", Role.ADMINISTRATOR))
+    command = ["purge", deposit_id, "--reason", REASON, "--url", service.url]
+
+    wrong = CliRunner().invoke(main, [*command, "--classes", "auk, great, gull"])
+    assert wrong.exit_code == 1
+    right = CliRunner().invoke(main, command, input='"auk, great", gull\n')
+    assert right.exit_code == 0, right.output
+    assert service.reader.deposit(deposit_id)["state"] == "purged"

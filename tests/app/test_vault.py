@@ -51,6 +51,18 @@ def test_what_is_put_is_read_back(vault: Vault, size: int) -> None:
     assert vault.objects.names() == set()
 
 
+def test_a_large_object_is_told_of_piece_by_piece_in_encryption_upload_and_decryption(vault: Vault) -> None:
+    told: list[int] = []
+    watched = vault.watched(lambda: told.append(len(told)))
+    data = content(20 << 20)
+    sealed = watched.put(BINDING, [data])
+    uploaded = 0 if vault.objects._is_local else 3
+    assert len(told) >= 20 + uploaded
+    told.clear()
+    assert watched.read(sealed) == data
+    assert len(told) >= 20
+
+
 def test_the_same_plaintext_twice_has_two_names(vault: Vault) -> None:
     assert vault.put(BINDING, [b"same"]).name != vault.put(BINDING, [b"same"]).name
 

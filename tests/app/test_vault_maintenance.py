@@ -1,15 +1,21 @@
 """Checking, clearing and rewrapping a vault, beside a running service."""
 
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
+import tink
 
 from app.vault import maintenance
-from app.vault.keys import FileMasterKeys
-from app.vault.service import Binding, open_vault
+from app.vault.keys import FileMasterKeys, Wrapped
+from app.vault.service import Binding, open_vault, record
 from app.vault.tables import VaultObjectRow
 from tests.app.conftest import Service
+from tests.app.factories import infer_request
 
 
 def findings(service: Service) -> list[tuple[str, bool]]:
@@ -74,3 +80,71 @@ def test_a_new_master_key_opens_everything_without_a_pause_and_objects_stay(serv
     assert all(after[name][0] != before[name][0] for name in before)
     assert findings(service) == []
     assert service.settings.master_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_old_master_keys_go_and_backups_from_before_open_nothing(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    keys, backup = FileMasterKeys(service.settings.master_key), live(service)
+    assert maintenance.drop_old_keys(service.database, keys, timedelta(0)) == []
+    old = keys.version
+    maintenance.rotate_key(service.database, keys)
+    with pytest.raises(maintenance.OldKeysNeeded, match=r"try again after 2\d\d\d-"):
+        maintenance.drop_old_keys(service.database, keys, maintenance.grace_for(service.settings))
+    assert keys.old_versions() == [old]
+
+    assert maintenance.drop_old_keys(service.database, keys, timedelta(0)) == [old]
+    assert keys.old_versions() == []
+    assert findings(service) == []
+    service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    service.reader.infer("birds", infer_request(1))
+    for row in backup:
+        associated = Binding(row.kind, row.model_id, row.subject_id).associated()  # type: ignore[arg-type]
+        assert row.wrapped_key is not None
+        with pytest.raises(tink.TinkError):
+            keys.unwrap(row.wrapped_key, associated)
+    told = next(service.auditor.audit_events(action="vault.keys_dropped"))["details"]
+    assert told == {"version": keys.version, "dropped": [old]}
+
+
+def test_old_master_keys_stay_while_a_rotation_is_not_finished(service: Service) -> None:
+    service.register()
+    keys = FileMasterKeys(service.settings.master_key)
+    maintenance.rotate_key(service.database, keys)
+    keys.add_primary()  # and the rotation was killed
+    with pytest.raises(maintenance.OldKeysNeeded, match="was not finished"):
+        maintenance.drop_old_keys(service.database, keys, timedelta(0))
+    assert len(keys.old_versions()) == 2
+
+
+def test_an_object_that_a_rotation_overtook_is_wrapped_anew_before_old_keys_go(service: Service) -> None:
+    service.register()
+    keys, vault = FileMasterKeys(service.settings.master_key), open_vault(service.settings)
+
+    def chunks() -> Iterator[bytes]:
+        yield b"begun under the old key, "
+        maintenance.rotate_key(service.database, keys)
+        yield b"ended under the new one"
+
+    sealed = vault.put(Binding("module", "m", "d"), chunks())
+    assert sealed.master_key_version == keys.old_versions()[0]
+    with service.database.session() as session, session.begin():
+        record(session, sealed)
+    maintenance.drop_old_keys(service.database, keys, timedelta(0))
+    assert findings(service) == []
+
+
+def test_rotations_at_once_lose_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "master.key"
+    first = FileMasterKeys(path).wrap(b"data key", b"")
+
+    def rotated(_: int) -> Wrapped:
+        keys = FileMasterKeys(path)
+        keys.add_primary()
+        return keys.wrap(b"data key", b"")
+
+    with ThreadPoolExecutor(8) as pool:
+        wrapped = [first, *pool.map(rotated, range(40))]
+    keys = FileMasterKeys(path)
+    assert len(keys.old_versions()) == 40
+    assert {keys.unwrap(one.data_key, b"") for one in wrapped} == {b"data key"}

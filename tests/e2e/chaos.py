@@ -1,4 +1,4 @@
-"""Deposits under fire: `make chaos N=200`, or `python -m tests.e2e.chaos --help`.
+"""Deposits under fire: `make chaos N=200`, or `python -m tests.e2e --help`.
 
 Clients request deposits and write down what they were told, while processes are killed and stopped and messages are
 lost and doubled. At the end the service must have kept what it said. The last line sums up; exit code 1: a violation.
@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
@@ -35,11 +34,12 @@ from app.vault import maintenance
 from app.vault.service import open_vault
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES, deposit_zip, infer_request
-from tests.e2e.installation import Installation, Kind, started
+from tests.e2e.installation import KINDS, Installation, Kind, started
 from tests.e2e.processes import Fork, cli
 
+WORKERS = ["worker", "worker 2"]
 OF_EACH_MODEL = CLASSES[:3]  # deposited one after the other; two are left
-CONFIG = {"epochs": 8, "batch_size": 2, "proxies": 8, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
+CONFIG = {"epochs": 3, "batch_size": 2, "proxies": 8, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
 PREPROCESSING = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
 EACH_SECONDS = 20.0  # for a deposit that has to be worked on yet
 RECOVERY_SECONDS = 60.0  # the lease, the reconciler's pause, and a worker that imports torch on a busy machine
@@ -75,14 +75,18 @@ class Chaos:
         self.running, self.deposits, self.report = running, deposits, Report()
         self._kills, self._pause = kills, pause
         self._random, self._over = random.Random(seed), threading.Event()
+        self._database = running.database()
         self._http = httpx.Client(
             base_url=f"http://127.0.0.1:{running.port}", headers={"Authorization": f"Bearer {running.key}"}, timeout=30
         )
 
     def run(self) -> Report:
         begun = time.monotonic()
-        self.running.environment["LIRF_MAX_ATTEMPTS"] = "1000"
-        self.running.start("worker")
+        quick = {"LIRF_CHECKPOINT_SECONDS": "0.2", "OMP_NUM_THREADS": "1"}
+        self.running.environment |= {"LIRF_MAX_ATTEMPTS": "1000", **quick}
+        self.running.kill("reconciler")  # which had the settings from before
+        for name in ("reconciler", *WORKERS):
+            self.running.start(name)
         clients = [threading.Thread(target=self._request, args=(number,)) for number in range(2)]
         for client in clients:
             client.start()
@@ -101,11 +105,12 @@ class Chaos:
             time.sleep(0.5)
         self._demand(not left, f"{left} deposits are not finished long after the last fault")
         self._check()
+        self._database.engine.dispose()
         self.report.seconds = time.monotonic() - begun
         return self.report
 
     def _unfinished(self) -> int:
-        with self.running.database().reading() as session:
+        with self._database.reading() as session:
             query = sa.select(sa.func.count()).where(DepositRow.state.in_((State.QUEUED, State.RUNNING)))
             return session.scalar(query) or 0
 
@@ -162,7 +167,7 @@ class Chaos:
 
     def _attack(self) -> None:
         acts: list[tuple[int, Callable[[], None]]] = [
-            (4, lambda: self._kill("worker")),
+            (4, lambda: self._kill(self._random.choice(WORKERS))),
             (3 if self.running.has_celery else 0, self._kill_pool_child),
             (3, lambda: self._kill("api")),
             (2, lambda: self._kill("reconciler")),
@@ -182,30 +187,27 @@ class Chaos:
     def _kill(self, name: str) -> None:
         self.running.kill(name)
         self.report.kills += 1
-        self.report.faults[name] += 1
+        self.report.faults[name.split()[0]] += 1
         time.sleep(self._random.uniform(0, 1))
         self.running.start(name)
 
     def _kill_pool_child(self) -> None:
-        from tests.e2e.test_worker_loss import children
-
-        found = []
-        with suppress(subprocess.CalledProcessError):  # it has none yet
-            found = children(self.running)
-        for pid, command in found:
+        worker = self._random.choice(WORKERS)
+        for pid, command in self.running.children(worker):
             if "semaphore_tracker" not in command:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 self.report.kills += 1
                 self.report.faults["pool child"] += 1
-        if self.running.processes["worker"].has_ended():  # whose pool could not be repaired
-            self.running.start("worker")
+        if self.running.processes[worker].has_ended():  # its pool could not be repaired
+            self.running.start(worker)
 
     def _stop_worker_past_its_lease(self) -> None:
-        self.running.signal("worker", signal.SIGSTOP)
+        worker = self._random.choice(WORKERS)
+        self.running.signal(worker, signal.SIGSTOP)
         self.report.faults["worker stopped past its lease"] += 1
         self._over.wait(float(self.running.environment["LIRF_LEASE_SECONDS"]) + 2)
-        self.running.signal("worker", signal.SIGCONT)
+        self.running.signal(worker, signal.SIGCONT)
 
     def _rotate_the_master_key(self) -> None:
         """Of two rotations one is killed on its way."""
@@ -260,12 +262,11 @@ class Chaos:
                 shown = lirf.infer(model, infer_request(1))["parameters"]["withdrawals"]
                 demand(shown == [withdrawn["id"]], f"{model} cannot be withdrawn")
             demand(lirf.verify_audit()["is_intact"], "the audit's chain is broken")
-        database = self.running.database()
         vault = open_vault(Settings(state_folder=self.running.folder / "state"))
-        for finding in maintenance.check(database, vault):
+        for finding in maintenance.check(self._database, vault):
             demand(not finding.is_loss, f"object {finding.object_name[:12]}: {finding.what}")
-        maintenance.gc(database, vault, grace=timedelta(0))
-        demand(maintenance.check(database, vault) == [], "what nobody needs is not collected")
+        maintenance.gc(self._database, vault, grace=timedelta(0))
+        demand(maintenance.check(self._database, vault) == [], "what nobody needs is not collected")
 
 
 def main(
@@ -275,14 +276,12 @@ def main(
     forked: Annotated[bool, typer.Option(help="Processes that start in a blink, without Celery: many kills.")] = False,
 ) -> None:
     """Deposits under fire; exit code 1 when something was lost or done twice."""
-    pause = (0.1, 2.0) if forked else (3.0, 20.0)
+    if kind not in KINDS:
+        raise typer.BadParameter("`spread-out` needs TEST_DATABASE_URL (PostgreSQL) and TEST_REDIS_URL.")
+    pause = (0.2, 2.5) if forked else (3.0, 20.0)
     with tempfile.TemporaryDirectory() as folder, started(kind, Path(folder), has_celery=not forked) as running:
         report = Chaos(running, deposits, seed, deposits * 2 // 3 if forked else 0, pause).run()
     for violation in report.violations:
         Console().print(violation, markup=False)
     Console().print(str(report), soft_wrap=True, markup=False)
     raise typer.Exit(1 if report.violations else 0)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,12 @@ class Installation:
         """SIGKILL to the process and its children."""
         self.signal(name, signal.SIGKILL)
         self.processes.pop(name).wait()
+
+    def children(self, name: str) -> list[tuple[int, str]]:
+        """Process id and command line of a process' children."""
+        command = ["pgrep", "-a", "-P", str(self.processes[name].pid)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return [(int(line.split()[0]), line) for line in found.stdout.splitlines()]
 
     def client(self) -> Client:
         return Client(f"http://127.0.0.1:{self.port}", self.key)

@@ -14,6 +14,8 @@ from tests.e2e.installation import KINDS, Kind, started
 from tests.e2e.processes import wait_until
 from tests.e2e.test_worker_loss import queue
 
+LONG = {**CONFIG, "epochs": 8}  # enough to be stopped in
+
 
 @pytest.mark.attack
 @pytest.mark.timeout(1800)
@@ -23,7 +25,7 @@ def test_a_worker_that_went_on_after_its_lease_changes_nothing(kind: Kind, tmp_p
     with started(kind, tmp_path, has_celery=False) as running, running.client() as lirf:
         for number in range(dose(10, 50) // len(KINDS)):
             model, revision = f"stopped-{number // 2}", number % 2 + 1
-            deposit_id = queue(lirf, running.folder, ["auk", "emu"][number % 2 :][:1], CONFIG, model)
+            deposit_id = queue(lirf, running.folder, ["auk", "emu"][number % 2 :][:1], LONG, model)
             running.start("worker")
             wait_until(lambda deposit_id=deposit_id: lirf.deposit(deposit_id)["state"] == "running")
             time.sleep(chance.uniform(0, 0.5))

@@ -30,7 +30,7 @@ class Terminal:
         self.environment |= {
             "LIRF_URL": f"http://127.0.0.1:{self.port}",
             "LIRF_STATE_FOLDER": str(folder / "state"),
-            "LIRF_LEASE_SECONDS": "4",
+            "LIRF_LEASE_SECONDS": "10",
             "LIRF_RECONCILE_SECONDS": "1",
             "COLUMNS": "200",
         }
@@ -127,6 +127,16 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     assert "0, 1, 2 of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
     assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
 
+    held = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--held")
+    assert terminal.json("token", held["id"])["token"].startswith(f"lirfw_{held['id']}_")
+    assert terminal.json("renew", held["id"], "--reason", "a day more", "--hours", "24")["expires_at"]
+    assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
+    terminal.run("revoke", held["id"])
+    assert [one["visibility"] for one in terminal.json("withdrawals", "--model", "digits")] == ["held", "public"]
+    assert "revoked" in terminal.run("withdrawals")
+    assert [one["id"] for one in terminal.json("deposits", "digits")] == [deposit_id]
+    assert "deposited" in terminal.run("deposits", "digits")
+
     audit = terminal.json("audit", "list", "--model", "digits")
     assert audit[0]["action"] == "withdrawal.revoked"
     assert "is revoked since" in terminal.run("revoke", withdrawal["id"], code=1)
@@ -139,6 +149,9 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
 
     old_version = terminal.json("vault", "rotate-key")["version"]
     assert terminal.json("vault", "rotate-key")["version"] != old_version
+    assert "deposits that began before may still need an old one" in terminal.run(
+        "vault", "drop-old-keys", "--yes", code=1
+    )
     assert terminal.json("vault", "check") == []
     assert terminal.json("vault", "gc") == []
     assert terminal.json("predict", "digits", str(zero))["revision"] == 1

@@ -3,7 +3,6 @@
 import os
 import signal
 import sqlite3
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +65,17 @@ def test_a_killed_pool_child_is_replaced_and_a_worker_without_a_pool_ends_instea
         deposit_id = queue(lirf, embedded.folder, ["auk"])
         embedded.start("worker")
         until_training(lirf, deposit_id)
-        (child,) = [pid for pid, command in children(embedded) if "semaphore_tracker" not in command]
+        (child,) = [pid for pid, command in embedded.children("worker") if "semaphore_tracker" not in command]
         os.kill(child, signal.SIGKILL)
         assert lirf.wait(deposit_id)["state"] == "deposited"
 
         deposit_id = queue(lirf, embedded.folder, ["emu"])
         until_training(lirf, deposit_id)
-        for pid, _ in children(embedded):
+        for pid, _ in embedded.children("worker"):
             os.kill(pid, signal.SIGKILL)
         embedded.processes["worker"].wait(60)
         embedded.start("worker")
         assert lirf.wait(deposit_id)["state"] == "deposited"
-
-
-def children(running: Installation) -> list[tuple[int, str]]:
-    """Process id and command line of the worker's children."""
-    found = subprocess.run(
-        ["pgrep", "-a", "-P", str(running.processes["worker"].pid)], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    return [(int(line.split()[0]), line) for line in found]
 
 
 def test_lost_and_doubled_messages_change_latency_only(embedded: Installation) -> None:

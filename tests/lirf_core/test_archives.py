@@ -4,7 +4,6 @@ import struct
 import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from typing import BinaryIO, cast
 
@@ -23,15 +22,9 @@ from lirf_core.archives import (
     UnsafeArchive,
 )
 from lirf_core.data import Preprocessing
+from tests.lirf_core.test_decoding import DECODERS, SIZE, decompression_bomb, picture
 
 CLASSES = ["cat", "dog"]
-SIZE = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-def picture(colour: tuple[int, int, int] = (10, 20, 30), kind: str = "PNG", size: int = 8) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(file, kind)
-    return file.getvalue()
 
 
 def zipped(
@@ -55,7 +48,7 @@ def loaded(pieces: Iterable[bytes]) -> archives.ImageSet:
 
 def packed(file: io.BytesIO, **limits: int) -> archives.ImageSet:
     archive = ImageArchive(file, CLASSES, Limits(**limits))
-    return loaded(archive.pack(SIZE))
+    return loaded(archive.pack(SIZE, DECODERS))
 
 
 def test_images_and_labels_come_out_as_they_went_in() -> None:
@@ -76,7 +69,7 @@ def test_images_and_labels_come_out_as_they_went_in() -> None:
 
 def test_grey_networks_get_one_channel() -> None:
     archive = ImageArchive(zipped({"cat/a.png": picture((50, 50, 50))}), CLASSES)
-    found = loaded(archive.pack(Preprocessing(4, 6, (0.5,), (0.5,))))
+    found = loaded(archive.pack(Preprocessing(4, 6, (0.5,), (0.5,)), DECODERS))
     assert found.images.shape == (1, 1, 4, 6)
     assert numpy.unique(found.images).tolist() == [50]
 
@@ -154,15 +147,6 @@ def test_only_stored_and_deflated_entries_are_taken() -> None:
         ImageArchive(zipped({"cat/a.png": picture()}, zipfile.ZIP_LZMA), CLASSES)
 
 
-def test_decoding_leaves_the_warnings_of_the_process_alone() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    before = list(warnings.filters)
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda _: archives.decode_image(picture(), SIZE), range(60)))
-    assert warnings.filters == before
-
-
 def test_entries_that_share_bytes_are_a_bomb() -> None:
     content = bytearray(zipped([("cat/a.png", picture()), ("cat/b.png", picture())]).getvalue())
     directory = content.find(b"PK\x01\x02")
@@ -195,18 +179,6 @@ def test_limits_of_size_hold() -> None:
         packed(file, directory_bytes=100)
 
 
-def decompression_bomb() -> bytes:
-    """A PNG of 30,000 x 30,000 pixels in some hundred bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    )
-
-
 def test_the_first_twenty_unreadable_images_are_named() -> None:
     gif = io.BytesIO()
     Image.new("P", (4, 4)).save(gif, "GIF")
@@ -219,10 +191,3 @@ def test_the_first_twenty_unreadable_images_are_named() -> None:
         packed(zipped(entries))  # type: ignore[arg-type]
     assert len(caught.value.names) == 20
     assert caught.value.total == 24
-
-
-def test_a_single_image_is_decoded_or_refused() -> None:
-    assert archives.decode_image(picture((7, 8, 9)), SIZE)[0, :, 0, 0].tolist() == [7, 8, 9]
-    for content in (b"", b"GIF89a", decompression_bomb()):
-        with pytest.raises(BadArchive, match="no readable PNG or JPEG"):
-            archives.decode_image(content, SIZE)

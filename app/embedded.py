@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from app import serving
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.database import Database
@@ -61,8 +62,7 @@ class Embedded:
                 host=self.host,
                 port=self.port,
                 log_level=self.settings.log_level.lower(),
-                log_config=None,  # `telemetry.logs` has configured it
-                timeout_graceful_shutdown=5,
+                **serving.OPTIONS,
             )
         )
         worker = ["-m", "celery", "--quiet", "-A", "worker.celery_app", "worker"]

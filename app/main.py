@@ -1,4 +1,4 @@
-"""The HTTP application: `uvicorn --factory app.main:create_app`."""
+"""The HTTP application, as `serving` runs it."""
 
 import importlib
 import logging

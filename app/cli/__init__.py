@@ -85,6 +85,18 @@ def _greet(url: str, folder: Path, key_file: Path | None) -> None:
 
 
 @main.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each has a cache of its own.")] = 1,
+) -> None:
+    """Run the API alone, as one of many; workers and the reconciler are processes of their own."""
+    from app import serving
+
+    serving.serve(host, port, workers)
+
+
+@main.command()
 def migrate() -> None:
     """Bring the database of LIRF_DATABASE_URL to the newest schema (`up` does so by itself)."""
     from app.database import Database

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
 
+from app import serving
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.database import Database
@@ -125,7 +126,7 @@ class Service:
 def started(settings: Settings) -> Iterator[tuple[str, FastAPI]]:
     """The API in a thread of this process: its URL and the application."""
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", log_config=None, lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", **serving.OPTIONS))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import typer  # noqa: F401 - for the forks that are commands
 import uvicorn
 
+from app import serving
 from app.deposits.tables import DepositRow, State
 from app.main import create_app
 from app.settings import Settings
@@ -104,7 +105,7 @@ def _run(run: Callable[..., None], arguments: list[object], environment: dict[st
 
 
 def serve(port: int) -> None:
-    uvicorn.run(create_app(Settings()), port=port, log_level="warning", log_config=None)
+    uvicorn.run(create_app(Settings()), port=port, log_level="warning", **serving.OPTIONS)
 
 
 def cli(*arguments: str) -> None:

@@ -216,9 +216,8 @@ def test_every_command_has_help() -> None:
     for name, command in commands.items():
         assert command.help, name
         assert all(getattr(option, "help", None) for option in command.params), name
-        assert name in ("up", "migrate", "audit export") or "--json" in [o for p in command.params for o in p.opts], (
-            name
-        )
+        if name not in ("up", "serve", "migrate", "audit export"):
+            assert "--json" in [o for p in command.params for o in p.opts], name
 
 
 def test_a_registration_with_wrong_weights_leaves_no_model(open_terminal: Terminal, tmp_path: Path) -> None:

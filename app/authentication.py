@@ -18,7 +18,7 @@ def authenticated(request: Request) -> Actor:
 
     Raises `Unauthenticated`, `TooManyRequests`, and what `IdentityProvider.actor` does.
     """
-    if not hasattr(request.state, "actor"):
+    if (actor := known(request)) is None:
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else ""
         limit: RateLimit = request.app.state.rate_limit
@@ -40,5 +40,10 @@ def authenticated(request: Request) -> Actor:
             except SQLAlchemyError:  # who may read is not refused because the database takes no writes
                 log.exception("the use of key %s was not written down", actor.key_id)
         request.state.actor = actor
-    known: Actor = request.state.actor
-    return known
+    return actor
+
+
+def known(request: Request) -> Actor | None:
+    """The actor, once it was looked up."""
+    actor: Actor | None = getattr(request.state, "actor", None)
+    return actor

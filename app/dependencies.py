@@ -1,14 +1,18 @@
-"""What routes ask for: a session, the vault, and an actor with the role the route needs."""
+"""What routes ask for: a session, the vault, and an actor with the role the route needs.
 
-from collections.abc import Callable, Iterator
+What does not wait is `async`, since FastAPI would give it a thread.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.access.service import Actor, Role, demand
-from app.authentication import authenticated
+from app.authentication import authenticated, known
 from app.database import Database
 from app.deposits.doorbell import Doorbell
 from app.idempotency import service as idempotency
@@ -22,32 +26,32 @@ from lirf_core.decoding import Decoders
 _bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`, or a token of the identity provider.")
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def get_vault(request: Request) -> Vault:
+async def get_vault(request: Request) -> Vault:
     vault: Vault = request.app.state.vault
     return vault
 
 
-def get_engine(request: Request) -> InferenceEngine:
+async def get_engine(request: Request) -> InferenceEngine:
     engine: InferenceEngine = request.app.state.engine
     return engine
 
 
-def get_decoders(request: Request) -> Decoders:
+async def get_decoders(request: Request) -> Decoders:
     decoders: Decoders = request.app.state.decoders
     return decoders
 
 
-def get_doorbell(request: Request) -> Doorbell:
+async def get_doorbell(request: Request) -> Doorbell:
     doorbell: Doorbell = request.app.state.doorbell
     return doorbell
 
@@ -77,19 +81,20 @@ SessionDep = Annotated[Session, Depends(_session)]
 ReadingDep = Annotated[Session, Depends(_reading)]
 
 
-def _authenticated(request: Request, _: Annotated[object, Security(_bearer)]) -> Actor:
-    return authenticated(request)
+async def _authenticated(request: Request, _: Annotated[object, Security(_bearer)]) -> Actor:
+    found = known(request)
+    return found if found is not None else await run_in_threadpool(authenticated, request)
 
 
 AnyKey = Annotated[Actor, Depends(_authenticated)]
 
 
 def _with(*roles: Role) -> Any:
-    def demanded(actor: AnyKey) -> Actor:
+    async def demanded(actor: AnyKey) -> Actor:
         demand(actor, *roles)
         return actor
 
-    dependency: Callable[..., Actor] = demanded
+    dependency: Callable[..., Awaitable[Actor]] = demanded
     return Depends(dependency)
 
 

@@ -23,6 +23,7 @@ from app.dependencies import DatabaseDep
 from app.deposits.doorbell import Doorbell
 from app.deposits.router import router as deposits
 from app.errors import Problem
+from app.inference.batches import BatchLimits
 from app.inference.engine import InferenceEngine
 from app.inference.router import health, tensors
 from app.inference.router import router as inference
@@ -104,7 +105,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.rate_limit = RateLimit(settings)
         app.state.identity_provider = _identity_provider(settings)
         app.state.engine = InferenceEngine(
-            database, vault, Compute.for_inference(settings.device), settings.cache_bytes
+            database,
+            vault,
+            Compute.for_inference(settings.device),
+            settings.cache_bytes,
+            BatchLimits(settings.inference_batch, settings.inference_queue),
+            settings.inference_seconds,
         )
         # Importing it takes seconds, which the first request should not wait for.
         threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()
@@ -114,6 +120,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         stop.set()
         cleaner.join()
+        app.state.engine.close()
         app.state.decoders.close()
         database.engine.dispose()
         traces.flush()

@@ -1,6 +1,7 @@
 """Withdraw: the recover network of eq. 8, assembled without data and without training."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +83,36 @@ class RecoverNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised. Returns logits (B, classes)."""
-        parts = [self.target.lower(images), *(module(images) for module in self.deposit_modules)]
-        target_logits, *module_logits = self.target.upper(torch.cat(parts)).float().split(images.shape[0])
-        return self.join(target_logits, module_logits)
+        [logits] = answers([self], [images])
+        return logits
 
     def join(self, target_logits: Tensor, module_logits: Sequence[Tensor]) -> Tensor:
         """What `forward` makes of its parts' logits, each (B, classes), the modules' in their order."""
         answers = map(ModuleAnswer, module_logits, self.module_classes, self.module_weights)
         return losses.join(target_logits, list(answers), self.preserved, self.joining)
+
+
+def answers(networks: Sequence[RecoverNetwork], images: Sequence[Tensor]) -> list[Tensor]:
+    """Each network's logits (B_i, classes) of its own images (B_i, C, H, W), normalised.
+
+    The networks are of one target, whose lower part runs once over all images. A deposit module runs once over the
+    images of all networks that have it, and the upper part once over everything.
+    """
+    [target] = {network.target for network in networks}
+    askers: dict[DepositModule, list[int]] = {}
+    for number, network in enumerate(networks):
+        for module in network.deposit_modules:
+            askers.setdefault(cast(DepositModule, module), []).append(number)
+    features = [target.lower(torch.cat([*images]))]
+    features += [module(torch.cat([images[i] for i in numbers])) for module, numbers in askers.items()]
+    runs = [images, *([images[i] for i in numbers] for numbers in askers.values())]
+    logits = iter(target.upper(torch.cat(features)).float().split([len(part) for run in runs for part in run]))
+    of_target = [next(logits) for _ in networks]
+    of_modules: list[dict[DepositModule, Tensor]] = [{} for _ in networks]
+    for module, numbers in askers.items():
+        for number in numbers:
+            of_modules[number][module] = next(logits)
+    return [
+        network.join(whole, [own[cast(DepositModule, module)] for module in network.deposit_modules])
+        for network, whole, own in zip(networks, of_target, of_modules, strict=True)
+    ]

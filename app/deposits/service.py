@@ -1,6 +1,7 @@
 """Deposits as their users see them: request, follow, cancel."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -21,6 +22,14 @@ from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
+
+
+@dataclass(frozen=True)
+class StoredModule:
+    """A deposit module in the vault, and the class indices it answers for."""
+
+    stored: StoredObject
+    classes: tuple[int, ...]
 
 
 class UnknownDeposit(Problem):
@@ -235,6 +244,21 @@ def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
 
 def module(session: Session, row: DepositRow) -> StoredObject:
     """The deposit module in the vault. Raises `NotDeposited`, `ModulePurged`."""
+    return vaults.stored(session, _module_object_id(row))
+
+
+def modules(session: Session, deposit_ids: Sequence[str]) -> list[StoredModule]:
+    """The modules of finished deposits, in the order of the ids, with three reads. Raises what `module` does."""
+    rows = of_ids(session, deposit_ids)
+    sealed = vaults.stored_all(session, [_module_object_id(row) for row in rows.values()])
+    classes: dict[str, list[int]] = {deposit_id: [] for deposit_id in deposit_ids}
+    query = sa.select(DepositClassRow).where(DepositClassRow.deposit_id.in_(deposit_ids))
+    for row in session.scalars(query.order_by(DepositClassRow.class_index)):
+        classes[row.deposit_id].append(row.class_index)
+    return [StoredModule(sealed[_module_object_id(rows[i])], tuple(classes[i])) for i in deposit_ids]
+
+
+def _module_object_id(row: DepositRow) -> str:
     if row.purged_at is not None:
         raise ModulePurged(
             f"{row.purged_by} purged deposit '{row.id}' at {row.purged_at:%Y-%m-%d %H:%M:%S} UTC; its classes stay "
@@ -242,7 +266,7 @@ def module(session: Session, row: DepositRow) -> StoredObject:
         )
     if row.module_object_id is None:
         raise NotDeposited(f"deposit '{row.id}' is {row.state}; only a finished deposit holds a module.")
-    return vaults.stored(session, row.module_object_id)
+    return row.module_object_id
 
 
 def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -> list[str]:

@@ -25,7 +25,7 @@ health = APIRouter(prefix="/v2/health", tags=["health"])
 EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
 
 
-def _tokens(
+async def _tokens(
     withdrawal_token: Annotated[
         str | None, Header(max_length=4096, description="Tokens of held withdrawals, by commas.")
     ] = None,
@@ -60,14 +60,14 @@ def repository_index(
 @router.get("/v2/models/{name}/versions/{version}")
 def model_metadata(name: str, actor: AnyKey, engine: EngineDep, version: str | None = None) -> ModelMetadata:
     """Inputs and outputs of a model, in the words of the Open Inference Protocol. The version is its revision."""
-    return service.metadata(engine, name, version)
+    return service.metadata(engine.views, name, version)
 
 
 @router.get("/v2/models/{name}/ready")
 @router.get("/v2/models/{name}/versions/{version}/ready")
 def is_model_ready(name: str, actor: AnyKey, engine: EngineDep, version: str | None = None) -> Health:
     """The model has weights and can be asked."""
-    service.demand_version(engine.view(name), version)
+    service.demand_version(engine.views.read(name), version)
     return Health()
 
 
@@ -82,7 +82,7 @@ _BINARY = {
 
 @tensors.post("/v2/models/{name}/infer", response_model=InferResponse, responses={200: _BINARY})
 @tensors.post("/v2/models/{name}/versions/{version}/infer", response_model=InferResponse, responses={200: _BINARY})
-def infer(
+async def infer(
     name: str,
     request: Request,
     body: InferRequest,
@@ -93,17 +93,17 @@ def infer(
     version: str | None = None,
 ) -> Response:
     """Open Inference Protocol v2 with JSON and binary tensors. The answer names its revision and withdrawals."""
-    return framed(service.infer(engine, decoders, actor, tokens, name, version, body, raw_of(request)))
+    return framed(await service.infer(engine, decoders, actor, tokens, name, version, body, raw_of(request)))
 
 
 @router.get("/v1/models/{name}/views")
 def list_views(name: str, actor: AnyKey, engine: EngineDep, tokens: Tokens) -> ModelViews:
     """What may be asked of a model: what it serves now and, for administrators, its bare target."""
-    return service.views(engine, actor, tokens, name)
+    return service.list_views(engine.views, actor, tokens, name)
 
 
 @router.post("/v1/models/{name}/predict")
-def predict(
+async def predict(
     name: str,
     actor: AnyKey,
     engine: EngineDep,
@@ -113,4 +113,4 @@ def predict(
     top: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> Predictions:
     """Classify one image (`curl -F image=@photo.jpg`)."""
-    return service.predict(engine, decoders, tokens, name, image.file.read(), top)
+    return await service.predict(engine, decoders, tokens, name, await image.read(), top)

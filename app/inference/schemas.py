@@ -55,6 +55,9 @@ class InferParameters(BaseModel):
         False, description="Logits without the mask over deposited classes; for auditors and administrators."
     )
     binary_data_output: StrictBool = Field(False, description="`binary_data` of outputs that say nothing of it.")
+    timeout: int | None = Field(
+        None, ge=1, le=1 << 62, description="Microseconds that the answer may take; then there is none (504)."
+    )
     view: ViewName = Field(
         ViewName.SERVED, description="`target`: nothing that is withdrawn or restored; for administrators."
     )

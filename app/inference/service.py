@@ -1,13 +1,14 @@
 """Answers: from a protocol request or an image to logits, probabilities and class names."""
 
 import torch
+from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.access.service import Actor, Role, demand
 from app.errors import Problem
 from app.inference import tensors
-from app.inference.engine import Asked, InferenceEngine, View
+from app.inference.engine import InferenceEngine
 from app.inference.schemas import (
     InferRequest,
     InferResponse,
@@ -22,6 +23,7 @@ from app.inference.schemas import (
     ViewName,
 )
 from app.inference.tensors import InvalidTensor, OutputTensor
+from app.inference.views import Asked, View, Views
 from app.registry import service as registry
 from lirf_core.decoding import Decoders, UnreadableImage
 
@@ -41,7 +43,7 @@ class ImageRefused(Problem):
     status, slug, title = 422, "unreadable-image", "The image cannot be used"
 
 
-def infer(
+async def infer(
     engine: InferenceEngine,
     decoders: Decoders,
     actor: Actor,
@@ -56,7 +58,7 @@ def infer(
     tokens: of held withdrawals. raw: what follows the request's JSON head. Returns the JSON head of the answer, and
     the tensors that follow it.
     Raises `InvalidTensor`, `BadFraming`, `UnknownOutput`, `UnknownVersion`, `Forbidden`, and what
-    `InferenceEngine.view` raises.
+    `InferenceEngine.answer` raises.
     """
     wanted = request.parameters
     if wanted.raw:
@@ -75,12 +77,17 @@ def infer(
         return tensors.read(given, piece, view.preprocessing, decoders)
 
     asked = Asked(tokens, wanted.withdrawal, wanted.view == ViewName.TARGET)
-    view, logits = engine.answer(model_name, asked, inputs_for)
-    if not wanted.raw:
+    seconds = None if wanted.timeout is None else wanted.timeout / 1_000_000
+    view, logits = await engine.answer(model_name, asked, inputs_for, seconds)
+    return await run_sync(_answered, request, view, logits)
+
+
+def _answered(request: InferRequest, view: View, logits: Tensor) -> list[bytes]:
+    if not request.parameters.raw:
         logits = masked(logits, view)
     outputs = request.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
     head = InferResponse(
-        model_name=model_name,
+        model_name=view.model_name,
         model_version=str(view.network.revision),
         id=request.id,
         outputs=[],
@@ -90,10 +97,10 @@ def infer(
     return tensors.answered(request, head, found)
 
 
-def predict(
+async def predict(
     engine: InferenceEngine, decoders: Decoders, tokens: tuple[str, ...], model_name: str, image: bytes, top: int
 ) -> Predictions:
-    """The likeliest classes of one PNG or JPEG image. Raises `ImageRefused` and what `InferenceEngine.view` raises."""
+    """The likeliest classes of one PNG or JPEG image. Raises `ImageRefused` and what `InferenceEngine.answer` does."""
 
     def pixels_for(view: View) -> Tensor:
         try:
@@ -101,7 +108,7 @@ def predict(
         except UnreadableImage as error:
             raise ImageRefused(f"{error} Send a PNG or JPEG file in the form field `image`.") from error
 
-    view, logits = engine.answer(model_name, Asked(tokens), pixels_for)
+    view, logits = await engine.answer(model_name, Asked(tokens), pixels_for)
     logits = masked(logits, view)
     probabilities, indices = logits[0].softmax(0).topk(min(top, logits.shape[1] - len(view.masked)))
     return Predictions(
@@ -122,12 +129,12 @@ def masked(logits: Tensor, view: View) -> Tensor:
     return logits
 
 
-def views(engine: InferenceEngine, actor: Actor, tokens: tuple[str, ...], model_name: str) -> ModelViews:
-    """What the actor may ask. Raises what `InferenceEngine.view` raises."""
+def list_views(views: Views, actor: Actor, tokens: tuple[str, ...], model_name: str) -> ModelViews:
+    """What the actor may ask. Raises what `Views.read` raises."""
     names = [ViewName.SERVED, *([ViewName.TARGET] if actor.has(Role.ADMINISTRATOR) else [])]
     found = []
     for name in names:
-        view = engine.view(model_name, Asked(tokens, is_bare=name == ViewName.TARGET))
+        view = views.read(model_name, Asked(tokens, is_bare=name == ViewName.TARGET))
         answering = [label for index, label in enumerate(view.class_names) if index not in view.masked]
         found.append(
             ModelView(name=name, revision=view.network.revision, withdrawals=list(view.withdrawals), classes=answering)
@@ -149,9 +156,9 @@ def index(session: Session, is_ready: bool) -> list[RepositoryEntry]:
     ]
 
 
-def metadata(engine: InferenceEngine, model_name: str, version: str | None) -> ModelMetadata:
-    """Raises `UnknownVersion` and what `InferenceEngine.view` raises."""
-    view = engine.view(model_name)
+def metadata(views: Views, model_name: str, version: str | None) -> ModelMetadata:
+    """Raises `UnknownVersion` and what `Views.read` raises."""
+    view = views.read(model_name)
     demand_version(view, version)
     size, classes = view.preprocessing, len(view.class_names)
     return ModelMetadata(

@@ -1,6 +1,6 @@
 """Models: registered by a description, served once their weights are there, revised by deposits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
@@ -191,6 +191,12 @@ def list_models(session: Session, page: PageRequest) -> tuple[Sequence[ModelRow]
 def all_models(session: Session) -> Iterator[ModelRow]:
     """By name."""
     yield from session.scalars(sa.select(ModelRow).order_by(ModelRow.name).execution_options(yield_per=1000))
+
+
+def generations(session: Session, model_ids: Collection[str]) -> dict[str, int]:
+    """Of each model that is there."""
+    query = sa.select(ModelRow.id, ModelRow.generation).where(ModelRow.id.in_(model_ids))
+    return dict(session.execute(query).all())
 
 
 def lock(session: Session, model_id: str) -> ModelRow:

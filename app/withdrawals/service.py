@@ -301,6 +301,13 @@ def deposit_ids(session: Session, row: WithdrawalRow) -> list[str]:
     return list(session.scalars(query.order_by(WithdrawalDepositRow.deposit_id)))
 
 
+def lent(session: Session, rows: Sequence[WithdrawalRow]) -> set[str]:
+    """The deposits of all of them."""
+    ids = [row.id for row in rows]
+    query = sa.select(WithdrawalDepositRow.deposit_id).where(WithdrawalDepositRow.withdrawal_id.in_(ids))
+    return set(session.scalars(query))
+
+
 def list_all(session: Session, page: PageRequest, model_name: str | None) -> tuple[Sequence[WithdrawalRow], str | None]:
     query = sa.select(WithdrawalRow)
     if model_name:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from app.deposits import jobs
-from app.inference.engine import InferenceEngine
+from app.inference.batches import Batches
 from lirf_client import LirfError
 from tests.app.conftest import Service
 from tests.app.factories import infer_request
@@ -26,17 +26,17 @@ def test_an_answer_computed_during_a_revocation_does_not_show_the_class(
 ) -> None:
     service.register()
     withdrawal = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
-    compute = InferenceEngine.logits
+    compute = Batches._computed
     revoked = threading.Event()
 
-    def slow(self: InferenceEngine, *arguments: Any) -> Any:
+    def slow(self: Batches, *arguments: Any) -> Any:
         answer = compute(self, *arguments)
         if not revoked.is_set():
             service.custodian.revoke(withdrawal["id"])
             revoked.set()
         return answer
 
-    monkeypatch.setattr(InferenceEngine, "logits", slow)
+    monkeypatch.setattr(Batches, "_computed", slow)
     answer = service.reader.infer("birds", infer_request(1))
     assert answer["parameters"]["withdrawals"] == []
     assert answer["outputs"][1]["data"][0] == 0.0

@@ -1,3 +1,4 @@
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> 
 
 def test_a_small_cache_answers_the_same(service: Service) -> None:
     from app.inference.engine import InferenceEngine
+    from app.inference.views import SERVED
     from lirf_core.compute import Compute
     from worker.job import Work
 
@@ -133,5 +135,7 @@ def test_a_small_cache_answers_the_same(service: Service) -> None:
     vault = Work(service.settings).vault
     images = torch.randn(2, 1, 8, 8)
     engines = [InferenceEngine(service.database, vault, Compute.for_inference("cpu"), size) for size in (0, 1 << 30)]
-    answers = [engine.logits(engine.view("birds"), images) for engine in engines for _ in range(2)]
+    answers = [asyncio.run(engine.answer("birds", SERVED, lambda _: images))[1] for engine in engines for _ in range(2)]
     assert all(torch.equal(answer, answers[0]) for answer in answers)
+    for engine in engines:
+        engine.close()

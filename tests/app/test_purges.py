@@ -139,10 +139,11 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
     other.prepare([deposit_id])
     with service.database.reading() as session:
         module = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
-    assert module.name in other._parts
+    assert module.name in other._parts.names()
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     other.drop_shredded()
-    assert module.name not in other._parts
+    assert module.name not in other._parts.names()
+    other.close()
 
 
 def test_an_api_process_drops_what_another_one_purged(service: Service) -> None:
@@ -151,15 +152,15 @@ def test_an_api_process_drops_what_another_one_purged(service: Service) -> None:
     with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, app):
         engine: InferenceEngine = app.state.engine
         engine.prepare([deposit_id])
-        assert engine._parts
+        assert engine._parts.names()
         service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
         with service.database.reading() as session:
             module_id = session.get_one(DepositRow, deposit_id).module_object_id
             name = session.get_one(VaultObjectRow, module_id).name
         end = time.monotonic() + 10
-        while name in engine._parts and time.monotonic() < end:
+        while name in engine._parts.names() and time.monotonic() < end:
             time.sleep(0.05)
-        assert name not in engine._parts
+        assert name not in engine._parts.names()
 
 
 def test_the_answer_says_until_when_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

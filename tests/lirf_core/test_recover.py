@@ -4,7 +4,7 @@ import torch
 from lirf_core.losses import Joining
 from lirf_core.network import digest
 from lirf_core.pruning import example_input, prune
-from lirf_core.recover import DepositModule, ForeignUpperPart, OverlappingModules, RecoverNetwork
+from lirf_core.recover import DepositModule, ForeignUpperPart, OverlappingModules, RecoverNetwork, answers
 from tests.lirf_core.factories import network
 
 UPPER = digest(network().upper)
@@ -90,3 +90,18 @@ def test_modules_made_for_different_joinings_are_joined_by_the_equation_as_writt
     as_written = [module([0], joining="eq8"), module([1], joining="eq8")]
     answers, expected = (RecoverNetwork(target, some, UPPER, [2, 3, 4])(images) for some in (mixed, as_written))
     assert torch.equal(answers, expected)
+
+
+def test_networks_of_one_target_answer_together_as_each_does_alone() -> None:
+    """The lower part runs once over all images, each module once, the upper part once."""
+    target = network()
+    auk, emu = module([0]), module([3], seed=2)
+    networks = [RecoverNetwork(target, modules, UPPER, PRESERVED) for modules in ([], [auk], [emu, auk], [auk])]
+    images = [torch.randn(count, 1, 8, 8) for count in (3, 1, 2, 4)]
+    alone = [one(own) for one, own in zip(networks, images, strict=True)]
+    runs: dict[str, list[int]] = {"lower": [], "auk": [], "emu": [], "upper": []}
+    for name, part in (("lower", target.lower), ("auk", auk), ("emu", emu), ("upper", target.upper)):
+        part.register_forward_hook(lambda part, inputs, output, name=name: runs[name].append(len(inputs[0])))  # type: ignore[misc]
+    together = answers(networks, images)
+    assert runs == {"lower": [10], "auk": [7], "emu": [2], "upper": [19]}
+    assert all(torch.allclose(found, wanted, atol=1e-5) for found, wanted in zip(together, alone, strict=True))

@@ -1,0 +1,162 @@
+"""Questions wait while the device is busy, and are computed together: whatever their views, if they ask one target."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from app.errors import Problem
+from app.inference.views import View
+from lirf_core.compute import Compute
+from lirf_core.recover import RecoverNetwork, answers
+
+RETRY_SECONDS = 1
+
+
+class Overloaded(Problem):
+    status, slug, title = 503, "overloaded", "Too many images wait for the device"
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """images: computed at once; what asks for more is computed in pieces. waiting: images in the queue."""
+
+    images: int = 64
+    waiting: int = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """inputs: float32 (B, C, H, W), normalised. `answer` is raw float32 logits (B, classes) on the CPU.
+
+    It is None where the view was over before the answer could leave.
+    """
+
+    view: View
+    network: RecoverNetwork
+    inputs: Tensor
+    answer: Future[Tensor | None] = field(default_factory=Future)
+
+
+class Batches:
+    """One thread computes. Another looks whether the views still hold, while the next batch is computed.
+
+    hold: which views still hold; asked once for a batch, after it was computed.
+    """
+
+    def __init__(
+        self, compute: Compute, hold: Callable[[Sequence[View]], list[bool]], limits: BatchLimits | None = None
+    ) -> None:
+        self._compute, self._hold, self._limits = compute, hold, limits or BatchLimits()
+        self._waiting: deque[Question] = deque()
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._finishing = ThreadPoolExecutor(1, "inference-answers")
+        self._thread = threading.Thread(target=self._work, name="inference-batches", daemon=True)
+        self._thread.start()
+
+    def ask(self, question: Question) -> None:
+        """Raises `Overloaded`; one question is taken however many images it has, where none waits."""
+        with self._changed:
+            if self._is_full_for(question):
+                self._waiting = deque(one for one in self._waiting if not one.answer.cancelled())
+            if self._is_full_for(question):
+                raise Overloaded(
+                    f"{self._images} images wait already; send the request again in a while, or ask another replica.",
+                    retry_after=RETRY_SECONDS,
+                )
+            self._waiting.append(question)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """What waits is given up."""
+        with self._changed:
+            self._is_closed = True
+            for question in self._waiting:
+                question.answer.cancel()
+            self._changed.notify()
+        self._thread.join()
+        self._finishing.shutdown()
+
+    @property
+    def _images(self) -> int:
+        return sum(len(question.inputs) for question in self._waiting)
+
+    def _is_full_for(self, question: Question) -> bool:
+        return bool(self._waiting) and self._images + len(question.inputs) > self._limits.waiting
+
+    def _work(self) -> None:
+        while batch := self._next():
+            try:
+                computed = self._computed(batch)
+            except Exception as error:
+                for question in batch:
+                    question.answer.set_exception(error)
+            else:
+                self._finishing.submit(self._finish, batch, computed)
+
+    def _next(self) -> list[Question]:
+        """The oldest question and those behind it that ask the same target; none once this is closed."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if self._is_closed:
+                    return []
+                batch: list[Question] = []
+                left: deque[Question] = deque()
+                images = 0
+                for question in self._waiting:
+                    fits = not batch or (
+                        question.network.target is batch[0].network.target
+                        and images + len(question.inputs) <= self._limits.images
+                    )
+                    if not fits:
+                        left.append(question)
+                    elif question.answer.set_running_or_notify_cancel():  # else nobody waits for it any more
+                        batch.append(question)
+                        images += len(question.inputs)
+                self._waiting = left
+                if batch:
+                    return batch
+
+    @torch.inference_mode()
+    def _computed(self, batch: Sequence[Question]) -> list[Tensor]:
+        """The logits of each question."""
+        of_view: dict[View, list[Question]] = {}
+        for question in batch:
+            of_view.setdefault(question.view, []).append(question)
+        networks = [questions[0].network for questions in of_view.values()]
+        inputs = [torch.cat([question.inputs for question in questions]) for questions in of_view.values()]
+        if len(inputs) == 1:  # one question may be larger than a batch
+            pieces = torch.split(inputs[0], self._limits.images)
+            logits = [torch.cat([self._logits(networks, [piece])[0] for piece in pieces])]
+        else:
+            logits = self._logits(networks, inputs)
+        found = {
+            question: rows
+            for questions, together in zip(of_view.values(), logits, strict=True)
+            for question, rows in zip(
+                questions, torch.split(together, [len(one.inputs) for one in questions]), strict=True
+            )
+        }
+        return [found[question] for question in batch]
+
+    def _logits(self, networks: Sequence[RecoverNetwork], inputs: Sequence[Tensor]) -> list[Tensor]:
+        placed = [one.to(self._compute.device).contiguous(memory_format=self._compute.memory_format) for one in inputs]
+        with self._compute.autocast():
+            return [logits.cpu() for logits in answers(networks, placed)]
+
+    def _finish(self, batch: Sequence[Question], computed: Sequence[Tensor]) -> None:
+        try:
+            views = list({question.view for question in batch})
+            holding = dict(zip(views, self._hold(views), strict=True))
+        except Exception as error:
+            for question in batch:
+                question.answer.set_exception(error)
+            return
+        for question, logits in zip(batch, computed, strict=True):
+            question.answer.set_result(logits if holding[question.view] else None)

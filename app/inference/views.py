@@ -1,0 +1,121 @@
+"""What a model answers with, for whom: read from the database, and kept for as long as its generation holds."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cachetools import LRUCache
+
+from app import tokens
+from app.database import Database, now
+from app.deposits import service as deposits
+from app.deposits.service import StoredModule
+from app.registry import service as registry
+from app.registry.service import StoredNetwork
+from app.withdrawals import service as withdrawals
+from lirf_core.data import Preprocessing
+
+KEPT = 1024
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What decides on the view: tokens of held withdrawals; one withdrawal alone; or the target and nothing else."""
+
+    tokens: tuple[str, ...] = ()
+    withdrawal_id: str | None = None
+    is_bare: bool = False
+
+
+SERVED = Asked()
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a model answers with now: a revision and the deposits that are withdrawn or restored."""
+
+    model_id: str
+    model_name: str
+    class_names: list[str]
+    preprocessing: Preprocessing
+    network: StoredNetwork
+    modules: tuple[StoredModule, ...]
+    withdrawals: tuple[str, ...]
+    masked: tuple[int, ...]
+    generation: int
+    valid_until: datetime | None
+
+    @property
+    def preserved(self) -> list[int]:
+        """The classes that the target network answers for."""
+        deposited = {*self.masked, *(index for module in self.modules for index in module.classes)}
+        return [index for index in range(len(self.class_names)) if index not in deposited]
+
+
+class Views:
+    """Thread-safe. What is kept may be over: nobody is answered with it before `hold` has said that it is not."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: LRUCache[tuple[object, ...], View] = LRUCache(KEPT)
+        self._lock = threading.Lock()
+
+    def kept(self, model_name: str, asked: Asked) -> View | None:
+        """What was read last."""
+        with self._lock:
+            return self._kept.get(_key(model_name, asked))
+
+    def read(self, model_name: str, asked: Asked = SERVED) -> View:
+        """What the model shows who asks now. What is restored is in every view but a bare one.
+
+        Raises `UnknownModel`, `WeightsMissing`, and what `withdrawals.shown` raises.
+        """
+        with self._database.reading() as session:
+            model = registry.get_ready(session, model_name)
+            active = [] if asked.is_bare else withdrawals.shown(session, model, asked.tokens, asked.withdrawal_id)
+            restored = [] if asked.is_bare else deposits.restored_ids(session, model.id)
+            shown = sorted({*withdrawals.lent(session, active), *restored})
+            modules = deposits.modules(session, shown)
+            answering = {index for module in modules for index in module.classes}
+            masked = [
+                row.class_index
+                for row in registry.classes(session, model.id)
+                if row.deposit_id and row.class_index not in answering
+            ]
+            view = View(
+                model_id=model.id,
+                model_name=model.name,
+                class_names=model.class_names,
+                preprocessing=registry.preprocessing_of(model),
+                network=registry.stored_network(session, model),
+                modules=tuple(modules),
+                withdrawals=tuple(row.id for row in active),
+                masked=tuple(masked),
+                generation=model.generation,
+                valid_until=min((row.expires_at for row in active if row.expires_at), default=None),
+            )
+        with self._lock:
+            self._kept[_key(model_name, asked)] = view
+        return view
+
+    def hold(self, views: Sequence[View]) -> list[bool]:
+        """Whether each is still what its model shows: one indexed read for all. What is over is kept no longer."""
+        with self._database.reading() as session:
+            generations = registry.generations(session, {view.model_id for view in views})
+        at = now()
+        holding = [
+            generations.get(view.model_id) == view.generation and (view.valid_until is None or at < view.valid_until)
+            for view in views
+        ]
+        over = {view for view, holds in zip(views, holding, strict=True) if not holds}
+        if over:
+            with self._lock:
+                for key in [key for key, view in self._kept.items() if view in over]:
+                    del self._kept[key]
+        return holding
+
+
+def _key(model_name: str, asked: Asked) -> tuple[object, ...]:
+    """Without the tokens themselves."""
+    return model_name, tuple(map(tokens.digest, asked.tokens)), asked.withdrawal_id, asked.is_bare

@@ -1,0 +1,45 @@
+"""A lighter part is the same function with fewer steps."""
+
+import pytest
+import torch
+from torch import nn
+
+from lirf_core.architectures import ArchitectureSpec, build, has_image_size
+from lirf_core.lightening import PackedConvolution, lighter_module, lighter_network
+from lirf_core.network import freeze
+from lirf_core.pruning import example_input, prune
+from lirf_core.recover import DepositModule
+
+SIZE = 32
+LEFT = {"densenet121": 62}  # batch norms that are not behind a convolution
+FAMILIES = ["resnet18", "resnet50-small", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]
+FAMILIES += ["densenet121", "convnext_tiny", "vit_b_32"]
+
+
+def batch_norms(part: nn.Module) -> int:
+    return sum(isinstance(one, nn.BatchNorm2d) for one in part.modules())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_lighter_network_answers_as_before(name: str) -> None:
+    spec = ArchitectureSpec(name, classes=5, **({"image_size": SIZE} if has_image_size(name) else {}))
+    network, images = build(spec), torch.randn(2, 3, SIZE, SIZE)
+    network(torch.randn(8, 3, SIZE, SIZE))  # statistics that are not those of a new network
+    freeze(network)
+    lighter = lighter_network(network)
+    assert torch.allclose(lighter(images), network(images), atol=1e-4, rtol=1e-3)
+    assert batch_norms(lighter) == LEFT.get(name, 0)
+
+
+def test_a_lighter_module_answers_as_before() -> None:
+    network = build(ArchitectureSpec("resnet18", classes=5))
+    module = DepositModule(prune(network.lower, 0.5, example_input(3, (SIZE, SIZE))), [1], "digest", "eq8", 0.5)
+    freeze(module)
+    lighter, images = lighter_module(module), torch.randn(2, 3, SIZE, SIZE)
+    assert torch.allclose(lighter(images), module(images), atol=1e-4, rtol=1e-3)
+    assert (batch_norms(module.lower), batch_norms(lighter.lower)) == (10, 0)
+    assert all(not isinstance(one, nn.Conv2d) for one in lighter.modules())
+    assert sum(isinstance(one, PackedConvolution) for one in lighter.modules()) == 10
+    assert sum(value.numel() for value in lighter.state_dict().values()) > 100_000  # what a cache counts
+    assert (lighter.classes, lighter.upper_digest, lighter.joining, lighter.weight) == ((1,), "digest", "eq8", 0.5)

@@ -37,6 +37,9 @@ bench: install ## the tables of the paper and the speed, on digits; results in b
 	$(RUN) python -m benchmarks.paper figure4
 	$(RUN) python -m benchmarks.speed --data digits
 
+bench-serving: install ## our server against LitServe and the bare network; wants wrk (Debian's package)
+	$(RUN) --group serving python -m benchmarks.serving
+
 check: install ## format, lint, types, import contracts
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
@@ -47,4 +50,4 @@ format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install demo test bench check format
+.PHONY: help install demo test chaos bench bench-serving check format

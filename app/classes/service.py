@@ -46,8 +46,10 @@ def report(session: Session, model_name: str) -> list[ClassReport]:
     held_by = deposits.of_ids(session, sorted({row.deposit_id for row in rows if row.deposit_id}))
     pending = deposits.pending_classes(session, model.id)
     lent: dict[str, list[withdrawals.WithdrawalRow]] = {}
-    for withdrawal in withdrawals.active(session, model.id):
-        for deposit_id in withdrawals.deposit_ids(session, withdrawal):
+    active_now = withdrawals.active(session, model.id)
+    deposits_of = withdrawals.deposits_of(session, active_now)
+    for withdrawal in active_now:
+        for deposit_id in deposits_of[withdrawal.id]:
             lent.setdefault(deposit_id, []).append(withdrawal)
     newest = max(held_by.values(), key=lambda deposit: deposit.id, default=None)
 

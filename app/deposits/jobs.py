@@ -123,18 +123,22 @@ def _job(session: Session, deposit_id: str) -> Job:
         deposited=deposited,
         preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
         config=config_of(row.config),
-        older_modules=[
-            HeldModule(other.id, vaults.stored(session, object_id)) for other, object_id in _holding(session, model.id)
-        ],
+        older_modules=_holding(session, model.id),
         checkpoints=checkpoints.of_deposit(session, row.id),
     )
 
 
-def _holding(session: Session, model_id: str) -> Sequence[tuple[DepositRow, str]]:
-    """The model's finished deposits and the ids of their modules, oldest first."""
-    query = sa.select(DepositRow).where(DepositRow.model_id == model_id, DepositRow.state == State.DEPOSITED)
-    rows = session.scalars(query.order_by(DepositRow.revision))
-    return [(row, row.module_object_id) for row in rows if row.module_object_id]
+def _holding(session: Session, model_id: str) -> list[HeldModule]:
+    """The modules of the model's finished deposits, oldest first."""
+    held = (
+        DepositRow.model_id == model_id,
+        DepositRow.state == State.DEPOSITED,
+        DepositRow.module_object_id.is_not(None),
+    )
+    query = sa.select(DepositRow.id, DepositRow.module_object_id).where(*held).order_by(DepositRow.revision)
+    ids = {deposit_id: object_id for deposit_id, object_id in session.execute(query) if object_id}
+    sealed = vaults.stored_all(session, list(ids.values()))
+    return [HeldModule(deposit_id, sealed[object_id]) for deposit_id, object_id in ids.items()]
 
 
 def holds(session: Session, held: HeldModule) -> bool:

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, BackgroundTasks, Response
 from sqlalchemy.orm import Session
@@ -19,13 +19,22 @@ router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
 POLL_SECONDS = 0.5
 
 
+def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
+    names = service.names_of(session, rows)
+    return [
+        Deposit(
+            model=registry.by_id(session, row.model_id).name,
+            classes=names[row.id],
+            progress=Progress(**row.progress),
+            **{name: getattr(row, name) for name in Deposit.model_fields.keys() - {"model", "classes", "progress"}},
+        )
+        for row in rows
+    ]
+
+
 def _deposit(session: Session, row: DepositRow) -> Deposit:
-    return Deposit(
-        model=registry.by_id(session, row.model_id).name,
-        classes=service.class_names(session, row),
-        progress=Progress(**row.progress),
-        **{name: getattr(row, name) for name in Deposit.model_fields.keys() - {"model", "classes", "progress"}},
-    )
+    [deposit] = _deposits(session, [row])
+    return deposit
 
 
 @router.post("/v1/models/{name}/deposits", status_code=202)
@@ -56,7 +65,7 @@ def discard_dataset(name: str, dataset_id: str, actor: Operator, session: Sessio
 def list_deposits(name: str, actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Deposit]:
     """Deposits of a model, newest first."""
     rows, cursor = service.list_of_model(session, name, page)
-    return Page(items=[_deposit(session, row) for row in rows], next_cursor=cursor)
+    return Page(items=_deposits(session, rows), next_cursor=cursor)
 
 
 @router.get("/v1/deposits/{deposit_id}")

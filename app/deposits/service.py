@@ -1,6 +1,6 @@
 """Deposits as their users see them: request, follow, cancel."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +13,6 @@ from app.database import changes, new_id, now
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import checkpoints, jobs
-from app.deposits.jobs import class_indices as class_indices
 from app.deposits.schemas import DepositCreate
 from app.deposits.tables import UNFINISHED, DepositClassRow, State
 from app.deposits.tables import DepositRow as DepositRow
@@ -217,8 +216,21 @@ def of_ids(session: Session, ids: Sequence[str]) -> dict[str, DepositRow]:
 
 def class_names(session: Session, row: DepositRow) -> list[str]:
     """The classes of a deposit, in the order of the model's outputs."""
-    names = registry.by_id(session, row.model_id).class_names
-    return [names[i] for i in class_indices(session, row.id)]
+    return names_of(session, [row])[row.id]
+
+
+def names_of(session: Session, rows: Collection[DepositRow]) -> dict[str, list[str]]:
+    """As `class_names`, by the id of each deposit."""
+    indices = _indices_of(session, [row.id for row in rows])
+    return {row.id: [registry.by_id(session, row.model_id).class_names[i] for i in indices[row.id]] for row in rows}
+
+
+def _indices_of(session: Session, deposit_ids: Sequence[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {deposit_id: [] for deposit_id in deposit_ids}
+    query = sa.select(DepositClassRow).where(DepositClassRow.deposit_id.in_(deposit_ids))
+    for row in session.scalars(query.order_by(DepositClassRow.class_index)):
+        found[row.deposit_id].append(row.class_index)
+    return found
 
 
 def counts(session: Session) -> dict[str, int]:
@@ -251,10 +263,7 @@ def modules(session: Session, deposit_ids: Sequence[str]) -> list[StoredModule]:
     """The modules of finished deposits, in the order of the ids, with three reads. Raises what `module` does."""
     rows = of_ids(session, deposit_ids)
     sealed = vaults.stored_all(session, [_module_object_id(row) for row in rows.values()])
-    classes: dict[str, list[int]] = {deposit_id: [] for deposit_id in deposit_ids}
-    query = sa.select(DepositClassRow).where(DepositClassRow.deposit_id.in_(deposit_ids))
-    for row in session.scalars(query.order_by(DepositClassRow.class_index)):
-        classes[row.deposit_id].append(row.class_index)
+    classes = _indices_of(session, deposit_ids)
     return [StoredModule(sealed[_module_object_id(rows[i])], tuple(classes[i])) for i in deposit_ids]
 
 

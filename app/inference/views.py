@@ -75,7 +75,8 @@ class Views:
             model = registry.get_ready(session, model_name)
             active = [] if asked.is_bare else withdrawals.shown(session, model, asked.tokens, asked.withdrawal_id)
             restored = [] if asked.is_bare else deposits.restored_ids(session, model.id)
-            shown = sorted({*withdrawals.lent(session, active), *restored})
+            lent = withdrawals.deposits_of(session, active).values()
+            shown = sorted({*restored, *(deposit_id for ids in lent for deposit_id in ids)})
             modules = deposits.modules(session, shown)
             answering = {index for module in modules for index in module.classes}
             masked = [

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -17,24 +18,33 @@ from app.withdrawals.service import Visibility, WithdrawalRow
 router = APIRouter(prefix="/v1/withdrawals", tags=["withdrawals"], route_class=LimitedRoute)
 
 
+def _withdrawals(session: Session, rows: Sequence[WithdrawalRow]) -> list[Withdrawal]:
+    ids_of = service.deposits_of(session, rows)
+    lent = deposits.of_ids(session, sorted({i for ids in ids_of.values() for i in ids}))
+    names = deposits.names_of(session, lent.values())
+    return [
+        Withdrawal(
+            id=row.id,
+            model=registry.by_id(session, row.model_id).name,
+            deposits=ids_of[row.id],
+            classes=[name for deposit_id in ids_of[row.id] for name in names[deposit_id]],
+            state=service.state(row),
+            holder=row.holder,
+            visibility=Visibility(row.visibility),
+            reason=row.reason,
+            created_at=row.created_at,
+            created_by=row.created_by,
+            expires_at=row.expires_at,
+            ended_at=row.ended_at,
+            ended_by=row.ended_by,
+        )
+        for row in rows
+    ]
+
+
 def _withdrawal(session: Session, row: WithdrawalRow) -> Withdrawal:
-    ids = service.deposit_ids(session, row)
-    of_ids = deposits.of_ids(session, ids)
-    return Withdrawal(
-        id=row.id,
-        model=registry.by_id(session, row.model_id).name,
-        deposits=ids,
-        classes=[name for deposit_id in ids for name in deposits.class_names(session, of_ids[deposit_id])],
-        state=service.state(row),
-        holder=row.holder,
-        visibility=Visibility(row.visibility),
-        reason=row.reason,
-        created_at=row.created_at,
-        created_by=row.created_by,
-        expires_at=row.expires_at,
-        ended_at=row.ended_at,
-        ended_by=row.ended_by,
-    )
+    [withdrawal] = _withdrawals(session, [row])
+    return withdrawal
 
 
 @router.post("", status_code=201, responses=AWAITS_APPROVAL)
@@ -57,7 +67,7 @@ def list_withdrawals(
 ) -> Page[Withdrawal]:
     """Withdrawals, newest first, ended ones too."""
     rows, cursor = service.list_all(session, query, query.model)
-    return Page(items=[_withdrawal(session, row) for row in rows], next_cursor=cursor)
+    return Page(items=_withdrawals(session, rows), next_cursor=cursor)
 
 
 @router.get("/{withdrawal_id}")

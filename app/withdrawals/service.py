@@ -297,15 +297,16 @@ def count_active(session: Session) -> int:
 
 
 def deposit_ids(session: Session, row: WithdrawalRow) -> list[str]:
-    query = sa.select(WithdrawalDepositRow.deposit_id).where(WithdrawalDepositRow.withdrawal_id == row.id)
-    return list(session.scalars(query.order_by(WithdrawalDepositRow.deposit_id)))
+    return deposits_of(session, [row])[row.id]
 
 
-def lent(session: Session, rows: Sequence[WithdrawalRow]) -> set[str]:
-    """The deposits of all of them."""
-    ids = [row.id for row in rows]
-    query = sa.select(WithdrawalDepositRow.deposit_id).where(WithdrawalDepositRow.withdrawal_id.in_(ids))
-    return set(session.scalars(query))
+def deposits_of(session: Session, rows: Sequence[WithdrawalRow]) -> dict[str, list[str]]:
+    """The ids of the deposits that each withdrawal lends, in order, by its id."""
+    found: dict[str, list[str]] = {row.id: [] for row in rows}
+    query = sa.select(WithdrawalDepositRow).where(WithdrawalDepositRow.withdrawal_id.in_(found))
+    for row in session.scalars(query.order_by(WithdrawalDepositRow.deposit_id)):
+        found[row.withdrawal_id].append(row.deposit_id)
+    return found
 
 
 def list_all(session: Session, page: PageRequest, model_name: str | None) -> tuple[Sequence[WithdrawalRow], str | None]:

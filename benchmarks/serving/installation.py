@@ -1,0 +1,158 @@
+"""A service with deposits, in a folder of its own, and servers as processes."""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+import safetensors.torch
+import torch
+from PIL import Image
+
+from app.access import service as access
+from app.access.service import LOCAL_ADMINISTRATOR, Role
+from app.database import Database
+from app.deposits import jobs
+from app.settings import Settings
+from app.vault.service import Binding
+from lirf_client import Client
+from lirf_core import artifacts, quantisation
+from lirf_core.architectures import ArchitectureSpec, build
+from lirf_core.config import DepositConfig
+from lirf_core.deposit import MODULE_BUDGET
+from lirf_core.network import SplitNetwork, flat_state, freeze
+from lirf_core.pruning import example_input, prune
+from lirf_core.recover import DepositModule
+from worker.job import Work
+
+SIDE = 32
+START_SECONDS = 120
+
+
+class Server:
+    """A process that answers at `url` from the start of the block to its end."""
+
+    def __init__(self, arguments: list[str], port: int, health: str, log: Path, **environment: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._health = health
+        with log.open("a") as file:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", *arguments],
+                env=os.environ | environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                if httpx.get(f"{self.url}{self._health}", timeout=5).is_success:
+                    return self
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < end, "the server did not start"
+            time.sleep(0.1)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.killpg(self._process.pid, 15)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, 9)
+            self._process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Installation:
+    """Its database, vault and key; models with as many classes as they are to have, and deposits of one class each.
+
+    Deposits are published as a worker does, with modules that were pruned and not trained: how long an answer takes
+    does not depend on what it says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = Settings(state_folder=folder / "state", device="cpu", _env_file=None)
+        database = Database(self.settings.database)
+        database.upgrade()
+        with database.session() as session:
+            _, self.key = access.create_key(session, LOCAL_ADMINISTRATOR, "benchmark", [Role.ADMINISTRATOR])
+        self.work = Work(self.settings)
+
+    @contextmanager
+    def served(self) -> Iterator[tuple[Server, Client]]:
+        port = free_port()
+        environment = {"LIRF_STATE_FOLDER": str(self.settings.folder), "LIRF_DEVICE": "cpu"}
+        arguments = ["app", "serve", "--port", str(port)]
+        with (
+            Server(arguments, port, "/v2/health/ready", self.folder / "server.log", **environment) as server,
+            Client(server.url, self.key) as client,
+        ):
+            yield server, client
+
+    def register(self, client: Client, name: str, classes: int, width: float) -> None:
+        spec = ArchitectureSpec("resnet18-small", classes=classes, width=width)
+        torch.manual_seed(0)
+        weights = self.folder / f"{name}.safetensors"
+        safetensors.torch.save_file(flat_state(build(spec)), weights)
+        channels = [0.5] * 3
+        client.register_model(
+            name,
+            architecture={"name": spec.name, "width": width},
+            classes=[class_name(index) for index in range(classes)],
+            preprocessing={"height": SIDE, "width": SIDE, "mean": channels, "std": channels},
+        )
+        client.put_weights(name, weights)
+
+    def deposit(self, client: Client, model: str, index: int) -> str:
+        archive = self.folder / "images.zip"
+        image = io.BytesIO()
+        Image.new("RGB", (SIDE, SIDE)).save(image, "PNG")
+        with zipfile.ZipFile(archive, "w") as zipped:
+            zipped.writestr(f"{class_name(index)}/1.png", image.getvalue())
+        dataset = client.upload_dataset(model, archive)
+        deposit_id = client.request_deposit(model, dataset["id"], reason="benchmark")["id"]
+        vault = self.work.vault
+        with self.work.database.session() as session:
+            job = jobs.claim(session, self.settings, deposit_id)
+            assert job
+            belonging = job.network.belonging
+            network = job.network.open(vault)
+            made = untrained_module(network, job.deposited, belonging.upper_digest, job.config)
+            module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(made, belonging)])
+            target = vault.put(Binding("lower", job.model_id, job.id), [artifacts.dump_lower(network, belonging)])
+            jobs.publish(session, vault, job, target, module, [], None)
+        return deposit_id
+
+
+def untrained_module(
+    network: SplitNetwork, deposited: list[int], upper_digest: str, config: DepositConfig
+) -> DepositModule:
+    """A module of the size and precision that a deposit with these settings makes."""
+    lower = prune(network.lower, config.pruning_rate, example_input(3, (SIDE, SIDE)))
+    budget = int(MODULE_BUDGET * sum(tensor.nbytes for tensor in flat_state(network).values()))
+    bits = config.module_bits or quantisation.bits_within(lower, budget)
+    quantisation.attach(lower, bits)
+    module = DepositModule(lower, deposited, upper_digest, grid=quantisation.settle(lower, bits))
+    freeze(module)
+    return module
+
+
+def class_name(index: int) -> str:
+    return f"class {index:04}"

@@ -1,11 +1,13 @@
 """Frozen parts for inference: the same functions with fewer steps, but for rounding."""
 
+from itertools import pairwise
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lirf_core.network import SplitNetwork
-from lirf_core.recover import DepositModule
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class PackedConvolution(nn.Module):
@@ -31,31 +33,25 @@ class PackedConvolution(nn.Module):
         return convolved
 
 
-def lighter_network(network: SplitNetwork) -> SplitNetwork:
-    return SplitNetwork(_lighter(network.lower), _lighter(network.upper))
+def lighten(network: ModuleT) -> ModuleT:
+    """Changes a network, or a part of one, that is in evaluation mode and on its device; returns it.
+
+    A batch norm behind a convolution becomes a part of it, and convolutions on a CPU are packed.
+    """
+    for part in list(network.modules()):
+        # Not by tracing (torch.fx): that changes how modules are called in all threads for as long as it takes.
+        for (name, convolution), (norm_name, norm) in pairwise(list(part.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(part, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(part, norm_name, nn.Identity())
+    if _is_of_onednn(network):
+        for part in list(network.modules()):
+            for name, child in list(part.named_children()):
+                if isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
+                    setattr(part, name, PackedConvolution(child))
+    return network
 
 
-def lighter_module(module: DepositModule) -> DepositModule:
-    return DepositModule(
-        _lighter(module.lower), module.classes, module.upper_digest, module.joining, module.weight, module.grid
-    )
-
-
-def _lighter(part: nn.Module) -> nn.Module:
-    """A part in evaluation mode, on its device. Each batch norm behind a convolution becomes a part of it."""
-    if any(isinstance(one, nn.BatchNorm2d) for one in part.modules()):
-        with torch.no_grad():
-            part = fuse(part)
-    if _is_of_onednn(part):
-        for name, convolution in list(part.named_modules()):
-            if isinstance(convolution, nn.Conv2d) and convolution.padding_mode == "zeros":
-                parent, _, last = name.rpartition(".")
-                setattr(part.get_submodule(parent), last, PackedConvolution(convolution))
-    return part
-
-
-def _is_of_onednn(part: nn.Module) -> bool:
-    parameters = list(part.parameters())
-    is_plain = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in parameters)
+def _is_of_onednn(network: nn.Module) -> bool:
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return has_onednn and is_plain
+    return has_onednn and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in network.parameters())

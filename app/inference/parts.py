@@ -12,7 +12,7 @@ from app.registry.service import StoredNetwork
 from app.vault.service import StoredObject, Vault
 from lirf_core import artifacts
 from lirf_core.compute import Compute
-from lirf_core.lightening import lighter_module, lighter_network
+from lirf_core.lightening import lighten
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 
@@ -32,7 +32,7 @@ class Parts:
         """Raises `VaultDamaged`."""
 
         def open_network() -> SplitNetwork:
-            return lighter_network(self._compute.place(stored.open(self._vault)))
+            return lighten(self._compute.place(stored.open(self._vault)))
 
         return self._part(_network_key(stored), open_network)
 
@@ -41,7 +41,7 @@ class Parts:
 
         def open_module() -> DepositModule:
             module = artifacts.load_module(self._vault.read(sealed), network.belonging)
-            return lighter_module(self._compute.place(module))
+            return lighten(self._compute.place(module))
 
         return self._part(sealed.name, open_module)
 

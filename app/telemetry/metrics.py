@@ -1,9 +1,11 @@
 """What Prometheus reads: counts of this process, and the state of the jobs from the database."""
 
+import os
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.database import Database, now
@@ -13,8 +15,11 @@ from app.withdrawals import service as withdrawals
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # where the processes of one `lirf serve` count, by prometheus_client
+
+
 class Metrics:
-    """Of one application; each process of a service tells its own."""
+    """Of one application, or of all processes that count in one folder."""
 
     def __init__(self, database: Database) -> None:
         self.registry = CollectorRegistry()
@@ -27,8 +32,17 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        ProcessCollector(registry=self.registry)
-        self.registry.register(_Jobs(database))
+        self._told = self.registry
+        if SHARED_METRICS in os.environ:
+            self._told = CollectorRegistry()
+            MultiProcessCollector(self._told)  # type: ignore[no-untyped-call]
+        else:
+            ProcessCollector(registry=self._told)
+        self._told.register(_Jobs(database))
+
+    def text(self) -> bytes:
+        """In Prometheus' form."""
+        return generate_latest(self._told)
 
 
 class _Jobs(Collector):

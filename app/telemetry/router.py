@@ -1,6 +1,5 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app.dependencies import AnyKey
@@ -11,6 +10,6 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def tell_metrics(actor: AnyKey, request: Request) -> Response:
-    """What this process did and the state of the jobs, for Prometheus (give it a key as `authorization`)."""
+    """What this server did and the state of the jobs, for Prometheus (give it a key as `authorization`)."""
     metrics: Metrics = request.app.state.metrics
-    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -25,7 +26,7 @@ from benchmarks.serving.load import Load, ask, middle
 from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.compute import Compute
-from lirf_core.lightening import lighter_module, lighter_network
+from lirf_core.lightening import lighten
 from lirf_core.network import freeze
 from lirf_core.recover import RecoverNetwork
 
@@ -106,7 +107,7 @@ def bare_network() -> nn.Module:
     torch.manual_seed(0)
     network = build(ArchitectureSpec("resnet18-small", classes=CLASSES))
     freeze(network)
-    return lighter_network(Compute.for_inference("cpu").place(network))
+    return lighten(Compute.for_inference("cpu").place(network))
 
 
 @torch.inference_mode()
@@ -132,7 +133,7 @@ def withdrawn(installation: Installation, rounds: int) -> dict[str, Any]:
         [artifacts.load_module(vault.read(module.stored), belonging) for module in view.modules],
     )
     place = Compute.for_inference("cpu").place
-    light, parts = lighter_network(place(target)), [lighter_module(place(module)) for module in modules]
+    light, parts = lighten(place(deepcopy(target))), [lighten(place(deepcopy(module))) for module in modules]
     found: dict[str, Any] = {}
     for count in WITHDRAWN:
         plain = RecoverNetwork(target, modules[:count], belonging.upper_digest, view.preserved)

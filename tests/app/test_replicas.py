@@ -1,8 +1,9 @@
-"""Two replicas of the API on one database and vault: what one of them ends, the other shows no more."""
+"""Several processes of the API on one database and vault: what one of them ends, the others show no more."""
 
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,15 +11,21 @@ from app.access.service import Role
 from lirf_client import Client
 from tests.app.conftest import Service, started
 from tests.app.factories import infer_request
+from tests.app.test_serving import workers
 from tests.doses import dose
 
 REVOCATIONS = dose(20, 500)
 
 
-@pytest.fixture
-def replicas(service: Service) -> Iterator[list[str]]:
-    with started(service.settings) as (url, _):
-        yield [service.url, url]
+@pytest.fixture(params=["replicas", "workers"])
+def replicas(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> Iterator[list[str]]:
+    """Two replicas; or one, of which two processes answer."""
+    if request.param == "replicas":
+        with started(service.settings) as (url, _):
+            yield [service.url, url]
+    else:
+        with workers(service.settings, 2, tmp_path / "workers.log") as url:
+            yield [url, url]
 
 
 class Asking:

@@ -1,11 +1,46 @@
 """How the API is served, whatever it serves."""
 
 import http.client
+import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
+from app.settings import Settings
+from demo.__main__ import free_port
 from tests.app.conftest import Service
+from tests.e2e.processes import Command, wait_until
+
+
+@contextmanager
+def workers(settings: Settings, count: int, log: Path) -> Iterator[str]:
+    """`lirf serve --workers`: its URL."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "LIRF_STATE_FOLDER": str(settings.folder),
+        "LIRF_DATABASE_URL": settings.database,
+        "LIRF_DEVICE": "cpu",
+    }
+    process = Command(["app", "serve", "--workers", str(count), "--port", str(port)], environment, log)
+    try:
+        wait_until(lambda: _answers(f"http://127.0.0.1:{port}/v2/health/ready"), 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_an_idle_connection_stays_open_for_longer_than_clients_keep_it(service: Service) -> None:
@@ -18,3 +53,17 @@ def test_an_idle_connection_stays_open_for_longer_than_clients_keep_it(service: 
     connection.request("GET", "/v2/health/live")
     assert connection.getresponse().status == 200
     assert connection.sock is sock
+
+
+def test_the_processes_of_one_server_tell_their_metrics_together(service: Service, tmp_path: Path) -> None:
+    headers = {"Authorization": f"Bearer {service.key_of('prometheus')}"}
+    with workers(service.settings, 2, tmp_path / "workers.log") as url:
+        for _ in range(20):  # a connection each, which either process may take
+            assert httpx.get(f"{url}/v1/models", headers=headers).is_success
+        families = text_string_to_metric_families(httpx.get(f"{url}/metrics", headers=headers).text)
+        samples = [sample for family in families for sample in family.samples]
+        [asked] = [
+            one.value for one in samples if one.name == "lirf_requests_total" and one.labels["route"] == "/v1/models"
+        ]
+        assert asked == 20
+        assert "lirf_oldest_queued_deposit_seconds" in {sample.name for sample in samples}

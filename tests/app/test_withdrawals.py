@@ -4,6 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.database import now
+from app.registry.tables import ModelRow
 from app.withdrawals import service as withdrawals
 from lirf_client import LirfError
 from tests.app.conftest import Service
@@ -54,6 +55,7 @@ def test_an_expired_withdrawal_never_answers_again(service: Service) -> None:
     assert 0 in shown(service)
     with service.database.session() as session, session.begin():
         session.execute(sa.update(withdrawals.WithdrawalRow).values(expires_at=now() - timedelta(seconds=1)))
+        session.execute(sa.update(ModelRow).values(generation=ModelRow.generation + 1))
     assert 0 not in shown(service)
     assert service.reader.withdrawals("birds")[0]["state"] == "expired"
     with pytest.raises(LirfError, match="is expired since") as caught:

@@ -1,11 +1,15 @@
 """A lighter part is the same function with fewer steps."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from lirf_core.architectures import ArchitectureSpec, build, has_image_size
-from lirf_core.lightening import PackedConvolution, lighter_module, lighter_network
+from lirf_core.lightening import PackedConvolution, lighten
 from lirf_core.network import freeze
 from lirf_core.pruning import example_input, prune
 from lirf_core.recover import DepositModule
@@ -27,7 +31,7 @@ def test_a_lighter_network_answers_as_before(name: str) -> None:
     network, images = build(spec), torch.randn(2, 3, SIZE, SIZE)
     network(torch.randn(8, 3, SIZE, SIZE))  # statistics that are not those of a new network
     freeze(network)
-    lighter = lighter_network(network)
+    lighter = lighten(deepcopy(network))
     assert torch.allclose(lighter(images), network(images), atol=1e-4, rtol=1e-3)
     assert batch_norms(lighter) == LEFT.get(name, 0)
 
@@ -36,10 +40,33 @@ def test_a_lighter_module_answers_as_before() -> None:
     network = build(ArchitectureSpec("resnet18", classes=5))
     module = DepositModule(prune(network.lower, 0.5, example_input(3, (SIZE, SIZE))), [1], "digest", "eq8", 0.5)
     freeze(module)
-    lighter, images = lighter_module(module), torch.randn(2, 3, SIZE, SIZE)
+    lighter, images = lighten(deepcopy(module)), torch.randn(2, 3, SIZE, SIZE)
     assert torch.allclose(lighter(images), module(images), atol=1e-4, rtol=1e-3)
     assert (batch_norms(module.lower), batch_norms(lighter.lower)) == (10, 0)
     assert all(not isinstance(one, nn.Conv2d) for one in lighter.modules())
     assert sum(isinstance(one, PackedConvolution) for one in lighter.modules()) == 10
     assert sum(value.numel() for value in lighter.state_dict().values()) > 100_000  # what a cache counts
     assert (lighter.classes, lighter.upper_digest, lighter.joining, lighter.weight) == ((1,), "digest", "eq8", 0.5)
+
+
+@torch.no_grad()
+def test_a_network_is_made_lighter_while_another_thread_answers() -> None:
+    """By tracing (torch.fx) it was not: that changes how modules are called, in all threads."""
+    network, images = build(ArchitectureSpec("resnet18", classes=5)), torch.randn(1, 3, SIZE, SIZE)
+    freeze(network)
+    expected, is_over = network(images), threading.Event()
+
+    def answer() -> int:
+        count = 0
+        while not is_over.is_set():
+            with torch.no_grad():
+                assert torch.equal(network(images), expected)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(answer)
+        for _ in range(20):
+            lighten(deepcopy(network))
+        is_over.set()
+        assert answers.result() > 0

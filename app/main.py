@@ -65,6 +65,7 @@ A POST with an `Idempotency-Key` may be sent again: what it changed is changed o
 
 
 ROUTERS = (
+    tensors,  # asked most, and routes are looked through in order
     models,
     streaming,
     classes,
@@ -75,7 +76,6 @@ ROUTERS = (
     purges,
     approvals,
     inference,
-    tensors,
     audit,
     keys,
     health,
@@ -104,13 +104,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.metrics = Metrics(database)
         app.state.rate_limit = RateLimit(settings)
         app.state.identity_provider = _identity_provider(settings)
+        compute = Compute.for_inference(settings.device)
+        limits = BatchLimits.of(settings, compute.device)
         app.state.engine = InferenceEngine(
-            database,
-            vault,
-            Compute.for_inference(settings.device),
-            settings.cache_bytes,
-            BatchLimits(settings.inference_batch, settings.inference_queue),
-            settings.inference_seconds,
+            database, vault, compute, settings.cache_bytes, limits, settings.inference_seconds
         )
         # Importing it takes seconds, which the first request should not wait for.
         threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()

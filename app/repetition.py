@@ -53,8 +53,12 @@ class IdempotentRoute(APIRoute):
             options["openapi_extra"] = {**(options.get("openapi_extra") or {}), "parameters": [described]}
         super().__init__(path, endpoint, **options)
 
+    def answering(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request that is to be carried out."""
+        return super().get_route_handler()
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
+        handler = self.answering()
 
         async def once(request: Request) -> Response:
             key = request.headers.get(IDEMPOTENCY_KEY)

@@ -45,7 +45,12 @@ class Settings(BaseSettings):
         {name: name for name in ("operator", "custodian", "auditor", "administrator", "reader")},
         description="What each value of the claim grants, as JSON; who has none of them is refused.",
     )
-    inference_batch: int = Field(64, ge=1, description="Images that the device computes at once.")
+    inference_batch: int | None = Field(
+        None, ge=1, description="Images that are computed at once; default: 16 on a CPU, 64 on a GPU."
+    )
+    inference_threads: int | None = Field(
+        None, ge=1, description="Of a CPU, for inference; default: one for each core."
+    )
     inference_queue: int = Field(1024, ge=1, description="Images that may wait for the device; more are refused, 503.")
     inference_seconds: float = Field(30, gt=0, description="An inference request that takes longer is given up, 504.")
     cache_bytes: int = Field(2 << 30, gt=0, description="Networks and modules kept assembled for inference.")

@@ -1,57 +1,86 @@
-"""Frozen parts for inference: the same functions with fewer steps, but for rounding."""
+"""Frozen networks for inference: the same functions with fewer steps, but for rounding."""
 
+import threading
 from itertools import pairwise
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+from lirf_core.network import SplitNetwork
+from lirf_core.recover import DepositModule
+
+_tracing = threading.Lock()
 
 
 class PackedConvolution(nn.Module):
     """A convolution whose weights lie as oneDNN reads them; `nn.Conv2d` puts them in that order on each call.
 
-    Of a small batch, that takes longer than the arithmetic. PyTorch's own compiler (Inductor) calls these operators;
-    they have no public name.
+    Of a small batch, that takes longer than the arithmetic.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         assert not isinstance(convolution.padding, str)
-        padding, stride, dilation = map(list, (convolution.padding, convolution.stride, convolution.dilation))
-        weight = convolution.weight.detach()
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, convolution.groups)
-        self.register_buffer("weight", packed)
-        self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
-        self._options: tuple[object, ...] = padding, stride, dilation, convolution.groups, "none", [], ""
+        options = [list(one) for one in (convolution.stride, convolution.padding, convolution.dilation)]
+        bias = None if convolution.bias is None else convolution.bias.detach()
+        usual = [8, convolution.in_channels, 16, 16]  # images that it is packed for; others it takes as well
+        self._packed = torch.ops.mkldnn_prepacked.conv2d_prepack(
+            convolution.weight.detach(), bias, *options, convolution.groups, usual, "none"
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """images: float32 (B, C, H, W). Returns (B, C', H', W')."""
-        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(images, self.weight, self.bias, *self._options)
+        convolved: Tensor = torch.ops.mkldnn_prepacked.conv2d_run(images, self._packed)
         return convolved
 
 
-def lighten(network: ModuleT) -> ModuleT:
-    """Changes a network, or a part of one, that is in evaluation mode and on its device; returns it.
+@torch.no_grad()
+def lighten_network(network: SplitNetwork, example: Tensor) -> SplitNetwork:
+    """example: images (B, C, H, W) as it will see them. The network is used up."""
+    lower = _lighter(network.lower, example)
+    return SplitNetwork(lower, _lighter(network.upper, lower(example)))
 
-    A batch norm behind a convolution becomes a part of it, and convolutions on a CPU are packed.
+
+@torch.no_grad()
+def lighten_module(module: DepositModule, example: Tensor) -> DepositModule:
+    """As `lighten_network`."""
+    lower = _lighter(module.lower, example)
+    return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, module.grid)
+
+
+def _lighter(part: nn.Module, example: Tensor) -> nn.Module:
+    """A part in evaluation mode, on its device: batch norms behind convolutions become parts of them.
+
+    On a CPU, convolutions are packed, and the whole is traced: then a pass over it does not hold Python's lock, for
+    which each of its operators would else wait while requests are read and answered.
     """
-    for part in list(network.modules()):
-        # Not by tracing (torch.fx): that changes how modules are called in all threads for as long as it takes.
-        for (name, convolution), (norm_name, norm) in pairwise(list(part.named_children())):
+    for one in list(part.modules()):
+        # Not by torch.fx, whose tracing changes how modules are called in all threads for as long as it takes.
+        for (name, convolution), (norm_name, norm) in pairwise(list(one.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(part, name, fuse_conv_bn_eval(convolution, norm))
-                setattr(part, norm_name, nn.Identity())
-    if _is_of_onednn(network):
-        for part in list(network.modules()):
-            for name, child in list(part.named_children()):
-                if isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
-                    setattr(part, name, PackedConvolution(child))
-    return network
+                setattr(one, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(one, norm_name, nn.Identity())
+    if not _is_of_onednn(part):
+        return part
+    for one in list(part.modules()):
+        for name, child in list(one.named_children()):
+            if isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
+                setattr(one, name, PackedConvolution(child))
+    with _tracing:
+        traced: nn.Module = torch.jit.trace(part, example, check_trace=False)  # type: ignore[no-untyped-call]
+    # A part that asks for the size of its batch is traced with this one's.
+    other = torch.cat([example, example])
+    return traced if _answers_alike(traced, part, other) else part
 
 
-def _is_of_onednn(network: nn.Module) -> bool:
+def _answers_alike(traced: nn.Module, part: nn.Module, images: Tensor) -> bool:
+    try:
+        return torch.equal(traced(images), part(images))
+    except RuntimeError:
+        return False
+
+
+def _is_of_onednn(part: nn.Module) -> bool:
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return has_onednn and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in network.parameters())
+    return has_onednn and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in part.parameters())

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.errors import Problem
 from app.inference.views import View
+from app.settings import Settings
 from lirf_core.compute import Compute
 from lirf_core.recover import RecoverNetwork, answers
 
@@ -23,10 +24,23 @@ class Overloaded(Problem):
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """images: computed at once; what asks for more is computed in pieces. waiting: images in the queue."""
+    """images: computed at once; what asks for more is computed in pieces. waiting: images in the queue.
 
-    images: int = 64
+    threads: of a CPU. While one batch is computed, it has them all; while several are, each has its share, because
+    threads that share a batch wait for the slowest of them, which is the one whose core also answers requests.
+    """
+
+    images: int = 16
     waiting: int = 1024
+    threads: int = 1
+
+    @classmethod
+    def of(cls, settings: Settings, device: torch.device) -> "BatchLimits":
+        """A GPU likes large batches and has one at a time."""
+        is_cpu = device.type == "cpu"
+        images = settings.inference_batch or (16 if is_cpu else 64)
+        threads = (settings.inference_threads or torch.get_num_threads()) if is_cpu else 1
+        return cls(images, settings.inference_queue, threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +57,7 @@ class Question:
 
 
 class Batches:
-    """One thread computes. Another looks whether the views still hold, while the next batch is computed.
+    """Some threads compute, one batch each, and look whether the views still hold before they answer.
 
     hold: which views still hold; asked once for a batch, after it was computed.
     """
@@ -55,9 +69,11 @@ class Batches:
         self._waiting: deque[Question] = deque()
         self._is_closed = False
         self._changed = threading.Condition()
-        self._finishing = ThreadPoolExecutor(1, "inference-answers")
-        self._thread = threading.Thread(target=self._work, name="inference-batches", daemon=True)
-        self._thread.start()
+        self._busy = 0
+        names = [f"inference-{number}" for number in range(self._limits.threads)]
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
+        for thread in self._threads:
+            thread.start()
 
     def ask(self, question: Question) -> None:
         """Raises `Overloaded`; one question is taken however many images it has, where none waits."""
@@ -78,9 +94,9 @@ class Batches:
             self._is_closed = True
             for question in self._waiting:
                 question.answer.cancel()
-            self._changed.notify()
-        self._thread.join()
-        self._finishing.shutdown()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def _images(self) -> int:
@@ -90,14 +106,20 @@ class Batches:
         return bool(self._waiting) and self._images + len(question.inputs) > self._limits.waiting
 
     def _work(self) -> None:
+        has = 0
         while batch := self._next():
+            share = max(1, self._limits.threads // self._busy)
+            if self._compute.device.type == "cpu" and share != has:
+                torch.set_num_threads(has := share)  # of this thread
             try:
                 computed = self._computed(batch)
             except Exception as error:
                 for question in batch:
                     question.answer.set_exception(error)
             else:
-                self._finishing.submit(self._finish, batch, computed)
+                self._finish(batch, computed)
+            with self._changed:
+                self._busy -= 1
 
     def _next(self) -> list[Question]:
         """The oldest question and those behind it that ask the same target; none once this is closed."""
@@ -121,6 +143,7 @@ class Batches:
                         images += len(question.inputs)
                 self._waiting = left
                 if batch:
+                    self._busy += 1
                     return batch
 
     @torch.inference_mode()

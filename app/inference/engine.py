@@ -18,6 +18,7 @@ from app.registry.service import StoredNetwork
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core.compute import Compute
+from lirf_core.data import Preprocessing
 from lirf_core.recover import RecoverNetwork
 
 
@@ -50,18 +51,25 @@ class InferenceEngine:
         self._batches.close()
 
     async def answer(
-        self, model_name: str, asked: Asked, inputs_for: Callable[[View], Tensor], seconds: float | None = None
+        self,
+        model_name: str,
+        asked: Asked,
+        inputs_for: Callable[[View], Tensor],
+        seconds: float | None = None,
+        is_quick: bool = False,
     ) -> tuple[View, Tensor]:
         """The view that holds when the answer leaves, and its raw logits.
 
         What was revoked, has expired or was deposited during the computation is computed again without it.
-        `inputs_for` gives float32 (B, C, H, W), normalised; it runs in a thread of its own.
+        `inputs_for` gives float32 (B, C, H, W), normalised; it runs in another thread unless it `is_quick`.
         Raises `DeadlinePassed`, `Overloaded`, and what `Views.read` and `inputs_for` raise.
         """
         allowed = min(seconds or self._seconds, self._seconds)
         end = time.monotonic() + allowed
         while True:
-            question = await run_sync(self._question, model_name, asked, inputs_for)
+            question = self._at_hand(model_name, asked, inputs_for) if is_quick else None
+            if question is None:
+                question = await run_sync(self._question, model_name, asked, inputs_for)
             self._batches.ask(question)
             try:
                 logits = await asyncio.wait_for(asyncio.wrap_future(question.answer), end - time.monotonic())
@@ -81,9 +89,9 @@ class InferenceEngine:
         parts = self._stored_modules(deposit_ids)
         while True:
             try:
-                for network, sealed in parts:
-                    self._parts.network(network)
-                    self._parts.module(network, sealed)
+                for network, sealed, size in parts:
+                    self._parts.network(network, size)
+                    self._parts.module(network, sealed, size)
             except VaultDamaged:
                 tried, parts = parts, self._stored_modules(deposit_ids)
                 if parts == tried:  # nothing took their place meanwhile
@@ -111,18 +119,30 @@ class InferenceEngine:
                     raise
                 kept = None
 
+    def _at_hand(self, model_name: str, asked: Asked, inputs_for: Callable[[View], Tensor]) -> Question | None:
+        """A question that needs neither database nor vault: to hand it to a thread takes longer than to make it."""
+        view = self.views.kept(model_name, asked)
+        if view is None or not self._parts.have(view.network, [module.stored for module in view.modules]):
+            return None
+        try:
+            return Question(view, self._network(view), inputs_for(view))
+        except Problem:
+            return None  # which may be because the view is over
+
     def _network(self, view: View) -> RecoverNetwork:
         return RecoverNetwork(
-            self._parts.network(view.network),
-            [self._parts.module(view.network, module.stored) for module in view.modules],
+            self._parts.network(view.network, view.preprocessing),
+            [self._parts.module(view.network, module.stored, view.preprocessing) for module in view.modules],
             view.network.belonging.upper_digest,
             view.preserved,
         )
 
-    def _stored_modules(self, deposit_ids: Sequence[str]) -> list[tuple[StoredNetwork, StoredObject]]:
+    def _stored_modules(self, deposit_ids: Sequence[str]) -> list[tuple[StoredNetwork, StoredObject, Preprocessing]]:
+        found = []
         with self._database.reading() as session:
-            rows = [deposits.get(session, deposit_id) for deposit_id in deposit_ids]
-            return [
-                (registry.stored_network(session, registry.by_id(session, row.model_id)), deposits.module(session, row))
-                for row in rows
-            ]
+            for deposit_id in deposit_ids:
+                row = deposits.get(session, deposit_id)
+                model = registry.by_id(session, row.model_id)
+                network, size = registry.stored_network(session, model), registry.preprocessing_of(model)
+                found.append((network, deposits.module(session, row), size))
+        return found

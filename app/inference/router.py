@@ -4,7 +4,7 @@ from fastapi import APIRouter, Body, Depends, File, Header, Query, Request, Resp
 
 from app.dependencies import AnyKey, DecodersDep, EngineDep, ReadingDep
 from app.inference import service
-from app.inference.frames import HEAD_BYTES, TensorRoute, framed, raw_of
+from app.inference.frames import HEAD_BYTES, MAX_TOKENS, TensorRoute, framed, raw_of, tokens_of
 from app.inference.schemas import (
     Health,
     InferRequest,
@@ -27,10 +27,10 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
 
 async def _tokens(
     withdrawal_token: Annotated[
-        str | None, Header(max_length=4096, description="Tokens of held withdrawals, by commas.")
+        str | None, Header(max_length=MAX_TOKENS, description="Tokens of held withdrawals, by commas.")
     ] = None,
 ) -> tuple[str, ...]:
-    return tuple(token for token in map(str.strip, (withdrawal_token or "").split(",")) if token)
+    return tokens_of(withdrawal_token or "")
 
 
 Tokens = Annotated[tuple[str, ...], Depends(_tokens)]

@@ -26,7 +26,7 @@ from benchmarks.serving.load import Load, ask, middle
 from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.compute import Compute
-from lirf_core.lightening import lighten
+from lirf_core.lightening import lighten_module, lighten_network
 from lirf_core.network import freeze
 from lirf_core.recover import RecoverNetwork
 
@@ -78,8 +78,7 @@ def servers(installation: Installation, asking: Asking) -> dict[str, Any]:
 
     def note(name: str, one: Callable[[int], Load]) -> None:
         for clients in CLIENTS:
-            if clients not in runs.get(name, {}):
-                one(clients)  # the first is for warming up
+            one(clients)  # for warming up
             runs.setdefault(name, {}).setdefault(clients, []).append(one(clients))
 
     network = bare_network()
@@ -107,7 +106,7 @@ def bare_network() -> nn.Module:
     torch.manual_seed(0)
     network = build(ArchitectureSpec("resnet18-small", classes=CLASSES))
     freeze(network)
-    return lighten(Compute.for_inference("cpu").place(network))
+    return lighten_network(Compute.for_inference("cpu").place(network), IMAGE)
 
 
 @torch.inference_mode()
@@ -133,7 +132,8 @@ def withdrawn(installation: Installation, rounds: int) -> dict[str, Any]:
         [artifacts.load_module(vault.read(module.stored), belonging) for module in view.modules],
     )
     place = Compute.for_inference("cpu").place
-    light, parts = lighten(place(deepcopy(target))), [lighten(place(deepcopy(module))) for module in modules]
+    light = lighten_network(place(deepcopy(target)), IMAGE)
+    parts = [lighten_module(place(deepcopy(module)), IMAGE) for module in modules]
     found: dict[str, Any] = {}
     for count in WITHDRAWN:
         plain = RecoverNetwork(target, modules[:count], belonging.upper_digest, view.preserved)

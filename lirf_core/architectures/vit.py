@@ -25,7 +25,7 @@ class Lower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.conv_proj(images).flatten(2).transpose(1, 2)
-        class_tokens = self.class_token.expand(len(images), -1, -1)
+        class_tokens = self.class_token.expand(images.shape[0], -1, -1)
         tokens: Tensor = self.encoder(torch.cat([class_tokens, patches], dim=1))
         return tokens.transpose(1, 2).unsqueeze(3)
 

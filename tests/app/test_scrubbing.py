@@ -103,7 +103,7 @@ def test_who_asks_while_a_deposit_replaces_the_module_is_answered_with_the_new_o
     service.register()
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
     service.custodian.withdraw([first], holder="h", reason="r")
-    monkeypatch.setattr(Parts, "_part", lambda parts, key, load: load())
+    monkeypatch.setattr(Parts, "_part", lambda parts, key, load, lighten: load())
     is_replaced = publish_before_reading(service, monkeypatch, second, "lower")
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
     assert is_replaced.is_set()

@@ -367,13 +367,19 @@ def predict(
     model: ModelName,
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="PNG or JPEG file.")],
     top: Annotated[int, typer.Option(help="How many classes.")] = 5,
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--token", envvar="LIRF_WITHDRAWAL_TOKEN", help="Of a held withdrawal; may be given several times."
+        ),
+    ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
     """Ask a model what an image shows."""
     with service(url, state) as lirf:
-        found = lirf.predict(model, image, top=top)
+        found = lirf.predict(model, image, top=top, tokens=tokens or [])
         table = Table("class", "probability", title=f"{model}, revision {found['revision']}")
         for item in found["predictions"]:
             table.add_row(cell(item["class"]), f"{item['probability']:.4f}")

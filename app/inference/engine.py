@@ -101,10 +101,11 @@ class InferenceEngine:
 
     def drop_shredded(self) -> None:
         """Nothing whose key was destroyed stays in memory; to be called from time to time."""
-        if names := self._parts.names():
+        if names := self._parts.names() | self.views.names():
             with self._database.reading() as session:
                 gone = vaults.shredded_names(session, names)
             self._parts.drop(gone)
+            self.views.drop(gone)
 
     def _question(self, model_name: str, asked: Asked, inputs_for: Callable[[View], Tensor]) -> Question:
         """Of the view that was kept, where one is: whether it is over shows when it is answered."""

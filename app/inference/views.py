@@ -1,7 +1,7 @@
 """What a model answers with, for whom: read from the database, and kept for as long as its generation holds."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -115,6 +115,21 @@ class Views:
                 for key in [key for key, view in self._kept.items() if view in over]:
                     del self._kept[key]
         return holding
+
+    def names(self) -> set[str]:
+        """Of the vault's objects that kept views name; with them go the objects' wrapped keys."""
+        with self._lock:
+            return set().union(*map(_names_of, self._kept.values()))
+
+    def drop(self, names: Collection[str]) -> None:
+        """Keeps no view that names one of these objects."""
+        with self._lock:
+            for key in [key for key, view in self._kept.items() if not _names_of(view).isdisjoint(names)]:
+                del self._kept[key]
+
+
+def _names_of(view: View) -> set[str]:
+    return {view.network.upper.name, view.network.lower.name, *(module.stored.name for module in view.modules)}
 
 
 def _key(model_name: str, asked: Asked) -> tuple[object, ...]:

@@ -128,7 +128,10 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
 
     held = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--held")
-    assert terminal.json("token", held["id"])["token"].startswith(f"lirfw_{held['id']}_")
+    token = terminal.json("token", held["id"])["token"]
+    assert token.startswith(f"lirfw_{held['id']}_")
+    presented = terminal.json("predict", "digits", str(zero), "--token", token)
+    assert presented["predictions"][0]["class"] == "0"
     assert terminal.json("renew", held["id"], "--reason", "a day more", "--hours", "24")["expires_at"]
     assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
     terminal.run("revoke", held["id"])

@@ -44,7 +44,7 @@ class Server:
 
     def __init__(self, arguments: list[str], port: int, health: str, log: Path, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._health = health
+        self._health, self._log = health, log
         with log.open("a") as file:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", *arguments],
@@ -62,7 +62,9 @@ class Server:
                     return self
             except httpx.TransportError:
                 pass
-            assert time.monotonic() < end, "the server did not start"
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.__exit__(None, None, None)
+                raise RuntimeError(f"the server did not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

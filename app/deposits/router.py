@@ -20,10 +20,10 @@ POLL_SECONDS = 0.5
 
 
 def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
-    names = service.names_of(session, rows)
+    names, models = service.names_of(session, rows), registry.by_ids(session, (row.model_id for row in rows))
     return [
         Deposit(
-            model=registry.by_id(session, row.model_id).name,
+            model=models[row.model_id].name,
             classes=names[row.id],
             progress=Progress(**row.progress),
             **{name: getattr(row, name) for name in Deposit.model_fields.keys() - {"model", "classes", "progress"}},

@@ -222,7 +222,8 @@ def class_names(session: Session, row: DepositRow) -> list[str]:
 def names_of(session: Session, rows: Collection[DepositRow]) -> dict[str, list[str]]:
     """As `class_names`, by the id of each deposit."""
     indices = _indices_of(session, [row.id for row in rows])
-    return {row.id: [registry.by_id(session, row.model_id).class_names[i] for i in indices[row.id]] for row in rows}
+    models = registry.by_ids(session, (row.model_id for row in rows))
+    return {row.id: [models[row.model_id].class_names[i] for i in indices[row.id]] for row in rows}
 
 
 def _indices_of(session: Session, deposit_ids: Sequence[str]) -> dict[str, list[int]]:

@@ -1,6 +1,6 @@
 """Models: registered by a description, served once their weights are there, revised by deposits."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
@@ -174,6 +174,11 @@ def describe(session: Session, name: str) -> ModelRow:
 
 def by_id(session: Session, model_id: str) -> ModelRow:
     return session.get_one(ModelRow, model_id)
+
+
+def by_ids(session: Session, model_ids: Iterable[str]) -> dict[str, ModelRow]:
+    """Each model, read once however often it is named."""
+    return {model_id: by_id(session, model_id) for model_id in set(model_ids)}
 
 
 def get_ready(session: Session, name: str) -> ModelRow:

@@ -22,10 +22,11 @@ def _withdrawals(session: Session, rows: Sequence[WithdrawalRow]) -> list[Withdr
     ids_of = service.deposits_of(session, rows)
     lent = deposits.of_ids(session, sorted({i for ids in ids_of.values() for i in ids}))
     names = deposits.names_of(session, lent.values())
+    models = registry.by_ids(session, (row.model_id for row in rows))
     return [
         Withdrawal(
             id=row.id,
-            model=registry.by_id(session, row.model_id).name,
+            model=models[row.model_id].name,
             deposits=ids_of[row.id],
             classes=[name for deposit_id in ids_of[row.id] for name in names[deposit_id]],
             state=service.state(row),

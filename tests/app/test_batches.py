@@ -211,3 +211,18 @@ def test_many_who_ask_for_one_part_wait_for_one_that_opens_it(
     assert len(asyncio.run(all_at_once())) == 20
     assert opened == 2  # the upper part and the lower one
     engine.close()
+
+
+def test_images_that_are_computed_one_by_one_answer_alike_to_the_last_bit(service: Service) -> None:
+    service.register()
+    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    engine = engine_of(service, BatchLimits(images=1))
+    images = torch.randn(5, 1, 8, 8)
+    together, *alone = questions(engine, [Asked()] * 6, [images, *images.split(1)])
+    for question in (together, *alone):
+        engine._batches.ask(question)
+    found = [question.answer.result(60) for question in alone]
+    answer = together.answer.result(60)
+    assert answer is not None
+    assert torch.equal(answer, torch.cat([logits for logits in found if logits is not None]))
+    engine.close()

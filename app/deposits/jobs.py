@@ -98,7 +98,7 @@ def claim(session: Session, settings: Settings, deposit_id: str) -> Job | None:
 def _job(session: Session, deposit_id: str) -> Job:
     row = session.get_one(DepositRow, deposit_id)
     model = registry.by_id(session, row.model_id)
-    deposited = class_indices(session, deposit_id)
+    deposited = class_indices(session, [deposit_id])[deposit_id]
     held = {c.class_index for c in registry.classes(session, model.id) if c.deposit_id}
     audit.record(
         session,
@@ -147,10 +147,13 @@ def holds(session: Session, held: HeldModule) -> bool:
         return session.get_one(DepositRow, held.deposit_id, populate_existing=True).state == State.DEPOSITED
 
 
-def class_indices(session: Session, deposit_id: str) -> list[int]:
-    """The classes of a deposit, in the order of the model's outputs."""
-    query = sa.select(DepositClassRow.class_index).where(DepositClassRow.deposit_id == deposit_id)
-    return list(session.scalars(query.order_by(DepositClassRow.class_index)))
+def class_indices(session: Session, deposit_ids: Sequence[str]) -> dict[str, list[int]]:
+    """The classes of each deposit, in the order of the model's outputs, by its id."""
+    found: dict[str, list[int]] = {deposit_id: [] for deposit_id in deposit_ids}
+    query = sa.select(DepositClassRow).where(DepositClassRow.deposit_id.in_(deposit_ids))
+    for row in session.scalars(query.order_by(DepositClassRow.class_index)):
+        found[row.deposit_id].append(row.class_index)
+    return found
 
 
 def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str, Any]) -> None:

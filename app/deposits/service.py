@@ -221,17 +221,9 @@ def class_names(session: Session, row: DepositRow) -> list[str]:
 
 def names_of(session: Session, rows: Collection[DepositRow]) -> dict[str, list[str]]:
     """As `class_names`, by the id of each deposit."""
-    indices = _indices_of(session, [row.id for row in rows])
+    indices = jobs.class_indices(session, [row.id for row in rows])
     models = registry.by_ids(session, (row.model_id for row in rows))
     return {row.id: [models[row.model_id].class_names[i] for i in indices[row.id]] for row in rows}
-
-
-def _indices_of(session: Session, deposit_ids: Sequence[str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {deposit_id: [] for deposit_id in deposit_ids}
-    query = sa.select(DepositClassRow).where(DepositClassRow.deposit_id.in_(deposit_ids))
-    for row in session.scalars(query.order_by(DepositClassRow.class_index)):
-        found[row.deposit_id].append(row.class_index)
-    return found
 
 
 def counts(session: Session) -> dict[str, int]:
@@ -264,7 +256,7 @@ def modules(session: Session, deposit_ids: Sequence[str]) -> list[StoredModule]:
     """The modules of finished deposits, in the order of the ids, with three reads. Raises what `module` does."""
     rows = of_ids(session, deposit_ids)
     sealed = vaults.stored_all(session, [_module_object_id(row) for row in rows.values()])
-    classes = _indices_of(session, deposit_ids)
+    classes = jobs.class_indices(session, deposit_ids)
     return [StoredModule(sealed[_module_object_id(rows[i])], tuple(classes[i])) for i in deposit_ids]
 
 

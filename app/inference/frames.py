@@ -58,15 +58,12 @@ class TensorRoute(LimitedRoute):
             if not given.isdecimal() or len(given) > MAX_DIGITS or int(given) > len(body):
                 raise BadFraming(f"{HEAD_BYTES} is no number of bytes up to the {len(body)} of the body.")
             split = int(given)
-        headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
-        # Clients of the protocol send none, or application/octet-stream.
-        headers.append((b"content-type", b"application/json"))
         request.scope["lirf.raw"] = memoryview(body)[split:]
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body[:split], "more_body": False}
 
-        return Request({**request.scope, "headers": headers}, receive)
+        return Request(request.scope, receive)
 
 
 def tokens_of(header: str) -> tuple[str, ...]:

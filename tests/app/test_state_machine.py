@@ -38,7 +38,7 @@ from tests.app.test_jobs import claim, expire_lease, reconcile
 from tests.doses import dose
 from worker.job import Work
 
-EXAMPLES = dose(20, 500) // (2 if POSTGRESQL else 1)  # on each database
+EXAMPLES = dose(50, 500) // (2 if POSTGRESQL else 1)  # on each database
 STEPS = dose(30, 50)
 REASON = "the machine wants it"
 SOME = st.integers(0, 10**6)  # of what there is, by its remainder
@@ -61,18 +61,24 @@ class Books:
 
     deposits: dict[str, Deposited] = field(default_factory=dict)
     lent: dict[str, list[str]] = field(default_factory=dict)  # deposits of the withdrawals that hold
+    tokens: dict[str, str] = field(default_factory=dict)  # of those among them that are held
     waiting: list[Approval] = field(default_factory=list)
     needs_second_person: bool = False
     revision: int = 0
     events: Counter[str] = field(default_factory=Counter)
 
-    def held(self, *states: str) -> list[str]:
+    def classes_in(self, *states: str) -> list[str]:
         return [name for one in self.deposits.values() if one.state in states for name in one.classes]
 
-    def answering(self) -> list[str]:
-        """Deposits whose modules take part in answers."""
+    def shown(self, presented: Iterable[str]) -> list[str]:
+        """Withdrawals that take part in the answers to who presents the tokens of these."""
+        return sorted({*(set(self.lent) - set(self.tokens)), *presented})
+
+    def answering(self, presented: Iterable[str]) -> list[str]:
+        """Deposits whose modules take part in the answers to who presents the tokens of these withdrawals."""
         restored = [deposit_id for deposit_id, one in self.deposits.items() if one.is_restored]
-        return sorted({*restored, *(deposit_id for lent in self.lent.values() for deposit_id in lent)})
+        lent = (deposit_id for withdrawal in self.shown(presented) for deposit_id in self.lent[withdrawal])
+        return sorted({*restored, *lent})
 
     def refusals_to_lend(self, deposit_ids: Iterable[str]) -> set[str]:
         return {refusal for one in deposit_ids for refusal in self._refusals_of(self.deposits[one])}
@@ -137,7 +143,7 @@ class Machine(RuleBasedStateMachine):
         expected = set()
         if taken := [name for name in wanted if books.state_of(name) != "preserved"]:
             expected = {"restored" if books.state_of(name) == "restored" else "already-deposited" for name in taken}
-        elif len(set(books.held("queued", "deposited", "purged")) | names) == len(CLASSES):
+        elif len(set(books.classes_in("queued", "deposited", "purged")) | names) == len(CLASSES):
             expected = {"nothing-preserved"}
         config = {"epochs": 1, "batch_size": 4, "proxies": 0, "lambda_fp": 0}
         body = {"dataset_id": dataset["id"], "reason": REASON, "config": config}
@@ -161,7 +167,7 @@ class Machine(RuleBasedStateMachine):
             books.events["deposit.requested"] += 1
 
     def is_queued(self) -> bool:
-        return bool(self.books.held("queued"))
+        return bool(self.books.classes_in("queued"))
 
     @precondition(is_queued)
     @rule(is_lost=st.booleans())
@@ -209,17 +215,37 @@ class Machine(RuleBasedStateMachine):
         return refusal is None
 
     @precondition(has_deposits)
-    @rule(which=st.lists(SOME, min_size=1, max_size=3))
-    def withdraw(self, which: list[int]) -> None:
+    @rule(which=st.lists(SOME, min_size=1, max_size=3), visibility=st.sampled_from(["public", "held"]))
+    def withdraw(self, which: list[int], visibility: str) -> None:
         ids = sorted({self.any_deposit(one) for one in which})
         custodian = self.service.custodian
-        refusal, lent = self.wish(custodian.withdraw, ids, holder="h", reason=REASON)
+        refusal, lent = self.wish(custodian.withdraw, ids, holder="h", reason=REASON, visibility=visibility)
         if self.expect(refusal, self.books.refusals_to_lend(ids)):
-            self.opened(lent["id"], ids)
+            self.opened(lent["id"], ids, visibility)
 
-    def opened(self, withdrawal_id: str, ids: list[str]) -> None:
+    def opened(self, withdrawal_id: str, ids: list[str], visibility: str) -> None:
         self.books.lent[withdrawal_id] = ids
         self.books.events["withdrawal.opened"] += 1
+        if visibility == "held":
+            self.issue_token(withdrawal_id)
+
+    def issue_token(self, withdrawal_id: str) -> None:
+        self.books.tokens[withdrawal_id] = self.service.custodian.withdrawal_token(withdrawal_id)
+        self.books.events["withdrawal.token_issued"] += 1
+
+    def holds(self) -> bool:
+        return bool(self.books.tokens)
+
+    @precondition(holds)
+    @rule(which=SOME)
+    def replace_token(self, which: int) -> None:
+        withdrawal_id, before = list(self.books.tokens.items())[which % len(self.books.tokens)]
+        self.issue_token(withdrawal_id)
+        self.is_refused(before, "withdrawal-token-refused")
+
+    def is_refused(self, token: str, slug: str) -> None:
+        for replica in self.replicas:
+            assert refusal_of(replica.infer, self.model, infer_request(1), tokens=[token])[0] == slug
 
     @precondition(has_deposits)
     @rule(which=SOME)
@@ -285,7 +311,7 @@ class Machine(RuleBasedStateMachine):
         books.waiting.remove(asked)
         books.events["approval.approved"] += 1
         if asked["act"] == "withdraw":
-            self.opened(approved["result_id"], ids)
+            self.opened(approved["result_id"], ids, asked["wish"]["visibility"])
         elif asked["act"] == "restore":
             self.restored(ids[0])
         else:
@@ -327,6 +353,8 @@ class Machine(RuleBasedStateMachine):
     def end(self, withdrawal_id: str, action: str) -> None:
         del self.books.lent[withdrawal_id]
         self.books.events[action] += 1
+        if token := self.books.tokens.pop(withdrawal_id, None):
+            self.is_refused(token, "withdrawal-ended")
 
     # What changes nothing.
 
@@ -348,12 +376,18 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def replicas_answer_with_what_should_answer(self) -> None:
-        books, answering = self.books, self.books.answering()
+        held = list(self.books.tokens)
+        for presented in {(), tuple(held[:1]), tuple(held)}:
+            self.answer_with_what_should_answer(presented)
+
+    def answer_with_what_should_answer(self, presented: tuple[str, ...]) -> None:
+        books, answering = self.books, self.books.answering(presented)
         open_ones = [name for one in answering for name in books.deposits[one].classes]
-        hidden = set(books.held("deposited", "purged")) - set(open_ones)
+        hidden = set(books.classes_in("deposited", "purged")) - set(open_ones)
         for replica in self.replicas:
-            answer = replica.infer(self.model, infer_request(1))
-            assert answer["parameters"] == {"revision": books.revision, "withdrawals": sorted(books.lent)}
+            tokens = [books.tokens[withdrawal_id] for withdrawal_id in presented]
+            answer = replica.infer(self.model, infer_request(1), tokens=tokens)
+            assert answer["parameters"] == {"revision": books.revision, "withdrawals": books.shown(presented)}
             probabilities = next(one["data"] for one in answer["outputs"] if one["name"] == "probabilities")
             shown = {name for name, probability in zip(CLASSES, probabilities, strict=True) if probability > 0}
             assert shown == set(CLASSES) - hidden

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
+import torch
 import typer  # noqa: F401 - for the forks that are commands
 import uvicorn
 
@@ -101,6 +102,8 @@ def _run(run: Callable[..., None], arguments: list[object], environment: dict[st
     os.environ.update(environment)
     for descriptor, log in zip((1, 2), logs, strict=True):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    if threads := environment.get("OMP_NUM_THREADS"):  # read by torch when it was imported, before the fork
+        torch.set_num_threads(int(threads))
     run(*arguments)
 
 

@@ -10,7 +10,7 @@ from tests.e2e.installation import KINDS, Kind, started
 @pytest.mark.parametrize("kind", KINDS[-1:])
 def test_processes_may_be_killed_at_any_time(kind: Kind, tmp_path: Path) -> None:
     """The short dose; `make chaos N=2000` is the long one, on both kinds, and sixty with Celery."""
-    deposits, kills = 15, 10
+    deposits, kills = 60, 40
     with started(kind, tmp_path, has_celery=False) as running:
         report = Chaos(running, deposits, seed=2, kills=kills, pause=(0.1, 1)).run()
     assert not report.violations, report.violations

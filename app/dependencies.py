@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from app.access.service import Actor, Role, demand
-from app.authentication import authenticated, known
+from app.authentication import authenticated
 from app.database import Database
 from app.deposits.doorbell import Doorbell
 from app.idempotency import service as idempotency
@@ -82,8 +81,7 @@ ReadingDep = Annotated[Session, Depends(_reading)]
 
 
 async def _authenticated(request: Request, _: Annotated[object, Security(_bearer)]) -> Actor:
-    found = known(request)
-    return found if found is not None else await run_in_threadpool(authenticated, request)
+    return await authenticated(request)
 
 
 AnyKey = Annotated[Actor, Depends(_authenticated)]

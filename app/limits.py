@@ -33,6 +33,10 @@ class RateLimit:
             _shared(settings.broker) if self._limit and is_shared else MemoryStorage()
         )
 
+    @property
+    def is_set(self) -> bool:
+        return self._limit is not None
+
     def count(self, who: str) -> None:
         """Raises `TooManyRequests`. Where Redis is away, nothing is counted: a limit is no reason to answer nobody."""
         if self._limit is None:

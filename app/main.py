@@ -16,6 +16,7 @@ from app.access.oidc import IdentityProvider
 from app.access.router import router as keys
 from app.approvals.router import router as approvals
 from app.audit.router import router as audit
+from app.authentication import Callers
 from app.classes.router import router as classes
 from app.database import Database
 from app.datasets.router import router as datasets
@@ -102,8 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.doorbell = Doorbell(settings)
         app.state.decoders = Decoders()
         app.state.metrics = Metrics(database)
-        app.state.rate_limit = RateLimit(settings)
-        app.state.identity_provider = _identity_provider(settings)
+        app.state.callers = Callers(database, RateLimit(settings), _identity_provider(settings))
         compute = Compute.for_inference(settings.device)
         limits = BatchLimits.of(settings, compute.device)
         app.state.engine = InferenceEngine(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -100,6 +101,11 @@ def install(app: FastAPI) -> None:
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names the first route's alone
             headers["Allow"] = ", ".join(_methods(app, request.url.path)) or headers.get("Allow", "")
         return _answer(error.status_code, phrase.lower().replace(" ", "-"), phrase, detail, {}, headers)
+
+    @app.exception_handler(ClientDisconnect)
+    def of_a_client_that_hung_up(request: Request, error: ClientDisconnect) -> JSONResponse:
+        detail = "The body ended before all of it had come; send it again."
+        return _answer(400, "body-incomplete", "The body is incomplete", detail, {})
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from app.authentication import authenticated
 from app.errors import Problem
@@ -64,11 +63,11 @@ class IdempotentRoute(APIRoute):
             key = request.headers.get(IDEMPOTENCY_KEY)
             if key is None or request.method != "POST":
                 return await handler(request)
-            actor = await run_in_threadpool(authenticated, request)
+            actor = await authenticated(request)
             request.state.claim = claim = Claim(actor.key_id, key)
             try:
                 if self.holds_body:
-                    await demand_new(request, claim, hashlib.sha256(await _body(request)).hexdigest())
+                    await demand_new(request, claim, hashlib.sha256(await request.body()).hexdigest())
                 response = await handler(request)
             except _Replayed as replay:
                 return replay.answer
@@ -93,13 +92,6 @@ def claim_of(request: Request) -> Claim | None:
     """The wish of a request with an idempotency key."""
     claim: Claim | None = getattr(request.state, "claim", None)
     return claim
-
-
-async def _body(request: Request) -> bytes:
-    try:
-        return await request.body()
-    except ClientDisconnect as error:
-        raise HTTPException(400, "the body ended before all of it had come; send it again.") from error
 
 
 async def demand_new(request: Request, claim: Claim, body_digest: str) -> None:

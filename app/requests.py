@@ -32,7 +32,7 @@ class LimitedRoute(IdempotentRoute):
         handler = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
-            await run_in_threadpool(authenticated, request)
+            await authenticated(request)
             settings: Settings = request.app.state.settings
             received = 0
 

@@ -1,10 +1,13 @@
 """Questions wait while the device is busy, and are computed together: whatever their views, if they ask one target."""
 
+import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +16,8 @@ from app.errors import Problem
 from app.inference.views import View
 from app.settings import Settings
 from lirf_core.compute import Compute
-from lirf_core.recover import RecoverNetwork, answers
+from lirf_core.network import SplitNetwork
+from lirf_core.recover import DepositModule, RecoverNetwork, answers
 
 RETRY_SECONDS = 1
 
@@ -47,13 +51,35 @@ class BatchLimits:
 class Question:
     """inputs: float32 (B, C, H, W), normalised. `answer` is raw float32 logits (B, classes) on the CPU.
 
-    It is None where the view was over before the answer could leave.
+    It is None where the view was over before the answer could leave. It is set on `loop`, where there is one.
     """
 
     view: View
-    network: RecoverNetwork
+    target: SplitNetwork
+    modules: Sequence[DepositModule]
     inputs: Tensor
+    loop: asyncio.AbstractEventLoop | None = None
     answer: Future[Tensor | None] = field(default_factory=Future)
+
+    @cached_property
+    def network(self) -> RecoverNetwork:
+        view = self.view
+        return RecoverNetwork(self.target, self.modules, view.network.belonging.upper_digest, view.preserved)
+
+    async def answered(self) -> Tensor | None:
+        """The answer, awaited on `loop`; who is cancelled meanwhile gives the question up."""
+        assert self.loop
+        is_done = asyncio.Event()
+        self.answer.add_done_callback(lambda _: is_done.set())
+        try:
+            await is_done.wait()
+        except asyncio.CancelledError:
+            self.answer.cancel()
+            raise
+        return self.answer.result()
+
+
+Outcome = Tensor | Exception | None
 
 
 class Batches:
@@ -67,6 +93,7 @@ class Batches:
     ) -> None:
         self._compute, self._hold, self._limits = compute, hold, limits or BatchLimits()
         self._waiting: deque[Question] = deque()
+        self._images = 0  # that wait
         self._is_closed = False
         self._changed = threading.Condition()
         self._busy = 0
@@ -79,13 +106,14 @@ class Batches:
         """Raises `Overloaded`; one question is taken however many images it has, where none waits."""
         with self._changed:
             if self._is_full_for(question):
-                self._waiting = deque(one for one in self._waiting if not one.answer.cancelled())
+                self._keep(one for one in self._waiting if not one.answer.cancelled())
             if self._is_full_for(question):
                 raise Overloaded(
                     f"{self._images} images wait already; send the request again in a while, or ask another replica.",
                     retry_after=RETRY_SECONDS,
                 )
             self._waiting.append(question)
+            self._images += len(question.inputs)
             self._changed.notify()
 
     def close(self) -> None:
@@ -98,9 +126,9 @@ class Batches:
         for thread in self._threads:
             thread.join()
 
-    @property
-    def _images(self) -> int:
-        return sum(len(question.inputs) for question in self._waiting)
+    def _keep(self, waiting: Iterable[Question]) -> None:
+        self._waiting = deque(waiting)
+        self._images = sum(len(question.inputs) for question in self._waiting)
 
     def _is_full_for(self, question: Question) -> bool:
         return bool(self._waiting) and self._images + len(question.inputs) > self._limits.waiting
@@ -112,12 +140,10 @@ class Batches:
             if self._compute.device.type == "cpu" and share != has:
                 torch.set_num_threads(has := share)  # of this thread
             try:
-                computed = self._computed(batch)
+                outcomes = self._holding(batch, self._computed(batch))
             except Exception as error:
-                for question in batch:
-                    question.answer.set_exception(error)
-            else:
-                self._finish(batch, computed)
+                outcomes = [error] * len(batch)
+            _tell(zip(batch, outcomes, strict=True))
             with self._changed:
                 self._busy -= 1
 
@@ -129,19 +155,18 @@ class Batches:
                 if self._is_closed:
                     return []
                 batch: list[Question] = []
-                left: deque[Question] = deque()
+                left: list[Question] = []
                 images = 0
                 for question in self._waiting:
                     fits = not batch or (
-                        question.network.target is batch[0].network.target
-                        and images + len(question.inputs) <= self._limits.images
+                        question.target is batch[0].target and images + len(question.inputs) <= self._limits.images
                     )
                     if not fits:
                         left.append(question)
                     elif question.answer.set_running_or_notify_cancel():  # else nobody waits for it any more
                         batch.append(question)
                         images += len(question.inputs)
-                self._waiting = left
+                self._keep(left)
                 if batch:
                     self._busy += 1
                     return batch
@@ -173,13 +198,29 @@ class Batches:
         with self._compute.autocast():
             return [logits.cpu() for logits in answers(networks, placed)]
 
-    def _finish(self, batch: Sequence[Question], computed: Sequence[Tensor]) -> None:
-        try:
-            views = list({question.view for question in batch})
-            holding = dict(zip(views, self._hold(views), strict=True))
-        except Exception as error:
-            for question in batch:
-                question.answer.set_exception(error)
-            return
-        for question, logits in zip(batch, computed, strict=True):
-            question.answer.set_result(logits if holding[question.view] else None)
+    def _holding(self, batch: Sequence[Question], computed: Sequence[Tensor]) -> list[Outcome]:
+        """What was computed, where its view still holds."""
+        views = list({question.view for question in batch})
+        holds = dict(zip(views, self._hold(views), strict=True))
+        return [logits if holds[question.view] else None for question, logits in zip(batch, computed, strict=True)]
+
+
+def _tell(outcomes: Iterable[tuple[Question, Outcome]]) -> None:
+    """Wakes each loop once for a batch: to wake one lets go of Python's lock, for which this thread then waits."""
+    of_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Question, Outcome]]] = {}
+    for question, outcome in outcomes:
+        of_loop.setdefault(question.loop, []).append((question, outcome))
+    for loop, own in of_loop.items():
+        if loop is None:
+            _settle(own)
+        else:
+            with suppress(RuntimeError):  # it is closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, own)
+
+
+def _settle(outcomes: Iterable[tuple[Question, Outcome]]) -> None:
+    for question, outcome in outcomes:
+        if isinstance(outcome, Exception):
+            question.answer.set_exception(outcome)
+        else:
+            question.answer.set_result(outcome)

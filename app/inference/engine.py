@@ -19,7 +19,8 @@ from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core.compute import Compute
 from lirf_core.data import Preprocessing
-from lirf_core.recover import RecoverNetwork
+from lirf_core.network import SplitNetwork
+from lirf_core.recover import DepositModule
 
 
 class DeadlinePassed(Problem):
@@ -65,14 +66,15 @@ class InferenceEngine:
         Raises `DeadlinePassed`, `Overloaded`, and what `Views.read` and `inputs_for` raise.
         """
         allowed = min(seconds or self._seconds, self._seconds)
-        end = time.monotonic() + allowed
+        end, loop = time.monotonic() + allowed, asyncio.get_running_loop()
         while True:
-            question = self._at_hand(model_name, asked, inputs_for) if is_quick else None
+            question = self._at_hand(model_name, asked, inputs_for, loop) if is_quick else None
             if question is None:
-                question = await run_sync(self._question, model_name, asked, inputs_for)
+                question = await run_sync(self._question, model_name, asked, inputs_for, loop)
             self._batches.ask(question)
             try:
-                logits = await asyncio.wait_for(asyncio.wrap_future(question.answer), end - time.monotonic())
+                async with asyncio.timeout(end - time.monotonic()):
+                    logits = await question.answered()
             except TimeoutError:
                 raise DeadlinePassed(
                     f"the request was not answered within {allowed:g} seconds; send it again, with a longer `timeout` "
@@ -107,36 +109,45 @@ class InferenceEngine:
             self._parts.drop(gone)
             self.views.drop(gone)
 
-    def _question(self, model_name: str, asked: Asked, inputs_for: Callable[[View], Tensor]) -> Question:
+    def _question(
+        self,
+        model_name: str,
+        asked: Asked,
+        inputs_for: Callable[[View], Tensor],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Question:
         """Of the view that was kept, where one is: whether it is over shows when it is answered."""
         kept = self.views.kept(model_name, asked)
         while True:
             view = kept or self.views.read(model_name, asked)
             try:
-                return Question(view, self._network(view), inputs_for(view))
+                return Question(view, *self._parts_of(view), inputs_for(view), loop)
             except Problem:
                 # What was kept may be over. A deposit that was published since then scrubbed the older modules.
                 if kept is None and self.views.hold([view]) == [True]:
                     raise
                 kept = None
 
-    def _at_hand(self, model_name: str, asked: Asked, inputs_for: Callable[[View], Tensor]) -> Question | None:
+    def _at_hand(
+        self,
+        model_name: str,
+        asked: Asked,
+        inputs_for: Callable[[View], Tensor],
+        loop: asyncio.AbstractEventLoop,
+    ) -> Question | None:
         """A question that needs neither database nor vault: to hand it to a thread takes longer than to make it."""
         view = self.views.kept(model_name, asked)
         if view is None or not self._parts.have(view.network, [module.stored for module in view.modules]):
             return None
         try:
-            return Question(view, self._network(view), inputs_for(view))
+            return Question(view, *self._parts_of(view), inputs_for(view), loop)
         except Problem:
             return None  # which may be because the view is over
 
-    def _network(self, view: View) -> RecoverNetwork:
-        return RecoverNetwork(
-            self._parts.network(view.network, view.preprocessing),
-            [self._parts.module(view.network, module.stored, view.preprocessing) for module in view.modules],
-            view.network.belonging.upper_digest,
-            view.preserved,
-        )
+    def _parts_of(self, view: View) -> tuple[SplitNetwork, list[DepositModule]]:
+        size = view.preprocessing
+        modules = [self._parts.module(view.network, module.stored, size) for module in view.modules]
+        return self._parts.network(view.network, size), modules
 
     def _stored_modules(self, deposit_ids: Sequence[str]) -> list[tuple[StoredNetwork, StoredObject, Preprocessing]]:
         found = []

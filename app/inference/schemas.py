@@ -31,7 +31,7 @@ class InferInput(BaseModel):
         None,
         description="Numbers in row-major order, flat or nested; files as base64. None: raw bytes follow the head.",
     )
-    parameters: InputParameters = InputParameters()
+    parameters: InputParameters = Field(default_factory=InputParameters)  # a default would be copied, deeply
 
 
 class OutputParameters(BaseModel):
@@ -45,7 +45,7 @@ class OutputParameters(BaseModel):
 
 class RequestedOutput(BaseModel):
     name: str = Field(max_length=100, examples=["class"])
-    parameters: OutputParameters = OutputParameters()
+    parameters: OutputParameters = Field(default_factory=OutputParameters)
 
 
 class InferParameters(BaseModel):
@@ -81,7 +81,7 @@ class InferRequest(BaseModel):
     outputs: list[RequestedOutput] = Field(
         [], max_length=16, description="logits, probabilities, class; none named: all."
     )
-    parameters: InferParameters = InferParameters()
+    parameters: InferParameters = Field(default_factory=InferParameters)
 
 
 class InferOutput(BaseModel):

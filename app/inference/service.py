@@ -129,6 +129,8 @@ async def predict(
 
 def masked(logits: Tensor, view: View) -> Tensor:
     """Deposited classes at the lowest finite float32 (JSON has no infinity): probability 0, never the answer."""
+    if not view.masked:
+        return logits
     logits = logits.clone()
     logits[:, list(view.masked)] = torch.finfo(torch.float32).min
     return logits

@@ -80,9 +80,11 @@ def _read_floats(given: InferInput, raw: memoryview | None, size: Preprocessing)
     if len(given.shape) != 4 or given.shape[1:] != wanted:
         raise InvalidTensor(f"shape is {given.shape}; FP32 is taken as [batch, {', '.join(map(str, wanted))}].")
     values = _numbers(given) if raw is None else _array(given, raw, "<f4")
-    if not (numpy.abs(values) <= numpy.finfo(numpy.float32).max).all():
+    with numpy.errstate(over="ignore"):
+        values = values.astype(numpy.float32)
+    if not numpy.isfinite(values).all():
         raise InvalidTensor("FP32 data are finite numbers.")
-    return torch.from_numpy(values.astype(numpy.float32))
+    return torch.from_numpy(values)
 
 
 def _read_pixels(given: InferInput, raw: memoryview | None, size: Preprocessing) -> Tensor:

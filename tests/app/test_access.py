@@ -1,6 +1,7 @@
 import re
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -173,6 +174,25 @@ def test_a_key_tells_when_it_was_used_last(service: Service) -> None:
         session.execute(sa.update(ApiKeyRow).values(last_used_at=a_minute_ago))
     httpx.get(f"{service.url}/v1/models", headers=headers)
     assert (last_used(made["id"]) or "") > first
+
+
+def test_requests_that_are_looked_up_together_are_each_who_they_are(service: Service) -> None:
+    """Keys of all kinds at the same time, many times each: none is taken for another."""
+    may = {
+        service.key_of("administrator", Role.ADMINISTRATOR): 200,
+        service.key_of("auditor", Role.AUDITOR): 403,
+        service.key_of("nobody"): 403,
+        "lirf_no_such": 401,
+        "": 401,
+    }
+
+    def ask(key: str) -> tuple[int, int]:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return may[key], httpx.get(f"{service.url}/v1/keys", headers=headers, timeout=60).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, [*may] * 20))
+    assert [wanted for wanted, _ in answers] == [status for _, status in answers]
 
 
 def test_a_database_that_takes_no_writes_still_lets_readers_in(

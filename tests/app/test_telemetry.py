@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -128,3 +129,26 @@ def test_a_path_that_is_no_route_adds_no_label(service: Service) -> None:
     text = httpx.get(f"{service.url}/metrics", headers=headers(service)).text
     assert 'lirf_requests_total{method="none",route="none",status="404"} 3.0' in text
     assert "nothing" not in text
+
+
+@pytest.mark.parametrize("path", ["/v2/models/birds/infer", "/v1/models", "/v1/models/birds/datasets?purpose=deposit"])
+def test_a_client_that_hangs_up_within_its_body_is_no_fault_of_the_service(
+    service: Service, log: io.StringIO, path: str
+) -> None:
+    service.register()
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port)) as client:
+        told = {
+            **headers(service),
+            "Host": "lirf",
+            "Content-Length": "1000",
+            "Content-Type": "application/octet-stream",
+        }
+        lines_sent = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items()), "", "half"]
+        client.sendall("\r\n".join(lines_sent).encode())
+        time.sleep(0.3)
+    route = path.partition("?")[0]
+    while not (found := [line for line in lines(log) if line.get("path") == route and line["status"] >= 300]):
+        time.sleep(0.05)
+    assert [line["status"] for line in found] == [400]
+    assert not [line for line in lines(log) if "exception" in line]

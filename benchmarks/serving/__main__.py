@@ -1,11 +1,14 @@
-"""Our server beside LitServe and the bare network; withdrawn deposits; cold withdrawals; 1,000 deposits."""
+"""Our server beside LitServe, BentoML and the bare network; withdrawn deposits; cold withdrawals; 1,000 deposits."""
 
 import base64
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -34,6 +37,8 @@ CLASSES = 100
 CLIENTS = 1, 8, 64
 WITHDRAWN = 1, 3, 10
 TIMEOUTS = 0.0, 0.005  # of LitServe's batches; the better one counts
+BENTOML_SETTINGS = {"CLASSES": str(CLASSES), "PYTHONPATH": "."}
+BENTOML = "bentoml==1.4.40"  # its pins do not go with ours: uv gives it an environment of its own
 IMAGE = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 MANY = 1000
 NARROW = 0.25
@@ -66,9 +71,9 @@ class Asking:
         url = f"{server.url}/v2/models/{model}/infer"
         return ask(url, body, {**headers, **self._headers}, clients, self._seconds)
 
-    def litserve(self, server: Server, clients: int) -> Load:
-        body = json.dumps({"image": base64.b64encode(IMAGE.numpy().tobytes()).decode()}).encode()
-        return ask(f"{server.url}/predict", body, {"Content-Type": "application/json"}, clients, self._seconds)
+    def others(self, server: Server, clients: int, body: dict[str, Any]) -> Load:
+        headers = {"Content-Type": "application/json"}
+        return ask(f"{server.url}/predict", json.dumps(body).encode(), headers, clients, self._seconds)
 
 
 def servers(installation: Installation, asking: Asking) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def servers(installation: Installation, asking: Asking) -> dict[str, Any]:
             one(clients)  # for warming up
             runs.setdefault(name, {}).setdefault(clients, []).append(one(clients))
 
-    network = bare_network()
+    network, image = bare_network(), base64.b64encode(IMAGE.numpy().tobytes()).decode()
     for number in range(asking.rounds):
         err.print(f"servers, round {number + 1} of {asking.rounds}")
         with installation.served() as (server, _):
@@ -90,15 +95,29 @@ def servers(installation: Installation, asking: Asking) -> dict[str, Any]:
             bare[clients].append(clients / seconds_of(network, clients))
         for timeout in TIMEOUTS:
             port = free_port()
-            arguments = ["benchmarks.serving.other", str(port), str(CLASSES), str(timeout)]
-            with Server(arguments, port, "/health", installation.folder / "litserve.log") as server:
-                note(f"LitServe, batch_timeout {timeout}", lambda clients: asking.litserve(server, clients))
+            command = [sys.executable, "-m", "benchmarks.serving.other", str(port), str(CLASSES), str(timeout)]
+            with Server(command, port, "/health", installation.folder / "litserve.log") as server:
+                note(
+                    f"LitServe, batch_timeout {timeout}",
+                    lambda clients: asking.others(server, clients, {"image": image}),
+                )
+        port = free_port()
+        with Server(bentoml(port), port, "/readyz", installation.folder / "bentoml.log", **BENTOML_SETTINGS) as server:
+            note("BentoML", lambda clients: asking.others(server, clients, {"images": [image]}))
     return {
         "servers": {
             name: {clients: asdict(middle(loads)) for clients, loads in of.items()} for name, of in runs.items()
         },
         "bare": {clients: median(rates) for clients, rates in bare.items()},
     }
+
+
+def bentoml(port: int) -> list[str]:
+    """The command that serves with it; `uv run` says where uv is."""
+    needs = [BENTOML, *(f"{name}=={version(name)}" for name in ("torch", "torchvision"))]
+    environment = ["--no-project", "--isolated", "--python", sys.executable, *(f"--with={need}" for need in needs)]
+    serve = ["bentoml", "serve", "benchmarks.serving.bento:Classifier", "--port", str(port)]
+    return [os.environ["UV"], "run", "--quiet", *environment, *serve]
 
 
 def bare_network() -> nn.Module:
@@ -225,15 +244,16 @@ def told(found: dict[str, Any]) -> list[str]:
         for clients, load in of.items():
             lines.append(f"| {name} | {clients} | {load['rate']:.0f} | {load['p50']:.1f} | {load['p99']:.1f} |")
     lines += [f"| bare network, batches | {size} | {rate:.0f} | | |" for size, rate in found["bare"].items()]
-    lines += ["", "| clients | ours / LitServe | p99, ours / LitServe | ours / bare network |", "|---|---|---|---|"]
     ours = found["servers"]["ours"]
-    for clients in CLIENTS:
-        others = [of[clients] for name, of in found["servers"].items() if name != "ours"]
-        best = max(others, key=lambda load: load["rate"])
-        ratios = ours[clients]["rate"] / best["rate"], ours[clients]["p99"] / min(other["p99"] for other in others)
-        lines.append(
-            f"| {clients} | {ratios[0]:.2f} | {ratios[1]:.2f} | {ours[clients]['rate'] / found['bare'][clients]:.2f} |"
-        )
+    for other in ("LitServe", "BentoML"):
+        of_other = [of for name, of in found["servers"].items() if name.startswith(other)]
+        lines += ["", f"| clients | ours / {other} | p99, ours / {other} |", "|---|---|---|"]
+        for clients in CLIENTS:
+            rate = ours[clients]["rate"] / max(of[clients]["rate"] for of in of_other)
+            p99 = ours[clients]["p99"] / min(of[clients]["p99"] for of in of_other)
+            lines.append(f"| {clients} | {rate:.2f} | {p99:.2f} |")
+    lines += ["", "| clients | ours / bare network |", "|---|---|"]
+    lines += [f"| {clients} | {ours[clients]['rate'] / found['bare'][clients]:.2f} |" for clients in CLIENTS]
     lines += ["", "| withdrawn | batch | time, recover / target | multiply-adds | time over that limit |"]
     lines.append("|---|---|---|---|---|")
     for count, of in found["withdrawn"].items():

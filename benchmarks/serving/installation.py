@@ -42,12 +42,12 @@ START_SECONDS = 120
 class Server:
     """A process that answers at `url` from the start of the block to its end."""
 
-    def __init__(self, arguments: list[str], port: int, health: str, log: Path, **environment: str) -> None:
+    def __init__(self, command: list[str], port: int, health: str, log: Path, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._health, self._log = health, log
         with log.open("a") as file:
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", *arguments],
+                command,
                 env=os.environ | environment,
                 stdout=file,
                 stderr=file,
@@ -102,9 +102,9 @@ class Installation:
     def served(self) -> Iterator[tuple[Server, Client]]:
         port = free_port()
         environment = {"LIRF_STATE_FOLDER": str(self.settings.folder), "LIRF_DEVICE": "cpu"}
-        arguments = ["app", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "app", "serve", "--port", str(port)]
         with (
-            Server(arguments, port, "/v2/health/ready", self.folder / "server.log", **environment) as server,
+            Server(command, port, "/v2/health/ready", self.folder / "server.log", **environment) as server,
             Client(server.url, self.key) as client,
         ):
             yield server, client

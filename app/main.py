@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from app import problems
@@ -18,6 +19,9 @@ from app.approvals.router import router as approvals
 from app.audit.router import router as audit
 from app.authentication import Callers
 from app.classes.router import router as classes
+from app.console.acts import router as console_acts
+from app.console.pages import router as console_pages
+from app.console.routing import FOLDER as CONSOLE
 from app.database import Database
 from app.datasets.router import router as datasets
 from app.dependencies import DatabaseDep
@@ -81,6 +85,8 @@ ROUTERS = (
     keys,
     health,
     metrics,
+    console_acts,
+    console_pages,
 )
 
 log = logging.getLogger(__name__)
@@ -138,9 +144,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
 
+    app.mount("/console/static", StaticFiles(directory=CONSOLE / "static"))
+
     @app.get("/", include_in_schema=False)
     def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
+        return RedirectResponse("/console/models")
 
     @app.get("/v2/health/ready", tags=["health"])
     def is_ready(database: DatabaseDep) -> Health:

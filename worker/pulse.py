@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from app.database import Database
 from app.deposits import jobs
+from app.deposits.checkpoints import TARGET
 from app.deposits.jobs import Job
 from app.settings import Settings
 from app.vault.objects import StoreAway
@@ -25,6 +26,25 @@ class TookTooLong(Exception):
     """The deposit ran for longer than it may."""
 
 
+class Curve:
+    """The losses of a training as they went, for people to look at: so few that a heartbeat can tell them all."""
+
+    MOST = 120
+
+    def __init__(self) -> None:
+        self._points: list[dict[str, float]] = []
+
+    def add(self, step: int, losses: dict[str, float]) -> None:
+        self._points.append({"step": step, **losses})
+        if len(self._points) > self.MOST:
+            del self._points[1::2]
+
+    def told(self) -> dict[str, list[float]]:
+        """The values of each loss by its name, and `step`, as many of each."""
+        names = self._points[0] if self._points else {}
+        return {name: [round(point[name], 4) for point in self._points] for name in names}
+
+
 class Pulse:
     """Renews the lease, but only when the work has advanced, and at most once a second.
 
@@ -36,6 +56,7 @@ class Pulse:
         self._database, self._settings, self._job = database, settings, job
         self.vault = vault.watched(lambda: self.advanced(lambda: self._told))
         self._next_beat, self._told = 0.0, dict[str, Any]()
+        self.curve = Curve()
         self._ends = time.monotonic() + settings.time_limit_seconds
         self._next_checkpoint = time.monotonic() + settings.checkpoint_seconds
 
@@ -58,7 +79,7 @@ class Pulse:
             )
         self._told = progress
         with self._database.session() as session:
-            jobs.heartbeat(session, self._settings, self._job, progress)
+            jobs.heartbeat(session, self._settings, self._job, {**progress, "curve": self.curve.told()})
         self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     @property
@@ -111,8 +132,14 @@ class Training:
         return run(None)
 
     def step(self, progress: Progress) -> None:
-        where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
-        self._pulse.advanced(lambda: {**self._told, **where, "losses": progress.loss_values()})
+        self._pulse.advanced(lambda: self._progress(progress))
         is_done = progress.step == progress.steps
         if self._pulse.is_checkpoint_due or (is_done and self._is_followed):
             self._pulse.keep(self._part, progress.checkpoint())
+
+    def _progress(self, progress: Progress) -> dict[str, Any]:
+        losses = progress.loss_values()
+        if self._part == TARGET:
+            self._pulse.curve.add(progress.step, losses)
+        where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
+        return {**self._told, **where, "losses": losses}

@@ -1,7 +1,3 @@
-import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -9,6 +5,7 @@ from fastapi.responses import StreamingResponse
 
 from app.audit import service
 from app.audit.chain import Head
+from app.audit.export import exported
 from app.audit.schemas import (
     AuditEvent,
     AuditExport,
@@ -18,12 +15,10 @@ from app.audit.schemas import (
     Verification,
     VerificationRequest,
 )
-from app.database import Database
 from app.dependencies import Auditor, DatabaseDep, ReadingDep
 from app.paging import Page
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
-MEDIA_TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 
 
 @router.get("/events")
@@ -36,32 +31,7 @@ def list_events(actor: Auditor, session: ReadingDep, query: Annotated[AuditReque
 @router.get("/events/export", response_class=StreamingResponse)
 def export_events(actor: Auditor, database: DatabaseDep, query: Annotated[AuditExport, Query()]) -> StreamingResponse:
     """All events that the filters leave, oldest first, as JSON lines or CSV."""
-    headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
-    return StreamingResponse(_exported(database, query), media_type=MEDIA_TYPES[query.format], headers=headers)
-
-
-def _exported(database: Database, query: AuditExport) -> Iterator[str]:
-    names = list(AuditEvent.model_fields)
-    with database.reading() as session:
-        if query.format == "csv":
-            yield _csv_line(names)
-        for row in service.export(session, **query.given()):
-            event = AuditEvent.model_validate(row)
-            if query.format == "jsonl":
-                yield event.model_dump_json() + "\n"
-            else:
-                values = event.model_dump(mode="json") | {"details": json.dumps(event.details, ensure_ascii=False)}
-                yield _csv_line([values[name] for name in names])
-
-
-def _csv_line(values: Sequence[object]) -> str:
-    """Cells that a spreadsheet would take for a formula get an apostrophe before them (OWASP, CSV injection)."""
-    line = io.StringIO()
-    cells = ["" if value is None else str(value) for value in values]
-    csv.writer(line).writerow(
-        [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
-    )
-    return line.getvalue()
+    return exported(database, query)
 
 
 @router.get("/head")

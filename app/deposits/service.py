@@ -14,7 +14,8 @@ from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import checkpoints, jobs
 from app.deposits.schemas import DepositCreate
-from app.deposits.tables import UNFINISHED, DepositClassRow, State
+from app.deposits.tables import UNFINISHED as UNFINISHED
+from app.deposits.tables import DepositClassRow, State
 from app.deposits.tables import DepositRow as DepositRow
 from app.errors import Problem
 from app.paging import PageRequest, newest_first

@@ -16,6 +16,7 @@ from app.inference.schemas import (
     RepositoryQuery,
     ServerMetadata,
 )
+from app.inference.views import Asked
 from app.requests import LimitedRoute
 
 router = APIRouter(tags=["inference"], route_class=LimitedRoute)
@@ -113,4 +114,4 @@ async def predict(
     top: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> Predictions:
     """Classify one image (`curl -F image=@photo.jpg`)."""
-    return await service.predict(engine, decoders, tokens, name, await image.read(), top)
+    return await service.predict(engine, decoders, Asked(tokens), name, await image.read(), top)

@@ -103,7 +103,7 @@ def _answered(request: InferRequest, view: View, logits: Tensor) -> list[bytes]:
 
 
 async def predict(
-    engine: InferenceEngine, decoders: Decoders, tokens: tuple[str, ...], model_name: str, image: bytes, top: int
+    engine: InferenceEngine, decoders: Decoders, asked: Asked, model_name: str, image: bytes, top: int
 ) -> Predictions:
     """The likeliest classes of one PNG or JPEG image. Raises `ImageRefused` and what `InferenceEngine.answer` does."""
 
@@ -113,7 +113,7 @@ async def predict(
         except UnreadableImage as error:
             raise ImageRefused(f"{error} Send a PNG or JPEG file in the form field `image`.") from error
 
-    view, logits = await engine.answer(model_name, Asked(tokens), pixels_for)
+    view, logits = await engine.answer(model_name, asked, pixels_for)
     logits = masked(logits, view)
     probabilities, indices = logits[0].softmax(0).topk(min(top, logits.shape[1] - len(view.masked)))
     return Predictions(

@@ -1,0 +1,44 @@
+"""The audit as a file, for API and console."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+
+from fastapi.responses import StreamingResponse
+
+from app.audit import service
+from app.audit.schemas import AuditEvent, AuditExport
+from app.database import Database
+
+MEDIA_TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
+
+
+def exported(database: Database, query: AuditExport) -> StreamingResponse:
+    """Streams all events that the filters leave, oldest first."""
+    headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
+    return StreamingResponse(_lines(database, query), media_type=MEDIA_TYPES[query.format], headers=headers)
+
+
+def _lines(database: Database, query: AuditExport) -> Iterator[str]:
+    names = list(AuditEvent.model_fields)
+    with database.reading() as session:
+        if query.format == "csv":
+            yield _csv_line(names)
+        for row in service.export(session, **query.given()):
+            event = AuditEvent.model_validate(row)
+            if query.format == "jsonl":
+                yield event.model_dump_json() + "\n"
+            else:
+                values = event.model_dump(mode="json") | {"details": json.dumps(event.details, ensure_ascii=False)}
+                yield _csv_line([values[name] for name in names])
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    """Cells that a spreadsheet would take for a formula get an apostrophe before them (OWASP, CSV injection)."""
+    line = io.StringIO()
+    cells = ["" if value is None else str(value) for value in values]
+    csv.writer(line).writerow(
+        [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
+    )
+    return line.getvalue()

@@ -1,0 +1,291 @@
+"""What the console changes: a form calls the service that the API's route calls, and leads to where that shows."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from fastapi.responses import StreamingResponse
+
+from app.access import service as access
+from app.access.schemas import KeyCreate
+from app.access.service import Forbidden, Role, Unauthenticated, demand
+from app.approvals import service as approvals
+from app.audit.export import exported
+from app.audit.schemas import AuditExport
+from app.console import sign_in
+from app.console.pages import keys_page
+from app.console.routing import (
+    Administrator,
+    Anybody,
+    Auditor,
+    ConsoleRoute,
+    Custodian,
+    Operator,
+    page,
+    see,
+)
+from app.dependencies import DatabaseDep, DecodersDep, EngineDep, SessionDep, SettingsDep, VaultDep
+from app.deposits import service as deposits
+from app.inference import service as inference
+from app.inference.views import Asked
+from app.purges import service as purges
+from app.purges.schemas import PurgeCreate
+from app.registry import policies
+from app.registry import service as registry
+from app.registry.policies import Policy
+from app.restorations import service as restorations
+from app.restorations.schemas import RestorationCreate
+from app.second_person import service as second_person
+from app.second_person.schemas import Refusal
+from app.second_person.service import ApprovalRow
+from app.withdrawals import service as withdrawals
+from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
+
+router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
+
+Text = Annotated[str, Form(max_length=2000)]
+Names = Annotated[list[str], Form(default_factory=list)]
+SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "30 days": 30 * 86400, "until revoked": None}
+Duration = Annotated[Literal["hour", "day", "week", "30 days", "until revoked"], Form()]
+
+
+# Signing in and out.
+
+
+@router.get("/sign-in")
+async def ask_who(request: Request, next: Annotated[str, Query(max_length=300)] = "") -> Response:
+    return page(request, "sign_in.html", next=next)
+
+
+@router.post("/sign-in")
+async def begin(
+    request: Request,
+    key: Annotated[str, Form(max_length=sign_in.MAX_CHARACTERS)],
+    next: Annotated[str, Form(max_length=300)] = "",
+) -> Response:
+    try:
+        await sign_in.identify(request, key.strip())
+    except (Unauthenticated, Forbidden):
+        told = "This key is not known, has ended or was revoked. An administrator makes a new one."
+        return page(request, "sign_in.html", 401, next=next, told=told)
+    response = see(next if next.startswith("/console/") else "/console/models")
+    sign_in.begin(request, response, key.strip())
+    return response
+
+
+@router.post("/sign-out")
+async def end(request: Request) -> Response:
+    response = see("/console/sign-in")
+    sign_in.end(request, response)
+    return response
+
+
+# Withdrawals.
+
+
+@router.post("/withdrawals")
+def withdraw(
+    request: Request,
+    actor: Custodian,
+    session: SessionDep,
+    engine: EngineDep,
+    deposit: Names,
+    holder: Text,
+    reason: Text,
+    lasts: Duration,
+    visibility: Annotated[str, Form()] = "public",
+) -> Response:
+    asked = WithdrawalCreate.model_validate(
+        {
+            "deposits": deposit,
+            "holder": holder,
+            "reason": reason,
+            "visibility": visibility,
+            "expires_in_seconds": SECONDS[lasts],
+        }
+    )
+    engine.prepare(asked.deposits)
+    row = withdrawals.open(session, actor, asked)
+    return _see_model(session, row)
+
+
+@router.post("/withdrawals/{withdrawal_id}/renewal")
+def renew(withdrawal_id: str, actor: Custodian, session: SessionDep, lasts: Duration, reason: Text) -> Response:
+    renewal = WithdrawalRenewal.model_validate({"reason": reason, "expires_in_seconds": SECONDS[lasts]})
+    return _see_model(session, withdrawals.renew(session, actor, withdrawal_id, renewal))
+
+
+@router.post("/withdrawals/{withdrawal_id}/revocation")
+def revoke(withdrawal_id: str, actor: Custodian, session: SessionDep) -> Response:
+    return _see_model(session, withdrawals.revoke(session, actor, withdrawal_id))
+
+
+@router.post("/withdrawals/{withdrawal_id}/token")
+def issue_token(request: Request, withdrawal_id: str, actor: Custodian, session: SessionDep) -> Response:
+    """Shown once, on the page that answers the form."""
+    token = withdrawals.issue_token(session, actor, withdrawal_id)
+    with session.begin():
+        model = registry.by_id(session, withdrawals.get(session, withdrawal_id).model_id)
+    return page(request, "token.html", token=token, model=model)
+
+
+# Deposits.
+
+
+@router.post("/deposits/{deposit_id}/cancellation")
+def cancel(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Response:
+    deposits.cancel(session, vault, actor, deposit_id)
+    return see(f"/console/deposits/{deposit_id}")
+
+
+@router.post("/deposits/{deposit_id}/restoration")
+def restore(deposit_id: str, actor: Custodian, session: SessionDep, engine: EngineDep, reason: Text) -> Response:
+    asked = RestorationCreate.model_validate({"reason": reason})
+    engine.prepare([deposit_id])
+    row = restorations.restore(session, actor, deposit_id, asked.reason)
+    return see("/console/approvals") if isinstance(row, ApprovalRow) else see(f"/console/deposits/{deposit_id}")
+
+
+@router.post("/deposits/{deposit_id}/restoration/end")
+def end_restoration(deposit_id: str, actor: Custodian, session: SessionDep) -> Response:
+    restorations.end(session, actor, deposit_id)
+    return see(f"/console/deposits/{deposit_id}")
+
+
+@router.post("/deposits/{deposit_id}/purge")
+def purge(
+    deposit_id: str,
+    actor: Administrator,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+    confirmation: Text,
+    reason: Text,
+) -> Response:
+    """confirmation: the classes of the deposit as the page shows them, typed."""
+    with session.begin():
+        names = deposits.class_names(session, deposits.get(session, deposit_id))
+    if confirmation.strip() != ", ".join(names):
+        raise purges.ClassesNotConfirmed(
+            f"a purge cannot be undone: type the classes as they are shown, {', '.join(names)}, to confirm it."
+        )
+    asked = PurgeCreate.model_validate({"classes": names, "reason": reason})
+    try:
+        purged = purges.purge(session, database, vault, settings, actor, deposit_id, asked.classes, asked.reason)
+    finally:
+        engine.drop_shredded()
+    return see("/console/approvals") if isinstance(purged, ApprovalRow) else see(f"/console/deposits/{deposit_id}")
+
+
+# Policies and the second person.
+
+
+@router.post("/models/{name}/policy")
+def change_policy(
+    name: str,
+    actor: Administrator,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    engine: EngineDep,
+    version: Annotated[int, Form(ge=0, lt=1 << 31)],
+    original: Annotated[Literal["seal", "destroy"], Form()],
+    reason: Text,
+    needs_second_person: Annotated[bool, Form()] = False,
+) -> Response:
+    asked = RestorationCreate.model_validate({"reason": reason})
+    try:
+        row = policies.change(
+            session, database, vault, actor, name, version, Policy(original, needs_second_person), asked.reason
+        )
+    finally:
+        engine.drop_shredded()
+    return _see_model(session, row)
+
+
+@router.post("/approvals/{approval_id}/approval")
+def approve(
+    approval_id: str,
+    actor: Custodian,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+) -> Response:
+    with session.begin():
+        wished = second_person.get(session, approval_id)
+    approvals.carry_out(session, database, vault, settings, engine, actor, wished)
+    return see("/console/approvals")
+
+
+@router.post("/approvals/{approval_id}/refusal")
+def refuse(approval_id: str, actor: Custodian, session: SessionDep, reason: Text) -> Response:
+    approvals.refuse(session, actor, approval_id, Refusal.model_validate({"reason": reason}).reason)
+    return see("/console/approvals")
+
+
+# Trying an image.
+
+
+@router.post("/models/{name}/comparison")
+async def compare(
+    request: Request,
+    name: str,
+    actor: Anybody,
+    engine: EngineDep,
+    decoders: DecodersDep,
+    settings: SettingsDep,
+    image: Annotated[UploadFile, File()],
+    left: Annotated[str, Form(max_length=64)] = "served",
+    right: Annotated[str, Form(max_length=64)] = "target",
+) -> Response:
+    """One image against two views. view: `served`, `target`, or the id of a public withdrawal."""
+    content = await image.read(settings.max_body_bytes)
+    answers = []
+    for view in (left, right):
+        if view == "target":
+            demand(actor, Role.ADMINISTRATOR)
+        asked = {"served": Asked(), "target": Asked(is_bare=True)}.get(view, Asked(withdrawal_id=view))
+        answers.append((view, await inference.predict(engine, decoders, asked, name, content, 5)))
+    return page(request, "comparison.html", answers=answers)
+
+
+# The audit and keys.
+
+
+@router.get("/audit/export")
+def export_audit(actor: Auditor, database: DatabaseDep, query: Annotated[AuditExport, Query()]) -> StreamingResponse:
+    return exported(database, query)
+
+
+@router.post("/keys")
+def create_key(
+    request: Request,
+    actor: Administrator,
+    session: SessionDep,
+    name: Text,
+    role: Names,
+    lasts: Duration,
+) -> Response:
+    """The key is shown once, on the page that answers the form."""
+    asked = KeyCreate.model_validate({"name": name, "roles": role, "expires_in_seconds": SECONDS[lasts]})
+    row, key = access.create_key(session, actor, asked.name, asked.roles, asked.end())
+    with session.begin():
+        return keys_page(request, actor, session, made=row, key=key)
+
+
+@router.post("/keys/{key_id}/revocation")
+def revoke_key(key_id: str, actor: Administrator, session: SessionDep) -> Response:
+    access.revoke_key(session, actor, key_id)
+    return see("/console/keys")
+
+
+def _see_model(session: Any, row: Any) -> Response:
+    """Where the change shows: at the model, or among what waits for a second person."""
+    if isinstance(row, ApprovalRow):
+        return see("/console/approvals")
+    with session.begin():
+        model = row if isinstance(row, registry.ModelRow) else registry.by_id(session, row.model_id)
+    return see(f"/console/models/{model.name}")

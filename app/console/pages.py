@@ -1,0 +1,222 @@
+"""What the console shows: models and their classes, deposits, requests for approval, the audit, keys."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from app.access import service as access
+from app.access.service import Actor, Role
+from app.audit import service as audit
+from app.classes import service as classes
+from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, see
+from app.dependencies import ReadingDep
+from app.deposits import service as deposits
+from app.deposits.service import UNFINISHED, DepositRow
+from app.paging import PageRequest
+from app.registry import policies
+from app.registry import service as registry
+from app.registry.service import ModelRow
+from app.second_person import service as second_person
+from app.second_person.service import Act, ApprovalRow
+from app.withdrawals import service as withdrawals
+from app.withdrawals.service import WithdrawalState
+
+router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
+PAGE = PageRequest(limit=50)
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One line of a timeline."""
+
+    at: datetime
+    what: str
+    by: str | None
+    reason: str | None
+    link: str | None = None
+
+
+@router.get("")
+async def start(actor: Anybody) -> Response:
+    return see("/console/models")
+
+
+@router.get("/models")
+def list_models(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
+    rows, following = registry.list_models(session, PageRequest(limit=PAGE.limit, cursor=cursor))
+    states = {row.id: _count(classes.report(session, row.name)) for row in rows}
+    waiting, _ = second_person.list_all(session, PAGE, None, True)
+    return page(request, "models.html", models=rows, states=states, waiting=len(waiting), following=following)
+
+
+@router.get("/models/{name}")
+def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep) -> Response:
+    model = registry.describe(session, name)
+    report = classes.report(session, name)
+    of_model, more = deposits.list_of_model(session, name, PAGE)
+    names = deposits.names_of(session, of_model)
+    lent, _ = withdrawals.list_all(session, PAGE, name)
+    active = withdrawals.active(session, model.id)
+    lends = withdrawals.deposits_of(session, [*lent, *active])
+    waiting, _ = second_person.list_all(session, PAGE, model.id, True)
+    return page(
+        request,
+        "model.html",
+        model=model,
+        classes=report,
+        counts=_count(report),
+        policy=policies.of(model),
+        deposits=of_model,
+        more=more,
+        names=names,
+        lendable=[row for row in of_model if row.state == "deposited" and not row.restored_at],
+        withdrawals=active,
+        classes_lent={
+            row.id: [label for one in lends[row.id] for label in names.get(one, [one[:8]])] for row in active
+        },
+        waiting=waiting,
+        described={row.id: _described(session, row) for row in waiting},
+        timeline=_timeline(model, of_model, names, lent, lends),
+    )
+
+
+@router.get("/deposits/{deposit_id}")
+def show_deposit(request: Request, deposit_id: str, actor: Anybody, session: ReadingDep) -> Response:
+    return page(request, "deposit.html", **_deposit(session, deposit_id))
+
+
+@router.get("/deposits/{deposit_id}/progress")
+def show_progress(request: Request, deposit_id: str, actor: Anybody, session: ReadingDep) -> Response:
+    """The part of the page that changes; once the deposit has ended, the whole page is loaded again."""
+    context = _deposit(session, deposit_id)
+    response = page(request, "progress.html", **context)
+    if not context["is_unfinished"]:
+        response.headers["HX-Refresh"] = "true"
+    return response
+
+
+@router.get("/approvals")
+def list_approvals(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
+    waiting, _ = second_person.list_all(session, PAGE, None, True)
+    rows, following = second_person.list_all(session, PageRequest(limit=PAGE.limit, cursor=cursor), None, False)
+    decided = [row for row in rows if second_person.state(row) != "waiting"]
+    return page(
+        request,
+        "approvals.html",
+        waiting=waiting,
+        decided=decided,
+        following=following,
+        state=second_person.state,
+        models=registry.by_ids(session, {row.model_id for row in (*waiting, *decided)}),
+        described={row.id: _described(session, row) for row in (*waiting, *decided)},
+    )
+
+
+@router.get("/audit")
+def show_audit(
+    request: Request,
+    actor: Auditor,
+    session: ReadingDep,
+    model: Annotated[str, Query(max_length=100)] = "",
+    action: Annotated[str, Query(max_length=100)] = "",
+    by: Annotated[str, Query(max_length=100)] = "",
+    subject: Annotated[str, Query(max_length=64)] = "",
+    cursor: str | None = None,
+) -> Response:
+    filters = {"model": model, "action": action, "actor": by, "subject": subject}
+    given = {name: value for name, value in filters.items() if value and "\0" not in value}
+    rows, following = audit.list_events(session, PageRequest(limit=PAGE.limit, cursor=cursor), **given)
+    models, _ = registry.list_models(session, PageRequest(limit=500))
+    head = audit.head(session)
+    return page(
+        request, "audit.html", events=rows, following=following, filters=filters, given=given, models=models, head=head
+    )
+
+
+@router.get("/audit/verification")
+def verify_audit(request: Request, actor: Auditor, session: ReadingDep) -> Response:
+    head, faults = audit.verify(session)
+    return page(request, "verification.html", head=head, faults=faults)
+
+
+@router.get("/keys")
+def list_keys(request: Request, actor: Administrator, session: ReadingDep, cursor: str | None = None) -> Response:
+    return keys_page(request, actor, session, cursor)
+
+
+def keys_page(request: Request, actor: Actor, session: Session, cursor: str | None = None, /, **made: Any) -> Response:
+    rows, following = access.list_keys(session, PageRequest(limit=PAGE.limit, cursor=cursor))
+    return page(request, "keys.html", keys=rows, following=following, roles=list(Role), own=actor.key_id, **made)
+
+
+def _count(report: list[classes.ClassReport]) -> dict[str, int]:
+    found = dict.fromkeys(map(str, classes.ClassState), 0)
+    for one in report:
+        found[one.state] += 1
+    return {state: count for state, count in found.items() if count}
+
+
+def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
+    row = deposits.get(session, deposit_id)
+    model = registry.by_id(session, row.model_id)
+    active = withdrawals.active(session, model.id)
+    lends = withdrawals.deposits_of(session, active)
+    return {
+        "deposit": row,
+        "model": model,
+        "names": deposits.class_names(session, row),
+        "is_unfinished": row.state in UNFINISHED,
+        "curve": json.dumps(row.progress.get("curve") or {}),
+        "withdrawals": [one for one in active if row.id in lends[one.id]],
+        "happenings": _of_deposit(row),
+    }
+
+
+def _timeline(
+    model: ModelRow,
+    rows: Any,
+    names: dict[str, list[str]],
+    lent: Any,
+    lends: dict[str, list[str]],
+) -> list[Happening]:
+    """What happened to the model's classes, newest first; of the newest deposits and withdrawals."""
+    found = [Happening(model.created_at, "registered", model.created_by, None)]
+    for row in rows:
+        label = ", ".join(names[row.id])
+        link = f"/console/deposits/{row.id}"
+        found += [Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link) for one in _of_deposit(row)]
+    for row in lent:
+        label = ", ".join(name for one in lends[row.id] for name in names.get(one, [one[:8]]))
+        found.append(Happening(row.created_at, f"{label}: withdrawn for {row.holder}", row.created_by, row.reason))
+        if withdrawals.state(row) != WithdrawalState.ACTIVE:
+            ended = row.ended_at or row.expires_at
+            found.append(Happening(ended, f"{label}: withdrawal {withdrawals.state(row)}", row.ended_by, None))
+    return sorted(found, key=lambda one: one.at, reverse=True)
+
+
+def _of_deposit(row: DepositRow) -> list[Happening]:
+    found = [Happening(row.created_at, "deposit requested", row.created_by, row.reason)]
+    if row.finished_at:
+        state = "deposited" if row.state == "purged" else row.state
+        found.append(Happening(row.finished_at, state, "worker", row.failure))
+    if row.restored_at:
+        found.append(Happening(row.restored_at, "restored", row.restored_by, row.restore_reason))
+    if row.purged_at:
+        found.append(Happening(row.purged_at, "purged", row.purged_by, row.purge_reason))
+    return found
+
+
+def _described(session: Session, row: ApprovalRow) -> str:
+    """What is asked for, in a line."""
+    wish = row.wish
+    if row.act == Act.POLICY:
+        person = "a second person" if wish["needs_second_person"] else "no second person"
+        return f"a policy with {person} that will {wish['original']} what knows deposited classes"
+    ids = wish["deposits"] if row.act == Act.WITHDRAW else [wish["deposit"]]
+    names = deposits.names_of(session, deposits.of_ids(session, ids).values())
+    label = ", ".join(name for of in names.values() for name in of)
+    return f"{row.act} {label}" + (f" for {wish['holder']}" if row.act == Act.WITHDRAW else "")

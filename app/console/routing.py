@@ -1,0 +1,102 @@
+"""How the console answers: pages for people, also where something is refused; nothing from elsewhere is loaded."""
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+from fastapi.templating import Jinja2Templates
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from app.access.service import Actor, Role, Unauthenticated, demand
+from app.console import sign_in
+from app.database import now
+from app.errors import Problem
+
+FOLDER = Path(__file__).parent
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+templates = Jinja2Templates(FOLDER / "templates")
+templates.env.globals["Role"] = Role
+templates.env.globals["now"] = now
+templates.env.filters["percent"] = lambda value: "not measured" if value is None else f"{value:.1f} %"
+templates.env.filters["time"] = lambda value: f"{value:%Y-%m-%d %H:%M} UTC" if value else ""
+
+
+def page(request: Request, name: str, status: int = 200, /, **context: Any) -> Response:
+    actor = getattr(request.state, "actor", None)
+    return templates.TemplateResponse(request, name, {"actor": actor, **context}, status_code=status)
+
+
+def see(path: str) -> RedirectResponse:
+    """After a change: the browser asks for the page that shows it, and to load that again repeats nothing."""
+    return RedirectResponse(path, HTTPStatus.SEE_OTHER)
+
+
+class ConsoleRoute(APIRoute):
+    """Refusals are pages, too. Who is not signed in is led to where to sign in."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            try:
+                if request.method != "GET":
+                    sign_in.demand_same_origin(request)
+                response = await handler(request)
+            except sign_in.ForeignForm as problem:
+                response = _refused(request, problem.status, problem.title, problem.detail)
+            except Unauthenticated:
+                response = _to_sign_in(request)
+            except Problem as problem:
+                response = _refused(request, problem.status, problem.title, problem.detail)
+            except (RequestValidationError, ValidationError) as error:
+                told = "; ".join(f"{e['loc'][-1] if e['loc'] else 'it'}: {e['msg']}" for e in error.errors()[:5])
+                response = _refused(request, 422, "Something is missing or wrong in the form", told)
+            except HTTPException as error:
+                response = _refused(request, error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
+            response.headers.update(HEADERS)
+            return response
+
+        return answered
+
+
+def _refused(request: Request, status: int, title: str, detail: str) -> Response:
+    name = "refusal.html" if "HX-Request" in request.headers else "problem.html"
+    return page(request, name, status, title=title, detail=detail)
+
+
+def _to_sign_in(request: Request) -> Response:
+    wanted = request.url.path if request.method == "GET" else ""
+    path = "/console/sign-in" + (f"?next={quote(wanted)}" if wanted else "")
+    if "HX-Request" in request.headers:
+        return Response(status_code=401, headers={"HX-Redirect": path})
+    return see(path)
+
+
+Anybody = Annotated[Actor, Depends(sign_in.actor_of)]
+
+
+def _with(*roles: Role) -> Any:
+    async def demanded(actor: Anybody) -> Actor:
+        demand(actor, *roles)
+        return actor
+
+    return Depends(demanded)
+
+
+Operator = Annotated[Actor, _with(Role.OPERATOR)]
+Custodian = Annotated[Actor, _with(Role.CUSTODIAN)]
+Auditor = Annotated[Actor, _with(Role.AUDITOR)]
+Administrator = Annotated[Actor, _with(Role.ADMINISTRATOR)]

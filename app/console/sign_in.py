@@ -1,0 +1,76 @@
+"""Who uses the console: an API key or a token, given once, which a sealed cookie holds from then on.
+
+The key itself is looked up anew with each request, so that its end ends the session too, on every replica. The cookie
+is sealed with the master key: who reads it, or the disk, learns no key.
+"""
+
+import json
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Any, Final
+
+from fastapi import Request, Response
+
+from app.access.service import Actor, Unauthenticated
+from app.authentication import Callers
+from app.vault.service import Vault, VaultDamaged
+
+COOKIE: Final = "lirf_console"
+PATH: Final = "/console"
+SECONDS: Final = 8 * 3600
+MAX_CHARACTERS: Final = 8192  # of a key, or of a provider's token; browsers keep cookies of 4096 bytes
+_ASSOCIATED: Final = b'["console"]'
+
+
+async def actor_of(request: Request) -> Actor:
+    """The actor of the session. Raises `Unauthenticated` where there is none, and what `Callers.actor` does."""
+    bearer = _opened(request.app.state.vault, request.cookies.get(COOKIE, ""))
+    actor = await identify(request, bearer or "")
+    request.state.actor = actor
+    return actor
+
+
+async def identify(request: Request, bearer: str) -> Actor:
+    """Whose key or token it is. Raises what `Callers.actor` does."""
+    callers: Callers = request.app.state.callers
+    return await callers.actor(bearer, request.client.host if request.client else "unknown")
+
+
+def begin(request: Request, response: Response, bearer: str) -> None:
+    """The browser keeps the sealed key, and sends it with what comes from the console's own pages alone."""
+    told = json.dumps([int(time.time()) + SECONDS, bearer]).encode()
+    vault: Vault = request.app.state.vault
+    sealed = urlsafe_b64encode(vault.seal(told, _ASSOCIATED)).decode()
+    response.set_cookie(COOKIE, sealed, max_age=SECONDS, **_of(request))
+
+
+def end(request: Request, response: Response) -> None:
+    response.delete_cookie(COOKIE, **_of(request))
+
+
+def _of(request: Request) -> dict[str, Any]:
+    return {"path": PATH, "httponly": True, "samesite": "strict", "secure": request.url.scheme == "https"}
+
+
+def _opened(vault: Vault, cookie: str) -> str | None:
+    try:
+        ends, bearer = json.loads(vault.unseal(urlsafe_b64decode(cookie.encode()), _ASSOCIATED))
+    except (VaultDamaged, ValueError):
+        return None
+    return bearer if ends > time.time() else None
+
+
+def demand_same_origin(request: Request) -> None:
+    """A form of another site changes nothing here. Raises `Forbidden`.
+
+    Browsers say where a request comes from (Fetch Metadata; `Origin` where they do not), and no site can change that.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get("Origin", "")
+    if site == "same-origin" or (site is None and origin.partition("://")[2] == request.headers.get("Host")):
+        return
+    raise ForeignForm("the form was sent from another site; open the console and use its own.")
+
+
+class ForeignForm(Unauthenticated):
+    status, slug, title = 403, "foreign-form", "The form is of another site"

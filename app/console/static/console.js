@@ -1,0 +1,32 @@
+// The losses of a deposit, drawn by uPlot; drawn anew when htmx brings newer ones.
+"use strict";
+const COLOURS = ["#3b5bdb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#c2255c", "#846358", "#5c7cfa", "#f08c00"];
+
+function draw(figure) {
+  if (figure.dataset.isDrawn) return;
+  figure.dataset.isDrawn = "yes";
+  const curve = JSON.parse(figure.dataset.curve);
+  const names = Object.keys(curve).filter((name) => name !== "step");
+  if (!curve.step || curve.step.length < 2) return;
+  const ink = getComputedStyle(figure).color;
+  const axis = { stroke: ink, grid: { stroke: "#8885", width: 1 }, ticks: { stroke: "#8885" } };
+  const series = names.map((name, number) => ({
+    label: name, stroke: COLOURS[number % COLOURS.length], width: name === "total" ? 3 : 1.5,
+  }));
+  // A logarithm has no place for what is not above nothing.
+  const values = names.map((name) => curve[name].map((value) => (value > 0 ? value : null)));
+  const drawn = new uPlot(
+    { width: figure.clientWidth, height: 240, series: [{ label: "step" }, ...series],
+      scales: { x: { time: false }, y: { distr: 3 } }, axes: [axis, axis] },
+    [curve.step, ...values],
+    figure,
+  );
+  addEventListener("resize", () => drawn.setSize({ width: figure.clientWidth, height: 240 }));
+}
+
+function drawAll() {
+  document.querySelectorAll("[data-curve]").forEach(draw);
+}
+
+document.addEventListener("DOMContentLoaded", drawAll);
+document.addEventListener("htmx:afterSwap", drawAll);

@@ -1,0 +1,283 @@
+"""The console over HTTP: who gets in, what each role may do, and that no other site can do it for them."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from app.access.service import Role
+from app.console import sign_in
+from app.main import create_app
+from lirf_client import LirfError
+from tests.app.conftest import Service
+from tests.app.factories import png
+
+OPEN = {"/console/sign-in", "/console/sign-out", "/console/static"}
+NEEDS = {
+    "POST /console/withdrawals": {Role.CUSTODIAN},
+    "POST /console/withdrawals/{withdrawal_id}/renewal": {Role.CUSTODIAN},
+    "POST /console/withdrawals/{withdrawal_id}/revocation": {Role.CUSTODIAN},
+    "POST /console/withdrawals/{withdrawal_id}/token": {Role.CUSTODIAN},
+    "POST /console/deposits/{deposit_id}/cancellation": {Role.OPERATOR},
+    "POST /console/deposits/{deposit_id}/restoration": {Role.CUSTODIAN},
+    "POST /console/deposits/{deposit_id}/restoration/end": {Role.CUSTODIAN},
+    "POST /console/deposits/{deposit_id}/purge": set(),
+    "POST /console/models/{name}/policy": set(),
+    "POST /console/approvals/{approval_id}/approval": {Role.CUSTODIAN},
+    "POST /console/approvals/{approval_id}/refusal": {Role.CUSTODIAN},
+    "GET /console/audit": {Role.AUDITOR},
+    "GET /console/audit/verification": {Role.AUDITOR},
+    "GET /console/audit/export": {Role.AUDITOR},
+    "GET /console/keys": set(),
+    "POST /console/keys": set(),
+    "POST /console/keys/{key_id}/revocation": set(),
+}
+FROM_HERE = {"Sec-Fetch-Site": "same-origin"}
+
+
+def routes() -> Iterator[tuple[str, str]]:
+    """Every method and path of the console, from the application's own list."""
+
+    def of(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+        for route in routes:
+            if (included := getattr(route, "original_router", None)) is not None:
+                yield from of(included.routes)
+            elif getattr(route, "path", "").startswith("/console"):
+                for method in getattr(route, "methods", None) or ["GET"]:
+                    yield method, route.path
+
+    yield from of(create_app().routes)
+
+
+@contextmanager
+def signed_in(service: Service, *roles: Role, name: str = "somebody") -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, headers=FROM_HERE, follow_redirects=True, timeout=60) as client:
+        answer = client.post("/console/sign-in", data={"key": service.key_of(name, *roles)})
+        assert answer.url.path == "/console/models"
+        yield client
+
+
+def test_nobody_gets_in_without_a_session(service: Service) -> None:
+    seen = set()
+    for method, path in routes():
+        seen.add(f"{method} {path}")
+        if path in OPEN:
+            continue
+        for cookie in ("", "x", "AAAA"):
+            url = service.url + re.sub(r"\{.*?\}", "x", path)
+            answer = httpx.request(method, url, headers=FROM_HERE, cookies={sign_in.COOKIE: cookie})
+            assert answer.status_code == 303, (method, path)
+            assert answer.headers["Location"].startswith("/console/sign-in")
+    assert NEEDS.keys() <= seen
+    assert len(seen) > len(NEEDS)
+
+
+@pytest.mark.parametrize("role", [None, *Role])
+def test_no_role_passes_its_matrix_in_the_console(service: Service, role: Role | None) -> None:
+    with signed_in(service, *([role] if role else [])) as client:
+        for method, path in routes():
+            if path in OPEN:
+                continue
+            status = client.request(method, re.sub(r"\{.*?\}", "x", path)).status_code
+            needed = NEEDS.get(f"{method} {path}")
+            is_allowed = needed is None or role == Role.ADMINISTRATOR or role in needed
+            assert (status == 403) is not is_allowed, (method, path, status)
+            assert status < 500
+
+
+def test_no_other_site_changes_anything(service: Service) -> None:
+    with signed_in(service, Role.ADMINISTRATOR) as client:
+        for headers in (
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "none", "Origin": service.url},
+        ):
+            for method, path in routes():
+                if method == "POST":
+                    answer = client.post(re.sub(r"\{.*?\}", "x", path), headers=headers)
+                    assert answer.status_code == 403, (path, headers)
+                    assert "another site" in answer.text
+        del client.headers["Sec-Fetch-Site"]  # an old browser's
+        form = {"name": "k", "lasts": "day"}
+        assert client.post("/console/keys", data=form, headers={"Origin": "https://evil.org"}).status_code == 403
+        assert client.post("/console/keys", data=form, headers={"Origin": "null"}).status_code == 403
+        assert client.post("/console/keys", data=form).status_code == 403
+        assert client.post("/console/keys", data=form, headers={"Origin": service.url}).status_code == 200
+
+
+def test_the_cookie_is_out_of_reach_and_holds_no_key(service: Service) -> None:
+    key = service.key_of("team", Role.AUDITOR)
+    answer = httpx.post(f"{service.url}/console/sign-in", data={"key": key}, headers=FROM_HERE)
+    told = answer.headers["Set-Cookie"].lower()
+    assert {"httponly", "samesite=strict", "path=/console"} <= set(told.split("; "))
+    assert key.rpartition("_")[2] not in answer.headers["Set-Cookie"] + answer.text
+    page = httpx.get(f"{service.url}/console/models", cookies=answer.cookies)
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert page.headers["Cache-Control"] == "no-store"
+    assert not re.search(r"<script>|\son\w+=|style=|https?://", page.text.replace(service.url, ""))
+
+
+def test_a_session_ends_with_its_key_and_by_itself(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = service.administrator.create_key("team", ["auditor"])
+    client = httpx.Client(base_url=service.url, headers=FROM_HERE)
+    client.post("/console/sign-in", data={"key": made["key"]})
+    assert client.get("/console/audit").status_code == 200
+    cookie = client.cookies[sign_in.COOKIE]
+    service.administrator.revoke_key(made["id"])
+    assert client.get("/console/audit").status_code == 303
+    refused = client.post("/console/sign-in", data={"key": made["key"]})
+    assert (refused.status_code, "was revoked" in refused.text) == (401, True)
+
+    monkeypatch.setattr(sign_in, "SECONDS", -1)
+    other = httpx.post(
+        f"{service.url}/console/sign-in", data={"key": service.key_of("b", Role.AUDITOR)}, headers=FROM_HERE
+    )
+    over = {sign_in.COOKIE: other.headers["Set-Cookie"].partition("=")[2].partition(";")[0]}
+    assert httpx.get(f"{service.url}/console/audit", cookies=over).status_code == 303
+    assert over[sign_in.COOKIE] != cookie
+    client.close()
+
+
+def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
+    for wanted, led in {
+        "/console/audit": "/console/audit",
+        "https://evil.org/console/": "/console/models",
+        "//evil.org/console/": "/console/models",
+        "/v1/models": "/console/models",
+    }.items():
+        form = {"key": service.key_of("a", Role.AUDITOR), "next": wanted}
+        answer = httpx.post(f"{service.url}/console/sign-in", data=form, headers=FROM_HERE)
+        assert answer.headers["Location"] == led
+
+
+def test_what_strangers_named_is_text_and_nothing_else(service: Service) -> None:
+    service.register()
+    hostile = "<script>alert(1)</script>"
+    deposit = service.deposit(["auk"], reason=hostile)
+    service.custodian.withdraw([deposit], holder=hostile, reason=hostile)
+    service.administrator.create_key(hostile, [])
+    with signed_in(service, Role.ADMINISTRATOR) as client:
+        for path in ("/console/models/birds", f"/console/deposits/{deposit}", "/console/audit", "/console/keys"):
+            text = client.get(path).text
+            assert "&lt;script&gt;alert(1)" in text, path
+            assert hostile not in text, path
+
+
+def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
+    service.register()
+    deposit = service.deposit(["auk"])
+    with signed_in(service, Role.CUSTODIAN, name="press desk") as client:
+        form = {"deposit": deposit, "holder": "the fair", "reason": "licensed", "lasts": "day"}
+        page = client.post("/console/withdrawals", data=form)
+        assert page.url.path == "/console/models/birds"
+        assert "the fair" in page.text
+        [withdrawal] = service.reader.withdrawals()
+        assert (withdrawal["created_by"], withdrawal["state"]) == ("press desk", "active")
+        client.post(f"/console/withdrawals/{withdrawal['id']}/renewal", data={"lasts": "week", "reason": "longer"})
+        assert service.reader.withdrawals()[0]["expires_at"] > withdrawal["expires_at"]  # type: ignore[operator]
+        page = client.post(f"/console/withdrawals/{withdrawal['id']}/revocation")
+        assert "every deposited class is off" in page.text
+        assert service.reader.withdrawals()[0]["state"] == "revoked"
+        again = client.post(f"/console/withdrawals/{withdrawal['id']}/revocation")
+        assert (again.status_code, "is revoked" in again.text) == (410, True)
+        nothing = client.post("/console/withdrawals", data={**form, "deposit": []})
+        assert (nothing.status_code, "deposits" in nothing.text) == (422, True)
+        held = client.post("/console/withdrawals", data={**form, "visibility": "held"})
+        assert "who presents its token" in held.text
+        [held_one] = [one for one in service.reader.withdrawals() if one["state"] == "active"]
+        token = re.search(r"lirfw_[\w-]+", client.post(f"/console/withdrawals/{held_one['id']}/token").text)
+        assert token
+        assert token[0] not in client.get("/console/models/birds").text
+
+
+def test_a_purge_is_typed_and_done_once(service: Service) -> None:
+    service.register()
+    deposit = service.deposit(["auk", "emu"])
+    with signed_in(service, Role.ADMINISTRATOR) as client:
+        form = {"confirmation": "auk", "reason": "asked for"}
+        refused = client.post(f"/console/deposits/{deposit}/purge", data=form)
+        assert (refused.status_code, "auk, emu" in refused.text) == (422, True)
+        assert service.reader.deposit(deposit)["state"] == "deposited"
+        done = client.post(f"/console/deposits/{deposit}/purge", data={**form, "confirmation": "auk, emu"})
+        assert done.url.path == f"/console/deposits/{deposit}"
+        assert service.reader.deposit(deposit)["state"] == "purged"
+
+
+def test_what_one_asks_for_another_approves(service: Service) -> None:
+    service.register()
+    deposit = service.deposit(["auk"])
+    with (
+        signed_in(service, Role.ADMINISTRATOR, name="first") as first,
+        signed_in(service, Role.ADMINISTRATOR, name="second") as second,
+    ):
+        policy = {"version": 1, "original": "seal", "needs_second_person": "true", "reason": "rule of two"}
+        assert "need a second person" in first.post("/console/models/birds/policy", data=policy).text
+        stale = first.post("/console/models/birds/policy", data=policy)
+        assert stale.status_code == 412
+        form = {"deposit": deposit, "holder": "h", "reason": "r", "lasts": "hour"}
+        waiting = first.post("/console/withdrawals", data=form)
+        assert waiting.url.path == "/console/approvals"
+        assert "withdraw auk for h" in waiting.text
+        [asked] = service.administrator.approvals(waiting=True)
+        own = first.post(f"/console/approvals/{asked['id']}/approval")
+        assert (own.status_code, "somebody else" in own.text) == (403, True)
+        assert "Nothing waits" in second.post(f"/console/approvals/{asked['id']}/approval").text
+        assert service.reader.withdrawals()[0]["state"] == "active"
+
+
+def test_an_image_is_tried_against_two_views(service: Service) -> None:
+    service.register()
+    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    images = {"image": ("bird.png", png(3, size=20), "image/png")}
+    with signed_in(service, Role.ADMINISTRATOR) as client:
+        page = client.post("/console/models/birds/comparison", files=images, data={"left": "served", "right": "target"})
+        served, target = page.text.split("Target network alone")
+        assert ">auk<" in served
+        assert ">auk<" not in target
+        broken = {"image": ("bird.png", b"no image", "image/png")}
+        refused = client.post("/console/models/birds/comparison", files=broken, headers={"HX-Request": "true"})
+        assert (refused.status_code, refused.text.count("<html")) == (422, 0)
+    with signed_in(service) as reader:
+        data = {"left": "served", "right": "target"}
+        assert reader.post("/console/models/birds/comparison", files=images, data=data).status_code == 403
+
+
+def test_the_audit_is_filtered_exported_and_verified(service: Service) -> None:
+    service.register()
+    service.deposit(["auk"])
+    with signed_in(service, Role.AUDITOR) as client:
+        assert "deposit.finished" in client.get("/console/audit").text
+        filtered = client.get("/console/audit", params={"action": "deposit.finished"}).text
+        assert filtered.count("<td>deposit.finished</td>") == 1
+        assert "<td>deposit.requested</td>" not in filtered
+        lines = client.get("/console/audit/export", params={"format": "csv", "action": "deposit.finished"}).text
+        assert lines.count("deposit.finished") == 1
+        assert "Intact" in client.get("/console/audit/verification").text
+
+
+def test_a_key_is_shown_once(service: Service) -> None:
+    with signed_in(service, Role.ADMINISTRATOR) as client:
+        page = client.post("/console/keys", data={"name": "guest", "role": ["auditor"], "lasts": "day"})
+        key = re.search(r"lirf_\w{12}_[\w-]{20,}", page.text)
+        assert key
+        assert key[0] not in client.get("/console/keys").text
+        with signed_in(service, name="x") as other:
+            assert other.post("/console/sign-in", data={"key": key[0]}).status_code == 200
+        guest = next(one for one in service.administrator.keys() if one["name"] == "guest")  # noqa: SIM118
+        client.post(f"/console/keys/{guest['id']}/revocation")
+        with pytest.raises(LirfError, match="no API key"):
+            service.administrator.revoke_key(guest["id"])
+
+
+def test_the_losses_of_a_deposit_stay_to_be_looked_at(service: Service) -> None:
+    service.register()
+    deposit = service.deposit(["auk"], config={"epochs": 4})
+    with signed_in(service) as client:
+        page = client.get(f"/console/deposits/{deposit}").text
+    assert re.search(r'data-curve="[^"]*step', page)
+    assert "Deposited after" in page

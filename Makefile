@@ -46,8 +46,15 @@ check: install ## format, lint, types, import contracts
 	$(RUN) mypy
 	$(RUN) lint-imports
 
+vendor: ## what the console takes from npm, into the repository (wants Node)
+	cd app/console && npm ci --silent --no-audit --no-fund
+	cp app/console/node_modules/htmx.org/dist/htmx.min.js app/console/static/vendor/
+	cp app/console/node_modules/uplot/dist/uPlot.iife.min.js app/console/node_modules/uplot/dist/uPlot.min.css app/console/static/vendor/
+	cp app/console/node_modules/htmx.org/LICENSE app/console/static/vendor/LICENSE.htmx.txt
+	cp app/console/node_modules/uplot/LICENSE app/console/static/vendor/LICENSE.uPlot.txt
+
 format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install demo test chaos bench bench-serving check format
+.PHONY: help install demo test chaos bench bench-serving check vendor format

@@ -76,7 +76,7 @@ def up(
 
 def _greet(url: str, folder: Path, key_file: Path | None) -> None:
     out.print(
-        f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · API docs at {url}/docs · state in {folder}"
+        f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · console at {url}/console · API docs at {url}/docs · state in {folder}"
     )
     if key_file:
         out.print(f"A first administrator key was made; it is told here once and kept in {key_file} (mode 0600):")

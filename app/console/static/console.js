@@ -11,7 +11,7 @@ function draw(figure) {
   const ink = getComputedStyle(figure).color;
   const axis = { stroke: ink, grid: { stroke: "#8885", width: 1 }, ticks: { stroke: "#8885" } };
   const series = names.map((name, number) => ({
-    label: name, stroke: COLOURS[number % COLOURS.length], width: name === "total" ? 3 : 1.5,
+    label: name, stroke: COLOURS[number % COLOURS.length], width: name === "total" ? 3 : 1.5, points: { show: false },
   }));
   // A logarithm has no place for what is not above nothing.
   const values = names.map((name) => curve[name].map((value) => (value > 0 ? value : null)));
@@ -21,7 +21,7 @@ function draw(figure) {
     [curve.step, ...values],
     figure,
   );
-  addEventListener("resize", () => drawn.setSize({ width: figure.clientWidth, height: 240 }));
+  new ResizeObserver(() => drawn.setSize({ width: figure.clientWidth, height: 240 })).observe(figure);
 }
 
 function drawAll() {

@@ -209,7 +209,10 @@ def connect(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> Clie
 
 
 def stay(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> None:
-    out.print(f"\n[bold green]The service stays up at http://127.0.0.1:{port}[/bold green] (console at /console, API docs at /docs).")
+    out.print(f"\n[bold green]The service stays up at http://127.0.0.1:{port}[/bold green] (API docs at /docs).")
+    out.print(
+        f"  Console: http://127.0.0.1:{port}/console, with the key in {folder / 'state' / 'admin.key'}", soft_wrap=True
+    )
     out.print(f"  export LIRF_URL=http://127.0.0.1:{port} LIRF_STATE_FOLDER={folder / 'state'}", soft_wrap=True)
     out.print("  .venv/bin/lirf classes digits        # and `lirf --help`. Ctrl-C here ends it and removes its state.")
     try:

@@ -75,9 +75,8 @@ def up(
 
 
 def _greet(url: str, folder: Path, key_file: Path | None) -> None:
-    out.print(
-        f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · console at {url}/console · API docs at {url}/docs · state in {folder}"
-    )
+    out.print(f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · state in {folder}", soft_wrap=True)
+    out.print(f"Console: {url}/console · API docs: {url}/docs", soft_wrap=True)
     if key_file:
         out.print(f"A first administrator key was made; it is told here once and kept in {key_file} (mode 0600):")
         out.print(f"  [bold]{key_file.read_text().strip()}[/bold]", soft_wrap=True)

@@ -16,6 +16,21 @@ from app.repetition import IdempotentRoute, claim_of, demand_new
 from app.settings import Settings
 
 
+def bounded(request: Request, limit: int) -> Request:
+    """The same request. To read more than `limit` bytes of its body raises HTTPException 413."""
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise _too_large(limit)
+        return message
+
+    return Request(request.scope, receive)
+
+
 def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body is larger than the {limit} bytes that are taken here; send less.")
 
@@ -34,17 +49,7 @@ class LimitedRoute(IdempotentRoute):
         async def limited(request: Request) -> Response:
             await authenticated(request)
             settings: Settings = request.app.state.settings
-            received = 0
-
-            async def receive() -> Message:
-                nonlocal received
-                message = await request.receive()
-                received += len(message.get("body", b""))
-                if received > settings.max_body_bytes:
-                    raise _too_large(settings.max_body_bytes)
-                return message
-
-            return await handler(await self.prepared(Request(request.scope, receive)))
+            return await handler(await self.prepared(bounded(request, settings.max_body_bytes)))
 
         return limited
 

@@ -35,14 +35,15 @@ class Curve:
         self._points: list[dict[str, float]] = []
 
     def add(self, step: int, losses: dict[str, float]) -> None:
-        self._points.append({"step": step, **losses})
+        if not self._points or self._points[-1]["step"] != step:
+            self._points.append({"step": step, **losses})
         if len(self._points) > self.MOST:
             del self._points[1::2]
 
     def told(self) -> dict[str, list[float]]:
         """The values of each loss by its name, and `step`, as many of each."""
         names = self._points[0] if self._points else {}
-        return {name: [round(point[name], 4) for point in self._points] for name in names}
+        return {name: [float(f"{point[name]:.4g}") for point in self._points] for name in names}
 
 
 class Pulse:
@@ -79,7 +80,7 @@ class Pulse:
             )
         self._told = progress
         with self._database.session() as session:
-            jobs.heartbeat(session, self._settings, self._job, {**progress, "curve": self.curve.told()})
+            jobs.heartbeat(session, self._settings, self._job, progress, self.curve.told())
         self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     @property
@@ -132,14 +133,21 @@ class Training:
         return run(None)
 
     def step(self, progress: Progress) -> None:
+        if progress.step in (1, progress.steps):  # however soon it is over
+            self._note(progress)
         self._pulse.advanced(lambda: self._progress(progress))
         is_done = progress.step == progress.steps
         if self._pulse.is_checkpoint_due or (is_done and self._is_followed):
             self._pulse.keep(self._part, progress.checkpoint())
 
     def _progress(self, progress: Progress) -> dict[str, Any]:
+        losses = self._note(progress)
+        where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
+        return {**self._told, **where, "losses": losses}
+
+    def _note(self, progress: Progress) -> dict[str, float]:
+        """The losses, which go into the curve of the target's training."""
         losses = progress.loss_values()
         if self._part == TARGET:
             self._pulse.curve.add(progress.step, losses)
-        where = {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps")}
-        return {**self._told, **where, "losses": losses}
+        return losses

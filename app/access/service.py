@@ -1,5 +1,6 @@
 """Who may do what: API keys and roles."""
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ def has_keys(session: Session) -> bool:
     return session.scalar(sa.select(sa.exists(sa.select(ApiKeyRow.id)))) or False
 
 
+_PREFIX = re.compile(r"[0-9a-f]{12}")
 # Columns and no object: each request asks this.
 _KEY_OF_PREFIX = sa.select(*ApiKeyRow.__table__.columns).where(ApiKeyRow.prefix == sa.bindparam("prefix"))
 
@@ -113,7 +115,8 @@ _KEY_OF_PREFIX = sa.select(*ApiKeyRow.__table__.columns).where(ApiKeyRow.prefix 
 def actor_of(session: Session, token: str) -> Actor | None:
     """The actor behind a bearer token; None where it is none, a wrong or an ended one, in the same time."""
     parts = token.split("_", 2)
-    prefix, secret = (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "lirf" else ("", "")
+    is_formed = len(parts) == 3 and parts[0] == "lirf" and _PREFIX.fullmatch(parts[1])
+    prefix, secret = parts[1:] if is_formed else ("", "")
     row = session.execute(_KEY_OF_PREFIX, {"prefix": prefix}).one_or_none()
     is_right = tokens.is_right(secret, row.secret_digest if row else None)
     if row is None or not is_right or _is_over(row):

@@ -28,21 +28,21 @@ from app.deposits import service as deposits
 from app.inference import service as inference
 from app.inference.views import Asked
 from app.purges import service as purges
-from app.purges.schemas import PurgeCreate
 from app.registry import policies
 from app.registry import service as registry
 from app.registry.policies import Policy
 from app.restorations import service as restorations
-from app.restorations.schemas import RestorationCreate
 from app.second_person import service as second_person
-from app.second_person.schemas import Refusal
 from app.second_person.service import ApprovalRow
+from app.wire import Id, Reason
 from app.withdrawals import service as withdrawals
 from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
 
 router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
 
-Text = Annotated[str, Form(max_length=2000)]
+Line = Annotated[str, Form(max_length=200)]
+Why = Annotated[Reason, Form()]
+View = Annotated[Id, Form()]
 Names = Annotated[list[str], Form(default_factory=list)]
 SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "30 days": 30 * 86400, "until revoked": None}
 Duration = Annotated[Literal["hour", "day", "week", "30 days", "until revoked"], Form()]
@@ -64,7 +64,9 @@ async def begin(
 ) -> Response:
     try:
         await sign_in.identify(request, key.strip())
-    except (Unauthenticated, Forbidden):
+    except Forbidden as problem:
+        return page(request, "sign_in.html", 403, next=next, told=problem.detail)
+    except Unauthenticated:
         told = "This key is not known, has ended or was revoked. An administrator makes a new one."
         return page(request, "sign_in.html", 401, next=next, told=told)
     response = see(next if next.startswith("/console/") else "/console/models")
@@ -89,8 +91,8 @@ def withdraw(
     session: SessionDep,
     engine: EngineDep,
     deposit: Names,
-    holder: Text,
-    reason: Text,
+    holder: Line,
+    reason: Why,
     lasts: Duration,
     visibility: Annotated[str, Form()] = "public",
 ) -> Response:
@@ -109,7 +111,7 @@ def withdraw(
 
 
 @router.post("/withdrawals/{withdrawal_id}/renewal")
-def renew(withdrawal_id: str, actor: Custodian, session: SessionDep, lasts: Duration, reason: Text) -> Response:
+def renew(withdrawal_id: str, actor: Custodian, session: SessionDep, lasts: Duration, reason: Why) -> Response:
     renewal = WithdrawalRenewal.model_validate({"reason": reason, "expires_in_seconds": SECONDS[lasts]})
     return _see_model(session, withdrawals.renew(session, actor, withdrawal_id, renewal))
 
@@ -138,10 +140,9 @@ def cancel(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDe
 
 
 @router.post("/deposits/{deposit_id}/restoration")
-def restore(deposit_id: str, actor: Custodian, session: SessionDep, engine: EngineDep, reason: Text) -> Response:
-    asked = RestorationCreate.model_validate({"reason": reason})
+def restore(deposit_id: str, actor: Custodian, session: SessionDep, engine: EngineDep, reason: Why) -> Response:
     engine.prepare([deposit_id])
-    row = restorations.restore(session, actor, deposit_id, asked.reason)
+    row = restorations.restore(session, actor, deposit_id, reason)
     return see("/console/approvals") if isinstance(row, ApprovalRow) else see(f"/console/deposits/{deposit_id}")
 
 
@@ -160,8 +161,8 @@ def purge(
     vault: VaultDep,
     settings: SettingsDep,
     engine: EngineDep,
-    confirmation: Text,
-    reason: Text,
+    confirmation: Annotated[str, Form(max_length=1_000_000)],
+    reason: Why,
 ) -> Response:
     """confirmation: the classes of the deposit as the page shows them, typed."""
     with session.begin():
@@ -170,9 +171,8 @@ def purge(
         raise purges.ClassesNotConfirmed(
             f"a purge cannot be undone: type the classes as they are shown, {', '.join(names)}, to confirm it."
         )
-    asked = PurgeCreate.model_validate({"classes": names, "reason": reason})
     try:
-        purged = purges.purge(session, database, vault, settings, actor, deposit_id, asked.classes, asked.reason)
+        purged = purges.purge(session, database, vault, settings, actor, deposit_id, names, reason)
     finally:
         engine.drop_shredded()
     return see("/console/approvals") if isinstance(purged, ApprovalRow) else see(f"/console/deposits/{deposit_id}")
@@ -191,13 +191,12 @@ def change_policy(
     engine: EngineDep,
     version: Annotated[int, Form(ge=0, lt=1 << 31)],
     original: Annotated[Literal["seal", "destroy"], Form()],
-    reason: Text,
+    reason: Why,
     needs_second_person: Annotated[bool, Form()] = False,
 ) -> Response:
-    asked = RestorationCreate.model_validate({"reason": reason})
     try:
         row = policies.change(
-            session, database, vault, actor, name, version, Policy(original, needs_second_person), asked.reason
+            session, database, vault, actor, name, version, Policy(original, needs_second_person), reason
         )
     finally:
         engine.drop_shredded()
@@ -221,8 +220,8 @@ def approve(
 
 
 @router.post("/approvals/{approval_id}/refusal")
-def refuse(approval_id: str, actor: Custodian, session: SessionDep, reason: Text) -> Response:
-    approvals.refuse(session, actor, approval_id, Refusal.model_validate({"reason": reason}).reason)
+def refuse(approval_id: str, actor: Custodian, session: SessionDep, reason: Why) -> Response:
+    approvals.refuse(session, actor, approval_id, reason)
     return see("/console/approvals")
 
 
@@ -236,13 +235,12 @@ async def compare(
     actor: Anybody,
     engine: EngineDep,
     decoders: DecodersDep,
-    settings: SettingsDep,
     image: Annotated[UploadFile, File()],
-    left: Annotated[str, Form(max_length=64)] = "served",
-    right: Annotated[str, Form(max_length=64)] = "target",
+    left: View = "served",
+    right: View = "target",
 ) -> Response:
     """One image against two views. view: `served`, `target`, or the id of a public withdrawal."""
-    content = await image.read(settings.max_body_bytes)
+    content = await image.read()
     answers = []
     for view in (left, right):
         if view == "target":
@@ -265,7 +263,7 @@ def create_key(
     request: Request,
     actor: Administrator,
     session: SessionDep,
-    name: Text,
+    name: Line,
     role: Names,
     lasts: Duration,
 ) -> Response:

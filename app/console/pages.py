@@ -1,6 +1,7 @@
 """What the console shows: models and their classes, deposits, requests for approval, the audit, keys."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from app.registry import service as registry
 from app.registry.service import ModelRow
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
+from app.wire import Id
 from app.withdrawals import service as withdrawals
 from app.withdrawals.service import WithdrawalState
 
@@ -55,13 +57,13 @@ def list_models(request: Request, actor: Anybody, session: ReadingDep, cursor: s
 
 @router.get("/models/{name}")
 def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep) -> Response:
-    model = registry.describe(session, name)
+    model = registry.get(session, name)
     report = classes.report(session, name)
     of_model, more = deposits.list_of_model(session, name, PAGE)
-    names = deposits.names_of(session, of_model)
     lent, _ = withdrawals.list_all(session, PAGE, name)
     active = withdrawals.active(session, model.id)
     lends = withdrawals.deposits_of(session, [*lent, *active])
+    names = deposits.names_of(session, _all(session, of_model, lends))
     waiting, _ = second_person.list_all(session, PAGE, model.id, True)
     return page(
         request,
@@ -75,9 +77,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         names=names,
         lendable=[row for row in of_model if row.state == "deposited" and not row.restored_at],
         withdrawals=active,
-        classes_lent={
-            row.id: [label for one in lends[row.id] for label in names.get(one, [one[:8]])] for row in active
-        },
+        classes_lent={row.id: [label for one in lends[row.id] for label in names[one]] for row in active},
         waiting=waiting,
         described={row.id: _described(session, row) for row in waiting},
         timeline=_timeline(model, of_model, names, lent, lends),
@@ -101,7 +101,7 @@ def show_progress(request: Request, deposit_id: str, actor: Anybody, session: Re
 
 @router.get("/approvals")
 def list_approvals(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
-    waiting, _ = second_person.list_all(session, PAGE, None, True)
+    waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
     rows, following = second_person.list_all(session, PageRequest(limit=PAGE.limit, cursor=cursor), None, False)
     decided = [row for row in rows if second_person.state(row) != "waiting"]
     return page(
@@ -111,6 +111,7 @@ def list_approvals(request: Request, actor: Anybody, session: ReadingDep, cursor
         decided=decided,
         following=following,
         state=second_person.state,
+        roles=second_person.ROLES,
         models=registry.by_ids(session, {row.model_id for row in (*waiting, *decided)}),
         described={row.id: _described(session, row) for row in (*waiting, *decided)},
     )
@@ -121,14 +122,14 @@ def show_audit(
     request: Request,
     actor: Auditor,
     session: ReadingDep,
-    model: Annotated[str, Query(max_length=100)] = "",
-    action: Annotated[str, Query(max_length=100)] = "",
-    by: Annotated[str, Query(max_length=100)] = "",
-    subject: Annotated[str, Query(max_length=64)] = "",
+    model: Annotated[Id, Query()] = "",
+    action: Annotated[Id, Query()] = "",
+    by: Annotated[Id, Query()] = "",
+    subject: Annotated[Id, Query()] = "",
     cursor: str | None = None,
 ) -> Response:
     filters = {"model": model, "action": action, "actor": by, "subject": subject}
-    given = {name: value for name, value in filters.items() if value and "\0" not in value}
+    given = {name: value for name, value in filters.items() if value}
     rows, following = audit.list_events(session, PageRequest(limit=PAGE.limit, cursor=cursor), **given)
     models, _ = registry.list_models(session, PageRequest(limit=500))
     head = audit.head(session)
@@ -170,10 +171,16 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
         "model": model,
         "names": deposits.class_names(session, row),
         "is_unfinished": row.state in UNFINISHED,
-        "curve": json.dumps(row.progress.get("curve") or {}),
+        "curve": json.dumps(row.curve or {}),
         "withdrawals": [one for one in active if row.id in lends[one.id]],
         "happenings": _of_deposit(row),
     }
+
+
+def _all(session: Session, rows: Sequence[DepositRow], lends: dict[str, list[str]]) -> list[DepositRow]:
+    """These deposits, and those that are lent besides."""
+    others = {one for ids in lends.values() for one in ids} - {row.id for row in rows}
+    return [*rows, *deposits.of_ids(session, sorted(others)).values()]
 
 
 def _timeline(
@@ -190,7 +197,7 @@ def _timeline(
         link = f"/console/deposits/{row.id}"
         found += [Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link) for one in _of_deposit(row)]
     for row in lent:
-        label = ", ".join(name for one in lends[row.id] for name in names.get(one, [one[:8]]))
+        label = ", ".join(name for one in lends[row.id] for name in names[one])
         found.append(Happening(row.created_at, f"{label}: withdrawn for {row.holder}", row.created_by, row.reason))
         if withdrawals.state(row) != WithdrawalState.ACTIVE:
             ended = row.ended_at or row.expires_at
@@ -202,7 +209,7 @@ def _of_deposit(row: DepositRow) -> list[Happening]:
     found = [Happening(row.created_at, "deposit requested", row.created_by, row.reason)]
     if row.finished_at:
         state = "deposited" if row.state == "purged" else row.state
-        found.append(Happening(row.finished_at, state, "worker", row.failure))
+        found.append(Happening(row.finished_at, state, None, row.failure))
     if row.restored_at:
         found.append(Happening(row.restored_at, "restored", row.restored_by, row.restore_reason))
     if row.purged_at:
@@ -219,4 +226,9 @@ def _described(session: Session, row: ApprovalRow) -> str:
     ids = wish["deposits"] if row.act == Act.WITHDRAW else [wish["deposit"]]
     names = deposits.names_of(session, deposits.of_ids(session, ids).values())
     label = ", ".join(name for of in names.values() for name in of)
-    return f"{row.act} {label}" + (f" for {wish['holder']}" if row.act == Act.WITHDRAW else "")
+    if row.act != Act.WITHDRAW:
+        return f"{row.act} {label}"
+    seconds, ends = wish.get("expires_in_seconds"), wish.get("expires_at")
+    lasts = f"for {seconds / 3600:g} hours from the approval on" if seconds else f"until {ends or 'it is revoked'}"
+    whom = "shown to everybody" if wish["visibility"] == "public" else "shown to who presents its token"
+    return f"withdraw {label} for {wish['holder']}, {whom}, {lasts}"

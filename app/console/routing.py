@@ -1,10 +1,11 @@
 """How the console answers: pages for people, also where something is refused; nothing from elsewhere is loaded."""
 
+import logging
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,13 +13,16 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.templating import Jinja2Templates
 from pydantic import ValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app.access.service import Actor, Role, Unauthenticated, demand
 from app.console import sign_in
-from app.database import now
 from app.errors import Problem
+from app.requests import bounded
 
+log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -29,7 +33,6 @@ HEADERS = {
 }
 templates = Jinja2Templates(FOLDER / "templates")
 templates.env.globals["Role"] = Role
-templates.env.globals["now"] = now
 templates.env.filters["percent"] = lambda value: "not measured" if value is None else f"{value:.1f} %"
 templates.env.filters["time"] = lambda value: f"{value:%Y-%m-%d %H:%M} UTC" if value else ""
 
@@ -45,7 +48,7 @@ def see(path: str) -> RedirectResponse:
 
 
 class ConsoleRoute(APIRoute):
-    """Refusals are pages, too. Who is not signed in is led to where to sign in."""
+    """Refusals are pages, too. Who is not signed in is led to where to sign in, before a body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -54,13 +57,22 @@ class ConsoleRoute(APIRoute):
             try:
                 if request.method != "GET":
                     sign_in.demand_same_origin(request)
-                response = await handler(request)
-            except sign_in.ForeignForm as problem:
-                response = _refused(request, problem.status, problem.title, problem.detail)
+                if self.path in sign_in.OPEN:
+                    limit = sign_in.MAX_BYTES
+                else:
+                    await sign_in.actor_of(request)
+                    limit = request.app.state.settings.max_body_bytes
+                response = await handler(bounded(request, limit))
             except Unauthenticated:
                 response = _to_sign_in(request)
             except Problem as problem:
                 response = _refused(request, problem.status, problem.title, problem.detail)
+                if problem.retry_after is not None:
+                    response.headers["Retry-After"] = str(problem.retry_after)
+            except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+                log.error("the database or the vault failed", exc_info=error)
+                told = "The database or the vault does not answer. Look whether what you did was done, or try it again."
+                response = _refused(request, 503, "The service cannot answer now", told)
             except (RequestValidationError, ValidationError) as error:
                 told = "; ".join(f"{e['loc'][-1] if e['loc'] else 'it'}: {e['msg']}" for e in error.errors()[:5])
                 response = _refused(request, 422, "Something is missing or wrong in the form", told)
@@ -78,9 +90,12 @@ def _refused(request: Request, status: int, title: str, detail: str) -> Response
 
 
 def _to_sign_in(request: Request) -> Response:
-    wanted = request.url.path if request.method == "GET" else ""
+    is_part = "HX-Request" in request.headers  # of the page that is to be seen again
+    wanted = urlsplit(request.headers.get("HX-Current-URL", "")).path if is_part else request.url.path
+    if request.method != "GET" and not is_part:
+        wanted = ""
     path = "/console/sign-in" + (f"?next={quote(wanted)}" if wanted else "")
-    if "HX-Request" in request.headers:
+    if is_part:
         return Response(status_code=401, headers={"HX-Redirect": path})
     return see(path)
 

@@ -11,22 +11,25 @@ from typing import Any, Final
 
 from fastapi import Request, Response
 
-from app.access.service import Actor, Unauthenticated
-from app.authentication import Callers
+from app.access.service import Actor
+from app.authentication import Callers, known
+from app.errors import Problem
 from app.vault.service import Vault, VaultDamaged
 
 COOKIE: Final = "lirf_console"
 PATH: Final = "/console"
+OPEN: Final = ("/console/sign-in", "/console/sign-out")
+MAX_BYTES: Final = 32 << 10  # of a form that anybody may send
 SECONDS: Final = 8 * 3600
-MAX_CHARACTERS: Final = 8192  # of a key, or of a provider's token; browsers keep cookies of 4096 bytes
+MAX_CHARACTERS: Final = 3000  # of a key, or of a provider's token: sealed it fits into the 4096 bytes of a cookie
 _ASSOCIATED: Final = b'["console"]'
 
 
 async def actor_of(request: Request) -> Actor:
     """The actor of the session. Raises `Unauthenticated` where there is none, and what `Callers.actor` does."""
-    bearer = _opened(request.app.state.vault, request.cookies.get(COOKIE, ""))
-    actor = await identify(request, bearer or "")
-    request.state.actor = actor
+    if (actor := known(request)) is None:
+        bearer = _opened(request.app.state.vault, request.cookies.get(COOKIE, ""))
+        request.state.actor = actor = await identify(request, bearer or "")
     return actor
 
 
@@ -61,7 +64,7 @@ def _opened(vault: Vault, cookie: str) -> str | None:
 
 
 def demand_same_origin(request: Request) -> None:
-    """A form of another site changes nothing here. Raises `Forbidden`.
+    """A form of another site changes nothing here. Raises `ForeignForm`.
 
     Browsers say where a request comes from (Fetch Metadata; `Origin` where they do not), and no site can change that.
     """
@@ -72,5 +75,5 @@ def demand_same_origin(request: Request) -> None:
     raise ForeignForm("the form was sent from another site; open the console and use its own.")
 
 
-class ForeignForm(Unauthenticated):
+class ForeignForm(Problem):
     status, slug, title = 403, "foreign-form", "The form is of another site"

@@ -156,11 +156,14 @@ def class_indices(session: Session, deposit_ids: Sequence[str]) -> dict[str, lis
     return found
 
 
-def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str, Any]) -> None:
+def heartbeat(
+    session: Session, settings: Settings, job: Job, progress: dict[str, Any], curve: dict[str, Any] | None = None
+) -> None:
     """Renews the lease and tells the progress. Raises `Cancelled` or `LeaseLost`."""
+    told = {"progress": progress, **({"curve": curve} if curve else {})}
     with session.begin():
         renewed = changes(
-            session, _held(job).values(lease_until=now() + timedelta(seconds=settings.lease_seconds), progress=progress)
+            session, _held(job).values(lease_until=now() + timedelta(seconds=settings.lease_seconds), **told)
         )
         if not renewed:
             _explain_lost(session, job)

@@ -25,7 +25,10 @@ UNFINISHED = (State.QUEUED, State.RUNNING)
 
 
 class DepositRow(Base):
-    """A deposit job and, once deposited, its result. `token` is the fencing token of the newest claim."""
+    """A deposit job and, once deposited, its result. `token` is the fencing token of the newest claim.
+
+    `curve`: the values of each loss by its name, and `step`, as many of each.
+    """
 
     __tablename__ = "deposits"
     __table_args__ = (
@@ -59,6 +62,7 @@ class DepositRow(Base):
     is_cancel_requested: Mapped[bool] = mapped_column(default=False)
     is_batch_halved: Mapped[bool] = mapped_column(default=False)
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    curve: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON, deferred=True)  # for the console alone
     failure: Mapped[str | None] = mapped_column(sa.Text)
     revision: Mapped[int | None]
     module_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))

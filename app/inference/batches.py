@@ -76,6 +76,10 @@ class Question:
         except asyncio.CancelledError:
             self.answer.cancel()
             raise
+        if self.answer.cancelled():
+            raise Overloaded(
+                "the service ends now; ask another replica, or again in a while.", retry_after=RETRY_SECONDS
+            )
         return self.answer.result()
 
 

@@ -55,10 +55,10 @@ def finish(service: Service, deposit_id: str, monkeypatch: pytest.MonkeyPatch) -
     seen: list[tuple[str, int]] = []
     heartbeat = jobs.heartbeat
 
-    def counted(session: Any, settings: Any, job: Any, progress: dict[str, Any]) -> None:
+    def counted(session: Any, settings: Any, job: Any, progress: dict[str, Any], *curve: Any) -> None:
         if "step" in progress and (progress["phase"], progress["step"]) not in seen:
             seen.append((progress["phase"], progress["step"]))
-        heartbeat(session, settings, job, progress)
+        heartbeat(session, settings, job, progress, *curve)
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "heartbeat", counted)

@@ -143,6 +143,49 @@ def test_a_session_ends_with_its_key_and_by_itself(service: Service, monkeypatch
     client.close()
 
 
+def test_no_body_is_read_of_a_stranger_and_no_endless_one_of_anybody(service: Service) -> None:
+    service.register()
+    told = {**FROM_HERE, "Content-Type": "multipart/form-data; boundary=x"}
+    comparison = f"{service.url}/console/models/birds/comparison"
+    with signed_in(service) as client:
+        cookies = dict(client.cookies)
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    large = head + bytes(service.settings.max_body_bytes)
+    for url, own, body, status in (
+        (comparison, {}, b"no form at all", 303),
+        (comparison, cookies, b"no form at all", 400),
+        (comparison, cookies, large, 413),
+        (f"{service.url}/console/sign-in", {}, large, 413),
+    ):
+        assert httpx.post(url, content=body, headers=told, cookies=own, timeout=60).status_code == status
+
+
+def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> None:
+    """PostgreSQL takes none in any text."""
+    told = {**FROM_HERE, "Content-Type": "application/x-www-form-urlencoded"}
+    key = httpx.post(f"{service.url}/console/sign-in", content="key=lirf_%00_x", headers=told)
+    assert key.status_code == 401
+    service.register()
+    with signed_in(service, Role.ADMINISTRATOR) as client:
+        for path, body in (
+            ("/console/withdrawals", "deposit=%00&holder=h&reason=r&lasts=day"),
+            ("/console/models/birds/policy", "version=1&original=seal&reason=%00"),
+            ("/console/keys", "name=%00&lasts=day"),
+        ):
+            assert client.post(path, content=body, headers=told).status_code == 422, path
+        images = {"image": ("bird.png", png(3, size=20), "image/png")}
+        data = {"left": "\0", "right": "served"}
+        assert client.post("/console/models/birds/comparison", files=images, data=data).status_code == 422
+        assert client.get("/console/audit?by=%00").status_code == 422
+        assert client.get("/console/models?cursor=%00").status_code == 422
+
+
+def test_a_session_that_ended_leads_back_to_the_page_and_not_to_its_part(service: Service) -> None:
+    headers = {"HX-Request": "true", "HX-Current-URL": f"{service.url}/console/deposits/1?x=y"}
+    answer = httpx.get(f"{service.url}/console/deposits/1/progress", headers=headers)
+    assert answer.headers["HX-Redirect"] == "/console/sign-in?next=/console/deposits/1"
+
+
 def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
     for wanted, led in {
         "/console/audit": "/console/audit",
@@ -181,7 +224,7 @@ def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
         client.post(f"/console/withdrawals/{withdrawal['id']}/renewal", data={"lasts": "week", "reason": "longer"})
         assert service.reader.withdrawals()[0]["expires_at"] > withdrawal["expires_at"]  # type: ignore[operator]
         page = client.post(f"/console/withdrawals/{withdrawal['id']}/revocation")
-        assert "every deposited class is off" in page.text
+        assert "Nothing is withdrawn" in page.text
         assert service.reader.withdrawals()[0]["state"] == "revoked"
         again = client.post(f"/console/withdrawals/{withdrawal['id']}/revocation")
         assert (again.status_code, "is revoked" in again.text) == (410, True)
@@ -222,7 +265,7 @@ def test_what_one_asks_for_another_approves(service: Service) -> None:
         form = {"deposit": deposit, "holder": "h", "reason": "r", "lasts": "hour"}
         waiting = first.post("/console/withdrawals", data=form)
         assert waiting.url.path == "/console/approvals"
-        assert "withdraw auk for h" in waiting.text
+        assert "withdraw auk for h, shown to everybody, for 1 hours from the approval on" in waiting.text
         [asked] = service.administrator.approvals(waiting=True)
         own = first.post(f"/console/approvals/{asked['id']}/approval")
         assert (own.status_code, "somebody else" in own.text) == (403, True)

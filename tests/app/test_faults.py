@@ -125,9 +125,9 @@ def test_measuring_renews_the_lease(service: Service, monkeypatch: pytest.Monkey
     phases: list[str] = []
     heartbeat = jobs.heartbeat
 
-    def counted(session: Any, settings: Any, job: Any, progress: dict[str, Any]) -> None:
+    def counted(session: Any, settings: Any, job: Any, progress: dict[str, Any], *curve: Any) -> None:
         phases.append(progress["phase"])
-        heartbeat(session, settings, job, progress)
+        heartbeat(session, settings, job, progress, *curve)
 
     monkeypatch.setattr(worker_job.jobs, "heartbeat", counted)
     monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0.0)

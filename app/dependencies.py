@@ -87,16 +87,18 @@ async def _authenticated(request: Request, _: Annotated[object, Security(_bearer
 AnyKey = Annotated[Actor, Depends(_authenticated)]
 
 
-def _with(*roles: Role) -> Any:
-    async def demanded(actor: AnyKey) -> Actor:
+def with_role(who: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:
+    """The actor that `who` finds, with one of the roles."""
+    found = Depends(who)
+
+    async def demanded(actor: Actor = found) -> Actor:
         demand(actor, *roles)
         return actor
 
-    dependency: Callable[..., Awaitable[Actor]] = demanded
-    return Depends(dependency)
+    return Depends(demanded)
 
 
-Operator = Annotated[Actor, _with(Role.OPERATOR)]
-Custodian = Annotated[Actor, _with(Role.CUSTODIAN)]
-Auditor = Annotated[Actor, _with(Role.AUDITOR)]
-Administrator = Annotated[Actor, _with(Role.ADMINISTRATOR)]
+Operator = Annotated[Actor, with_role(_authenticated, Role.OPERATOR)]
+Custodian = Annotated[Actor, with_role(_authenticated, Role.CUSTODIAN)]
+Auditor = Annotated[Actor, with_role(_authenticated, Role.AUDITOR)]
+Administrator = Annotated[Actor, with_role(_authenticated, Role.ADMINISTRATOR)]

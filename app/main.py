@@ -141,10 +141,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(problems.RefuseNul)
     app.add_middleware(Told)
+    # Before the console's pages, of which one is for all other paths.
+    app.mount("/console/static", StaticFiles(directory=CONSOLE / "static"))
     for router in ROUTERS:
         app.include_router(router)
-
-    app.mount("/console/static", StaticFiles(directory=CONSOLE / "static"))
 
     @app.get("/", include_in_schema=False)
     def root() -> RedirectResponse:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.access import service as access
@@ -51,7 +51,7 @@ async def start(actor: Anybody) -> Response:
 def list_models(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
     rows, following = registry.list_models(session, PageRequest(limit=PAGE.limit, cursor=cursor))
     states = {row.id: _count(classes.report(session, row.name)) for row in rows}
-    waiting, _ = second_person.list_all(session, PAGE, None, True)
+    waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
     return page(request, "models.html", models=rows, states=states, waiting=len(waiting), following=following)
 
 
@@ -147,6 +147,11 @@ def verify_audit(request: Request, actor: Auditor, session: ReadingDep) -> Respo
 @router.get("/keys")
 def list_keys(request: Request, actor: Administrator, session: ReadingDep, cursor: str | None = None) -> Response:
     return keys_page(request, actor, session, cursor)
+
+
+@router.get("/{path:path}")
+async def nowhere(path: str, actor: Anybody) -> Response:
+    raise HTTPException(404, "There is no such page; the menu leads to those that there are.")
 
 
 def keys_page(request: Request, actor: Actor, session: Session, cursor: str | None = None, /, **made: Any) -> Response:

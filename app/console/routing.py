@@ -17,8 +17,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from app.access.service import Actor, Role, Unauthenticated, demand
+from app.access.service import Actor, Role, Unauthenticated
 from app.console import sign_in
+from app.dependencies import with_role
 from app.errors import Problem
 from app.requests import bounded
 
@@ -103,15 +104,7 @@ def _to_sign_in(request: Request) -> Response:
 Anybody = Annotated[Actor, Depends(sign_in.actor_of)]
 
 
-def _with(*roles: Role) -> Any:
-    async def demanded(actor: Anybody) -> Actor:
-        demand(actor, *roles)
-        return actor
-
-    return Depends(demanded)
-
-
-Operator = Annotated[Actor, _with(Role.OPERATOR)]
-Custodian = Annotated[Actor, _with(Role.CUSTODIAN)]
-Auditor = Annotated[Actor, _with(Role.AUDITOR)]
-Administrator = Annotated[Actor, _with(Role.ADMINISTRATOR)]
+Operator = Annotated[Actor, with_role(sign_in.actor_of, Role.OPERATOR)]
+Custodian = Annotated[Actor, with_role(sign_in.actor_of, Role.CUSTODIAN)]
+Auditor = Annotated[Actor, with_role(sign_in.actor_of, Role.AUDITOR)]
+Administrator = Annotated[Actor, with_role(sign_in.actor_of, Role.ADMINISTRATOR)]

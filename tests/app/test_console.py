@@ -35,6 +35,7 @@ NEEDS = {
     "POST /console/keys": set(),
     "POST /console/keys/{key_id}/revocation": set(),
 }
+of_http_alone = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 FROM_HERE = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -75,6 +76,7 @@ def test_nobody_gets_in_without_a_session(service: Service) -> None:
     assert len(seen) > len(NEEDS)
 
 
+@of_http_alone
 @pytest.mark.parametrize("role", [None, *Role])
 def test_no_role_passes_its_matrix_in_the_console(service: Service, role: Role | None) -> None:
     with signed_in(service, *([role] if role else [])) as client:
@@ -88,6 +90,7 @@ def test_no_role_passes_its_matrix_in_the_console(service: Service, role: Role |
             assert status < 500
 
 
+@of_http_alone
 def test_no_other_site_changes_anything(service: Service) -> None:
     with signed_in(service, Role.ADMINISTRATOR) as client:
         for headers in (
@@ -108,6 +111,7 @@ def test_no_other_site_changes_anything(service: Service) -> None:
         assert client.post("/console/keys", data=form, headers={"Origin": service.url}).status_code == 200
 
 
+@of_http_alone
 def test_the_cookie_is_out_of_reach_and_holds_no_key(service: Service) -> None:
     key = service.key_of("team", Role.AUDITOR)
     answer = httpx.post(f"{service.url}/console/sign-in", data={"key": key}, headers=FROM_HERE)
@@ -143,6 +147,7 @@ def test_a_session_ends_with_its_key_and_by_itself(service: Service, monkeypatch
     client.close()
 
 
+@of_http_alone
 def test_no_body_is_read_of_a_stranger_and_no_endless_one_of_anybody(service: Service) -> None:
     service.register()
     told = {**FROM_HERE, "Content-Type": "multipart/form-data; boundary=x"}
@@ -180,12 +185,14 @@ def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> No
         assert client.get("/console/models?cursor=%00").status_code == 422
 
 
+@of_http_alone
 def test_a_session_that_ended_leads_back_to_the_page_and_not_to_its_part(service: Service) -> None:
     headers = {"HX-Request": "true", "HX-Current-URL": f"{service.url}/console/deposits/1?x=y"}
     answer = httpx.get(f"{service.url}/console/deposits/1/progress", headers=headers)
     assert answer.headers["HX-Redirect"] == "/console/sign-in?next=/console/deposits/1"
 
 
+@of_http_alone
 def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
     for wanted, led in {
         "/console/audit": "/console/audit",
@@ -198,6 +205,17 @@ def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
         assert answer.headers["Location"] == led
 
 
+@of_http_alone
+def test_a_page_that_is_none_is_told_on_a_page(service: Service) -> None:
+    with signed_in(service) as client:
+        answer = client.get("/console/nothing/here")
+        assert (answer.status_code, "<h1>Not Found</h1>" in answer.text) == (404, True)
+        assert "Content-Security-Policy" in answer.headers
+        assert client.get("/console/static/console.css").headers["Content-Type"].startswith("text/css")
+        assert client.get("/console/static/nothing.css").status_code == 404
+
+
+@of_http_alone
 def test_what_strangers_named_is_text_and_nothing_else(service: Service) -> None:
     service.register()
     hostile = "<script>alert(1)</script>"
@@ -273,6 +291,7 @@ def test_what_one_asks_for_another_approves(service: Service) -> None:
         assert service.reader.withdrawals()[0]["state"] == "active"
 
 
+@of_http_alone
 def test_an_image_is_tried_against_two_views(service: Service) -> None:
     service.register()
     service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")

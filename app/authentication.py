@@ -91,10 +91,14 @@ async def authenticated(request: Request) -> Actor:
     if (actor := known(request)) is None:
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else ""
-        callers: Callers = request.app.state.callers
-        actor = await callers.actor(bearer, request.client.host if request.client else "unknown")
-        request.state.actor = actor
+        request.state.actor = actor = await identified(request, bearer)
     return actor
+
+
+async def identified(request: Request, bearer: str) -> Actor:
+    """Whose key or token it is, which came with a request. Raises what `Callers.actor` does."""
+    callers: Callers = request.app.state.callers
+    return await callers.actor(bearer, request.client.host if request.client else "unknown")
 
 
 def known(request: Request) -> Actor | None:

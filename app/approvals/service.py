@@ -23,10 +23,11 @@ def carry_out(
     settings: Settings,
     engine: InferenceEngine,
     actor: Actor,
-    wished: ApprovalRow,
+    approval_id: str,
 ) -> ApprovalRow:
     """Raises what `second_person.approve` does, and what the act does."""
     with session.begin():
+        wished = second_person.get(session, approval_id)
         second_person.demand_approver(session, actor, wished)
     if wished.act == Act.WITHDRAW:
         engine.prepare(wished.wish["deposits"])

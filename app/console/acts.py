@@ -1,9 +1,10 @@
 """What the console changes: a form calls the service that the API's route calls, and leads to where that shows."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
 
 from app.access import service as access
 from app.access.schemas import KeyCreate
@@ -11,6 +12,7 @@ from app.access.service import Forbidden, Role, Unauthenticated, demand
 from app.approvals import service as approvals
 from app.audit.export import exported
 from app.audit.schemas import AuditExport
+from app.authentication import identified
 from app.console import sign_in
 from app.console.pages import keys_page
 from app.console.routing import (
@@ -31,12 +33,13 @@ from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
 from app.registry.policies import Policy
+from app.registry.service import ModelRow
 from app.restorations import service as restorations
-from app.second_person import service as second_person
 from app.second_person.service import ApprovalRow
 from app.wire import Id, Reason
 from app.withdrawals import service as withdrawals
 from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
+from app.withdrawals.service import WithdrawalRow
 
 router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
 
@@ -63,7 +66,7 @@ async def begin(
     next: Annotated[str, Form(max_length=300)] = "",
 ) -> Response:
     try:
-        await sign_in.identify(request, key.strip())
+        await identified(request, key.strip())
     except Forbidden as problem:
         return page(request, "sign_in.html", 403, next=next, told=problem.detail)
     except Unauthenticated:
@@ -86,7 +89,6 @@ async def end(request: Request) -> Response:
 
 @router.post("/withdrawals")
 def withdraw(
-    request: Request,
     actor: Custodian,
     session: SessionDep,
     engine: EngineDep,
@@ -213,9 +215,7 @@ def approve(
     settings: SettingsDep,
     engine: EngineDep,
 ) -> Response:
-    with session.begin():
-        wished = second_person.get(session, approval_id)
-    approvals.carry_out(session, database, vault, settings, engine, actor, wished)
+    approvals.carry_out(session, database, vault, settings, engine, actor, approval_id)
     return see("/console/approvals")
 
 
@@ -280,10 +280,10 @@ def revoke_key(key_id: str, actor: Administrator, session: SessionDep) -> Respon
     return see("/console/keys")
 
 
-def _see_model(session: Any, row: Any) -> Response:
+def _see_model(session: Session, row: ModelRow | WithdrawalRow | ApprovalRow) -> Response:
     """Where the change shows: at the model, or among what waits for a second person."""
     if isinstance(row, ApprovalRow):
         return see("/console/approvals")
     with session.begin():
-        model = row if isinstance(row, registry.ModelRow) else registry.by_id(session, row.model_id)
+        model = row if isinstance(row, ModelRow) else registry.by_id(session, row.model_id)
     return see(f"/console/models/{model.name}")

@@ -22,10 +22,10 @@ from app.registry import policies
 from app.registry import service as registry
 from app.registry.service import ModelRow
 from app.second_person import service as second_person
-from app.second_person.service import Act, ApprovalRow
+from app.second_person.service import Act, ApprovalRow, ApprovalState
 from app.wire import Id
 from app.withdrawals import service as withdrawals
-from app.withdrawals.service import WithdrawalState
+from app.withdrawals.service import WithdrawalRow, WithdrawalState
 
 router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
 PAGE = PageRequest(limit=50)
@@ -92,9 +92,9 @@ def show_deposit(request: Request, deposit_id: str, actor: Anybody, session: Rea
 @router.get("/deposits/{deposit_id}/progress")
 def show_progress(request: Request, deposit_id: str, actor: Anybody, session: ReadingDep) -> Response:
     """The part of the page that changes; once the deposit has ended, the whole page is loaded again."""
-    context = _deposit(session, deposit_id)
-    response = page(request, "progress.html", **context)
-    if not context["is_unfinished"]:
+    row = deposits.get(session, deposit_id)
+    response = page(request, "progress.html", **_progress(row))
+    if row.state not in UNFINISHED:
         response.headers["HX-Refresh"] = "true"
     return response
 
@@ -103,7 +103,7 @@ def show_progress(request: Request, deposit_id: str, actor: Anybody, session: Re
 def list_approvals(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
     waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
     rows, following = second_person.list_all(session, PageRequest(limit=PAGE.limit, cursor=cursor), None, False)
-    decided = [row for row in rows if second_person.state(row) != "waiting"]
+    decided = [row for row in rows if second_person.state(row) != ApprovalState.WAITING]
     return page(
         request,
         "approvals.html",
@@ -172,14 +172,16 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
     active = withdrawals.active(session, model.id)
     lends = withdrawals.deposits_of(session, active)
     return {
-        "deposit": row,
+        **_progress(row),
         "model": model,
         "names": deposits.class_names(session, row),
-        "is_unfinished": row.state in UNFINISHED,
-        "curve": json.dumps(row.curve or {}),
         "withdrawals": [one for one in active if row.id in lends[one.id]],
         "happenings": _of_deposit(row),
     }
+
+
+def _progress(row: DepositRow) -> dict[str, Any]:
+    return {"deposit": row, "is_unfinished": row.state in UNFINISHED, "curve": json.dumps(row.curve or {})}
 
 
 def _all(session: Session, rows: Sequence[DepositRow], lends: dict[str, list[str]]) -> list[DepositRow]:
@@ -190,9 +192,9 @@ def _all(session: Session, rows: Sequence[DepositRow], lends: dict[str, list[str
 
 def _timeline(
     model: ModelRow,
-    rows: Any,
+    rows: Sequence[DepositRow],
     names: dict[str, list[str]],
-    lent: Any,
+    lent: Sequence[WithdrawalRow],
     lends: dict[str, list[str]],
 ) -> list[Happening]:
     """What happened to the model's classes, newest first; of the newest deposits and withdrawals."""
@@ -201,12 +203,22 @@ def _timeline(
         label = ", ".join(names[row.id])
         link = f"/console/deposits/{row.id}"
         found += [Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link) for one in _of_deposit(row)]
-    for row in lent:
-        label = ", ".join(name for one in lends[row.id] for name in names[one])
-        found.append(Happening(row.created_at, f"{label}: withdrawn for {row.holder}", row.created_by, row.reason))
-        if withdrawals.state(row) != WithdrawalState.ACTIVE:
-            ended = row.ended_at or row.expires_at
-            found.append(Happening(ended, f"{label}: withdrawal {withdrawals.state(row)}", row.ended_by, None))
+    for withdrawal in lent:
+        label = ", ".join(name for one in lends[withdrawal.id] for name in names[one])
+        found.append(
+            Happening(
+                withdrawal.created_at,
+                f"{label}: withdrawn for {withdrawal.holder}",
+                withdrawal.created_by,
+                withdrawal.reason,
+            )
+        )
+        if withdrawals.state(withdrawal) != WithdrawalState.ACTIVE:
+            ended = withdrawal.ended_at or withdrawal.expires_at
+            assert ended is not None
+            found.append(
+                Happening(ended, f"{label}: withdrawal {withdrawals.state(withdrawal)}", withdrawal.ended_by, None)
+            )
     return sorted(found, key=lambda one: one.at, reverse=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from app.access.service import Actor
-from app.authentication import Callers, known
+from app.authentication import identified, known
 from app.errors import Problem
 from app.vault.service import Vault, VaultDamaged
 
@@ -29,14 +29,8 @@ async def actor_of(request: Request) -> Actor:
     """The actor of the session. Raises `Unauthenticated` where there is none, and what `Callers.actor` does."""
     if (actor := known(request)) is None:
         bearer = _opened(request.app.state.vault, request.cookies.get(COOKIE, ""))
-        request.state.actor = actor = await identify(request, bearer or "")
+        request.state.actor = actor = await identified(request, bearer or "")
     return actor
-
-
-async def identify(request: Request, bearer: str) -> Actor:
-    """Whose key or token it is. Raises what `Callers.actor` does."""
-    callers: Callers = request.app.state.callers
-    return await callers.actor(bearer, request.client.host if request.client else "unknown")
 
 
 def begin(request: Request, response: Response, bearer: str) -> None:

@@ -204,8 +204,9 @@ def read_by_probe(data: Data, whole: SplitNetwork, compute: Compute) -> tuple[Ac
     training, labels = data.training.first_of_each(PROBE_IMAGES), data.held_out.labels
     held_out = answers_of(whole.lower, whole.upper, data.held_out.pixels, data.preprocessing, compute)
     learnt = answers_of(whole.lower, whole.upper, training.pixels, data.preprocessing, compute)
-    read = linear_probe((learnt.features, training.labels), (held_out.features, labels), data.deposited)
-    return metrics.accuracy(held_out.logits, labels, data.deposited), read
+    read = linear_probe((learnt.features, training.labels), held_out.features, len(data.classes))
+    own = metrics.accuracy(held_out.logits, labels, data.deposited)
+    return own, metrics.accuracy(read, labels, data.deposited)
 
 
 def circumstances(device: str) -> dict[str, Any]:

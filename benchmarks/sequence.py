@@ -158,7 +158,8 @@ def _leaks(data: Data, network: SplitNetwork, modules: list[DepositModule], comp
             )
             for one in (learnt, data.held_out)
         )
-        read = linear_probe((seen.features, learnt.labels), (held_out.features, data.held_out.labels), later)
+        probed = linear_probe((seen.features, learnt.labels), held_out.features, len(data.classes))
+        read = accuracy(probed, data.held_out.labels, later)
         own = accuracy(held_out.logits, data.held_out.labels, later)
         rows.append({"module": number, "answers": own.deposited, "probe": read.deposited})
     return rows

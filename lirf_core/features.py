@@ -1,5 +1,6 @@
 """The last layer's features: what a network knows, whether or not its logits say it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +47,18 @@ class LastFeatures:
 
 @torch.inference_mode()
 def answers_of(
-    lower: nn.Module, upper: nn.Module, images: Tensor, preprocessing: Preprocessing, compute: Compute, batch: int = 250
+    lower: nn.Module,
+    upper: nn.Module,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    compute: Compute,
+    batch: int = 250,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Answers:
-    """images: uint8 (N, C, H, W). `lower` is that of a target network or a deposit module, in eval mode."""
+    """images: uint8 (N, C, H, W). `lower` is that of a target network or a deposit module, in eval mode.
+
+    `on_batch` stops it by raising.
+    """
     features, logits = [], []
     with LastFeatures(upper) as last:
         for chunk in torch.split(images, batch):
@@ -56,4 +66,5 @@ def answers_of(
                 answer = upper(lower(compute.inputs(chunk, preprocessing)))
             features.append(last.latest.float().cpu())
             logits.append(answer.float().cpu())
+            on_batch()
     return Answers(torch.cat(features), torch.cat(logits))

@@ -1,0 +1,13 @@
+"""t-SNE of the last layer's features (van der Maaten and Hinton, 2008), as in the paper's figure 3."""
+
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+LEAST = 8  # images; fewer have no picture
+
+
+def embedding(features: Tensor, seed: int = 0) -> list[tuple[float, float]]:
+    """A place in the plane for each image. features: (N, F), N at least `LEAST`."""
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    placed = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features.numpy())
+    return [(round(float(x), 2), round(float(y), 2)) for x, y in placed]

@@ -1,0 +1,143 @@
+"""Evidence of a network that has forgotten, and of one that only says so."""
+
+import copy
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from lirf_core.architectures import build
+from lirf_core.data import Augmentation
+from lirf_core.evidence import examination
+from lirf_core.evidence.distillation import features_at_split, plain_cnn, taught
+from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Labelled, Networks, halves
+from lirf_core.metrics import logits_of
+from lirf_core.network import SplitNetwork
+from lirf_core.original import train_original
+from tests.lirf_core.factories import CPU, PREPROCESSING, SPEC, deposit_of, images, network
+
+CLASSES = ["auk", "dodo", "emu", "heron", "kiwi"]
+EVERY = [0, 1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def original() -> SplitNetwork:
+    seen = images(300, EVERY, seed=5)
+    return train_original(SPEC, *seen, PREPROCESSING, CPU, epochs=12, augmentation=Augmentation(0, False), seed=0)
+
+
+@pytest.fixture(scope="module")
+def ignorant() -> SplitNetwork:
+    """Trained on the preserved classes alone."""
+    seen = images(300, [2, 3, 4], seed=5)
+    return train_original(SPEC, *seen, PREPROCESSING, CPU, epochs=12, augmentation=Augmentation(0, False), seed=0)
+
+
+def case(held_out: int = 200, members: Labelled | None = None) -> Case:
+    asked = Labelled(*images(held_out, EVERY, seed=1))
+    return Case(CLASSES, [0, 1], [2, 3, 4], asked, members, PREPROCESSING, Augmentation(0, False))
+
+
+def fresh() -> SplitNetwork:
+    torch.manual_seed(3)
+    return build(SPEC, "layer2")
+
+
+@pytest.fixture(scope="module")
+def found(original: SplitNetwork, ignorant: SplitNetwork) -> tuple[Evidence, list[str]]:
+    """The target knows nothing of the deposited classes; the module is of two steps."""
+    told: list[str] = []
+    module = deposit_of(original, PREPROCESSING).module
+    networks = Networks(ignorant, fresh(), original, module, reference=ignorant)
+    members = Labelled(*images(100, [0, 1], seed=5))
+    return Examination(networks, case(members=members), CPU, CPU, told.append).run(), told
+
+
+def test_every_part_is_carried_out_in_its_turn(found: tuple[Evidence, list[str]]) -> None:
+    evidence, told = found
+    assert list(dict.fromkeys(told)) == list(PARTS)
+    assert evidence.missing == {}
+    assert evidence.good.keys() == set(PARTS)
+    assert all(asdict(evidence)[part] for part in PARTS)
+    assert evidence.images == {"held_out": 200, "attackers": 100, "asked": 100, "members": 100}
+
+
+def test_a_network_that_knows_the_classes_is_told_from_one_that_does_not(found: tuple[Evidence, list[str]]) -> None:
+    evidence, _ = found
+    knows, forgot = evidence.answers["original"].deposited, evidence.answers["target"].deposited
+    assert knows is not None
+    assert forgot is not None
+    assert knows.low > 60
+    assert forgot.percent == 0.0
+    read = {name: of.deposited for name, of in evidence.probe.items()}
+    assert read["original"].percent >= read["target"].percent  # type: ignore[union-attr]
+    assert abs(evidence.membership["target"].auc - 0.5) < 3 * evidence.membership["target"].error
+
+
+def test_what_is_only_hidden_comes_back_sooner_than_what_was_never_known(original: SplitNetwork) -> None:
+    hiding = copy.deepcopy(original)
+    classifier = [layer for layer in hiding.upper.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        classifier.bias[:2] -= 30
+    evidence = Examination(Networks(hiding, fresh(), original), case(), CPU, CPU).run()
+    forgot = evidence.answers["target"].deposited
+    assert forgot is not None
+    assert forgot.percent == 0.0
+    assert evidence.probe["target"] == evidence.probe["original"]  # its features are those of before
+    hidden, unknown = (evidence.relearning[name][-1].needed for name in ("target", "fresh"))
+    assert hidden is not None
+    assert unknown is None or hidden <= unknown
+    assert set(evidence.missing) == {"membership", "recover", "reference"}
+
+
+def test_what_cannot_be_measured_says_why(original: SplitNetwork) -> None:
+    nobody = Labelled(*images(30, [2, 3, 4]))
+    told = case()
+    of = Case(CLASSES, [0, 1], [2, 3, 4], nobody, None, told.preprocessing, told.augmentation)
+    evidence = Examination(Networks(original, fresh()), of, CPU, CPU).run()
+    assert all("no image of the deposited classes" in evidence.missing[part] for part in PARTS if part != "membership")
+    assert evidence.answers == {}
+    assert "destroyed" in evidence.missing["original"]
+
+
+def test_the_attackers_half_and_the_one_that_is_asked_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
+    attackers, asked = halves(Labelled(pixels, torch.arange(100) % 3), seed=0)
+    own, other = set(attackers.images.flatten().tolist()), set(asked.images.flatten().tolist())
+    assert not own & other
+    assert own | other == set(range(100))
+    assert attackers.labels.bincount().tolist() == [17, 16, 16]
+    monkeypatch.setattr(examination, "ATTACK_EACH", 5)
+    assert [len(of.labels) for of in halves(Labelled(pixels, torch.arange(100) % 3), seed=0)] == [15, 15]
+
+
+def test_the_networks_are_left_as_they_were(original: SplitNetwork) -> None:
+    networks = Networks(network(), network(1), original, deposit_of(original, PREPROCESSING).module)
+    before = [copy.deepcopy(one.state_dict()) for one in (networks.target, networks.fresh, original, networks.module)]
+    state = torch.get_rng_state()
+    Examination(networks, case(80), CPU, CPU).run()
+    after = [one.state_dict() for one in (networks.target, networks.fresh, original, networks.module)]
+    for old, new in zip(before, after, strict=True):
+        assert all(torch.equal(old[name], new[name]) for name in old)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_student_learns_from_its_teacher_what_it_is_not_told(original: SplitNetwork) -> None:
+    """Half of its labels are wrong; the teacher's answers are not."""
+    shown, (pixels, labels) = images(200, EVERY, seed=8), images(100, EVERY, seed=9)
+    wrong = torch.where(torch.arange(200) % 2 == 0, shown[1], (shown[1] + 1) % 5)
+
+    def right(teacher: SplitNetwork | None) -> float:
+        torch.manual_seed(0)
+        student = plain_cnn(1, 5, features_at_split(original, PREPROCESSING))
+        lesson = PREPROCESSING, Augmentation(0, False), CPU, "logits", 12, 64
+        learnt = taught(student, teacher, shown[0], wrong, *lesson)  # type: ignore[arg-type]
+        return (logits_of(learnt, pixels, PREPROCESSING, CPU).argmax(1) == labels).float().mean().item()
+
+    assert right(original) > right(None)
+
+
+def test_a_student_has_its_teachers_features_whatever_their_size() -> None:
+    student = plain_cnn(3, 10, (24, 5, 7))
+    assert student.lower(torch.zeros(2, 3, 16, 16)).shape == (2, 24, 5, 7)
+    assert student(torch.zeros(2, 3, 16, 16)).shape == (2, 10)

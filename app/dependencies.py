@@ -101,4 +101,5 @@ def with_role(who: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:
 Operator = Annotated[Actor, with_role(_authenticated, Role.OPERATOR)]
 Custodian = Annotated[Actor, with_role(_authenticated, Role.CUSTODIAN)]
 Auditor = Annotated[Actor, with_role(_authenticated, Role.AUDITOR)]
+Examiner = Annotated[Actor, with_role(_authenticated, Role.OPERATOR, Role.AUDITOR)]
 Administrator = Annotated[Actor, with_role(_authenticated, Role.ADMINISTRATOR)]

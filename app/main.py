@@ -28,6 +28,7 @@ from app.dependencies import DatabaseDep
 from app.deposits.doorbell import Doorbell
 from app.deposits.router import router as deposits
 from app.errors import Problem
+from app.evidence.router import router as evidence
 from app.inference.batches import BatchLimits
 from app.inference.engine import InferenceEngine
 from app.inference.router import health, tensors
@@ -76,6 +77,7 @@ ROUTERS = (
     classes,
     datasets,
     deposits,
+    evidence,
     withdrawals,
     restorations,
     purges,

@@ -5,6 +5,7 @@ from app.audit import tables as _audit
 from app.database import Base
 from app.datasets import tables as _datasets
 from app.deposits import tables as _deposits
+from app.evidence import tables as _evidence
 from app.idempotency import tables as _idempotency
 from app.registry import tables as _registry
 from app.second_person import tables as _second_person
@@ -13,5 +14,16 @@ from app.withdrawals import tables as _withdrawals
 
 __all__ = ["metadata"]
 
-_DOMAINS = (_access, _audit, _datasets, _deposits, _idempotency, _registry, _second_person, _vault, _withdrawals)
+_DOMAINS = (
+    _access,
+    _audit,
+    _datasets,
+    _deposits,
+    _evidence,
+    _idempotency,
+    _registry,
+    _second_person,
+    _vault,
+    _withdrawals,
+)
 metadata = Base.metadata

@@ -9,14 +9,15 @@ import torch
 from opentelemetry import trace
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.database import Database
 from app.datasets import service as datasets
 from app.deposits import checkpoints, jobs
-from app.deposits.doorbell import Doorbell
+from app.deposits.doorbell import EXAMINE, Doorbell
 from app.deposits.jobs import Cancelled, HeldModule, Job, LeaseLost
 from app.errors import Problem
+from app.evidence import service as evidence
 from app.settings import Settings
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
@@ -25,10 +26,13 @@ from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.data import Preprocessing
 from lirf_core.deposit import DepositResult, deposit, scrub
+from lirf_core.evidence.examination import MEMBERS, Labelled, drawn
+from lirf_core.evidence.membership import attack
+from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.training import DepositDiverged
-from worker.pulse import Pulse, TookTooLong, Training
+from worker.pulse import DepositPulse, TookTooLong, Training
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -77,12 +81,21 @@ def work_on(work: Work, deposit_id: str) -> None:
             session.rollback()
             jobs.give_back(session, work.vault, work.settings, job, None)
             raise
-        for waiting_id in [other for other in jobs.waiting(session, job.model_id) if other != job.id][:1]:
-            work.doorbell.ring(waiting_id)
+        _ring_next(work, session, job)
+
+
+def _ring_next(work: Work, session: Session, job: Job) -> None:
+    """The model's next deposit can run now, and this one can be examined."""
+    with session.begin():
+        waiting = jobs.waiting(session, job.model_id)
+    for waiting_id in [other for other in waiting if other != job.id][:1]:
+        work.doorbell.ring(waiting_id)
+    for evidence_id in evidence.request_wanted(session):
+        work.doorbell.ring(evidence_id, EXAMINE)
 
 
 def _carry_out(work: Work, session: Session, job: Job) -> None:
-    pulse = Pulse(work.database, work.vault, work.settings, job)
+    pulse = DepositPulse(work.database, work.vault, work.settings, job)
     pulse.phase("loading")
     deposit_set = datasets.load(pulse.vault, job.deposit_set, work.settings.spool)
     original = job.network.open(pulse.vault)
@@ -100,7 +113,7 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
                     raise
                 continue  # it was purged meanwhile
             kept.enter_context(work.vault.discarded_on_error(scrubbed[-1].stored))
-        measured = _measure(work, job, original, *read_back, pulse)
+        measured = _measure(work, job, original, *read_back, deposit_set, pulse)
     if jobs.publish(session, work.vault, job, target, module, scrubbed, measured):
         work.database.forget_freed()
 
@@ -110,7 +123,7 @@ def _first_line(error: Exception) -> str:
 
 
 @tracer.start_as_current_span("train", record_exception=False)
-def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, pulse: Pulse) -> DepositResult:
+def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, pulse: DepositPulse) -> DepositResult:
     training = Training(pulse, checkpoints.TARGET, {"phase": "training"}, is_followed=bool(job.older_modules))
     lesson = *_lesson(work, job, deposit_set), training.step, pulse.phase("preparing")
     return training.resumed(lambda checkpoint: deposit(original, *lesson, checkpoint))
@@ -118,7 +131,7 @@ def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, 
 
 @tracer.start_as_current_span("scrub", record_exception=False)
 def _scrub(
-    work: Work, job: Job, number: int, original: SplitNetwork, deposit_set: ImageSet, pulse: Pulse
+    work: Work, job: Job, number: int, original: SplitNetwork, deposit_set: ImageSet, pulse: DepositPulse
 ) -> HeldModule:
     """The older module of this number without what it knew of the deposited classes; stored, and read back."""
     held, count, belonging = job.older_modules[number], len(job.older_modules), job.network.belonging
@@ -141,7 +154,7 @@ def _lesson(work: Work, job: Job, deposit_set: ImageSet) -> Lesson:
 
 
 @tracer.start_as_current_span("store", record_exception=False)
-def _store(job: Job, result: DepositResult, pulse: Pulse) -> tuple[StoredObject, StoredObject]:
+def _store(job: Job, result: DepositResult, pulse: DepositPulse) -> tuple[StoredObject, StoredObject]:
     pulse.phase("storing")
     vault, belonging = pulse.vault, job.network.belonging
     module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(result.module, belonging)])
@@ -152,7 +165,7 @@ def _store(job: Job, result: DepositResult, pulse: Pulse) -> tuple[StoredObject,
 
 @tracer.start_as_current_span("read back", record_exception=False)
 def _read_back(
-    job: Job, target: StoredObject, module: StoredObject, pulse: Pulse
+    job: Job, target: StoredObject, module: StoredObject, pulse: DepositPulse
 ) -> tuple[SplitNetwork, DepositModule]:
     """What will serve is what the vault gives back, decrypted and rebuilt, not what is in memory."""
     vault, belonging = pulse.vault, job.network.belonging
@@ -162,9 +175,18 @@ def _read_back(
 
 @tracer.start_as_current_span("measure", record_exception=False)
 def _measure(
-    work: Work, job: Job, original: SplitNetwork, target: SplitNetwork, module: DepositModule, pulse: Pulse
+    work: Work,
+    job: Job,
+    original: SplitNetwork,
+    target: SplitNetwork,
+    module: DepositModule,
+    deposit_set: ImageSet,
+    pulse: DepositPulse,
 ) -> dict[str, Any] | None:
-    """Original, target and recover network on the evaluation set's images of the classes that answered before."""
+    """Original, target and recover network on the evaluation set's images of the classes that answered before.
+
+    Membership inference is measured here, too: the deposit set is shredded when the deposit ends.
+    """
     if job.evaluation_set is None:
         return None
     advanced = pulse.phase("evaluating")
@@ -176,8 +198,18 @@ def _measure(
         return None
     recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest, job.preserved)
     measured: dict[str, Any] = {}
+    membership: dict[str, Any] = {}
+    members = drawn(Labelled(deposit_set.images, deposit_set.labels), MEMBERS)
+    of_strangers = torch.isin(labels, torch.tensor(job.deposited)).nonzero()[:MEMBERS, 0]
+
+    def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+        return metrics.logits_of(work.inference.place(network), images, job.preprocessing, work.inference, advanced)
+
     for name, network in (("original", original), ("target", target), ("recover", recover)):
-        logits = metrics.logits_of(work.inference.place(network), images, job.preprocessing, work.inference, advanced)
+        logits = logits_of(network, images)
+        if len(of_strangers):
+            of_members = margins(logits_of(network, members.images), members.labels)
+            membership[name] = asdict(attack(of_members, margins(logits[of_strangers], labels[of_strangers])))
         accuracy = asdict(metrics.accuracy(logits, labels, job.deposited))
         by_class = {job.class_names[i]: accuracy["by_class"][i] for i in answering}
         measured[name] = {
@@ -188,4 +220,4 @@ def _measure(
     forgotten = None if before is None else metrics.forgetting(before, after)
     preserved = measured["target"]["preserved_accuracy"]
     h_mean = None if forgotten is None or preserved is None else metrics.h_mean(preserved, forgotten)
-    return {**measured, "forgetting": forgotten, "h_mean": h_mean}
+    return {**measured, "forgetting": forgotten, "h_mean": h_mean, "membership": membership or None}

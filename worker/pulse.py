@@ -1,4 +1,4 @@
-"""What a running deposit tells the database: that it lives, how far it is, and where it could go on."""
+"""What running work tells the database: that it lives, how far it is, and where a deposit could go on."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class TookTooLong(Exception):
-    """The deposit ran for longer than it may."""
+    """The work ran for longer than it may."""
 
 
 class Curve:
@@ -49,17 +49,15 @@ class Curve:
 class Pulse:
     """Renews the lease, but only when the work has advanced, and at most once a second.
 
-    What advances raises `Cancelled`, `LeaseLost` or `TookTooLong` where the work is to end. What `vault` reads and
-    writes is an advance.
+    What advances raises what `renew` does, or `TookTooLong`, where the work is to end. What `vault` reads and writes is
+    an advance.
     """
 
-    def __init__(self, database: Database, vault: Vault, settings: Settings, job: Job) -> None:
-        self._database, self._settings, self._job = database, settings, job
+    def __init__(self, vault: Vault, settings: Settings, renew: Callable[[dict[str, Any]], None]) -> None:
+        self._settings, self._renew = settings, renew
         self.vault = vault.watched(lambda: self.advanced(lambda: self._told))
         self._next_beat, self._told = 0.0, dict[str, Any]()
-        self.curve = Curve()
         self._ends = time.monotonic() + settings.time_limit_seconds
-        self._next_checkpoint = time.monotonic() + settings.checkpoint_seconds
 
     def phase(self, name: str) -> Callable[[], None]:
         """Says where the work is; call the result for each piece of the phase that is done."""
@@ -79,9 +77,22 @@ class Pulse:
                 "or raise LIRF_TIME_LIMIT_SECONDS."
             )
         self._told = progress
+        self._renew(progress)
+        self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
+
+
+class DepositPulse(Pulse):
+    """Also tells the losses, and keeps checkpoints. What advances raises `Cancelled` or `LeaseLost`, too."""
+
+    def __init__(self, database: Database, vault: Vault, settings: Settings, job: Job) -> None:
+        super().__init__(vault, settings, self._heartbeat)
+        self._database, self._job = database, job
+        self.curve = Curve()
+        self._next_checkpoint = time.monotonic() + settings.checkpoint_seconds
+
+    def _heartbeat(self, progress: dict[str, Any]) -> None:
         with self._database.session() as session:
             jobs.heartbeat(session, self._settings, self._job, progress, self.curve.told())
-        self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
 
     @property
     def is_checkpoint_due(self) -> bool:
@@ -118,7 +129,7 @@ class Pulse:
 class Training:
     """One training within a deposit: that of target and module, or the scrubbing of an older module."""
 
-    def __init__(self, pulse: Pulse, part: str, told: dict[str, Any], is_followed: bool) -> None:
+    def __init__(self, pulse: DepositPulse, part: str, told: dict[str, Any], is_followed: bool) -> None:
         """told: what its progress says besides the steps. is_followed: another one comes after it."""
         self._pulse, self._part, self._told, self._is_followed = pulse, part, told, is_followed
 

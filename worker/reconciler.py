@@ -14,7 +14,9 @@ from app.audit import anchors
 from app.audit import service as audit
 from app.database import Database
 from app.deposits import recovery
-from app.deposits.doorbell import Doorbell
+from app.deposits.doorbell import EXAMINE, Doorbell
+from app.evidence import jobs as examinations
+from app.evidence import service as evidence
 from app.idempotency import service as idempotency
 from app.settings import Settings
 from app.telemetry import logs
@@ -33,6 +35,9 @@ def run(settings: Settings, stop: threading.Event) -> None:
             with database.session() as session:
                 for deposit_id in recovery.reconcile(session, vault, settings):
                     doorbell.ring(deposit_id)
+                evidence.request_wanted(session)
+                for evidence_id in examinations.reconcile(session, settings):
+                    doorbell.ring(evidence_id, EXAMINE)
                 withdrawals.end_expired(session)
                 idempotency.forget_expired(session)
             if settings.audit_anchor_file:

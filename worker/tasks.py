@@ -1,4 +1,4 @@
-"""The one task. torch is imported in the pool's child only, ahead of its first message: the parent stays small."""
+"""The two tasks. torch is imported in the pool's child only, ahead of its first message: the parent stays small."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.signals import worker_process_init, worker_ready
 
-from app.deposits.doorbell import TASK
+from app.deposits.doorbell import DEPOSIT, EXAMINE
 from app.settings import Settings
 from app.telemetry import traces
 from worker.celery_app import app
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.job import Work
 
 
-@app.task(name=TASK)  # type: ignore[untyped-decorator]
+@app.task(name=DEPOSIT)  # type: ignore[untyped-decorator]
 def run_deposit(deposit_id: str) -> None:
     """Does nothing when the deposit is not queued any more: messages may come twice, late or never."""
     from worker.job import work_on
@@ -28,6 +28,17 @@ def run_deposit(deposit_id: str) -> None:
         work_on(_work(), deposit_id)
     finally:
         traces.flush()  # this process ends with its task
+
+
+@app.task(name=EXAMINE)  # type: ignore[untyped-decorator]
+def examine_deposit(evidence_id: str) -> None:
+    """As `run_deposit`, for the evidence of one."""
+    from worker.examination import examine
+
+    try:
+        examine(_work(), evidence_id)
+    finally:
+        traces.flush()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

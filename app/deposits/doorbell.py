@@ -1,4 +1,4 @@
-"""A message is a doorbell: it carries a deposit's id, and losing, doubling or reordering it changes only latency."""
+"""A message is a doorbell: it carries the id of queued work; losing, doubling or reordering it changes only latency."""
 
 import logging
 
@@ -6,7 +6,8 @@ from celery import Celery
 
 from app.settings import Settings
 
-TASK = "lirf.deposit"
+DEPOSIT = "lirf.deposit"
+EXAMINE = "lirf.evidence"
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +27,7 @@ def celery_app(settings: Settings) -> Celery:
 
 
 class Doorbell:
-    """Tells the workers that a deposit is queued. Never fails: the reconciler rings again."""
+    """Tells the workers that a deposit or an examination is queued. Never fails: the reconciler rings again."""
 
     def __init__(self, settings: Settings) -> None:
         self._celery = celery_app(settings)
@@ -35,8 +36,9 @@ class Doorbell:
         # By then it has been rung again: a busy worker does not find a heap of old messages.
         self._expires_seconds = 2 * settings.doorbell_seconds
 
-    def ring(self, deposit_id: str) -> None:
+    def ring(self, queued_id: str, task: str = DEPOSIT) -> None:
+        """task: `DEPOSIT` with a deposit's id, or `EXAMINE` with the evidence's."""
         try:
-            self._celery.send_task(TASK, args=[deposit_id], retry=False, expires=self._expires_seconds)
-        except Exception as error:  # whatever a broker throws: the deposit is in the database
-            log.warning("the broker did not take the message for deposit %s: %s", deposit_id, type(error).__name__)
+            self._celery.send_task(task, args=[queued_id], retry=False, expires=self._expires_seconds)
+        except Exception as error:  # whatever a broker throws: the work is in the database
+            log.warning("the broker did not take the message for %s %s: %s", task, queued_id, type(error).__name__)

@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, 
 
 from app.wire import Id, Reason
 from lirf_core.config import DepositConfig
+from lirf_core.evidence.membership import Attack
 from lirf_core.losses import Joining
 
 _DEFAULT = DepositConfig()
@@ -101,6 +102,9 @@ class DepositCreate(BaseModel):
     evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")
     reason: Reason
     keep_dataset: StrictBool = Field(False, description="Otherwise the deposit set is shredded when the deposit ends.")
+    evidence: StrictBool = Field(
+        True, description="Examine the deposit once it is made, where there is an evaluation set; else when asked to."
+    )
     config: DepositConfigIn = DepositConfigIn()
 
     @field_validator("classes")
@@ -140,12 +144,23 @@ class NetworkAccuracy(BaseModel):
     by_class: dict[str, float | None]
 
 
+class Membership(BaseModel):
+    original: Attack
+    target: Attack
+    recover: Attack
+
+
 class DepositMetrics(BaseModel):
     original: NetworkAccuracy = Field(description="The network this deposit started from.")
     target: NetworkAccuracy
     recover: NetworkAccuracy
     forgetting: float | None = Field(description="F: drop of the deposited accuracy, in points.")
     h_mean: float | None = Field(description="Harmonic mean of the target's preserved accuracy and F.")
+    membership: Membership | None = Field(
+        None,
+        description="Area under the curve of who guesses whether an image of the deposited classes was in the deposit "
+        "set, with its standard error; 0.5: a guess.",
+    )
 
 
 class Deposit(BaseModel):

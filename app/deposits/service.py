@@ -109,6 +109,7 @@ def request(session: Session, actor: Actor, model_name: str, body: DepositCreate
             config=body.config.model_dump(),
             reason=body.reason,
             keeps_dataset=body.keep_dataset,
+            wants_evidence=body.evidence,
             created_at=now(),
             created_by=actor.name,
             rung_at=now(),
@@ -281,6 +282,14 @@ def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -
     row.state, row.purged_at, row.purged_by, row.purge_reason = State.PURGED, now(), actor.name, reason
     session.flush()
     return [vaults.shred(session, row.module_object_id), *checkpoints.forget_scrubs(session, row.id)]
+
+
+def take_wanting_evidence(session: Session) -> list[DepositRow]:
+    """In the caller's transaction: those that were made and are to be examined; each is given once."""
+    made = DepositRow.wants_evidence, DepositRow.revision.is_not(None)
+    rows = session.scalars(sa.select(DepositRow).where(*made).order_by(DepositRow.id)).all()
+    taken = sa.update(DepositRow).values(wants_evidence=False)
+    return [row for row in rows if changes(session, taken.where(DepositRow.id == row.id, DepositRow.wants_evidence))]
 
 
 def restored_ids(session: Session, model_id: str) -> list[str]:

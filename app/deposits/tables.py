@@ -51,6 +51,7 @@ class DepositRow(Base):
     config: Mapped[dict[str, Any]]
     reason: Mapped[str] = mapped_column(sa.Text)
     keeps_dataset: Mapped[bool] = mapped_column(default=False)
+    wants_evidence: Mapped[bool] = mapped_column(server_default=sa.false())  # until it is queued
     created_at: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[str] = mapped_column(sa.String(100))
     started_at: Mapped[datetime | None]

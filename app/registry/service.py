@@ -229,11 +229,25 @@ def belonging_of(model: ModelRow) -> Belonging:
 
 def stored_network(session: Session, model: ModelRow) -> StoredNetwork:
     """What serves now."""
-    assert model.upper_object_id is not None
     assert model.revision is not None
-    revision = session.get_one(RevisionRow, (model.id, model.revision))
-    upper, lower = vaults.stored(session, model.upper_object_id), vaults.stored(session, revision.lower_object_id)
-    return StoredNetwork(upper, lower, belonging_of(model), model.revision)
+    return _stored_revision(session, model, session.get_one(RevisionRow, (model.id, model.revision)))
+
+
+def revision_where_it_is(session: Session, model: ModelRow, number: int) -> StoredNetwork | None:
+    """An older revision; None where it was destroyed."""
+    row = session.get_one(RevisionRow, (model.id, number))
+    return None if vaults.is_shredded(session, row.lower_object_id) else _stored_revision(session, model, row)
+
+
+def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> StoredNetwork:
+    assert model.upper_object_id is not None
+    upper, lower = vaults.stored(session, model.upper_object_id), vaults.stored(session, row.lower_object_id)
+    return StoredNetwork(upper, lower, belonging_of(model), row.number)
+
+
+def is_alike(model: ModelRow, other: ModelRow) -> bool:
+    """Whether both answer the same classes to the same images."""
+    return (model.class_names, model.preprocessing) == (other.class_names, other.preprocessing)
 
 
 def classes(session: Session, model_id: str) -> Sequence[ModelClassRow]:

@@ -35,6 +35,8 @@ NEEDS = {
     "DELETE /v1/models/{name}/datasets/{dataset_id}": {Role.OPERATOR},
     "POST /v1/models/{name}/deposits": {Role.OPERATOR},
     "POST /v1/deposits/{deposit_id}/cancel": {Role.OPERATOR},
+    "POST /v1/deposits/{deposit_id}/evidence": {Role.OPERATOR, Role.AUDITOR},
+    "POST /v1/evidence/{evidence_id}/cancel": {Role.OPERATOR, Role.AUDITOR},
     "POST /v1/deposits/{deposit_id}/purge": set(),
     "POST /v1/deposits/{deposit_id}/restoration": {Role.CUSTODIAN},
     "DELETE /v1/deposits/{deposit_id}/restoration": {Role.CUSTODIAN},

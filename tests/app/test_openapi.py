@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from app.access.schemas import KeyCreate
 from app.deposits.schemas import DepositCreate
+from app.evidence.schemas import EvidenceCreate
 from app.inference.schemas import InferRequest, RepositoryQuery
 from app.main import create_app
 from app.purges.schemas import PurgeCreate
@@ -29,6 +30,7 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
     taken = (
         KeyCreate,
         DepositCreate,
+        EvidenceCreate,
         InferRequest,
         RepositoryQuery,
         ModelCreate,

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from app.deposits.doorbell import TASK, celery_app
+from app.deposits.doorbell import DEPOSIT, celery_app
 from app.deposits.tables import DepositRow, State
 from app.settings import Settings
 from app.vault import maintenance
@@ -236,7 +236,7 @@ class Chaos:
         for deposit_id in list(self.report.accepted.values())[-3:]:
             for _ in range(2):
                 with suppress(Exception):  # a broker may be away
-                    celery_app(settings).send_task(TASK, args=[deposit_id], retry=False)
+                    celery_app(settings).send_task(DEPOSIT, args=[deposit_id], retry=False)
 
     # What must hold.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.deposits.doorbell import TASK, celery_app
+from app.deposits.doorbell import DEPOSIT, celery_app
 from app.settings import Settings
 from demo.__main__ import free_port
 from tests.app.conftest import POSTGRESQL, own_database
@@ -75,7 +75,7 @@ def test_a_broker_that_is_killed_wiped_and_doubles_messages_costs_only_time(tmp_
                 redis.Redis.from_url(broker.url).flushall()
                 sender = celery_app(Settings(state_folder=tmp_path / "state", broker_url=broker.url))
                 for message in range(doubled):
-                    sender.send_task(TASK, args=[made[-1 - message % min(2, len(made))]])
+                    sender.send_task(DEPOSIT, args=[made[-1 - message % min(2, len(made))]])
                 if number == 1:
                     until_training(lirf, made[-1])
                     running.kill("worker")

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.deposits.doorbell import TASK, celery_app
+from app.deposits.doorbell import DEPOSIT, celery_app
 from app.deposits.tables import CheckpointRow
 from app.settings import Settings
 from lirf_client import Client
@@ -91,7 +91,7 @@ def test_lost_and_doubled_messages_change_latency_only(embedded: Installation) -
 
         doubled = queue(lirf, embedded.folder, ["emu"], {**SLOW, "epochs": 1})
         for _ in range(3):
-            celery_app(Settings(state_folder=embedded.folder / "state")).send_task(TASK, args=[doubled])
+            celery_app(Settings(state_folder=embedded.folder / "state")).send_task(DEPOSIT, args=[doubled])
         ended = lirf.wait(doubled)
         assert (ended["state"], ended["attempts"], ended["revision"]) == ("deposited", 1, 2)
 

@@ -1,0 +1,65 @@
+from fastapi import APIRouter, BackgroundTasks, Response
+from sqlalchemy.orm import Session
+
+from app.dependencies import AnyKey, DoorbellDep, Examiner, PageQuery, ReadingDep, SessionDep
+from app.deposits.doorbell import EXAMINE
+from app.evidence import service
+from app.evidence.digests import digest
+from app.evidence.schemas import Evidence, EvidenceCreate, EvidenceProgress, EvidenceSummary
+from app.evidence.service import EvidenceRow
+from app.paging import Page
+from app.requests import LimitedRoute
+
+router = APIRouter(tags=["evidence"], route_class=LimitedRoute)
+
+
+def _summary(session: Session, row: EvidenceRow) -> EvidenceSummary:
+    own = EvidenceSummary.model_fields.keys() - {"deposit", "model", "reference", "progress"}
+    return EvidenceSummary(
+        deposit=row.deposit_id,
+        model=service.model_of(session, row).name,
+        reference=service.reference_name(session, row),
+        progress=EvidenceProgress(**row.progress),
+        **{name: getattr(row, name) for name in own},
+    )
+
+
+@router.post("/v1/deposits/{deposit_id}/evidence", status_code=202)
+def request_evidence(
+    deposit_id: str,
+    body: EvidenceCreate,
+    actor: Examiner,
+    session: SessionDep,
+    doorbell: DoorbellDep,
+    tasks: BackgroundTasks,
+    response: Response,
+) -> EvidenceSummary:
+    """Examine a deposit again: a worker attacks what is left of the deposited classes. Follow `Location`."""
+    row = service.request(session, actor, deposit_id, body)
+    tasks.add_task(doorbell.ring, row.id, EXAMINE)
+    response.headers["Location"] = f"/v1/evidence/{row.id}"
+    with session.begin():
+        return _summary(session, row)
+
+
+@router.get("/v1/deposits/{deposit_id}/evidence")
+def list_evidence(deposit_id: str, actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[EvidenceSummary]:
+    """Evidence of a deposit, newest first; `GET /v1/evidence/{id}` has what was found."""
+    rows, cursor = service.list_of_deposit(session, deposit_id, page)
+    return Page(items=[_summary(session, row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/v1/evidence/{evidence_id}")
+def get_evidence(evidence_id: str, actor: AnyKey, session: ReadingDep) -> Evidence:
+    """State, progress and, once it has finished, what was found: each figure with its uncertainty and what is good."""
+    row = service.get(session, evidence_id)
+    known = _summary(session, row).model_dump()
+    return Evidence(**known, digest=digest(row.found) if row.found else None, found=row.found)
+
+
+@router.post("/v1/evidence/{evidence_id}/cancel")
+def cancel_evidence(evidence_id: str, actor: Examiner, session: SessionDep) -> EvidenceSummary:
+    """Stop an examination that has not ended."""
+    row = service.cancel(session, actor, evidence_id)
+    with session.begin():
+        return _summary(session, row)

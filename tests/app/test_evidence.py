@@ -1,0 +1,265 @@
+"""Evidence: gathered after a deposit and on request, once, by whoever holds it."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from app.database import now
+from app.evidence import jobs
+from app.evidence import service as evidence
+from app.evidence.digests import digest
+from app.evidence.jobs import NoLongerHeld
+from app.evidence.tables import EvidenceRow
+from lirf_client import LirfError
+from lirf_core.evidence.examination import PARTS, Examination
+from tests.app.conftest import Service
+from tests.app.factories import CLASSES
+from worker import examination
+from worker.examination import examine
+from worker.job import Work
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learnt is no matter here: a few steps of each training."""
+    monkeypatch.setattr("lirf_core.evidence.examination.STEPS", (0, 2))
+    monkeypatch.setattr("lirf_core.evidence.examination.STUDENT_STEPS", 3)
+    monkeypatch.setattr("lirf_core.evidence.examination.STUDENT_EPOCHS", 1)
+
+
+def with_evaluation_set(service: Service, each: int = 6) -> str:
+    """A model with one; returns its id."""
+    service.register()
+    return service.operator.upload_dataset("birds", service.archive(CLASSES, each), purpose="evaluation")["id"]
+
+
+def examined(service: Service, evidence_id: str) -> dict[str, Any]:
+    examine(Work(service.settings), evidence_id)
+    found = service.reader.evidence(evidence_id)
+    assert found["state"] == "finished", found["failure"]
+    assert found["found"] is not None
+    return found["found"]
+
+
+def newest(service: Service, deposit_id: str) -> str:
+    return service.reader.evidence_of(deposit_id)[0]["id"]
+
+
+def reconcile(service: Service) -> list[str]:
+    with service.database.session() as session:
+        return jobs.reconcile(session, service.settings)
+
+
+def claim(service: Service, evidence_id: str) -> jobs.Job | None:
+    with service.database.session() as session:
+        return jobs.claim(session, service.settings, evidence_id)
+
+
+def set_values(service: Service, evidence_id: str, **values: Any) -> None:
+    with service.database.session() as session, session.begin():
+        session.execute(sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id).values(**values))
+
+
+def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
+    with_evaluation_set(service)
+    deposit_id = service.deposit(["auk", "dodo"])
+    [queued] = service.reader.evidence_of(deposit_id)
+    assert (queued["state"], queued["created_by"], queued["deposit"]) == ("queued", "worker", deposit_id)
+    found = examined(service, queued["id"])
+    assert {part for part in PARTS if found[part]} == set(PARTS)
+    assert found["answers"].keys() == {"original", "target", "recover"}
+    assert found["missing"].keys() == {"membership", "reference"}  # as it was when the deposit set was there
+    assert found["membership"] == (service.reader.deposit(deposit_id)["metrics"] or {})["membership"]
+
+    told = service.reader.evidence(queued["id"])
+    assert told["revision"] == 1
+    assert told["digest"] == digest(found)
+    [finished] = service.auditor.audit_events(subject=queued["id"], action="evidence.finished")
+    assert finished["details"] == {"deposit": deposit_id, "revision": 1, "digest": told["digest"]}
+
+
+def test_without_held_out_images_or_the_wish_nothing_is_examined(service: Service) -> None:
+    service.register()
+    first = service.deposit(["auk"])
+    assert service.reader.evidence_of(first) == []
+    with pytest.raises(LirfError) as refusal:
+        service.operator.request_evidence(first)
+    assert refusal.value.type.endswith("no-evaluation-set")
+    service.operator.upload_dataset("birds", service.archive(CLASSES), purpose="evaluation")
+    second = service.deposit(["dodo"], evidence=False)
+    assert service.reader.evidence_of(second) == []
+    asked = service.auditor.request_evidence(second)
+    assert examined(service, asked["id"])["answers"].keys() == {"original", "target", "recover"}
+    assert service.operator.request_evidence(first)["state"] == "queued"  # the set came later
+
+
+def test_one_examination_of_a_deposit_at_a_time_and_who_only_reads_asks_for_none(service: Service) -> None:
+    with_evaluation_set(service)
+    deposit_id = service.deposit(["auk"])
+    with pytest.raises(LirfError) as refusal:
+        service.operator.request_evidence(deposit_id)
+    assert refusal.value.type.endswith("evidence-unfinished")
+    with pytest.raises(LirfError) as refusal:
+        service.reader.request_evidence(deposit_id)
+    assert refusal.value.status == 403
+    queued = service.queue(["dodo"])
+    with pytest.raises(LirfError) as refusal:
+        service.operator.request_evidence(queued)
+    assert refusal.value.type.endswith("nothing-to-examine")
+
+
+def test_a_kept_deposit_set_or_one_that_is_shown_again_are_the_members(service: Service) -> None:
+    with_evaluation_set(service)
+    deposit_id = service.deposit(["auk"], keep_dataset=True)
+    found = examined(service, newest(service, deposit_id))
+    assert found["images"]["members"] == 4
+    assert "membership" not in found["missing"]
+    shown = service.operator.upload_dataset("birds", service.archive(["auk"], each=5))
+    asked = service.operator.request_evidence(deposit_id, dataset_id=shown["id"])
+    assert examined(service, asked["id"])["images"]["members"] == 5
+    others = service.operator.upload_dataset("birds", service.archive(["auk", "emu"]))
+    with pytest.raises(LirfError) as refusal:
+        service.operator.request_evidence(deposit_id, dataset_id=others["id"])
+    assert refusal.value.type.endswith("members-differ")
+
+
+def test_a_reference_is_compared_with_and_has_the_same_classes(service: Service) -> None:
+    with_evaluation_set(service)
+    service.register("ignorant", seed=1)
+    deposit_id = service.deposit(["auk"], evidence=False)
+    asked = service.operator.request_evidence(deposit_id, reference="ignorant")
+    assert asked["reference"] == "ignorant"
+    found = examined(service, asked["id"])
+    assert all("reference" in found[part] for part in ("answers", "probe", "relearning"))
+    described = service.operator.model("birds")
+    preprocessing = {**described["preprocessing"], "std": [0.25]}
+    architecture = {name: described["architecture"][name] for name in ("name", "width")}
+    service.operator.register_model("other", architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
+    service.operator.put_weights("other", service.weights(2))
+    with pytest.raises(LirfError) as refusal:
+        service.operator.request_evidence(deposit_id, reference="other")
+    assert refusal.value.type.endswith("reference-differs")
+
+
+def test_what_was_destroyed_is_missing_and_says_so(service: Service) -> None:
+    with_evaluation_set(service)
+    service.administrator.change_policy("birds", original="destroy", reason="r")
+    deposit_id = service.deposit(["auk"])
+    found = examined(service, newest(service, deposit_id))
+    assert "destroyed" in found["missing"]["original"]
+    assert found["answers"].keys() == {"target", "recover"}
+    service.administrator.purge(deposit_id, classes=["auk"], reason="r")
+    found = examined(service, service.auditor.request_evidence(deposit_id)["id"])
+    assert "purged" in found["missing"]["recover"]
+    assert found["answers"].keys() == {"target"}
+
+
+def test_what_goes_while_it_waits_fails_it_with_the_reason(service: Service) -> None:
+    evaluation_id = with_evaluation_set(service)
+    deposit_id = service.deposit(["auk"])
+    service.operator.discard_dataset("birds", evaluation_id)
+    examine(Work(service.settings), newest(service, deposit_id))
+    failed = service.reader.evidence(newest(service, deposit_id))
+    assert failed["state"] == "failed"
+    assert "shredded" in (failed["failure"] or "")
+
+
+def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: Service) -> None:
+    with_evaluation_set(service)
+    evidence_id = newest(service, service.deposit(["auk"]))
+    stale = claim(service, evidence_id)
+    assert stale is not None
+    assert claim(service, evidence_id) is None
+    assert reconcile(service) == []
+    set_values(service, evidence_id, lease_until=now() - timedelta(1))
+    assert reconcile(service) == [evidence_id]
+    assert claim(service, evidence_id) is not None
+    with service.database.session() as session:
+        for late in (
+            lambda: jobs.heartbeat(session, service.settings, stale, {}),
+            lambda: jobs.finish(session, stale, {"good": {}}),
+            lambda: jobs.fail(session, stale, "late"),
+            lambda: jobs.give_back(session, service.settings, stale, None),
+        ):
+            with pytest.raises(NoLongerHeld):
+                late()
+    assert service.reader.evidence(evidence_id)["state"] == "running"
+    for _ in range(2):
+        set_values(service, evidence_id, lease_until=now() - timedelta(1))
+        reconcile(service)
+        claim(service, evidence_id)
+    set_values(service, evidence_id, lease_until=now() - timedelta(1))
+    assert reconcile(service) == []
+    assert "lost too often" in (service.reader.evidence(evidence_id)["failure"] or "")
+
+
+def test_a_crash_between_deposit_and_evidence_loses_none(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_evaluation_set(service)
+    deposit_id = service.queue(["auk"])
+    with monkeypatch.context() as patched:
+        patched.setattr("worker.job.evidence.request_wanted", lambda session: [])
+        service.work(deposit_id)
+    assert service.reader.evidence_of(deposit_id) == []
+    with service.database.session() as session:
+        [evidence_id] = evidence.request_wanted(session)
+        assert evidence.request_wanted(session) == []
+    assert newest(service, deposit_id) == evidence_id
+
+
+def test_a_cancelled_examination_ends_at_its_next_step(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_evaluation_set(service)
+    evidence_id = newest(service, service.deposit(["auk"]))
+    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0)
+    parts: list[str] = []
+
+    class Watched(Examination):
+        def _step(self) -> None:
+            if self._part == "probe" and "probe" not in parts:
+                service.operator.cancel_evidence(evidence_id)
+            parts.append(self._part)
+            super()._step()
+
+    monkeypatch.setattr(examination, "Examination", Watched)
+    examine(Work(service.settings), evidence_id)
+    assert parts[-1] == "probe"
+    assert service.reader.evidence(evidence_id)["state"] == "cancelled"
+    with pytest.raises(LirfError) as refusal:
+        service.operator.cancel_evidence(evidence_id)
+    assert refusal.value.type.endswith("evidence-ended")
+
+
+def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_evaluation_set(service)
+    evidence_id = newest(service, service.deposit(["auk"]))
+
+    def failing(error: BaseException) -> None:
+        def run(self: Examination) -> None:
+            raise error
+
+        monkeypatch.setattr(Examination, "run", run)
+        examine(Work(service.settings), evidence_id)
+
+    with pytest.raises(KeyboardInterrupt):
+        failing(KeyboardInterrupt())
+    assert service.reader.evidence(evidence_id)["state"] == "queued"
+    failing(OSError("the disk"))
+    failing(OSError("the disk"))
+    assert service.reader.evidence(evidence_id)["state"] == "queued"
+    failing(OSError("the disk"))
+    told = service.reader.evidence(evidence_id)
+    assert told["state"] == "failed"
+    assert "after 3 attempts" in (told["failure"] or "")
+
+
+def test_later_deposits_are_no_preserved_classes_of_earlier_evidence(service: Service) -> None:
+    with_evaluation_set(service)
+    first = service.deposit(["auk"], evidence=False)
+    service.deposit(["dodo"], evidence=False)
+    asked = service.operator.request_evidence(first)
+    found = examined(service, asked["id"])
+    assert service.reader.evidence(asked["id"])["revision"] == 2  # of what serves now
+    assert found["answers"]["target"]["by_class"].keys() == {"auk", "emu", "heron", "kiwi"}

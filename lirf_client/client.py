@@ -18,6 +18,8 @@ from lirf_client.types import (
     AuditHead,
     Dataset,
     Deposit,
+    Evidence,
+    EvidenceSummary,
     Model,
     ModelClass,
     Policy,
@@ -137,11 +139,14 @@ class Client:
         classes: Sequence[str] | None = None,
         config: dict[str, Any] | None = None,
         keep_dataset: bool = False,
+        evidence: bool = True,
     ) -> Deposit:
+        """evidence: examine it once it is made, where there is an evaluation set."""
         body: dict[str, Any] = {
             "dataset_id": dataset_id,
             "reason": reason,
             "keep_dataset": keep_dataset,
+            "evidence": evidence,
             "config": config or {},
         }
         if classes is not None:
@@ -177,6 +182,37 @@ class Client:
 
     def cancel(self, deposit_id: str) -> Deposit:
         return cast(Deposit, self._call("POST", f"/v1/deposits/{deposit_id}/cancel"))
+
+    def request_evidence(
+        self,
+        deposit_id: str,
+        *,
+        evaluation_set_id: str | None = None,
+        dataset_id: str | None = None,
+        reference: str | None = None,
+    ) -> EvidenceSummary:
+        """Examines a deposit. dataset_id: a deposit set of its classes; reference: a model that never saw them."""
+        body = {"evaluation_set_id": evaluation_set_id, "dataset_id": dataset_id, "reference": reference}
+        return cast(EvidenceSummary, self._call("POST", f"/v1/deposits/{deposit_id}/evidence", json=body))
+
+    def evidence_of(self, deposit_id: str) -> list[EvidenceSummary]:
+        """Newest first."""
+        return cast(list[EvidenceSummary], self._all(f"/v1/deposits/{deposit_id}/evidence"))
+
+    def evidence(self, evidence_id: str) -> Evidence:
+        return cast(Evidence, self._call("GET", f"/v1/evidence/{evidence_id}"))
+
+    def follow_evidence(self, evidence_id: str) -> Iterator[Evidence]:
+        """The evidence every second, until it has ended."""
+        while True:
+            found = self.evidence(evidence_id)
+            yield found
+            if found["state"] not in UNFINISHED:
+                return
+            time.sleep(1)
+
+    def cancel_evidence(self, evidence_id: str) -> EvidenceSummary:
+        return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{evidence_id}/cancel"))
 
     def withdraw(
         self,

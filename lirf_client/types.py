@@ -58,12 +58,24 @@ class NetworkAccuracy(TypedDict):
     by_class: dict[str, float | None]
 
 
+class Attack(TypedDict):
+    auc: float
+    error: float
+
+
+class Membership(TypedDict):
+    original: Attack
+    target: Attack
+    recover: Attack
+
+
 class DepositMetrics(TypedDict):
     original: NetworkAccuracy
     target: NetworkAccuracy
     recover: NetworkAccuracy
     forgetting: float | None
     h_mean: float | None
+    membership: Membership | None
 
 
 class Deposit(TypedDict):
@@ -90,6 +102,34 @@ class Deposit(TypedDict):
     module_bytes: int | None
     metrics: DepositMetrics | None
     config: dict[str, Any]
+
+
+class EvidenceProgress(TypedDict):
+    part: str | None
+    number: int | None
+    parts: int | None
+
+
+class EvidenceSummary(TypedDict):
+    id: str
+    deposit: str
+    model: str
+    state: str
+    reference: str | None
+    created_at: str
+    created_by: str
+    started_at: str | None
+    finished_at: str | None
+    progress: EvidenceProgress
+    failure: str | None
+    revision: int | None
+
+
+class Evidence(EvidenceSummary):
+    """`found` has each figure with its uncertainty, by part and network; `found["good"]` says what is good."""
+
+    digest: str | None
+    found: dict[str, Any] | None
 
 
 class Restoration(TypedDict):

@@ -21,12 +21,16 @@ from app.console.routing import (
     Auditor,
     ConsoleRoute,
     Custodian,
+    Examiner,
     Operator,
     page,
     see,
 )
-from app.dependencies import DatabaseDep, DecodersDep, EngineDep, SessionDep, SettingsDep, VaultDep
+from app.dependencies import DatabaseDep, DecodersDep, DoorbellDep, EngineDep, SessionDep, SettingsDep, VaultDep
 from app.deposits import service as deposits
+from app.deposits.doorbell import EXAMINE
+from app.evidence import service as evidence
+from app.evidence.schemas import EvidenceCreate
 from app.inference import service as inference
 from app.inference.views import Asked
 from app.purges import service as purges
@@ -139,6 +143,19 @@ def issue_token(request: Request, withdrawal_id: str, actor: Custodian, session:
 def cancel(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Response:
     deposits.cancel(session, vault, actor, deposit_id)
     return see(f"/console/deposits/{deposit_id}")
+
+
+@router.post("/deposits/{deposit_id}/evidence")
+def examine(deposit_id: str, actor: Examiner, session: SessionDep, doorbell: DoorbellDep) -> Response:
+    row = evidence.request(session, actor, deposit_id, EvidenceCreate())
+    doorbell.ring(row.id, EXAMINE)
+    return see(f"/console/deposits/{deposit_id}#beyond")
+
+
+@router.post("/evidence/{evidence_id}/cancellation")
+def cancel_examination(evidence_id: str, actor: Examiner, session: SessionDep) -> Response:
+    row = evidence.cancel(session, actor, evidence_id)
+    return see(f"/console/deposits/{row.deposit_id}#beyond")
 
 
 @router.post("/deposits/{deposit_id}/restoration")

@@ -17,6 +17,9 @@ from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, p
 from app.dependencies import ReadingDep
 from app.deposits import service as deposits
 from app.deposits.service import UNFINISHED, DepositRow
+from app.evidence import plots
+from app.evidence import service as evidence
+from app.evidence.digests import digest
 from app.paging import PageRequest
 from app.registry import policies
 from app.registry import service as registry
@@ -99,6 +102,15 @@ def show_progress(request: Request, deposit_id: str, actor: Anybody, session: Re
     return response
 
 
+@router.get("/deposits/{deposit_id}/evidence")
+def show_gathering(request: Request, deposit_id: str, actor: Anybody, session: ReadingDep) -> Response:
+    """The progress of an examination; once it has ended, the whole page is loaded again."""
+    gathering = _gathering(session, deposit_id)
+    if gathering is None:
+        return Response(headers={"HX-Refresh": "true"})
+    return page(request, "gathering.html", gathering=gathering)
+
+
 @router.get("/approvals")
 def list_approvals(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
     waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
@@ -177,7 +189,36 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
         "names": deposits.class_names(session, row),
         "withdrawals": [one for one in active if row.id in lends[one.id]],
         "happenings": _of_deposit(row),
+        **_evidence(session, row),
     }
+
+
+def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
+    """The newest that was found, laid out, and an examination that has not ended."""
+    known, _ = evidence.list_of_deposit(session, row.id, PageRequest(limit=1))
+    newest = known[0] if known else None
+    told = {"newest_evidence": newest, "gathering": _gathering(session, row.id)}
+    shown = evidence.newest_found(session, row.id)
+    if shown is None:
+        return told
+    assert shown.found is not None
+    names = registry.by_id(session, row.model_id).class_names
+    deposited = [names.index(label) for label in deposits.class_names(session, row)]
+    budgets = enumerate(run["images_each"] for run in shown.found["relearning"].get("target", []))
+    return {
+        **told,
+        "evidence": shown,
+        "evidence_digest": digest(shown.found),
+        "examined": {name for part in ("answers", "relearning") for name in shown.found[part]},
+        "pictures": plots.pictures(shown.found, deposited),
+        "relearning": {images: plots.relearning(shown.found, number) for number, images in budgets},
+        "bars": plots.bars,
+    }
+
+
+def _gathering(session: Session, deposit_id: str) -> evidence.EvidenceRow | None:
+    known, _ = evidence.list_of_deposit(session, deposit_id, PageRequest(limit=1))
+    return known[0] if known and known[0].state in evidence.UNFINISHED else None
 
 
 def _progress(row: DepositRow) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from app.access.service import Actor, Role, Unauthenticated
 from app.console import sign_in
 from app.dependencies import with_role
 from app.errors import Problem
+from app.evidence import plots
 from app.requests import bounded
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-templates = Jinja2Templates(FOLDER / "templates")
+templates = Jinja2Templates([FOLDER / "templates", plots.TEMPLATES])
 templates.env.globals["Role"] = Role
 templates.env.filters["percent"] = lambda value: "not measured" if value is None else f"{value:.1f} %"
 templates.env.filters["time"] = lambda value: f"{value:%Y-%m-%d %H:%M} UTC" if value else ""
@@ -107,4 +108,5 @@ Anybody = Annotated[Actor, Depends(sign_in.actor_of)]
 Operator = Annotated[Actor, with_role(sign_in.actor_of, Role.OPERATOR)]
 Custodian = Annotated[Actor, with_role(sign_in.actor_of, Role.CUSTODIAN)]
 Auditor = Annotated[Actor, with_role(sign_in.actor_of, Role.AUDITOR)]
+Examiner = Annotated[Actor, with_role(sign_in.actor_of, Role.OPERATOR, Role.AUDITOR)]
 Administrator = Annotated[Actor, with_role(sign_in.actor_of, Role.ADMINISTRATOR)]

@@ -9,6 +9,7 @@ from app.audit import schemas as audit
 from app.classes import schemas as classes
 from app.datasets import schemas as datasets
 from app.deposits import schemas as deposits
+from app.evidence import schemas as evidence
 from app.inference import schemas as inference
 from app.purges import schemas as purges
 from app.registry import schemas as registry
@@ -27,7 +28,11 @@ from lirf_client import types
         (types.Progress, deposits.Progress),
         (types.NetworkAccuracy, deposits.NetworkAccuracy),
         (types.DepositMetrics, deposits.DepositMetrics),
+        (types.Membership, deposits.Membership),
         (types.Deposit, deposits.Deposit),
+        (types.EvidenceProgress, evidence.EvidenceProgress),
+        (types.EvidenceSummary, evidence.EvidenceSummary),
+        (types.Evidence, evidence.Evidence),
         (types.Purge, purges.Purge),
         (types.Restoration, restorations.Restoration),
         (types.Withdrawal, withdrawals.Withdrawal),

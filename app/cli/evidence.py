@@ -1,0 +1,98 @@
+"""Evidence: shown, and gathered again."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, err, fail, moment, out, service, show
+from lirf_client import Client, Evidence
+
+commands = typer.Typer()
+
+
+@commands.command()
+def evidence(
+    deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
+    again: Annotated[bool, typer.Option("--again", help="Gather it anew, of the model as it is now.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(help="With --again: a model that never saw the classes, to compare with.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Show what is left of the deposited classes: answers, and attacks beyond them."""
+    if reference and not again:
+        raise typer.BadParameter("a reference is compared with when evidence is gathered: give --again, too.")
+    with service(url, state) as lirf:
+        if again:
+            evidence_id = lirf.request_evidence(deposit_id, reference=reference)["id"]
+        else:
+            known = lirf.evidence_of(deposit_id)
+            if not known:
+                fail("no evidence of this deposit was gathered yet; `--again` does it.")
+            unfinished = [one for one in known if one["state"] in ("queued", "running")]
+            finished = [one for one in known if one["state"] == "finished"]
+            evidence_id = (unfinished or finished or known)[0]["id"]
+        found = _followed(lirf, evidence_id)
+        if found["found"] is None:
+            fail(f"evidence {found['id']} {found['state']}: {found['failure'] or 'ask for it anew with --again.'}")
+        if as_json:
+            show(True, found, "")
+        else:
+            _show(found, found["found"])
+
+
+def _followed(lirf: Client, evidence_id: str) -> Evidence:
+    with Progress(console=err, transient=True) as progress:
+        bar = progress.add_task("waits for a worker", total=None)
+        for found in lirf.follow_evidence(evidence_id):
+            told = found["progress"]
+            if told["part"] and told["number"]:
+                progress.update(bar, description=told["part"], total=told["parts"], completed=told["number"] - 1)
+    return found
+
+
+def _show(evidence: Evidence, found: dict[str, Any]) -> None:
+    out.print(
+        f"Evidence [bold]{evidence['id']}[/bold] of {evidence['model']}, revision {evidence['revision']}, "
+        f"{moment(evidence['finished_at'] or '')} UTC"
+    )
+    networks = [name for name in ("original", "target", "recover", "reference", "fresh") if _has(found, name)]
+    table = Table("deposited classes", *networks)
+    table.add_row("answered rightly, %", *(_share(found["answers"].get(name)) for name in networks))
+    table.add_row("membership attack, area", *(_area(found["membership"].get(name)) for name in networks))
+    table.add_row("read by a linear probe, %", *(_share(found["probe"].get(name)) for name in networks))
+    for number, one in enumerate(found["relearning"].get("target", [])):
+        label = f"steps to relearn, {one['images_each']} images each"
+        table.add_row(label, *(_steps(found["relearning"].get(name), number) for name in networks))
+    for way, students in found["distillation"].items():
+        label = f"a student by {way}, % ({_share(students['none'])} alone)"
+        table.add_row(label, *(_share(students.get(name)) for name in networks))
+    out.print(table)
+    for part, good in found["good"].items():
+        out.print(
+            f"[bold]{part}[/bold]: {good}" + (f" [dim]{told}[/dim]" if (told := found["missing"].get(part)) else "")
+        )
+
+
+def _has(found: dict[str, Any], network: str) -> bool:
+    return any(network in found[part] for part in ("answers", "relearning"))
+
+
+def _share(of: dict[str, Any] | None) -> str:
+    share = of["deposited"] if of else None
+    return f"{share['percent']:.1f} ({share['low']:.1f} to {share['high']:.1f})" if share else ""
+
+
+def _area(attack: dict[str, float] | None) -> str:
+    return f"{attack['auc']:.3f} ± {attack['error']:.3f}" if attack else ""
+
+
+def _steps(of: list[dict[str, Any]] | None, number: int) -> str:
+    if not of:
+        return ""
+    needed, last = of[number]["needed"], of[number]["curve"][-1]["step"]
+    return f"over {last}" if needed is None else str(needed)

@@ -7,6 +7,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, err, fail, moment, out, service, show
+from app.evidence import figures
 from lirf_client import Client, Evidence
 
 commands = typer.Typer()
@@ -60,39 +61,12 @@ def _show(evidence: Evidence, found: dict[str, Any]) -> None:
         f"Evidence [bold]{evidence['id']}[/bold] of {evidence['model']}, revision {evidence['revision']}, "
         f"{moment(evidence['finished_at'] or '')} UTC"
     )
-    networks = [name for name in ("original", "target", "recover", "reference", "fresh") if _has(found, name)]
-    table = Table("deposited classes", *networks)
-    table.add_row("answered rightly, %", *(_share(found["answers"].get(name)) for name in networks))
-    table.add_row("membership attack, area", *(_area(found["membership"].get(name)) for name in networks))
-    table.add_row("read by a linear probe, %", *(_share(found["probe"].get(name)) for name in networks))
-    for number, one in enumerate(found["relearning"].get("target", [])):
-        label = f"steps to relearn, {one['images_each']} images each"
-        table.add_row(label, *(_steps(found["relearning"].get(name), number) for name in networks))
-    for way, students in found["distillation"].items():
-        label = f"a student by {way}, % ({_share(students['none'])} alone)"
-        table.add_row(label, *(_share(students.get(name)) for name in networks))
+    networks = figures.networks(found)
+    table = Table("of the deposited classes", *networks)
+    for row in figures.rows(found):
+        table.add_row(row.measure, *(row.values.get(name, "") for name in networks))
     out.print(table)
     for part, good in found["good"].items():
         out.print(
             f"[bold]{part}[/bold]: {good}" + (f" [dim]{told}[/dim]" if (told := found["missing"].get(part)) else "")
         )
-
-
-def _has(found: dict[str, Any], network: str) -> bool:
-    return any(network in found[part] for part in ("answers", "relearning"))
-
-
-def _share(of: dict[str, Any] | None) -> str:
-    share = of["deposited"] if of else None
-    return f"{share['percent']:.1f} ({share['low']:.1f} to {share['high']:.1f})" if share else ""
-
-
-def _area(attack: dict[str, float] | None) -> str:
-    return f"{attack['auc']:.3f} ± {attack['error']:.3f}" if attack else ""
-
-
-def _steps(of: list[dict[str, Any]] | None, number: int) -> str:
-    if not of:
-        return ""
-    needed, last = of[number]["needed"], of[number]["curve"][-1]["step"]
-    return f"over {last}" if needed is None else str(needed)

@@ -17,7 +17,7 @@ from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, p
 from app.dependencies import ReadingDep
 from app.deposits import service as deposits
 from app.deposits.service import UNFINISHED, DepositRow
-from app.evidence import plots
+from app.evidence import figures, plots
 from app.evidence import service as evidence
 from app.evidence.digests import digest
 from app.paging import PageRequest
@@ -209,7 +209,8 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
         **told,
         "evidence": shown,
         "evidence_digest": digest(shown.found),
-        "examined": {name for part in ("answers", "relearning") for name in shown.found[part]},
+        "networks": figures.networks(shown.found),
+        "rows": figures.rows(shown.found),
         "pictures": plots.pictures(shown.found, deposited),
         "relearning": {images: plots.relearning(shown.found, number) for number, images in budgets},
         "bars": plots.bars,

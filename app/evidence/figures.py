@@ -1,0 +1,57 @@
+"""The figures of evidence as a table that people read: console, certificate and command line."""
+
+from dataclasses import dataclass
+from typing import Any
+
+NETWORKS = ("original", "target", "recover", "reference", "fresh")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of the deposited classes; `values` by network, of those that it was taken of."""
+
+    measure: str
+    good: str
+    values: dict[str, str]
+
+
+def networks(found: dict[str, Any]) -> list[str]:
+    """Those that a column is for."""
+    examined = {name for part in ("answers", "relearning") for name in found[part]}
+    return [name for name in NETWORKS if name in examined]
+
+
+def rows(found: dict[str, Any]) -> list[Row]:
+    """found: `lirf_core.evidence.examination.Evidence` as JSON."""
+    good = found["good"]
+    table = [
+        Row("answered rightly", good["answers"], _shares(found["answers"])),
+        Row("membership inference, area", good["membership"], _areas(found["membership"])),
+        Row("read by a linear probe", good["probe"], _shares(found["probe"])),
+    ]
+    for number, run in enumerate(found["relearning"].get("target", [])):
+        measure = f"steps until {run['goal']:.0f} % are right again, {run['images_each']} images of each class"
+        steps = {name: _steps(runs[number]) for name, runs in found["relearning"].items()}
+        table.append(Row(measure, good["relearning"], steps))
+    for way, students in found["distillation"].items():
+        measure = f"right by a student, by {way}; with no teacher {_share(students['none'])}"
+        taught = {name: read for name, read in students.items() if name != "none"}
+        table.append(Row(measure, good["distillation"], _shares(taught)))
+    return table
+
+
+def _shares(by_network: dict[str, Any]) -> dict[str, str]:
+    return {name: _share(of) for name, of in by_network.items()}
+
+
+def _share(of: dict[str, Any]) -> str:
+    share = of["deposited"]
+    return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})" if share else "no images"
+
+
+def _areas(by_network: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{attack['auc']:.3f} ± {attack['error']:.3f}" for name, attack in by_network.items()}
+
+
+def _steps(run: dict[str, Any]) -> str:
+    return f"over {run['curve'][-1]['step']}" if run["needed"] is None else str(run["needed"])

@@ -18,6 +18,7 @@ from app.access.router import router as keys
 from app.approvals.router import router as approvals
 from app.audit.router import router as audit
 from app.authentication import Callers
+from app.certificates.router import router as certificates
 from app.classes.router import router as classes
 from app.console.acts import router as console_acts
 from app.console.pages import router as console_pages
@@ -78,6 +79,7 @@ ROUTERS = (
     datasets,
     deposits,
     evidence,
+    certificates,
     withdrawals,
     restorations,
     purges,

@@ -2,6 +2,7 @@
 
 from app.access import tables as _access
 from app.audit import tables as _audit
+from app.certificates import tables as _certificates
 from app.database import Base
 from app.datasets import tables as _datasets
 from app.deposits import tables as _deposits
@@ -17,6 +18,7 @@ __all__ = ["metadata"]
 _DOMAINS = (
     _access,
     _audit,
+    _certificates,
     _datasets,
     _deposits,
     _evidence,

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from app.certificates.signatures import NotGenuine, demand_genuine
+from app.evidence import figures
 from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, train, write_weights
 from lirf_client import Client, Deposit
 from lirf_core import metrics
@@ -31,6 +35,7 @@ CONFIG = {
     "augmentation": {"crop_padding": AUGMENTATION.crop_padding, "horizontal_flip": False},
 }
 REPORT = Path("var/demo/report.json")
+CERTIFICATE = Path("var/demo/certificate.pdf")
 out = Console()
 
 
@@ -127,6 +132,15 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
     if revoked != target:
         raise SystemExit("after the revocation the answers are not those of the target network")
 
+    out.rule("Evidence")
+    with out.status("a worker attacks what is left of 0, 1 and 2 in the target network ..."):
+        found = examined(lirf, deposit["id"])
+    table = Table("", *figures.networks(found))
+    for row in figures.rows(found):
+        table.add_row(row.measure, *(row.values.get(name, "") for name in figures.networks(found)))
+    out.print(table)
+    certify(lirf, deposit["id"])
+
     out.rule("Audit")
     table = Table("UTC", "actor", "action", "reason")
     for event in reversed(list(lirf.audit_events())):
@@ -146,6 +160,32 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
         "module_bytes": deposit["module_bytes"],
         "original_bytes": weights.stat().st_size,
     }
+
+
+def examined(lirf: Client, deposit_id: str) -> dict[str, Any]:
+    """What the worker finds that examines the deposit."""
+    while not (known := lirf.evidence_of(deposit_id)):
+        time.sleep(0.2)
+    *_, evidence = lirf.follow_evidence(known[0]["id"])
+    if evidence["found"] is None:
+        raise SystemExit(f"the examination {evidence['state']}: {evidence['failure']}")
+    return evidence["found"]
+
+
+def certify(lirf: Client, deposit_id: str) -> None:
+    """Writes the certificate, and sees that it is genuine and that a changed one is not."""
+    certificate = lirf.certificate(lirf.evidence_of(deposit_id)[0]["id"])
+    CERTIFICATE.parent.mkdir(parents=True, exist_ok=True)
+    CERTIFICATE.write_bytes(certificate)
+    key = load_pem_public_key(lirf.certificate_key().encode())
+    assert isinstance(key, Ed25519PublicKey)
+    demand_genuine(certificate, key)
+    try:
+        demand_genuine(certificate.replace(b"obj", b"obk", 1), key)
+    except NotGenuine as reason:
+        out.print(f"Certificate of deposit: {CERTIFICATE}, genuine. With one byte changed: {reason}")
+    else:
+        raise SystemExit("a changed certificate passes for genuine")
 
 
 def follow(lirf: Client, deposit_id: str) -> Deposit:

@@ -211,6 +211,15 @@ class Client:
                 return
             time.sleep(1)
 
+    def certificate(self, evidence_id: str, *, format: str = "pdf") -> bytes:
+        """Signed, as `pdf` or `html`; `lirf certificate verify` checks it."""
+        path = f"/v1/evidence/{evidence_id}/certificate"
+        return _successful(self._http.get(path, params={"format": format})).content
+
+    def certificate_key(self) -> str:
+        """The public key that certificates are signed by, as PEM."""
+        return _successful(self._http.get("/v1/certificates/key")).text
+
     def cancel_evidence(self, evidence_id: str) -> EvidenceSummary:
         return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{evidence_id}/cancel"))
 
@@ -398,8 +407,12 @@ def _repeated(method: str, send: Callable[[dict[str, str]], httpx.Response]) -> 
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:
+    return cast(dict[str, Any], response.json()) if _successful(response).content else {}
+
+
+def _successful(response: httpx.Response) -> httpx.Response:
     if response.is_success:
-        return cast(dict[str, Any], response.json()) if response.content else {}
+        return response
     try:
         problem = response.json()
     except ValueError:

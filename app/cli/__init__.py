@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.cli import approvals, audit, evidence, keys, vault, withdrawals
+from app.cli import approvals, audit, certificates, evidence, keys, vault, withdrawals
 from app.cli.common import (
     DEFAULT_STATE,
     DEFAULT_URL,
@@ -45,6 +45,7 @@ key by LIRF_API_KEY or in the state folder of a service on this machine.
 main = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 main.add_typer(withdrawals.commands)
 main.add_typer(evidence.commands)
+main.add_typer(certificates.commands, name="certificate")
 main.add_typer(keys.commands, name="keys")
 main.add_typer(audit.commands, name="audit")
 main.add_typer(vault.commands, name="vault")

@@ -13,6 +13,9 @@ from app.approvals import service as approvals
 from app.audit.export import exported
 from app.audit.schemas import AuditExport
 from app.authentication import identified
+from app.certificates import service as certificates
+from app.certificates.attachment import attached
+from app.certificates.signatures import Format
 from app.console import sign_in
 from app.console.pages import keys_page
 from app.console.routing import (
@@ -150,6 +153,11 @@ def examine(deposit_id: str, actor: Examiner, session: SessionDep, doorbell: Doo
     row = evidence.request(session, actor, deposit_id, EvidenceCreate())
     doorbell.ring(row.id, EXAMINE)
     return see(f"/console/deposits/{deposit_id}#beyond")
+
+
+@router.get("/evidence/{evidence_id}/certificate.{format}")
+def certify(evidence_id: str, format: Format, actor: Anybody, session: SessionDep, vault: VaultDep) -> Response:
+    return attached(certificates.issue(session, vault, evidence_id, format), evidence_id, format)
 
 
 @router.post("/evidence/{evidence_id}/cancellation")

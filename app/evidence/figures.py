@@ -8,7 +8,7 @@ NETWORKS = ("original", "target", "recover", "reference", "fresh")
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of the deposited classes; `values` by network, of those that it was taken of."""
+    """One measure, of the deposited classes unless it says otherwise; `values` by the networks it was taken of."""
 
     measure: str
     good: str
@@ -26,6 +26,7 @@ def rows(found: dict[str, Any]) -> list[Row]:
     good = found["good"]
     table = [
         Row("answered rightly", good["answers"], _shares(found["answers"])),
+        Row("preserved classes, answered rightly", "As the original does.", _shares(found["answers"], "preserved")),
         Row("membership inference, area", good["membership"], _areas(found["membership"])),
         Row("read by a linear probe", good["probe"], _shares(found["probe"])),
     ]
@@ -40,12 +41,12 @@ def rows(found: dict[str, Any]) -> list[Row]:
     return table
 
 
-def _shares(by_network: dict[str, Any]) -> dict[str, str]:
-    return {name: _share(of) for name, of in by_network.items()}
+def _shares(by_network: dict[str, Any], of: str = "deposited") -> dict[str, str]:
+    return {name: _share(read, of) for name, read in by_network.items()}
 
 
-def _share(of: dict[str, Any]) -> str:
-    share = of["deposited"]
+def _share(read: dict[str, Any], of: str = "deposited") -> str:
+    share = read[of]
     return f"{share['percent']:.1f} % ({share['low']:.1f} to {share['high']:.1f})" if share else "no images"
 
 

@@ -1,0 +1,37 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from app.certificates import service
+from app.certificates.attachment import attached
+from app.certificates.signatures import Format
+from app.dependencies import AnyKey, SessionDep, VaultDep
+from app.requests import LimitedRoute
+
+router = APIRouter(tags=["evidence"], route_class=LimitedRoute)
+
+
+@router.get(
+    "/v1/evidence/{evidence_id}/certificate",
+    response_class=Response,
+    responses={200: {"content": {"application/pdf": {}, "text/html": {}}, "description": "The signed certificate."}},
+)
+def get_certificate(
+    evidence_id: str,
+    actor: AnyKey,
+    session: SessionDep,
+    vault: VaultDep,
+    format: Annotated[Format, Query(description="Of the file.")] = "pdf",
+) -> Response:
+    """A certificate of deposit: finished evidence on one page, with digests, signed by the installation (Ed25519)."""
+    return attached(service.issue(session, vault, evidence_id, format), evidence_id, format)
+
+
+@router.get(
+    "/v1/certificates/key",
+    response_class=Response,
+    responses={200: {"content": {"application/x-pem-file": {}}, "description": "PEM, RFC 8410."}},
+)
+def get_key(actor: AnyKey, session: SessionDep, vault: VaultDep) -> Response:
+    """The public key that certificates are signed by; hand it on by another way than the certificates."""
+    return Response(service.public_key(session, vault), media_type="application/x-pem-file")

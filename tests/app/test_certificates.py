@@ -1,0 +1,167 @@
+"""Certificates of deposit: genuine to the byte, true to the audit, and deaf to what names and reasons say."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from typer.testing import CliRunner
+
+from app.certificates import signatures
+from app.certificates.signatures import Format, NotGenuine, demand_genuine, signed
+from app.cli import main
+from app.evidence.tables import EvidenceRow
+from app.vault import maintenance
+from app.vault.keys import FileMasterKeys
+from lirf_client import LirfError
+from lirf_core.evidence.examination import Examination
+from tests.app.conftest import Service
+from tests.app.factories import CLASSES
+from worker.examination import examine
+from worker.job import Work
+
+FORMATS: tuple[Format, ...] = ("pdf", "html")
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the attacks that train."""
+    attacks = ("relearning", "distillation")
+    why_not = Examination._why_not
+    monkeypatch.setattr(Examination, "_why_not", lambda self, part: "-" if part in attacks else why_not(self, part))
+
+
+def examined(service: Service, reason: str = "licence ended") -> tuple[str, str]:
+    """A deposit and its finished evidence."""
+    service.register()
+    service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
+    deposit_id = service.deposit(["auk", "dodo"], reason=reason)
+    evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
+    examine(Work(service.settings), evidence_id)
+    return deposit_id, evidence_id
+
+
+def key_of(service: Service) -> Ed25519PublicKey:
+    key = load_pem_public_key(service.reader.certificate_key().encode())
+    assert isinstance(key, Ed25519PublicKey)
+    return key
+
+
+def test_a_certificate_is_genuine_and_with_a_changed_byte_it_is_not(service: Service) -> None:
+    _, evidence_id = examined(service)
+    key = key_of(service)
+    for format in FORMATS:
+        file = service.reader.certificate(evidence_id, format=format)
+        demand_genuine(file, key)
+        places = {*range(0, len(file), 199), *range(len(file) - 300, len(file))}
+        for place in places:
+            changed = bytearray(file)
+            changed[place] ^= 1 << place % 8
+            with pytest.raises(NotGenuine):
+                demand_genuine(bytes(changed), key)
+        for other in (file[:-1], file + b"\n", file[1:], file + file, b"", file.replace(b"ed25519", b"ED25519")):
+            with pytest.raises(NotGenuine):
+                demand_genuine(other, key)
+
+
+def test_a_certificate_of_another_key_is_none() -> None:
+    own, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    file = signed(b"%PDF-1.7\n", "pdf", own)
+    demand_genuine(file, own.public_key())
+    with pytest.raises(NotGenuine, match="signed by the key"):
+        demand_genuine(file, other.public_key())
+    named = file.replace(signatures.key_id(own.public_key()).encode(), signatures.key_id(other.public_key()).encode())
+    with pytest.raises(NotGenuine, match="changed after"):
+        demand_genuine(named, other.public_key())
+    with pytest.raises(NotGenuine, match="line of its signature"):  # a document of one kind with the other's line
+        demand_genuine(signed(b"<!DOCTYPE html>", "pdf", own), own.public_key())
+
+
+def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
+    reason = '<script>alert(1)</script> #panic("x") $1/0$ *b* \\u{0} `r` {{ 7*7 }} --> \' é 中'
+    deposit_id, evidence_id = examined(service, reason)
+    html = service.reader.certificate(evidence_id, format="html").decode()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "{{ 7*7 }}" in html
+    assert deposit_id in html
+    pdf = service.reader.certificate(evidence_id)
+    assert pdf.startswith(b"%PDF-")
+    assert b"/JavaScript" not in pdf
+
+
+def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Service) -> None:
+    _, evidence_id = examined(service)
+    found = service.reader.evidence(evidence_id)["found"]
+    assert found is not None
+    found["probe"]["target"]["deposited"]["percent"] = 0.0
+    with service.database.session() as session, session.begin():
+        session.execute(sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id).values(found=found))
+    with pytest.raises(LirfError) as refusal:
+        service.reader.certificate(evidence_id)
+    assert refusal.value.type.endswith("evidence-changed")
+
+
+def test_what_has_not_finished_has_no_certificate(service: Service) -> None:
+    deposit_id, _ = examined(service)
+    asked = service.operator.request_evidence(deposit_id)
+    with pytest.raises(LirfError) as refusal:
+        service.reader.certificate(asked["id"])
+    assert refusal.value.type.endswith("not-examined")
+    with pytest.raises(LirfError) as refusal:
+        service.reader.certificate("nothing")
+    assert refusal.value.status == 404
+
+
+def test_it_says_who_can_bring_the_classes_back(service: Service) -> None:
+    deposit_id, evidence_id = examined(service)
+
+    def said() -> str:
+        return service.reader.certificate(evidence_id, format="html").decode()
+
+    assert "Yes, by a custodian, until the deposit is purged; no withdrawal shows" in said()
+    lent = service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    assert "1 withdrawal shows the classes now" in said()
+    service.custodian.revoke(lent["id"])
+    service.custodian.restore(deposit_id, reason="r")
+    assert "It is: custodian restored the classes" in said()
+    service.custodian.end_restoration(deposit_id)
+    service.administrator.purge(deposit_id, classes=["auk", "dodo"], reason="r")
+    assert "No: administrator purged the deposit module" in said()
+
+
+def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service) -> None:
+    _, evidence_id = examined(service)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(service.reader.certificate_key())) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert len(set(found)) == 1
+    vault = Work(service.settings).vault
+    assert maintenance.check(service.database, vault) == []
+    maintenance.rotate_key(service.database, FileMasterKeys(service.settings.master_key))
+    demand_genuine(service.reader.certificate(evidence_id), key_of(service))
+
+
+def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service: Service, tmp_path: Path) -> None:
+    deposit_id, _ = examined(service)
+    cli, env = CliRunner(), {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of("auditor")}
+    file, key = tmp_path / "c.pdf", tmp_path / "key.pem"
+    assert cli.invoke(main, ["certificate", "get", deposit_id, str(file)], env=env).exit_code == 0
+    key.write_text(cli.invoke(main, ["certificate", "key"], env=env).stdout)
+    genuine = cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)])
+    assert genuine.exit_code == 0, genuine.output
+    assert "is genuine" in genuine.output
+    assert cli.invoke(main, ["certificate", "verify", str(file)], env=env).exit_code == 0
+    changed = file.read_bytes().replace(b"obj", b"obk", 1)
+    file.write_bytes(changed)
+    refused = cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)])
+    assert refused.exit_code == 1
+    assert "NOT genuine" in refused.output
+    key.write_text("no key")
+    assert cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)]).exit_code == 1

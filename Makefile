@@ -46,6 +46,12 @@ check: install ## format, lint, types, import contracts
 	$(RUN) mypy
 	$(RUN) lint-imports
 
+notebook: install ## execute the documentation's notebook, in place
+	$(RUN) --group docs jupyter nbconvert --to notebook --execute --inplace docs/notebooks/digits.ipynb
+
+docs: install ## the documentation, into var/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(RUN) --group docs mkdocs build --quiet
+
 vendor: ## what the console takes from npm, into the repository (wants Node)
 	cd app/console && npm ci --silent --no-audit --no-fund
 	cp app/console/node_modules/htmx.org/dist/htmx.min.js app/console/static/vendor/
@@ -57,4 +63,4 @@ format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install demo test chaos bench bench-serving check vendor format
+.PHONY: help install demo test chaos bench bench-serving check docs notebook vendor format

@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits (1,797 scans that ship with the package), and a network that reads them."""
 
-import sys
+import argparse
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -56,6 +56,13 @@ class Digits:
                 archive.writestr(f"{self.labels[number]}/{number:04d}.png", png.getvalue())
         return path
 
+    def write_folders(self, folder: Path, numbers: list[int]) -> None:
+        """Class folders with PNG files."""
+        for number in numbers:
+            file = folder / str(self.labels[number]) / f"{number:04d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(self.images[number]).save(file)
+
 
 def train(digits: Digits, *, epochs: int = 15, seed: int = 0) -> SplitNetwork:
     """An original network of some 99 % on held-out digits."""
@@ -79,9 +86,19 @@ def write_weights(path: Path, network: SplitNetwork) -> Path:
 
 def main() -> None:
     """Writes what the README's walk-through uploads: weights, a deposit set of 0, 1 and 2, and held-out digits."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m demo.digits", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--images", action="store_true", help="Only images: train/CLASS and test/CLASS of the tutorial."
+    )
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     digits = Digits()
+    if arguments.images:
+        digits.write_folders(folder / "train", digits.training)
+        digits.write_folders(folder / "test", digits.held_out)
+        return
     digits.write_zip(folder / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
     digits.write_zip(folder / "evaluation.zip", digits.held_out)
     Image.fromarray(digits.images[digits.of_classes(digits.held_out, [0])[0]]).save(folder / "zero.png")

@@ -1,0 +1,44 @@
+"""What README and tutorial tell a stranger to type works as it stands there."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.commands import ROOT, Terminals, blocks
+
+pytestmark = pytest.mark.timeout(900)
+README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("LIRF_", "TEST_"))}
+
+
+def shape(line: str) -> str:
+    """What stays of an answer on every machine: not its figures, digits or keys."""
+    return re.sub(r"\b[0-9a-f]{16}\b|-?\d+(\.\d+)?(e-?\d+)?", "N", line)
+
+
+def test_the_walk_with_curl_answers_as_the_readme_says(tmp_path: Path) -> None:
+    two_commands, service, walk = blocks(README)[:3]
+    assert {line.split("#")[0].strip() for line in two_commands.splitlines()} == {"make demo", "make test"}
+    install, up, data = service.strip().splitlines()
+    assert install.startswith("make install")
+    with Terminals(tmp_path, ENVIRONMENT) as terminals:
+        terminals.serve(up)
+        told = terminals.run([data, walk]).splitlines()
+    promised = [line[2:] for line in walk.splitlines() if re.match(r"# [{\[]|# certificate", line)]
+    assert [shape(line) for line in told] == [shape(line) for line in promised]
+
+
+def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
+    scripts = blocks(TUTORIAL)
+    [number] = [number for number, script in enumerate(scripts) if "lirf up" in script]
+    with Terminals(tmp_path, ENVIRONMENT) as terminals:
+        before = terminals.run(scripts[:number])
+        assert "epoch 8, loss" in before
+        terminals.serve(scripts[number])
+        told = terminals.run([scripts[0], *scripts[number + 1 :]])
+    assert "certificate.pdf is genuine" in told
+    assert (tmp_path / "certificate.pdf").read_bytes().startswith(b"%PDF-")
+    asked = re.findall(r"mine, revision 1 +\n.*\n.*probability.*\n.*\n│ (\S+) ", told)
+    assert [answer == "0" for answer in asked] == [False, True, False]  # deposited, withdrawn, revoked

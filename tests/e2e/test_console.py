@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.access.service import Role
+from app.certificates.signatures import demand_genuine
 from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, write_weights
 from lirf_core.network import SplitNetwork
 from tests.app.conftest import Service
+from worker.examination import examine
+from worker.job import Work
 
 CHROMIUM = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium")
 BROWSERS = [CHROMIUM] if CHROMIUM else []
@@ -118,7 +123,20 @@ def test_a_deposit_is_watched_lent_tried_approved_and_purged(
     worker.join()
     expect(page.get_by_role("row", name=re.compile("^target")).first).to_contain_text(" %")
     expect(page.locator(".curve canvas")).to_be_visible()
+    expect(page.get_by_text("Waits for a worker.")).to_be_visible()
+    [queued] = service.reader.evidence_of(deposit)
+    examiner = threading.Thread(target=examine, args=(Work(service.settings), queued["id"]))
+    examiner.start()
+    expect(page.get_by_text(re.compile(r"Examining: \w+, \d of 6"))).to_be_visible(timeout=120_000)
+    expect(page.get_by_role("heading", name="Last-layer features")).to_be_visible(timeout=300_000)  # by itself
+    examiner.join()
+    expect(page.get_by_role("img", name=re.compile("^t-SNE"))).to_have_count(4)
     me.look("deposit", is_kept=True)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="PDF").click()
+    key = load_pem_public_key(service.reader.certificate_key().encode())
+    assert isinstance(key, Ed25519PublicKey)
+    demand_genuine(download.value.path().read_bytes(), key)
 
     page.get_by_role("link", name="digits").click()
     expect(page.locator(".tile.deposited")).to_have_count(3)

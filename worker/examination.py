@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -58,11 +59,13 @@ def _end(work: Work, session: Session, job: Job) -> None:
     except NoLongerHeld:
         raise
     except Exception as error:
-        jobs.fail(session, job, f"{type(error).__name__} in the worker; its log says more.")
+        with suppress(NoLongerHeld):
+            jobs.fail(session, job, f"{type(error).__name__} in the worker; its log says more.")
         raise
     except BaseException:  # the worker is being stopped
         session.rollback()
-        jobs.give_back(session, work.settings, job, None)
+        with suppress(NoLongerHeld):
+            jobs.give_back(session, work.settings, job, None)
         raise
 
 

@@ -86,7 +86,7 @@ def claim(session: Session, settings: Settings, evidence_id: str) -> Job | None:
             row = session.get_one(EvidenceRow, evidence_id, populate_existing=True)
             row.state, row.finished_at, row.lease_until, row.failure = State.FAILED, now(), None, gone.detail
             model = registry.by_id(session, deposits.get(session, row.deposit_id).model_id)
-            _record_failure(session, model.name, row.id, row.deposit_id, gone.detail)
+            _record_failure(session, WORKER, model.name, row.id, row.deposit_id, gone.detail)
         return None
 
 
@@ -145,7 +145,7 @@ def fail(session: Session, job: Job, reason: str) -> None:
     """Ends it without a result. Raises `NoLongerHeld`."""
     with session.begin():
         _change(session, job, state=State.FAILED, finished_at=now(), lease_until=None, failure=reason)
-        _record_failure(session, job.model_name, job.id, job.deposit_id, reason)
+        _record_failure(session, WORKER, job.model_name, job.id, job.deposit_id, reason)
 
 
 def give_back(session: Session, settings: Settings, job: Job, failure: str | None) -> None:
@@ -166,13 +166,8 @@ def reconcile(session: Session, settings: Settings) -> list[str]:
     """Puts right what a crash or a lost message left; returns the examinations whose doorbell is to be rung."""
     with session.begin():
         lost = EvidenceRow.state == State.RUNNING, EvidenceRow.lease_until < now()
-        too_often = EvidenceRow.attempts >= settings.max_attempts
-        failure = "the worker was lost too often while it ran; look at the worker's log, then ask for it again."
-        failed = sa.update(EvidenceRow).where(*lost, too_often)
-        session.execute(failed.values(state=State.FAILED, finished_at=now(), lease_until=None, failure=failure))
-        again = sa.update(EvidenceRow).where(*lost, ~too_often)
-        long_ago = now() - timedelta(days=1)
-        session.execute(again.values(state=State.QUEUED, lease_until=None, rung_at=long_ago))
+        for row in session.scalars(sa.select(EvidenceRow).where(*lost)).all():
+            _take_back(session, settings, row)
         due = now() - timedelta(seconds=settings.doorbell_seconds)
         silent = sa.select(EvidenceRow.id).where(EvidenceRow.state == State.QUEUED, EvidenceRow.rung_at < due)
         ids = list(session.scalars(silent.order_by(EvidenceRow.id).limit(100)))
@@ -180,9 +175,27 @@ def reconcile(session: Session, settings: Settings) -> list[str]:
     return ids
 
 
-def _record_failure(session: Session, model: str, evidence_id: str, deposit_id: str, failure: str) -> None:
+def _record_failure(session: Session, actor: str, model: str, evidence_id: str, deposit_id: str, failure: str) -> None:
     details = {"deposit": deposit_id, "failure": failure}
-    audit.record(session, WORKER, "evidence.failed", model=model, subject=evidence_id, details=details)
+    audit.record(session, actor, "evidence.failed", model=model, subject=evidence_id, details=details)
+
+
+def _take_back(session: Session, settings: Settings, row: EvidenceRow) -> None:
+    expired = sa.update(EvidenceRow).where(
+        EvidenceRow.id == row.id,
+        EvidenceRow.state == State.RUNNING,
+        EvidenceRow.token == row.token,
+        EvidenceRow.lease_until < now(),
+    )
+    if row.attempts < settings.max_attempts:
+        again = {"state": State.QUEUED, "lease_until": None, "rung_at": now() - timedelta(days=1)}
+        changes(session, expired.values(**again))
+        return
+    failure = "the worker was lost too often while it ran; look at the worker's log, then ask for it again."
+    ended = {"state": State.FAILED, "finished_at": now(), "lease_until": None, "failure": failure}
+    if changes(session, expired.values(**ended)):
+        model = registry.by_id(session, deposits.get(session, row.deposit_id).model_id)
+        _record_failure(session, audit.RECONCILER, model.name, row.id, row.deposit_id, failure)
 
 
 def _change(session: Session, job: Job, **values: Any) -> None:

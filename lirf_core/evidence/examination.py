@@ -59,6 +59,8 @@ class Labelled(NamedTuple):
 
     def of_classes(self, classes: Sequence[int]) -> "Labelled":
         chosen = torch.isin(self.labels, torch.tensor(sorted(classes), dtype=self.labels.dtype))
+        if chosen.all():  # a mapped file stays one
+            return self
         return Labelled(self.images[chosen], self.labels[chosen])
 
     def first_of_each(self, count: int) -> "Labelled":

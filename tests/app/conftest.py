@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,14 @@ class Service:
         options = {"reason": "licence ended", **options, "config": {**config, **options.get("config", {})}}
         return self.operator.request_deposit(model, dataset["id"], **options)["id"]
 
+    @cached_property
+    def worker(self) -> Work:
+        """A worker in this process. One for all: each has connections of its own, of which a database has 100."""
+        return Work(self.settings)
+
     def work(self, deposit_id: str) -> None:
-        """What the worker's task does, in this process."""
-        work_on(Work(self.settings), deposit_id)
+        """What the worker's task does."""
+        work_on(self.worker, deposit_id)
 
     def deposit(self, images: list[str], model: str = "birds", /, **options: Any) -> str:
         """A finished deposit of these classes; returns its id."""
@@ -151,6 +157,9 @@ def service(settings: Settings, database: Database) -> Iterator[Service]:
             for role in (Role.ADMINISTRATOR, Role.OPERATOR, Role.CUSTODIAN, Role.AUDITOR)
         ]
         clients.append(Client(url, key_of("reader")))
-        yield Service(url, settings, database, key_of, *clients)
+        made = Service(url, settings, database, key_of, *clients)
+        yield made
         for client in clients:
             client.close()
+        if "worker" in vars(made):
+            made.worker.database.engine.dispose()

@@ -20,7 +20,6 @@ from lirf_core.evidence.examination import Examination
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES
 from worker.examination import examine
-from worker.job import Work
 
 FORMATS: tuple[Format, ...] = ("pdf", "html")
 
@@ -39,7 +38,7 @@ def examined(service: Service, reason: str = "licence ended") -> tuple[str, str]
     service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
     deposit_id = service.deposit(["auk", "dodo"], reason=reason)
     evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
-    examine(Work(service.settings), evidence_id)
+    examine(service.worker, evidence_id)
     return deposit_id, evidence_id
 
 
@@ -142,7 +141,7 @@ def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service)
         thread.join()
     assert len(found) == 6
     assert len(set(found)) == 1
-    vault = Work(service.settings).vault
+    vault = service.worker.vault
     assert maintenance.check(service.database, vault) == []
     maintenance.rotate_key(service.database, FileMasterKeys(service.settings.master_key))
     demand_genuine(service.reader.certificate(evidence_id), key_of(service))

@@ -18,7 +18,6 @@ from tests.app.conftest import Service
 from tests.app.factories import CLASSES
 from worker import examination
 from worker.examination import examine
-from worker.job import Work
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,7 @@ def with_evaluation_set(service: Service, each: int = 6) -> str:
 
 
 def examined(service: Service, evidence_id: str) -> dict[str, Any]:
-    examine(Work(service.settings), evidence_id)
+    examine(service.worker, evidence_id)
     found = service.reader.evidence(evidence_id)
     assert found["state"] == "finished", found["failure"]
     assert found["found"] is not None
@@ -160,7 +159,7 @@ def test_what_goes_while_it_waits_fails_it_with_the_reason(service: Service) -> 
     evaluation_id = with_evaluation_set(service)
     deposit_id = service.deposit(["auk"])
     service.operator.discard_dataset("birds", evaluation_id)
-    examine(Work(service.settings), newest(service, deposit_id))
+    examine(service.worker, newest(service, deposit_id))
     failed = service.reader.evidence(newest(service, deposit_id))
     assert failed["state"] == "failed"
     assert "shredded" in (failed["failure"] or "")
@@ -193,6 +192,8 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
     set_values(service, evidence_id, lease_until=now() - timedelta(1))
     assert reconcile(service) == []
     assert "lost too often" in (service.reader.evidence(evidence_id)["failure"] or "")
+    [failed] = service.auditor.audit_events(subject=evidence_id, action="evidence.failed")
+    assert failed["actor"] == "reconciler"
 
 
 def test_a_crash_between_deposit_and_evidence_loses_none(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +223,7 @@ def test_a_cancelled_examination_ends_at_its_next_step(service: Service, monkeyp
             super()._step()
 
     monkeypatch.setattr(examination, "Examination", Watched)
-    examine(Work(service.settings), evidence_id)
+    examine(service.worker, evidence_id)
     assert parts[-1] == "probe"
     assert service.reader.evidence(evidence_id)["state"] == "cancelled"
     with pytest.raises(LirfError) as refusal:
@@ -241,7 +242,7 @@ def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
             raise error
 
         monkeypatch.setattr(Examination, "run", run)
-        examine(Work(service.settings), evidence_id)
+        examine(service.worker, evidence_id)
 
     with pytest.raises(KeyboardInterrupt):
         failing(KeyboardInterrupt())

@@ -36,7 +36,6 @@ from tests.app.conftest import POSTGRESQL, Service, started
 from tests.app.factories import CLASSES, infer_request
 from tests.app.test_jobs import claim, expire_lease, reconcile
 from tests.doses import dose
-from worker.job import Work
 
 EXAMPLES = dose(50, 500) // (2 if POSTGRESQL else 1)  # on each database
 STEPS = dose(30, 50)
@@ -364,8 +363,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def collect_garbage(self) -> None:
-        work = Work(self.service.settings)
-        maintenance.gc(work.database, work.vault, timedelta(0))
+        maintenance.gc(self.service.database, self.service.worker.vault, timedelta(0))
 
     # What must be.
 
@@ -400,8 +398,8 @@ class Machine(RuleBasedStateMachine):
         found = Counter(event["action"] for event in self.service.auditor.audit_events(model=self.model))
         assert found == +self.books.events
         assert self.service.auditor.verify_audit()["is_intact"]
-        work = Work(self.service.settings)
-        assert not [finding for finding in maintenance.check(work.database, work.vault) if finding.is_loss]
+        findings = maintenance.check(self.service.database, self.service.worker.vault)
+        assert not [finding for finding in findings if finding.is_loss]
 
 
 @pytest.mark.timeout(3600)

@@ -23,7 +23,6 @@ from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, writ
 from lirf_core.network import SplitNetwork
 from tests.app.conftest import Service
 from worker.examination import examine
-from worker.job import Work
 
 CHROMIUM = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium")
 BROWSERS = [CHROMIUM] if CHROMIUM else []
@@ -125,7 +124,7 @@ def test_a_deposit_is_watched_lent_tried_approved_and_purged(
     expect(page.locator(".curve canvas")).to_be_visible()
     expect(page.get_by_text("Waits for a worker.")).to_be_visible()
     [queued] = service.reader.evidence_of(deposit)
-    examiner = threading.Thread(target=examine, args=(Work(service.settings), queued["id"]))
+    examiner = threading.Thread(target=examine, args=(service.worker, queued["id"]))
     examiner.start()
     expect(page.get_by_text(re.compile(r"Examining: \w+, \d of 6"))).to_be_visible(timeout=120_000)
     expect(page.get_by_role("heading", name="Last-layer features")).to_be_visible(timeout=300_000)  # by itself

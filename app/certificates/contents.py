@@ -50,6 +50,7 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> dict[str, A
         "title": "Certificate of deposit",
         "classes": _listed(names),
         "statement": _statement(model, deposit, names),
+        "warning": figures.still_known(found),
         "issued": _time(at),
         "facts": [*_facts(session, model, deposit, row), ["Digest of the figures (SHA-256)", of_found]],
         "audit": [

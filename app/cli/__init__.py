@@ -34,6 +34,7 @@ from app.cli.common import (
     show,
 )
 from app.cli.vault import vault_here
+from app.evidence.figures import remains
 from lirf_client import Client, Deposit, LirfError
 
 HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
@@ -176,8 +177,10 @@ def deposit(
         Path | None,
         typer.Option(exists=True, help="Held-out images of all classes, to measure accuracy before and after."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the deposit set.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the deposit set; default: 3, or so many as make 120 steps.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step; default: 128.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")] = None,
     pruning_rate: Annotated[float | None, typer.Option(help="Share of filters the module goes without.")] = None,
     crop_padding: Annotated[int, typer.Option(help="Augmentation: pixels of random crop.")] = 4,
@@ -415,7 +418,7 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
 
 
 def _result(deposit: Deposit) -> str:
-    text = f"Deposit [bold]{deposit['id']}[/bold]: {names(deposit)} of {deposit['model']} are forgotten"
+    text = f"Deposit [bold]{deposit['id']}[/bold]: {names(deposit)} of {deposit['model']} are deposited"
     text += f" (revision {deposit['revision']}, module of {deposit['module_bytes']:,} bytes)."
     if metrics := deposit["metrics"]:
         for name in ("original", "target", "recover"):
@@ -423,6 +426,8 @@ def _result(deposit: Deposit) -> str:
             text += f"\n  {name:8} preserved {percent(accuracy['preserved_accuracy']):>7}"
             text += f"  deposited {percent(accuracy['deposited_accuracy']):>7}"
             text += f"  average {percent(accuracy['average_accuracy']):>7}"
+        if still := remains(metrics["target"]["deposited_accuracy"]):
+            text += f"\n[bold yellow]{still}[/bold yellow]"
     return text
 
 

@@ -66,6 +66,8 @@ def _show(evidence: Evidence, found: dict[str, Any]) -> None:
     for row in figures.rows(found):
         table.add_row(row.measure, *(row.values.get(name, "") for name in networks))
     out.print(table)
+    if still := figures.still_known(found):
+        out.print(f"[bold yellow]{still}[/bold yellow]")
     for part, good in found["good"].items():
         out.print(
             f"[bold]{part}[/bold]: {good}" + (f" [dim]{told}[/dim]" if (told := found["missing"].get(part)) else "")

@@ -211,6 +211,7 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
         "evidence_digest": digest(shown.found),
         "networks": figures.networks(shown.found),
         "rows": figures.rows(shown.found),
+        "still_known": figures.still_known(shown.found),
         "pictures": plots.pictures(shown.found, deposited),
         "relearning": {images: plots.relearning(shown.found, number) for number, images in budgets},
         "bars": plots.bars,

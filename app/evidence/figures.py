@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+FORGOTTEN = 5.0  # percent of a deposited class that a target may still answer rightly and be said to have forgotten it
 NETWORKS = ("original", "target", "recover", "reference", "fresh")
 
 
@@ -13,6 +14,22 @@ class Row:
     measure: str
     good: str
     values: dict[str, str]
+
+
+def remains(percent: float | None) -> str | None:
+    """What is to be said of a target network that still answers so many of the deposited images rightly."""
+    if percent is None or percent <= FORGOTTEN:
+        return None
+    return (
+        f"NOT forgotten: the target network still answers {percent:.1f} % of the deposited classes' held-out images "
+        "rightly. Too few steps, or too few images: next time more epochs, a smaller batch size or a later split."
+    )
+
+
+def still_known(found: dict[str, Any]) -> str | None:
+    """`remains` of an examination."""
+    target = found["answers"].get("target") or {}
+    return remains((target.get("deposited") or {}).get("percent"))
 
 
 def networks(found: dict[str, Any]) -> list[str]:

@@ -103,6 +103,22 @@ def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Serv
     assert refusal.value.type.endswith("evidence-changed")
 
 
+def test_a_target_that_still_answers_is_not_said_to_have_forgotten(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deposit_id, evidence_id = examined(service)
+    evidence = service.reader.evidence(evidence_id)["found"]
+    assert evidence is not None
+    percent = evidence["answers"]["target"]["deposited"]["percent"]
+    for limit, is_warned in ((percent + 1, False), (percent - 1, True)):
+        monkeypatch.setattr("app.evidence.figures.FORGOTTEN", limit)
+        html = service.reader.certificate(evidence_id, format="html").decode()
+        assert ("NOT forgotten" in html) == is_warned
+        assert service.reader.certificate(evidence_id).startswith(b"%PDF-")
+        env = {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of(f"reader {limit}"), "COLUMNS": "300"}
+        assert ("NOT forgotten" in CliRunner().invoke(main, ["evidence", deposit_id], env=env).output) == is_warned
+
+
 def test_what_has_not_finished_has_no_certificate(service: Service) -> None:
     deposit_id, _ = examined(service)
     asked = service.operator.request_evidence(deposit_id)

@@ -35,9 +35,12 @@ def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
     [number] = [number for number, script in enumerate(scripts) if "lirf up" in script]
     with Terminals(tmp_path, ENVIRONMENT) as terminals:
         before = terminals.run(scripts[:number])
-        assert "epoch 8, loss" in before
+        assert "epoch 6, loss" in before
         terminals.serve(scripts[number])
         told = terminals.run([scripts[0], *scripts[number + 1 :]])
+    preserved, deposited = map(float, re.findall(r"target +preserved +(\S+) % +deposited +(\S+) %", told)[0])
+    assert deposited < 5 < 85 < preserved
+    assert "NOT forgotten" not in told
     assert "certificate.pdf is genuine" in told
     assert (tmp_path / "certificate.pdf").read_bytes().startswith(b"%PDF-")
     asked = re.findall(r"mine, revision 1 +\n.*\n.*probability.*\n.*\n│ (\S+) ", told)

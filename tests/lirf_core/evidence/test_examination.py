@@ -1,6 +1,7 @@
 """Evidence of a network that has forgotten, and of one that only says so."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
@@ -15,6 +16,15 @@ from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
 from lirf_core.original import train_original
 from tests.lirf_core.factories import CPU, PREPROCESSING, SPEC, deposit_of, images, network
+
+
+@pytest.fixture(autouse=True, scope="module")
+def brief() -> Iterator[None]:
+    """Fewer steps of each student, which are not what is asked about here."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(examination, "STUDENT_STEPS", 10)
+        yield
+
 
 CLASSES = ["auk", "dodo", "emu", "heron", "kiwi"]
 EVERY = [0, 1, 2, 3, 4]

@@ -17,7 +17,7 @@ from app.errors import Problem
 from app.evidence import jobs
 from app.evidence.jobs import Job, NoLongerHeld
 from app.settings import Settings
-from app.vault.service import StoredObject, Vault
+from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core import artifacts
 from lirf_core.architectures import build
 from lirf_core.compute import OutOfMemory, memory_errors
@@ -47,7 +47,7 @@ def _end(work: Work, session: Session, job: Job) -> None:
             span.set_attributes({"lirf.evidence": job.id, "lirf.deposit": job.deposit_id, "lirf.attempt": job.attempt})
             found = _carry_out(work, job)
         jobs.finish(session, job, asdict(found))
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, VaultDamaged) as error:  # a deposit may have replaced an object meanwhile
         log.exception("evidence %s was interrupted", job.id)
         session.rollback()
         jobs.give_back(session, work.settings, job, f"{type(error).__name__}: the worker's log says more.")

@@ -26,7 +26,7 @@ from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.data import Preprocessing
 from lirf_core.deposit import DepositResult, deposit, scrub
-from lirf_core.evidence.examination import MEMBERS, Labelled, drawn
+from lirf_core.evidence.examination import Labelled, sides
 from lirf_core.evidence.membership import attack
 from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
@@ -199,17 +199,17 @@ def _measure(
     recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest, job.preserved)
     measured: dict[str, Any] = {}
     membership: dict[str, Any] = {}
-    members = drawn(Labelled(deposit_set.images, deposit_set.labels), MEMBERS)
-    of_strangers = torch.isin(labels, torch.tensor(job.deposited)).nonzero()[:MEMBERS, 0]
+    held_out_deposited = Labelled(images, labels).of_classes(job.deposited)
+    members, strangers = sides(Labelled(deposit_set.images, deposit_set.labels), held_out_deposited)
 
     def logits_of(network: nn.Module, images: Tensor) -> Tensor:
         return metrics.logits_of(work.inference.place(network), images, job.preprocessing, work.inference, advanced)
 
     for name, network in (("original", original), ("target", target), ("recover", recover)):
         logits = logits_of(network, images)
-        if len(of_strangers):
-            of_members = margins(logits_of(network, members.images), members.labels)
-            membership[name] = asdict(attack(of_members, margins(logits[of_strangers], labels[of_strangers])))
+        if len(members.labels):
+            of = [margins(logits_of(network, side.images), side.labels) for side in (members, strangers)]
+            membership[name] = asdict(attack(*of))
         accuracy = asdict(metrics.accuracy(logits, labels, job.deposited))
         by_class = {job.class_names[i]: accuracy["by_class"][i] for i in answering}
         measured[name] = {

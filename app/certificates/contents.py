@@ -43,8 +43,11 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> dict[str, A
     names = deposits.class_names(session, deposit)
     found, of_found = row.found, digest(row.found)
     examined = _event(session, "evidence.finished", row.id)
-    if examined is None or examined.details.get("digest") != of_found:
-        raise EvidenceChanged(f"the figures of evidence '{row.id}' are not those whose digest the audit has.")
+    if not (found["answers"].get("target") or {}).get("deposited"):
+        raise NotExamined(f"evidence '{row.id}' has no held-out image of the deposited classes: it certifies nothing.")
+    in_audit = {"deposit": deposit.id, "revision": row.revision, "digest": of_found}
+    if examined is None or examined.details != in_audit or _event(session, "deposit.finished", deposit.id) is None:
+        raise EvidenceChanged(f"evidence '{row.id}' is not what the audit says of its deposit, revision and figures.")
     deposited = [model.class_names.index(name) for name in names]
     return {
         "title": "Certificate of deposit",

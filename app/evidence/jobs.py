@@ -77,54 +77,51 @@ def claim(session: Session, settings: Settings, evidence_id: str) -> Job | None:
                 progress={},
             ),
         )
-    if not claimed:
-        return None
-    try:
-        return _job(session, evidence_id)
-    except Problem as gone:
-        with session.begin():
+        if not claimed:
+            return None
+        try:
+            with session.begin_nested():
+                return _job(session, evidence_id)
+        except Problem as gone:
             row = session.get_one(EvidenceRow, evidence_id, populate_existing=True)
             row.state, row.finished_at, row.lease_until, row.failure = State.FAILED, now(), None, gone.detail
             model = registry.by_id(session, deposits.get(session, row.deposit_id).model_id)
             _record_failure(session, WORKER, model.name, row.id, row.deposit_id, gone.detail)
-        return None
+    return None
 
 
 def _job(session: Session, evidence_id: str) -> Job:
-    """Raises `Shredded` or `ModulePurged` where what it needs went meanwhile."""
-    with session.begin():
-        row = session.get_one(EvidenceRow, evidence_id)
-        deposit = deposits.get(session, row.deposit_id)
-        model = registry.by_id(session, deposit.model_id)
-        assert deposit.revision is not None
-        target = registry.stored_network(session, model)
-        original = registry.revision_where_it_is(session, model, deposit.revision - 1)
-        reference = registry.by_id(session, row.reference_id) if row.reference_id else None
-        deposited = deposit_jobs.class_indices(session, [deposit.id])[deposit.id]
-        held = {one.class_index for one in registry.classes(session, model.id) if one.deposit_id}
-        row.revision = target.revision
-        return Job(
-            id=row.id,
-            token=row.token,
-            attempt=row.attempts,
-            deposit_id=deposit.id,
-            model_name=model.name,
-            class_names=model.class_names,
-            deposited=deposited,
-            preserved=[index for index in range(len(model.class_names)) if index not in held],
-            preprocessing=registry.preprocessing_of(model),
-            augmentation=deposit_jobs.config_of(deposit.config).augmentation,
-            spec=registry.spec_of(model),
-            target=target,
-            original=original,
-            module=None if deposit.purged_at else deposits.module(session, deposit),
-            reference=registry.stored_network(session, reference) if reference else None,
-            evaluation_set=datasets.stored(session, row.evaluation_set_id),
-            members=datasets.stored(session, row.members_id) if row.members_id else None,
-            membership={
-                name: Attack(**found) for name, found in ((deposit.metrics or {}).get("membership") or {}).items()
-            },
-        )
+    """In the claiming transaction. Raises `Shredded` or `ModulePurged` where what it needs went meanwhile."""
+    row = session.get_one(EvidenceRow, evidence_id)
+    deposit = deposits.get(session, row.deposit_id)
+    model = registry.by_id(session, deposit.model_id)
+    assert deposit.revision is not None
+    target = registry.stored_network(session, model)
+    original = registry.revision_where_it_is(session, model, deposit.revision - 1)
+    reference = registry.by_id(session, row.reference_id) if row.reference_id else None
+    deposited = deposit_jobs.class_indices(session, [deposit.id])[deposit.id]
+    held = {one.class_index for one in registry.classes(session, model.id) if one.deposit_id}
+    row.revision = target.revision
+    return Job(
+        id=row.id,
+        token=row.token,
+        attempt=row.attempts,
+        deposit_id=deposit.id,
+        model_name=model.name,
+        class_names=model.class_names,
+        deposited=deposited,
+        preserved=[index for index in range(len(model.class_names)) if index not in held],
+        preprocessing=registry.preprocessing_of(model),
+        augmentation=deposit_jobs.config_of(deposit.config).augmentation,
+        spec=registry.spec_of(model),
+        target=target,
+        original=original,
+        module=None if deposit.purged_at else deposits.module(session, deposit),
+        reference=registry.stored_network(session, reference) if reference else None,
+        evaluation_set=datasets.stored(session, row.evaluation_set_id),
+        members=datasets.stored(session, row.members_id) if row.members_id else None,
+        membership={name: Attack(**found) for name, found in ((deposit.metrics or {}).get("membership") or {}).items()},
+    )
 
 
 def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str, Any]) -> None:

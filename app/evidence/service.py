@@ -1,6 +1,7 @@
 """Evidence of a deposit as its users see it: asked for, followed, read, cancelled."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -72,6 +73,8 @@ def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreat
                     f"{', '.join(names)}: upload images of exactly these."
                 )
         reference = registry.get_ready(session, body.reference) if body.reference else None
+        if reference and reference.id == model.id:
+            raise ReferenceDiffers(f"model '{model.name}' knew the classes; name one that never saw them.")
         if reference and not registry.is_alike(model, reference):
             raise ReferenceDiffers(
                 f"model '{reference.name}' has not the classes, or not the image size and normalisation, of "
@@ -89,13 +92,14 @@ def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreat
 
 def request_wanted(session: Session) -> list[str]:
     """Queues the examination of each deposit that was made and wants one; returns their ids."""
+    queued = []
     with session.begin():
-        rows = [
-            _queue(session, deposit, WORKER, evaluation_id, _own_members(session, deposit), None)
-            for deposit in deposits.take_wanting_evidence(session)
-            if (evaluation_id := _evaluation_set(session, deposit)) and not _unfinished(session, deposit.id)
-        ]
-    return [row.id for row in rows]
+        for deposit in deposits.take_wanting_evidence(session):
+            if evaluation_id := _evaluation_set(session, deposit):
+                with suppress(EvidenceUnfinished):  # somebody asked for it already
+                    row = _queue(session, deposit, WORKER, evaluation_id, _own_members(session, deposit), None)
+                    queued.append(row.id)
+    return queued
 
 
 def _queue(
@@ -175,11 +179,6 @@ def model_of(session: Session, row: EvidenceRow) -> registry.ModelRow:
 
 def reference_name(session: Session, row: EvidenceRow) -> str | None:
     return registry.by_id(session, row.reference_id).name if row.reference_id else None
-
-
-def _unfinished(session: Session, deposit_id: str) -> bool:
-    unfinished = EvidenceRow.deposit_id == deposit_id, EvidenceRow.state.in_(UNFINISHED)
-    return session.scalar(sa.select(EvidenceRow.id).where(*unfinished)) is not None
 
 
 def _own_members(session: Session, deposit: DepositRow) -> str | None:

@@ -29,10 +29,10 @@ PARTS = ("answers", "membership", "probe", "relearning", "distillation", "embedd
 GOOD = {
     "answers": "The target answers no image of a deposited class rightly, and preserved ones as before; the recover "
     "network answers as the original did.",
-    "membership": "An area of 0.5 for the target: whether an image was deposited is a guess. Over the reference's, "
-    "which never saw the classes, it remembers.",
+    "membership": "An area of 0.5 for the target: whether an image was deposited is a guess. Far from it, on either "
+    "side, is a leak where a reference, said never to have seen the classes, is nearer.",
     "probe": "As low as the reference's, which never saw the classes: what is read there was never of them.",
-    "relearning": "As many steps and images as a fresh network needs. Far fewer: it was hidden, not removed.",
+    "relearning": "As little as a fresh network after as many steps. Far more: it was hidden, not removed.",
     "distillation": "A student of the target knows no more of the deposited classes than one without a teacher.",
     "embedding": "Deposited classes lie mixed in the target, and apart again in the deposit module and the recover "
     "network.",
@@ -191,7 +191,8 @@ class Examination:
         return Evidence(GOOD, missing, images, **found)
 
     def _why_not(self, part: str) -> str | None:
-        if part == "membership" and self._case.members is None:
+        members = self._case.members
+        if part == "membership" and members is None:
             return "The deposit set is shredded."
         held_out = self._case.held_out.of_classes(self._case.deposited)
         if not len(held_out.labels):
@@ -212,8 +213,7 @@ class Examination:
 
     def _membership(self) -> dict[str, Attack]:
         assert self._case.members is not None
-        members = drawn(self._case.members, MEMBERS, self._seed)
-        strangers = drawn(self._case.held_out.of_classes(self._case.deposited), MEMBERS, self._seed)
+        members, strangers = sides(self._case.members, self._case.held_out.of_classes(self._case.deposited))
         return {
             name: attack(*(margins(self._logits(network, of.images), of.labels) for of in (members, strangers)))
             for name, network in self._all().items()
@@ -355,15 +355,24 @@ def halves(held_out: Labelled, seed: int) -> tuple[Labelled, Labelled]:
     return _chosen(held_out, attackers), _chosen(held_out, asked)
 
 
+def sides(members: Labelled, strangers: Labelled, seed: int = 0) -> tuple[Labelled, Labelled]:
+    """As many of each class on both sides, drawn by the seed: else the attack would tell classes apart, not members."""
+    generator = Generator().manual_seed(seed)
+    both = sorted(set(members.classes()) & set(strangers.classes()))
+    each = max(1, MEMBERS // max(1, len(both)))
+    numbers: tuple[list[Tensor], list[Tensor]] = [], []
+    for label in both:
+        of = [(side.labels == label).nonzero()[:, 0] for side in (members, strangers)]
+        count = min(each, *(len(found) for found in of))
+        for kept, found in zip(numbers, of, strict=True):
+            kept.append(found[torch.randperm(len(found), generator=generator)[:count]])
+    none = torch.zeros(0, dtype=torch.long)
+    return _chosen(members, torch.cat([*numbers[0], none])), _chosen(strangers, torch.cat([*numbers[1], none]))
+
+
 def _spread(classes: Sequence[int], most: int) -> Sequence[int]:
     """At most so many of them, from first to last."""
     return classes if len(classes) <= most else [classes[i * len(classes) // most] for i in range(most)]
-
-
-def drawn(labelled: Labelled, count: int, seed: int = 0) -> Labelled:
-    """At most so many images, drawn by the seed."""
-    generator = Generator().manual_seed(seed)
-    return _chosen(labelled, torch.randperm(len(labelled.labels), generator=generator)[:count].sort().values)
 
 
 def _chosen(labelled: Labelled, numbers: Tensor) -> Labelled:

@@ -55,7 +55,7 @@ def relearning_curve(
     curve = []
     for step in range(steps[-1] + 1):
         if step in steps:
-            logits = logits_of(learner, held_out[0], preprocessing, compute)
+            logits = logits_of(learner, held_out[0], preprocessing, compute, on_step)
             found = accuracy(logits, held_out[1], deposited)
             curve.append(Relearnt(step, found.preserved, found.deposited))
             learner.train()

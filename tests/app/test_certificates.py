@@ -119,6 +119,28 @@ def test_a_target_that_still_answers_is_not_said_to_have_forgotten(
         assert ("NOT forgotten" in CliRunner().invoke(main, ["evidence", deposit_id], env=env).output) == is_warned
 
 
+def test_evidence_that_was_moved_to_another_deposit_or_revision_is_not_certified(service: Service) -> None:
+    _, evidence_id = examined(service)
+    other = service.deposit(["emu"], evidence=False)
+    for values in ({"revision": 7}, {"revision": 1, "deposit_id": other}):
+        with service.database.session() as session, session.begin():
+            session.execute(sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id).values(**values))
+        with pytest.raises(LirfError) as refusal:
+            service.reader.certificate(evidence_id)
+        assert refusal.value.type.endswith("evidence-changed")
+
+
+def test_an_examination_without_a_deposited_image_certifies_nothing(service: Service) -> None:
+    service.register()
+    service.operator.upload_dataset("birds", service.archive(["emu", "kiwi"], each=6), purpose="evaluation")
+    deposit_id = service.deposit(["auk"])
+    evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
+    examine(service.worker, evidence_id)
+    with pytest.raises(LirfError) as refusal:
+        service.reader.certificate(evidence_id)
+    assert refusal.value.type.endswith("not-examined")
+
+
 def test_what_has_not_finished_has_no_certificate(service: Service) -> None:
     deposit_id, _ = examined(service)
     asked = service.operator.request_evidence(deposit_id)

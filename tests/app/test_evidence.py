@@ -137,6 +137,8 @@ def test_a_reference_is_compared_with_and_has_the_same_classes(service: Service)
     architecture = {name: described["architecture"][name] for name in ("name", "width")}
     service.operator.register_model("other", architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
     service.operator.put_weights("other", service.weights(2))
+    with pytest.raises(LirfError, match="knew the classes"):
+        service.operator.request_evidence(deposit_id, reference="birds")
     with pytest.raises(LirfError) as refusal:
         service.operator.request_evidence(deposit_id, reference="other")
     assert refusal.value.type.endswith("reference-differs")

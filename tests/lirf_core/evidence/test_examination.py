@@ -11,6 +11,7 @@ from lirf_core.architectures import build
 from lirf_core.data import Augmentation
 from lirf_core.evidence import examination
 from lirf_core.evidence.distillation import features_at_split, plain_cnn, taught
+from lirf_core.evidence.embedding import embedding
 from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Labelled, Networks, halves
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
@@ -119,6 +120,19 @@ def test_the_attackers_half_and_the_one_that_is_asked_share_no_image(monkeypatch
     assert attackers.labels.bincount().tolist() == [17, 16, 16]
     monkeypatch.setattr(examination, "ATTACK_EACH", 5)
     assert [len(of.labels) for of in halves(Labelled(pixels, torch.arange(100) % 3), seed=0)] == [15, 15]
+
+
+def test_both_sides_of_a_membership_attack_have_as_many_images_of_each_class() -> None:
+    members = Labelled(torch.zeros(110, 1, 1, 1, dtype=torch.uint8), torch.tensor([0] * 90 + [1] * 10 + [2] * 10))
+    strangers = Labelled(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), torch.tensor([0] * 20 + [1] * 20))
+    of_members, of_strangers = examination.sides(members, strangers)
+    assert of_members.labels.bincount().tolist() == of_strangers.labels.bincount().tolist() == [20, 10]
+
+
+def test_features_that_tell_nothing_apart_have_a_picture_and_no_crash() -> None:
+    for features in (torch.ones(12, 16), torch.zeros(12, 16), torch.full((12, 16), torch.nan)):
+        assert set(embedding(features)) == {(0.0, 0.0)}
+    assert len(set(embedding(torch.randn(12, 16)))) == 12
 
 
 def test_the_networks_are_left_as_they_were(original: SplitNetwork) -> None:

@@ -14,7 +14,8 @@ from benchmarks.experiments import Experiment, carry_out, circumstances, deposit
 from benchmarks.options import DataOption, DeviceOption, ImagesOption, SplitOption, WidthOption
 from lirf_core.architectures import build
 from lirf_core.compute import Compute
-from lirf_core.evidence.examination import Case, Examination, Labelled, Networks
+from lirf_core.evidence.examination import Case, Examination, Networks
+from lirf_core.evidence.images import Labelled
 
 
 def main(

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from opentelemetry import trace
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -26,7 +25,7 @@ from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.data import Preprocessing
 from lirf_core.deposit import DepositResult, deposit, scrub
-from lirf_core.evidence.examination import Labelled, sides
+from lirf_core.evidence.images import Labelled, sides
 from lirf_core.evidence.membership import attack
 from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
@@ -190,27 +189,25 @@ def _measure(
     if job.evaluation_set is None:
         return None
     advanced = pulse.phase("evaluating")
-    held_out = datasets.load(pulse.vault, job.evaluation_set, work.settings.spool)
-    answering = sorted([*job.preserved, *job.deposited])
-    chosen = torch.isin(held_out.labels, torch.tensor(answering))
-    images, labels = held_out.images[chosen], held_out.labels[chosen]
-    if not len(labels):
+    stored = datasets.load(pulse.vault, job.evaluation_set, work.settings.spool)
+    held_out = Labelled(stored.images, stored.labels).of_classes(answering := sorted([*job.preserved, *job.deposited]))
+    if not len(held_out):
         return None
     recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest, job.preserved)
     measured: dict[str, Any] = {}
     membership: dict[str, Any] = {}
-    held_out_deposited = Labelled(images, labels).of_classes(job.deposited)
-    members, strangers = sides(Labelled(deposit_set.images, deposit_set.labels), held_out_deposited)
+    shown = Labelled(deposit_set.images, deposit_set.labels)
+    members, strangers = sides(shown, held_out.of_classes(job.deposited))
 
-    def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-        return metrics.logits_of(work.inference.place(network), images, job.preprocessing, work.inference, advanced)
+    def logits_of(network: nn.Module, of: Labelled) -> Tensor:
+        placed, inference = work.inference.place(network), work.inference
+        return of.ask(lambda images: metrics.logits_of(placed, images, job.preprocessing, inference, advanced))
 
     for name, network in (("original", original), ("target", target), ("recover", recover)):
-        logits = logits_of(network, images)
-        if len(members.labels):
-            of = [margins(logits_of(network, side.images), side.labels) for side in (members, strangers)]
+        if len(members):
+            of = [margins(logits_of(network, side), side.labels) for side in (members, strangers)]
             membership[name] = asdict(attack(*of))
-        accuracy = asdict(metrics.accuracy(logits, labels, job.deposited))
+        accuracy = asdict(metrics.accuracy(logits_of(network, held_out), held_out.labels, job.deposited))
         by_class = {job.class_names[i]: accuracy["by_class"][i] for i in answering}
         measured[name] = {
             **{f"{part}_accuracy": accuracy[part] for part in ("preserved", "deposited", "average")},

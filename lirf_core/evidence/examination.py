@@ -6,16 +6,17 @@ students learn from it. The other half is asked.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from lirf_core.compute import Compute
+from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.evidence.answers import Answered, Share, answered, shares
 from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, taught
 from lirf_core.evidence.embedding import LEAST, embedding
+from lirf_core.evidence.images import Labelled, halves, sides, spread
 from lirf_core.evidence.membership import Attack, attack
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.evidence.relearning import STEPS, Relearnt, relearning_curve
@@ -37,36 +38,13 @@ GOOD = {
     "embedding": "Deposited classes lie mixed in the target, and apart again in the deposit module and the recover "
     "network.",
 }
-MEMBERS = 2000  # images of each side of a membership attack
-ATTACK_IMAGES = 5000  # that an attacker has, and as many are asked
-ATTACK_EACH = 200
 OTHERS = 50  # preserved classes that an attacker has images of
 FEW = (10, 100)  # images of each class that a relearning sees
-SHOWN, SHOWN_EACH = 600, 40  # in a picture
-KNOWN_AGAIN = 0.9  # of the accuracy that was there before
+MANY = 20  # held-out images of a class; of fewer little is known
+NAMED = 10  # classes in a sentence
+SHOWN, SHOWN_EACH, SHOWN_CLASSES = 600, 40, 20  # in a picture; so many deposited classes, and twice as many others
 STUDENT_STEPS, STUDENT_EPOCHS, STUDENT_BATCH = 120, 5, 128
-
-
-class Labelled(NamedTuple):
-    """uint8 (N, C, H, W) and labels (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def classes(self) -> list[int]:
-        """Those that it has images of."""
-        return sorted(set(self.labels.tolist()))
-
-    def of_classes(self, classes: Sequence[int]) -> "Labelled":
-        chosen = torch.isin(self.labels, torch.tensor(sorted(classes), dtype=self.labels.dtype))
-        if chosen.all():  # a mapped file stays one
-            return self
-        return Labelled(self.images[chosen], self.labels[chosen])
-
-    def first_of_each(self, count: int) -> "Labelled":
-        """At most so many of each class, in their order."""
-        chosen = [(self.labels == label).nonzero()[:count, 0] for label in self.classes()]
-        return _chosen(self, torch.cat([*chosen, torch.zeros(0, dtype=torch.long)]).sort().values)
+STUDENT_PIXELS = 128 * 112 * 112  # of a batch: some 5 GB of what a step keeps
 
 
 @dataclass(frozen=True)
@@ -95,11 +73,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Relearning:
-    """Fine-tuned on so many images of each class; `needed`: steps until `goal` percent of the deposited are right."""
+    """Fine-tuned on so many images of each class."""
 
     images_each: int
-    goal: float
-    needed: int | None
     curve: list[Relearnt]
 
 
@@ -160,7 +136,7 @@ class Examination:
     ) -> None:
         self._networks, self._case, self._compute, self._exact = networks, case, compute, exact
         self._on_step, self._part, self._seed = on_step, PARTS[0], seed
-        attacked = [*case.deposited, *_spread(case.preserved, OTHERS)]
+        attacked = [*case.deposited, *spread(case.preserved, OTHERS)]
         self._attackers, self._asked = halves(case.held_out.of_classes(attacked), seed)
         self._recover = None
         if networks.module:
@@ -174,76 +150,90 @@ class Examination:
         for part in PARTS:
             self._part = part
             self._step()
-            reason = self._why_not(part)
-            if reason:
+            if reason := self._why_not(part):
                 missing[part] = reason
-            else:
-                found[part] = getattr(self, f"_{part}")()
+                continue
+            try:
+                with memory_errors():
+                    found[part] = getattr(self, f"_{part}")()
+            except OutOfMemory:
+                missing[part] = "The device has too little memory for it."
+            except ValueError as error:  # such as numbers that are none, of one network
+                missing[part] = f"It could not be measured: {error}"
+        if reason := self._hardly_seen():
+            missing["classes"] = reason
         if self._networks.original is None:
             missing["original"] = "The network before the deposit was destroyed, as the model's policy demands."
         if self._networks.module is None:
             missing["recover"] = "The deposit module was purged: nothing recovers the classes."
         if self._networks.reference is None:
             missing["reference"] = "No network that never saw the classes was named to compare with."
-        images = {"held_out": len(self._case.held_out.labels), "attackers": len(self._attackers.labels)}
-        images |= {"asked": len(self._asked.labels)}
-        images |= {"members": len(self._case.members.labels) if self._case.members else 0}
+        seen = {"held_out": self._case.held_out, "attackers": self._attackers, "asked": self._asked}
+        images = {name: len(of) for name, of in seen.items()}
+        images["members"] = len(self._case.members) if self._case.members else 0
         return Evidence(GOOD, missing, images, **found)
+
+    def _hardly_seen(self) -> str | None:
+        counts = self._case.held_out.labels.bincount(minlength=len(self._case.classes))
+        none = [self._case.classes[label] for label in self._case.deposited if not counts[label]]
+        few = [self._case.classes[label] for label in self._case.deposited if 0 < counts[label] < MANY]
+        told = [f"No held-out image of {_listed(none)}: nothing is measured of it."] if none else []
+        told += [f"Fewer than {MANY} held-out images of {_listed(few)}: little is known of it."] if few else []
+        return " ".join(told) or None
 
     def _why_not(self, part: str) -> str | None:
         members = self._case.members
         if part == "membership" and members is None:
             return "The deposit set is shredded."
         held_out = self._case.held_out.of_classes(self._case.deposited)
-        if not len(held_out.labels):
+        if not len(held_out):
             return "The evaluation set has no image of the deposited classes."
         deposited = self._attackers.of_classes(self._case.deposited)
-        if part in ("probe", "relearning", "distillation") and not len(deposited.labels):
+        if part in ("probe", "relearning", "distillation") and not len(deposited):
             return "The evaluation set has too few images to halve."
         if part == "probe" and len(self._attackers.classes()) == 1:
             return "The evaluation set has images of one class alone."
-        if part == "embedding" and len(self._shown().labels) < LEAST:
+        if part == "embedding" and len(self._shown()) < LEAST:
             return "The evaluation set has too few images for a picture."
         return None
 
     def _answers(self) -> dict[str, Answered]:
         held_out = self._case.held_out
         told = held_out.labels, self._case.deposited, self._case.classes
-        return {name: answered(self._logits(network, held_out.images), *told) for name, network in self._all().items()}
+        return {name: answered(self._logits(network, held_out), *told) for name, network in self._all().items()}
 
     def _membership(self) -> dict[str, Attack]:
         assert self._case.members is not None
         members, strangers = sides(self._case.members, self._case.held_out.of_classes(self._case.deposited))
+        if not len(members):
+            raise ValueError("no class has both a member and a held-out image.")
         return {
-            name: attack(*(margins(self._logits(network, of.images), of.labels) for of in (members, strangers)))
+            name: attack(*(margins(self._logits(network, of), of.labels) for of in (members, strangers)))
             for name, network in self._all().items()
         }
 
     def _probe(self) -> dict[str, Read]:
         read = {}
         for name, network in self._networks.whole().items():
-            of_attackers, of_asked = (self._features(network.lower, of.images) for of in (self._attackers, self._asked))
+            of_attackers, of_asked = (self._features(network.lower, of) for of in (self._attackers, self._asked))
             labelled = of_attackers, self._attackers.labels
             read[name] = self._read(linear_probe(labelled, of_asked, len(self._case.classes)))
         return read
 
     def _relearning(self) -> dict[str, list[Relearning]]:
-        known = self._networks.original or self._recover
-        goal = KNOWN_AGAIN * (self._percent(known) if known else 100.0)
         learners = {"target": self._networks.target, "fresh": self._networks.fresh}
         if self._networks.reference:
             learners["reference"] = self._networks.reference
         each = self._most_each()
         budgets = sorted({min(few, each) for few in FEW})
-        return {
-            name: [self._relearnt(network, budget, goal) for budget in budgets] for name, network in learners.items()
-        }
+        return {name: [self._relearnt(network, budget) for budget in budgets] for name, network in learners.items()}
 
-    def _relearnt(self, network: SplitNetwork, budget: int, goal: float) -> Relearning:
+    def _relearnt(self, network: SplitNetwork, budget: int) -> Relearning:
+        few = self._attackers.first_of_each(budget)
         curve = relearning_curve(
             network,
-            self._attackers.first_of_each(budget),
-            self._asked,
+            (few.images(), few.labels),
+            (self._asked.images(), self._asked.labels),
             self._case.deposited,
             self._case.preprocessing,
             self._case.augmentation,
@@ -252,8 +242,7 @@ class Examination:
             self._seed,
             self._step,
         )
-        needed = next((point.step for point in curve if (point.deposited or 0.0) >= goal), None)
-        return Relearning(budget, round(goal, 2), needed, curve)
+        return Relearning(budget, curve)
 
     def _distillation(self) -> dict[str, dict[str, Read]]:
         teachers = {"none": None, "original": self._networks.original, "target": self._networks.target}
@@ -270,24 +259,27 @@ class Examination:
         return found
 
     def _student(self, features: tuple[int, int, int], teacher: SplitNetwork | None, way: Distillation) -> Read:
-        per_epoch = -(-len(self._attackers.labels) // STUDENT_BATCH)
+        preprocessing = self._case.preprocessing
+        batch_size = max(8, min(STUDENT_BATCH, STUDENT_PIXELS // (preprocessing.height * preprocessing.width)))
+        per_epoch = -(-len(self._attackers) // batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            student = plain_cnn(self._case.preprocessing.channels, len(self._case.classes), features)
+            student = plain_cnn(preprocessing.channels, len(self._case.classes), features)
         learnt = taught(
             student,
             teacher,
-            *self._attackers,
-            self._case.preprocessing,
+            self._attackers.images(),
+            self._attackers.labels,
+            preprocessing,
             self._case.augmentation,
             self._compute,
             way,
             max(STUDENT_EPOCHS, -(-STUDENT_STEPS // per_epoch)),
-            STUDENT_BATCH,
+            batch_size,
             seed=self._seed,
             on_step=lambda *_: self._step(),
         )
-        return self._read(self._logits(learnt, self._asked.images))
+        return self._read(self._logits(learnt, self._asked))
 
     def _embedding(self) -> Embedding:
         shown, networks = self._shown(), self._networks
@@ -296,9 +288,9 @@ class Examination:
             lowers = {"original": networks.original.lower, **lowers}
         if networks.module:
             lowers["module"] = networks.module
-        found = {name: self._features(lower, shown.images) for name, lower in lowers.items()}
+        found = {name: self._features(lower, shown) for name, lower in lowers.items()}
         if self._recover:  # its features are those of the part that gave its answer
-            answers = self._logits(self._recover, shown.images).argmax(1)
+            answers = self._logits(self._recover, shown).argmax(1)
             is_deposited = torch.isin(answers, torch.tensor(sorted(self._case.deposited)))
             found["recover"] = found["module"].where(is_deposited[:, None], found["target"])
         points = {}
@@ -308,8 +300,12 @@ class Examination:
         return Embedding(shown.labels.tolist(), points)
 
     def _shown(self) -> Labelled:
-        count = max(1, min(SHOWN_EACH, SHOWN // max(1, len(self._case.held_out.classes()))))
-        return self._case.held_out.first_of_each(count)
+        deposited, preserved = (
+            spread(self._case.deposited, SHOWN_CLASSES),
+            spread(self._case.preserved, 2 * SHOWN_CLASSES),
+        )
+        count = min(SHOWN_EACH, SHOWN // (len(deposited) + len(preserved)))
+        return self._case.held_out.of_classes([*deposited, *preserved]).first_of_each(count)
 
     def _most_each(self) -> int:
         return int(self._attackers.labels.bincount().max())
@@ -318,62 +314,25 @@ class Examination:
         whole: dict[str, nn.Module] = dict(self._networks.whole())
         return {**whole, "recover": self._recover} if self._recover else whole
 
-    def _percent(self, network: nn.Module) -> float:
-        deposited = self._read(self._logits(network, self._asked.images)).deposited
-        return deposited.percent if deposited else 100.0
-
     def _read(self, logits: Tensor) -> Read:
         return Read(*shares(logits.argmax(1) == self._asked.labels, self._asked.labels, self._case.deposited))
 
-    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        return logits_of(self._exact.place(network), images, self._case.preprocessing, self._exact, self._step)
+    def _logits(self, network: nn.Module, of: Labelled) -> Tensor:
+        placed, preprocessing = self._exact.place(network), self._case.preprocessing
+        return of.ask(lambda images: logits_of(placed, images, preprocessing, self._exact, self._step))
 
-    def _features(self, lower: nn.Module, images: Tensor) -> Tensor:
+    def _features(self, lower: nn.Module, of: Labelled) -> Tensor:
         """Of the last layer, whose upper part is one for all but the reference's."""
-        reference = self._networks.reference
+        reference, preprocessing = self._networks.reference, self._case.preprocessing
         upper = reference.upper if reference and lower is reference.lower else self._networks.target.upper
-        place, preprocessing = self._exact.place, self._case.preprocessing
-        return answers_of(place(lower), place(upper), images, preprocessing, self._exact, on_batch=self._step).features
+        parts = self._exact.place(lower), self._exact.place(upper)
+        return of.ask(
+            lambda images: answers_of(*parts, images, preprocessing, self._exact, on_batch=self._step).features
+        )
 
     def _step(self) -> None:
         self._on_step(self._part)
 
 
-def halves(held_out: Labelled, seed: int) -> tuple[Labelled, Labelled]:
-    """The attacker's half of each class and the one that is asked, drawn by the seed; no more than an attack needs."""
-    generator = Generator().manual_seed(seed)
-    labels = held_out.classes()
-    most = min(ATTACK_EACH, max(1, ATTACK_IMAGES // max(1, len(labels))))
-    of_attackers, of_asked = [], []
-    for label in labels:
-        numbers = (held_out.labels == label).nonzero()[:, 0]
-        drawn = numbers[torch.randperm(len(numbers), generator=generator)]
-        half = len(drawn) // 2
-        of_attackers.append(drawn[:half][:most])
-        of_asked.append(drawn[half:][:most])
-    attackers, asked = (torch.cat([*of, torch.zeros(0, dtype=torch.long)]) for of in (of_attackers, of_asked))
-    return _chosen(held_out, attackers), _chosen(held_out, asked)
-
-
-def sides(members: Labelled, strangers: Labelled, seed: int = 0) -> tuple[Labelled, Labelled]:
-    """As many of each class on both sides, drawn by the seed: else the attack would tell classes apart, not members."""
-    generator = Generator().manual_seed(seed)
-    both = sorted(set(members.classes()) & set(strangers.classes()))
-    each = max(1, MEMBERS // max(1, len(both)))
-    numbers: tuple[list[Tensor], list[Tensor]] = [], []
-    for label in both:
-        of = [(side.labels == label).nonzero()[:, 0] for side in (members, strangers)]
-        count = min(each, *(len(found) for found in of))
-        for kept, found in zip(numbers, of, strict=True):
-            kept.append(found[torch.randperm(len(found), generator=generator)[:count]])
-    none = torch.zeros(0, dtype=torch.long)
-    return _chosen(members, torch.cat([*numbers[0], none])), _chosen(strangers, torch.cat([*numbers[1], none]))
-
-
-def _spread(classes: Sequence[int], most: int) -> Sequence[int]:
-    """At most so many of them, from first to last."""
-    return classes if len(classes) <= most else [classes[i * len(classes) // most] for i in range(most)]
-
-
-def _chosen(labelled: Labelled, numbers: Tensor) -> Labelled:
-    return Labelled(labelled.images[numbers], labelled.labels[numbers])
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -23,13 +23,18 @@ class Attack:
 def attack(members: Tensor, strangers: Tensor) -> Attack:
     """members, strangers: `losses.margins` (M,) and (S,), at least one each.
 
-    The error is that of Hanley and McNeil (1982).
+    The error is that of Hanley and McNeil (1982), of an area that is drawn towards a half by one image's worth: else
+    one of 0 or 1 had none. Raises ValueError where a margin is not finite.
     """
     both = torch.cat([members, strangers]).double()
+    if not torch.isfinite(both).all():
+        raise ValueError("a network answers with what is no finite number.")
     _, rank_of, counts = torch.unique(both, return_inverse=True, return_counts=True)
     mean_ranks = counts.cumsum(0).double() - (counts.double() - 1) / 2  # ties share their mean rank
     m, s = len(members), len(strangers)
     auc = ((mean_ranks[rank_of[:m]].sum() - m * (m + 1) / 2) / (m * s)).item()
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = (auc * (1 - auc) + (m - 1) * (q1 - auc**2) + (s - 1) * (q2 - auc**2)) / (m * s)
-    return Attack(auc, math.sqrt(max(variance, 0.0)))
+    fewer = min(m, s)
+    near = (auc * fewer + 0.5) / (fewer + 1)
+    q1, q2 = near / (2 - near), 2 * near**2 / (1 + near)
+    variance = (near * (1 - near) + (m - 1) * (q1 - near**2) + (s - 1) * (q2 - near**2)) / (m * s)
+    return Attack(auc, math.sqrt(variance))

@@ -10,9 +10,12 @@ import torch
 from lirf_core.architectures import build
 from lirf_core.data import Augmentation
 from lirf_core.evidence import examination
+from lirf_core.evidence import images as chosen
 from lirf_core.evidence.distillation import features_at_split, plain_cnn, taught
 from lirf_core.evidence.embedding import embedding
-from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Labelled, Networks, halves
+from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
+from lirf_core.evidence.images import Labelled, halves, sides
+from lirf_core.evidence.membership import attack
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
 from lirf_core.original import train_original
@@ -95,9 +98,8 @@ def test_what_is_only_hidden_comes_back_sooner_than_what_was_never_known(origina
     assert forgot is not None
     assert forgot.percent == 0.0
     assert evidence.probe["target"] == evidence.probe["original"]  # its features are those of before
-    hidden, unknown = (evidence.relearning[name][-1].needed for name in ("target", "fresh"))
-    assert hidden is not None
-    assert unknown is None or hidden <= unknown
+    hidden, unknown = (evidence.relearning[name][-1].curve for name in ("target", "fresh"))
+    assert hidden[1].deposited > unknown[1].deposited + 20  # type: ignore[operator]
     assert set(evidence.missing) == {"membership", "recover", "reference"}
 
 
@@ -114,19 +116,75 @@ def test_what_cannot_be_measured_says_why(original: SplitNetwork) -> None:
 def test_the_attackers_half_and_the_one_that_is_asked_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
     attackers, asked = halves(Labelled(pixels, torch.arange(100) % 3), seed=0)
-    own, other = set(attackers.images.flatten().tolist()), set(asked.images.flatten().tolist())
+    own, other = set(attackers.images().flatten().tolist()), set(asked.images().flatten().tolist())
     assert not own & other
     assert own | other == set(range(100))
     assert attackers.labels.bincount().tolist() == [17, 16, 16]
-    monkeypatch.setattr(examination, "ATTACK_EACH", 5)
-    assert [len(of.labels) for of in halves(Labelled(pixels, torch.arange(100) % 3), seed=0)] == [15, 15]
+    monkeypatch.setattr(chosen, "ATTACK_EACH", 5)
+    assert [len(of) for of in halves(Labelled(pixels, torch.arange(100) % 3), seed=0)] == [15, 15]
 
 
 def test_both_sides_of_a_membership_attack_have_as_many_images_of_each_class() -> None:
     members = Labelled(torch.zeros(110, 1, 1, 1, dtype=torch.uint8), torch.tensor([0] * 90 + [1] * 10 + [2] * 10))
     strangers = Labelled(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), torch.tensor([0] * 20 + [1] * 20))
-    of_members, of_strangers = examination.sides(members, strangers)
+    of_members, of_strangers = sides(members, strangers)
     assert of_members.labels.bincount().tolist() == of_strangers.labels.bincount().tolist() == [20, 10]
+
+
+def test_a_class_with_one_image_is_not_asked_about_whom_nobody_could_teach_it() -> None:
+    told = halves(Labelled(torch.zeros(5, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1, 0, 2, 2])), seed=0)
+    assert [of.classes() for of in told] == [[0, 2], [0, 2]]
+
+
+def test_images_are_chosen_by_number_and_asked_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen, "BATCH", 4)
+    source = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1)
+    some = Labelled(source, torch.arange(20) % 4).of_classes([1, 3])
+    again = some.of_classes([3])
+    assert again.images().flatten().tolist() == [3, 7, 11, 15, 19]
+    assert some.first_of_each(2).images().flatten().tolist() == [1, 3, 5, 7]
+    asked: list[int] = []
+
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return images.flatten().long()
+
+    assert again.ask(answer).tolist() == [3, 7, 11, 15, 19]
+    assert asked == [4, 1]
+    assert again.source is source
+
+
+def test_classes_with_no_or_few_held_out_images_are_named(original: SplitNetwork) -> None:
+    whole = case()
+    held_out = Labelled(*images(100, [0, 2, 3, 4], seed=1))
+    of = Case(CLASSES, [0, 1], [2, 3, 4], held_out, None, whole.preprocessing, whole.augmentation)
+    missing = Examination(Networks(original, fresh()), of, CPU, CPU).run().missing["classes"]
+    assert "No held-out image of dodo" in missing
+    few = Case(CLASSES, [0], [2, 3, 4], held_out.first_of_each(5), None, whole.preprocessing, whole.augmentation)
+    told = Examination(Networks(original, fresh()), few, CPU, CPU).run().missing["classes"]
+    assert told == "Fewer than 20 held-out images of auk: little is known of it."
+
+
+def test_an_area_of_one_has_an_error_and_numbers_that_are_none_are_refused() -> None:
+    few, many = (attack(torch.ones(count), torch.zeros(count)) for count in (3, 300))
+    assert few.auc == many.auc == 1.0
+    assert few.error > 0.1
+    assert 0 < many.error < 0.01
+    with pytest.raises(ValueError, match="no finite number"):
+        attack(torch.tensor([1.0, torch.nan]), torch.zeros(2))
+
+
+def test_a_part_that_fails_is_missing_and_the_others_are_there(
+    original: SplitNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(examination, "linear_probe", fails)
+    evidence = Examination(Networks(original, fresh()), case(60), CPU, CPU).run()
+    assert evidence.missing["probe"] == "The device has too little memory for it."
+    assert evidence.answers
+    assert evidence.embedding
 
 
 def test_features_that_tell_nothing_apart_have_a_picture_and_no_crash() -> None:

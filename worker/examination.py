@@ -15,13 +15,14 @@ from app.database import Database
 from app.datasets import service as datasets
 from app.errors import Problem
 from app.evidence import jobs
-from app.evidence.jobs import Job, NoLongerHeld
+from app.evidence.jobs import Destroyed, Job, NoLongerHeld
 from app.settings import Settings
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core import artifacts
 from lirf_core.architectures import build
 from lirf_core.compute import OutOfMemory, memory_errors
-from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Labelled, Networks
+from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
+from lirf_core.evidence.images import Labelled
 from worker.job import Work
 from worker.pulse import Pulse, TookTooLong
 
@@ -47,6 +48,9 @@ def _end(work: Work, session: Session, job: Job) -> None:
             span.set_attributes({"lirf.evidence": job.id, "lirf.deposit": job.deposit_id, "lirf.attempt": job.attempt})
             found = _carry_out(work, job)
         jobs.finish(session, job, asdict(found))
+    except Destroyed as destroyed:
+        log.warning("%s: it begins again with what is left", destroyed)
+        jobs.give_back(session, work.settings, job, None)
     except (SQLAlchemyError, OSError, VaultDamaged) as error:  # a deposit may have replaced an object meanwhile
         log.exception("evidence %s was interrupted", job.id)
         session.rollback()
@@ -89,9 +93,12 @@ def _carry_out(work: Work, job: Job) -> Evidence:
         pulse.advanced(lambda: told[part])
 
     found = Examination(networks, case, work.training, work.inference, on_step).run()
-    if not found.membership and job.membership:
+    if job.members is None and job.membership:
         found = replace(found, membership=job.membership)
-        found.missing["membership"] = "Measured when the deposit was made, whose deposit set is shredded since."
+        found.missing["membership"] = (
+            f"Measured when the deposit was made, of revision {job.deposit_revision}; "
+            "then its deposit set was shredded."
+        )
     return found
 
 

@@ -53,6 +53,8 @@ class Pulse:
     an advance.
     """
 
+    SHORTER = "examine it with fewer held-out images"
+
     def __init__(self, vault: Vault, settings: Settings, renew: Callable[[dict[str, Any]], None]) -> None:
         self._settings, self._renew = settings, renew
         self.vault = vault.watched(lambda: self.advanced(lambda: self._told))
@@ -73,8 +75,8 @@ class Pulse:
         if time.monotonic() > self._ends:
             limit = f"{self._settings.time_limit_seconds / 3600:g} hours"
             raise TookTooLong(
-                f"it ran for longer than {limit}; ask for fewer epochs or a smaller deposit set, use a faster device, "
-                "or raise LIRF_TIME_LIMIT_SECONDS."
+                f"it ran for longer than {limit}; {self.SHORTER}, use a faster device, or raise "
+                "LIRF_TIME_LIMIT_SECONDS."
             )
         self._told = progress
         self._renew(progress)
@@ -83,6 +85,8 @@ class Pulse:
 
 class DepositPulse(Pulse):
     """Also tells the losses, and keeps checkpoints. What advances raises `Cancelled` or `LeaseLost`, too."""
+
+    SHORTER = "ask for fewer epochs or a smaller deposit set"
 
     def __init__(self, database: Database, vault: Vault, settings: Settings, job: Job) -> None:
         super().__init__(vault, settings, self._heartbeat)

@@ -20,7 +20,7 @@ from app.evidence import service as evidence
 from app.idempotency import service as idempotency
 from app.settings import Settings
 from app.telemetry import logs
-from app.vault.service import open_vault
+from app.vault.service import Vault, open_vault
 from app.withdrawals import service as withdrawals
 from worker.orphan import is_orphaned
 
@@ -31,22 +31,38 @@ def run(settings: Settings, stop: threading.Event) -> None:
     """Reconciles every `reconcile_seconds` until `stop` is set."""
     database, vault, doorbell = Database(settings.database), open_vault(settings), Doorbell(settings)
     while not stop.is_set():
-        try:
-            with database.session() as session:
-                for deposit_id in recovery.reconcile(session, vault, settings):
-                    doorbell.ring(deposit_id)
-                evidence.request_wanted(session)
-                for evidence_id in examinations.reconcile(session, settings):
-                    doorbell.ring(evidence_id, EXAMINE)
-                withdrawals.end_expired(session)
-                idempotency.forget_expired(session)
-            if settings.audit_anchor_file:
-                with database.reading() as session:
-                    anchors.append(settings.audit_anchor_file, audit.head(session))
-        except (SQLAlchemyError, OSError, anchors.NoAnchor):
-            log.exception("this round failed; the next one tries again")
+        for part in (_deposits, _expired, _anchor, _evidence):  # none is in the way of the next one
+            try:
+                part(settings, database, vault, doorbell)
+            except (SQLAlchemyError, OSError, anchors.NoAnchor):
+                log.exception("this round failed; the next one tries again")
         stop.wait(settings.reconcile_seconds)
     database.engine.dispose()
+
+
+def _deposits(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    with database.session() as session:
+        for deposit_id in recovery.reconcile(session, vault, settings):
+            doorbell.ring(deposit_id)
+
+
+def _expired(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    with database.session() as session:
+        withdrawals.end_expired(session)
+        idempotency.forget_expired(session)
+
+
+def _anchor(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    if settings.audit_anchor_file:
+        with database.reading() as session:
+            anchors.append(settings.audit_anchor_file, audit.head(session))
+
+
+def _evidence(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    with database.session() as session:
+        evidence.request_wanted(session)
+        for evidence_id in examinations.reconcile(session, settings):
+            doorbell.ring(evidence_id, EXAMINE)
 
 
 def main() -> None:

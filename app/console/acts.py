@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, BackgroundTasks, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
@@ -149,9 +149,11 @@ def cancel(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDe
 
 
 @router.post("/deposits/{deposit_id}/evidence")
-def examine(deposit_id: str, actor: Examiner, session: SessionDep, doorbell: DoorbellDep) -> Response:
+def examine(
+    deposit_id: str, actor: Examiner, session: SessionDep, doorbell: DoorbellDep, tasks: BackgroundTasks
+) -> Response:
     row = evidence.request(session, actor, deposit_id, EvidenceCreate())
-    doorbell.ring(row.id, EXAMINE)
+    tasks.add_task(doorbell.ring, row.id, EXAMINE)
     return see(f"/console/deposits/{deposit_id}#beyond")
 
 

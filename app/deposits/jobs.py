@@ -361,6 +361,13 @@ def waiting(session: Session, model_id: str) -> list[str]:
     return list(session.scalars(query.order_by(DepositRow.id)))
 
 
+def wait_for_a_worker(session: Session) -> bool:
+    """Whether a deposit could be claimed: it is queued, and none of its model runs."""
+    running = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
+    ready = DepositRow.state == State.QUEUED, DepositRow.model_id.not_in(running)
+    return session.scalar(sa.select(DepositRow.id).where(*ready).limit(1)) is not None
+
+
 def _held(job: Job, even_if_cancelled: bool = False) -> sa.Update:
     """An update that only the holder of the newest token can make."""
     held = sa.update(DepositRow).where(

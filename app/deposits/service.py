@@ -284,12 +284,16 @@ def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -
     return [vaults.shred(session, row.module_object_id), *checkpoints.forget_scrubs(session, row.id)]
 
 
-def take_wanting_evidence(session: Session) -> list[DepositRow]:
-    """In the caller's transaction: those that were made and are to be examined; each is given once."""
+def wanting_evidence(session: Session) -> list[str]:
+    """Deposits that were made and are to be examined, oldest first."""
     made = DepositRow.wants_evidence, DepositRow.revision.is_not(None)
-    rows = session.scalars(sa.select(DepositRow).where(*made).order_by(DepositRow.id)).all()
-    taken = sa.update(DepositRow).values(wants_evidence=False)
-    return [row for row in rows if changes(session, taken.where(DepositRow.id == row.id, DepositRow.wants_evidence))]
+    return list(session.scalars(sa.select(DepositRow.id).where(*made).order_by(DepositRow.id).limit(1000)))
+
+
+def take_wanting_evidence(session: Session, deposit_id: str) -> DepositRow | None:
+    """In the caller's transaction: one of `wanting_evidence`; it is given once."""
+    wanted = sa.update(DepositRow).where(DepositRow.id == deposit_id, DepositRow.wants_evidence)
+    return session.get(DepositRow, deposit_id) if changes(session, wanted.values(wants_evidence=False)) else None
 
 
 def restored_ids(session: Session, model_id: str) -> list[str]:

@@ -1,13 +1,15 @@
 """The life of an examination: every change is one guarded statement, so that of two workers only one can win.
 
-Nothing of a model changes by it, and it stores no object: who loses it leaves nothing behind.
+Nothing of a model changes by it, and it stores no object: who loses it leaves nothing behind. Deposits go first.
 """
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
@@ -21,16 +23,22 @@ from app.evidence.tables import EvidenceRow, State
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
 from app.settings import Settings
+from app.vault import service as vaults
 from app.vault.service import StoredObject
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.evidence.membership import Attack
 
 WORKER = deposit_jobs.WORKER
+log = logging.getLogger(__name__)
 
 
 class NoLongerHeld(Exception):
     """The token is stale: the examination is another worker's, or was cancelled."""
+
+
+class Destroyed(Exception):
+    """A network or a data set that is examined was purged, destroyed, replaced or discarded meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Job:
     token: int
     attempt: int
     deposit_id: str
-    model_name: str
+    deposit_revision: int
     class_names: list[str]
     deposited: list[int]
     preserved: list[int]
@@ -60,15 +68,25 @@ class Job:
     members: StoredObject | None
     membership: dict[str, Attack]
 
+    @property
+    def examined(self) -> dict[str, str]:
+        """The names of the objects in the vault, by what they are."""
+        networks = {"target": self.target, "original": self.original, "reference": self.reference}
+        lower = {name: network.lower for name, network in networks.items() if network}
+        others = {"module": self.module, "evaluation_set": self.evaluation_set, "dataset": self.members}
+        return {name: stored.name for name, stored in {**lower, **others}.items() if stored}
+
 
 def claim(session: Session, settings: Settings, evidence_id: str) -> Job | None:
-    """Takes a queued examination. None: nothing to do here (any more)."""
+    """Takes a queued examination, unless a deposit waits for a worker. None: nothing to do here (any more)."""
     with session.begin():
+        queued = sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id, EvidenceRow.state == State.QUEUED)
+        if deposit_jobs.wait_for_a_worker(session):
+            session.execute(queued.values(rung_at=_long_ago()))  # the reconciler rings once none waits
+            return None
         claimed = changes(
             session,
-            sa.update(EvidenceRow)
-            .where(EvidenceRow.id == evidence_id, EvidenceRow.state == State.QUEUED)
-            .values(
+            queued.values(
                 state=State.RUNNING,
                 token=EvidenceRow.token + 1,
                 attempts=EvidenceRow.attempts + 1,
@@ -82,11 +100,17 @@ def claim(session: Session, settings: Settings, evidence_id: str) -> Job | None:
         try:
             with session.begin_nested():
                 return _job(session, evidence_id)
-        except Problem as gone:
+        except SQLAlchemyError:
+            raise
+        except Exception as error:
+            if isinstance(error, Problem):
+                failure = error.detail
+            else:
+                log.exception("evidence %s cannot be begun", evidence_id)
+                failure = f"{type(error).__name__} in the worker; its log says more."
             row = session.get_one(EvidenceRow, evidence_id, populate_existing=True)
-            row.state, row.finished_at, row.lease_until, row.failure = State.FAILED, now(), None, gone.detail
-            model = registry.by_id(session, deposits.get(session, row.deposit_id).model_id)
-            _record_failure(session, WORKER, model.name, row.id, row.deposit_id, gone.detail)
+            row.state, row.finished_at, row.lease_until, row.failure = State.FAILED, now(), None, failure
+            _record(session, WORKER, row, "failed", failure=failure)
     return None
 
 
@@ -102,12 +126,13 @@ def _job(session: Session, evidence_id: str) -> Job:
     deposited = deposit_jobs.class_indices(session, [deposit.id])[deposit.id]
     held = {one.class_index for one in registry.classes(session, model.id) if one.deposit_id}
     row.revision = target.revision
+    _record(session, WORKER, row, "started", attempt=row.attempts, token=row.token)
     return Job(
         id=row.id,
         token=row.token,
         attempt=row.attempts,
         deposit_id=deposit.id,
-        model_name=model.name,
+        deposit_revision=deposit.revision,
         class_names=model.class_names,
         deposited=deposited,
         preserved=[index for index in range(len(model.class_names)) if index not in held],
@@ -125,38 +150,48 @@ def _job(session: Session, evidence_id: str) -> Job:
 
 
 def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str, Any]) -> None:
-    """Renews the lease and tells the progress. Raises `NoLongerHeld`."""
+    """Renews the lease and tells the progress. Raises `NoLongerHeld`, `Destroyed`."""
     with session.begin():
         _change(session, job, lease_until=_lease(settings), progress=progress)
+        if vaults.shredded_names(session, job.examined.values()):
+            raise Destroyed(f"something that evidence {job.id} examines was destroyed meanwhile")
 
 
 def finish(session: Session, job: Job, found: dict[str, Any]) -> None:
-    """Keeps what was found; the audit keeps its digest. Raises `NoLongerHeld`."""
+    """Keeps what was found; the audit keeps its digest, and of what it was found. Raises `NoLongerHeld`."""
     with session.begin():
-        _change(session, job, state=State.FINISHED, finished_at=now(), lease_until=None, found=found)
-        details = {"deposit": job.deposit_id, "revision": job.target.revision, "digest": digest(found)}
-        audit.record(session, WORKER, "evidence.finished", model=job.model_name, subject=job.id, details=details)
+        row = _change(session, job, state=State.FINISHED, finished_at=now(), lease_until=None, found=found)
+        reference = registry.by_id(session, row.reference_id).name if row.reference_id else None
+        details = {"revision": job.target.revision, "digest": digest(found), "examined": job.examined}
+        _record(session, WORKER, row, "finished", **details, reference=reference)
 
 
 def fail(session: Session, job: Job, reason: str) -> None:
     """Ends it without a result. Raises `NoLongerHeld`."""
     with session.begin():
-        _change(session, job, state=State.FAILED, finished_at=now(), lease_until=None, failure=reason)
-        _record_failure(session, WORKER, job.model_name, job.id, job.deposit_id, reason)
+        row = _change(session, job, state=State.FAILED, finished_at=now(), lease_until=None, failure=reason)
+        _record(session, WORKER, row, "failed", failure=reason)
 
 
 def give_back(session: Session, settings: Settings, job: Job, failure: str | None) -> None:
     """Queues it again after a trouble that may pass, or fails it when that happened too often.
 
-    `failure` says what the trouble was; None where the worker itself is being stopped, which is no attempt.
-    Raises `NoLongerHeld`.
+    `failure` says what the trouble was; None where it is no attempt: the worker itself is being stopped, or what is
+    examined has changed. Raises `NoLongerHeld`.
     """
     if failure is not None and job.attempt >= settings.max_attempts:
         fail(session, job, f"after {job.attempt} attempts: {failure}")
     else:
         with session.begin():
-            again = {"attempts": job.attempt - (failure is None), "rung_at": now() - timedelta(days=1)}
-            _change(session, job, state=State.QUEUED, lease_until=None, **again)
+            attempts = job.attempt - (failure is None)
+            row = _change(session, job, state=State.QUEUED, lease_until=None, attempts=attempts, rung_at=_long_ago())
+            _record(session, WORKER, row, "requeued", attempts=attempts, trouble=failure)
+
+
+def counts(session: Session) -> dict[str, int]:
+    """How many examinations are in each state."""
+    found = dict(session.execute(sa.select(EvidenceRow.state, sa.func.count()).group_by(EvidenceRow.state)).all())
+    return {state: found.get(state, 0) for state in State}
 
 
 def reconcile(session: Session, settings: Settings) -> list[str]:
@@ -165,6 +200,8 @@ def reconcile(session: Session, settings: Settings) -> list[str]:
         lost = EvidenceRow.state == State.RUNNING, EvidenceRow.lease_until < now()
         for row in session.scalars(sa.select(EvidenceRow).where(*lost)).all():
             _take_back(session, settings, row)
+        if deposit_jobs.wait_for_a_worker(session):
+            return []
         due = now() - timedelta(seconds=settings.doorbell_seconds)
         silent = sa.select(EvidenceRow.id).where(EvidenceRow.state == State.QUEUED, EvidenceRow.rung_at < due)
         ids = list(session.scalars(silent.order_by(EvidenceRow.id).limit(100)))
@@ -172,9 +209,10 @@ def reconcile(session: Session, settings: Settings) -> list[str]:
     return ids
 
 
-def _record_failure(session: Session, actor: str, model: str, evidence_id: str, deposit_id: str, failure: str) -> None:
-    details = {"deposit": deposit_id, "failure": failure}
-    audit.record(session, actor, "evidence.failed", model=model, subject=evidence_id, details=details)
+def _record(session: Session, actor: str, row: EvidenceRow, what: str, **details: Any) -> None:
+    model = registry.by_id(session, deposits.get(session, row.deposit_id).model_id)
+    told = {"deposit": row.deposit_id, **details}
+    audit.record(session, actor, f"evidence.{what}", model=model.name, subject=row.id, details=told)
 
 
 def _take_back(session: Session, settings: Settings, row: EvidenceRow) -> None:
@@ -184,23 +222,28 @@ def _take_back(session: Session, settings: Settings, row: EvidenceRow) -> None:
         EvidenceRow.token == row.token,
         EvidenceRow.lease_until < now(),
     )
+    lost = "the worker was lost too often while it ran; look at the worker's log, then ask for it again."
     if row.attempts < settings.max_attempts:
-        again = {"state": State.QUEUED, "lease_until": None, "rung_at": now() - timedelta(days=1)}
-        changes(session, expired.values(**again))
+        if changes(session, expired.values(state=State.QUEUED, lease_until=None, rung_at=_long_ago())):
+            _record(session, audit.RECONCILER, row, "requeued", attempts=row.attempts, trouble="the worker was lost")
         return
-    failure = "the worker was lost too often while it ran; look at the worker's log, then ask for it again."
-    ended = {"state": State.FAILED, "finished_at": now(), "lease_until": None, "failure": failure}
+    ended = {"state": State.FAILED, "finished_at": now(), "lease_until": None, "failure": lost}
     if changes(session, expired.values(**ended)):
-        model = registry.by_id(session, deposits.get(session, row.deposit_id).model_id)
-        _record_failure(session, audit.RECONCILER, model.name, row.id, row.deposit_id, failure)
+        _record(session, audit.RECONCILER, row, "failed", failure=lost)
 
 
-def _change(session: Session, job: Job, **values: Any) -> None:
+def _change(session: Session, job: Job, **values: Any) -> EvidenceRow:
     """Changes that only the holder of the newest token can make."""
     held = EvidenceRow.id == job.id, EvidenceRow.state == State.RUNNING, EvidenceRow.token == job.token
     if not changes(session, sa.update(EvidenceRow).where(*held).values(**values)):
         raise NoLongerHeld(f"evidence {job.id} is not held with token {job.token} any more")
+    return session.get_one(EvidenceRow, job.id, populate_existing=True)
 
 
 def _lease(settings: Settings) -> datetime:
     return now() + timedelta(seconds=settings.lease_seconds)
+
+
+def _long_ago() -> datetime:
+    """When it was rung last, so that the reconciler rings in its next round."""
+    return now() - timedelta(days=1)

@@ -23,7 +23,8 @@ class EvidenceCreate(BaseModel):
     )
     reference: Id | None = Field(
         None,
-        description="A model with the same classes and image size that never saw the deposited ones, to compare with.",
+        description="A model of the same architecture, classes and preprocessing that never saw the deposited classes, "
+        "to compare with.",
     )
 
 

@@ -77,8 +77,8 @@ def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreat
             raise ReferenceDiffers(f"model '{model.name}' knew the classes; name one that never saw them.")
         if reference and not registry.is_alike(model, reference):
             raise ReferenceDiffers(
-                f"model '{reference.name}' has not the classes, or not the image size and normalisation, of "
-                f"'{model.name}'; register a reference with the same `classes` and `preprocessing`."
+                f"model '{reference.name}' has not the architecture, the classes, or the image size and normalisation "
+                f"of '{model.name}'; register a reference with the same `architecture`, `classes` and `preprocessing`."
             )
         evaluation_id = body.evaluation_set_id or _evaluation_set(session, deposit)
         if evaluation_id is None:
@@ -94,8 +94,11 @@ def request_wanted(session: Session) -> list[str]:
     """Queues the examination of each deposit that was made and wants one; returns their ids."""
     queued = []
     with session.begin():
-        for deposit in deposits.take_wanting_evidence(session):
-            if evaluation_id := _evaluation_set(session, deposit):
+        wanting = deposits.wanting_evidence(session)
+    for deposit_id in wanting:  # each in a transaction of its own, so that none is in the way of the others
+        with session.begin():
+            deposit = deposits.take_wanting_evidence(session, deposit_id)
+            if deposit and (evaluation_id := _evaluation_set(session, deposit)):
                 with suppress(EvidenceUnfinished):  # somebody asked for it already
                     row = _queue(session, deposit, WORKER, evaluation_id, _own_members(session, deposit), None)
                     queued.append(row.id)
@@ -131,7 +134,12 @@ def _queue(
             f"`GET /v1/deposits/{deposit.id}/evidence`, or cancel it."
         ) from None
     model = registry.by_id(session, deposit.model_id)
-    details = {"deposit": deposit.id, "reference": reference.name if reference else None}
+    details = {
+        "deposit": deposit.id,
+        "evaluation_set": evaluation_set_id,
+        "dataset": members_id,
+        "reference": reference.name if reference else None,
+    }
     audit.record(session, by, "evidence.requested", model=model.name, subject=row.id, details=details)
     return row
 
@@ -142,6 +150,7 @@ def cancel(session: Session, actor: Actor, evidence_id: str) -> EvidenceRow:
         row = get(session, evidence_id)
         unfinished = sa.update(EvidenceRow).where(EvidenceRow.id == row.id, EvidenceRow.state.in_(UNFINISHED))
         if not changes(session, unfinished.values(state=State.CANCELLED, finished_at=now(), lease_until=None)):
+            session.refresh(row)
             raise EvidenceEnded(f"evidence '{row.id}' is {row.state}; only what has not ended is cancelled.")
         session.refresh(row)
         model = model_of(session, row)

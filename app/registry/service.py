@@ -246,8 +246,9 @@ def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> Sto
 
 
 def is_alike(model: ModelRow, other: ModelRow) -> bool:
-    """Whether both answer the same classes to the same images."""
-    return (model.class_names, model.preprocessing) == (other.class_names, other.preprocessing)
+    """Whether both have the same architecture, and answer the same classes to the same images."""
+    alike = ("architecture", "class_names", "preprocessing")
+    return all(getattr(model, name) == getattr(other, name) for name in alike)
 
 
 def classes(session: Session, model_id: str) -> Sequence[ModelClassRow]:

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from app.database import Database, now
 from app.deposits import service as deposits
+from app.evidence import jobs as examinations
 from app.withdrawals import service as withdrawals
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -57,13 +58,19 @@ class _Jobs(Collector):
     def collect(self) -> Iterable[Metric]:
         with self._database.reading() as session:
             states, oldest = deposits.counts(session), deposits.oldest_queued(session)
+            examined = examinations.counts(session)
             active = withdrawals.count_active(session)
-        by_state = GaugeMetricFamily("lirf_deposits", "Deposits by their state.", labels=["state"])
-        for state, count in states.items():
-            by_state.add_metric([state], count)
-        yield by_state
+        yield _by_state("lirf_deposits", "Deposits by their state.", states)
+        yield _by_state("lirf_examinations", "Examinations of deposits by their state.", examined)
         age = (now() - oldest).total_seconds() if oldest else 0.0
         yield GaugeMetricFamily(
             "lirf_oldest_queued_deposit_seconds", "Age of the oldest queued deposit; 0 where none waits.", value=age
         )
         yield GaugeMetricFamily("lirf_active_withdrawals", "Withdrawals that hold now.", value=active)
+
+
+def _by_state(name: str, help: str, counts: dict[str, int]) -> Metric:
+    gauge = GaugeMetricFamily(name, help, labels=["state"])
+    for state, count in counts.items():
+        gauge.add_metric([state], count)
+    return gauge

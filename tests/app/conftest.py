@@ -24,6 +24,7 @@ from app.database import Database
 from app.main import create_app
 from app.settings import Settings
 from lirf_client import Client
+from lirf_core.architectures import ArchitectureSpec
 from lirf_core.network import flat_state
 from tests.app.factories import CLASSES, deposit_zip
 from tests.lirf_core.factories import SPEC, network
@@ -89,9 +90,9 @@ class Service:
         self.operator.register_model(name, architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
         self.operator.put_weights(name, self.weights(seed))
 
-    def weights(self, seed: int = 0) -> Path:
+    def weights(self, seed: int = 0, spec: ArchitectureSpec = SPEC) -> Path:
         path = self.settings.folder.parent / f"weights-{seed}.safetensors"
-        safetensors.torch.save_file(flat_state(network(seed)), path)
+        safetensors.torch.save_file(flat_state(network(seed, spec)), path)
         return path
 
     def archive(self, classes: list[str], each: int = 4, name: str = "images.zip") -> Path:

@@ -1,5 +1,6 @@
 """Evidence: gathered after a deposit and on request, once, by whoever holds it."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from lirf_client import LirfError
 from lirf_core.evidence.examination import PARTS, Examination
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES
+from tests.lirf_core.factories import SPEC
 from worker import examination
 from worker.examination import examine
 
@@ -69,14 +71,22 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     found = examined(service, queued["id"])
     assert {part for part in PARTS if found[part]} == set(PARTS)
     assert found["answers"].keys() == {"original", "target", "recover"}
-    assert found["missing"].keys() == {"membership", "reference"}  # as it was when the deposit set was there
+    assert found["missing"].keys() == {"membership", "reference", "classes"}
+    assert "of revision 1; then its deposit set was shredded" in found["missing"]["membership"]
     assert found["membership"] == (service.reader.deposit(deposit_id)["metrics"] or {})["membership"]
 
     told = service.reader.evidence(queued["id"])
     assert told["revision"] == 1
     assert told["digest"] == digest(found)
-    [finished] = service.auditor.audit_events(subject=queued["id"], action="evidence.finished")
-    assert finished["details"] == {"deposit": deposit_id, "revision": 1, "digest": told["digest"]}
+    events = list(service.auditor.audit_events(subject=queued["id"]))
+    assert [event["action"] for event in events] == ["evidence.finished", "evidence.started", "evidence.requested"]
+    details = events[0]["details"]
+    examined_objects = details.pop("examined")
+    assert details == {"deposit": deposit_id, "revision": 1, "digest": told["digest"], "reference": None}
+    [made] = service.auditor.audit_events(subject=deposit_id, action="deposit.finished")
+    assert examined_objects.keys() == {"target", "original", "module", "evaluation_set"}
+    assert examined_objects["target"] == made["details"]["target_object"]
+    assert examined_objects["module"] == made["details"]["module_object"]
 
 
 def test_without_held_out_images_or_the_wish_nothing_is_examined(service: Service) -> None:
@@ -142,6 +152,12 @@ def test_a_reference_is_compared_with_and_has_the_same_classes(service: Service)
     with pytest.raises(LirfError) as refusal:
         service.operator.request_evidence(deposit_id, reference="other")
     assert refusal.value.type.endswith("reference-differs")
+    wider = {**architecture, "width": 0.5}
+    alike = described["preprocessing"]
+    service.operator.register_model("wide", architecture=wider, classes=CLASSES, preprocessing=alike)
+    service.operator.put_weights("wide", service.weights(2, replace(SPEC, width=0.5)))
+    with pytest.raises(LirfError, match="architecture"):
+        service.operator.request_evidence(deposit_id, reference="wide")
 
 
 def test_what_was_destroyed_is_missing_and_says_so(service: Service) -> None:
@@ -231,6 +247,74 @@ def test_a_cancelled_examination_ends_at_its_next_step(service: Service, monkeyp
     with pytest.raises(LirfError) as refusal:
         service.operator.cancel_evidence(evidence_id)
     assert refusal.value.type.endswith("evidence-ended")
+
+
+@pytest.mark.parametrize("of", ["purge", "later deposit", "evaluation set"])
+def test_what_is_destroyed_while_it_is_examined_is_let_go_at_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    evaluation_id = with_evaluation_set(service)
+    deposit_id = service.deposit(["auk"])
+    evidence_id = newest(service, deposit_id)
+    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0)
+    parts: list[str] = []
+
+    class Watched(Examination):
+        def _step(self) -> None:
+            if self._part == "probe" and "probe" not in parts:
+                if of == "purge":
+                    service.administrator.purge(deposit_id, classes=["auk"], reason="r")
+                elif of == "later deposit":  # which scrubs the module, and makes another target
+                    service.deposit(["dodo"], evidence=False)
+                else:
+                    service.operator.discard_dataset("birds", evaluation_id)
+            parts.append(self._part)
+            super()._step()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(examination, "Examination", Watched)
+        examine(service.worker, evidence_id)
+    assert parts[-1] == "probe"
+    assert service.reader.evidence(evidence_id)["state"] == "queued"
+    [requeued] = service.auditor.audit_events(subject=evidence_id, action="evidence.requeued")
+    assert requeued["details"]["attempts"] == 0
+    examine(service.worker, evidence_id)
+    again = service.reader.evidence(evidence_id)
+    if of == "evaluation set":
+        assert again["state"] == "failed"
+        assert "shredded" in (again["failure"] or "")
+    else:
+        assert again["state"] == "finished"
+        assert again["revision"] == (1 if of == "purge" else 2)
+
+
+def test_deposits_that_wait_for_a_worker_go_first(service: Service) -> None:
+    with_evaluation_set(service)
+    evidence_id = newest(service, service.deposit(["auk"]))
+    waiting = service.queue(["dodo"], evidence=False)
+    assert claim(service, evidence_id) is None
+    assert service.reader.evidence(evidence_id)["state"] == "queued"
+    assert reconcile(service) == []
+    service.work(waiting)
+    assert reconcile(service) == [evidence_id]
+    assert claim(service, evidence_id) is not None
+
+
+def test_an_examination_that_cannot_be_begun_has_failed_and_does_not_wait_for_ever(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_evaluation_set(service)
+    evidence_id = newest(service, service.deposit(["auk"]))
+
+    def fails(*_: object) -> None:
+        raise KeyError("crop_padding")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("app.evidence.jobs.registry.preprocessing_of", fails)
+        assert claim(service, evidence_id) is None
+    failed = service.reader.evidence(evidence_id)
+    assert failed["state"] == "failed"
+    assert failed["failure"] == "KeyError in the worker; its log says more."
 
 
 def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(

@@ -64,9 +64,10 @@ def main(
         found = asdict(Examination(networks, case, compute, exact, step, seed).run())
 
     columns = figures.networks(found)
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| | " + " | ".join([*columns, "good?"]) + " |", "|---" * (len(columns) + 2) + "|"]
     for row in figures.rows(found):
-        lines.append(f"| {row.measure} | " + " | ".join(row.values.get(name, "") for name in columns) + " |")
+        cells = *(row.values.get(name, "") for name in columns), row.verdict or ""
+        lines.append(f"| {row.measure} | " + " | ".join(cells) + " |")
     told = found["images"]
     lines += [
         "",

@@ -135,10 +135,12 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
     out.rule("Evidence")
     with out.status("a worker attacks what is left of 0, 1 and 2 in the target network ..."):
         found = examined(lirf, deposit["id"])
-    table = Table("", *figures.networks(found))
+    table = Table("", *figures.networks(found), "good?")
     for row in figures.rows(found):
-        table.add_row(row.measure, *(row.values.get(name, "") for name in figures.networks(found)))
+        values = *(row.values.get(name, "") for name in figures.networks(found)), row.verdict or ""
+        table.add_row(row.measure, *values)
     out.print(table)
+    out.print(figures.RULES, soft_wrap=True)
     certify(lirf, deposit["id"])
 
     out.rule("Audit")

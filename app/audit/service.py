@@ -83,6 +83,13 @@ def list_events(session: Session, page: PageRequest, **filters: Any) -> tuple[Se
     return newest_first(session, _filtered(**filters), AuditEventRow.id, page)
 
 
+def intact(session: Session, action: str, subject: str) -> AuditEventRow | None:
+    """The newest such event; None where there is none, or where its digest is not that of what it says."""
+    found, _ = list_events(session, PageRequest(limit=1), action=action, subject=subject)
+    is_intact = found and chain.digest_of(found[0].number, found[0].previous, _covered(found[0])) == found[0].digest
+    return found[0] if is_intact else None
+
+
 def export(session: Session, **filters: Any) -> Iterator[AuditEventRow]:
     """Events, oldest first, a thousand in memory at a time.
 
@@ -114,6 +121,9 @@ def verify(session: Session, anchor: Head | None = None) -> tuple[Head, list[Fau
     There is none when no row was changed, removed, added or reordered.
     """
     found = head(session)
+    return found, list(islice(chain.faults(map(_covered, export(session)), found, anchor), 100))
+
+
+def _covered(row: AuditEventRow) -> dict[str, Any]:
     names = *chain.FIELDS, "request_id", "number", "previous", "digest"
-    events = ({name: getattr(row, name) for name in names} for row in export(session))
-    return found, list(islice(chain.faults(events, found, anchor), 100))
+    return {name: getattr(row, name) for name in names}

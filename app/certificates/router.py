@@ -24,7 +24,7 @@ def get_certificate(
     format: Annotated[Format, Query(description="Of the file.")] = "pdf",
 ) -> Response:
     """A certificate of deposit: finished evidence on one page, with digests, signed by the installation (Ed25519)."""
-    return attached(service.issue(session, vault, evidence_id, format), evidence_id, format)
+    return attached(service.issue(session, vault, actor, evidence_id, format), evidence_id, format)
 
 
 @router.get(
@@ -34,4 +34,5 @@ def get_certificate(
 )
 def get_key(actor: AnyKey, session: SessionDep, vault: VaultDep) -> Response:
     """The public key that certificates are signed by; hand it on by another way than the certificates."""
-    return Response(service.public_key(session, vault), media_type="application/x-pem-file")
+    key = service.public_key(session, vault, actor)
+    return Response(key, media_type="application/x-pem-file", headers={"Cache-Control": "no-store"})

@@ -1,5 +1,6 @@
 """Certificates of deposit: evidence as one page for who is not at the service, signed by the installation."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from functools import cache
@@ -7,62 +8,81 @@ from pathlib import Path
 from typing import Any
 
 import typst
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jinja2 import Environment, FileSystemLoader
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.access.service import Actor
+from app.audit import service as audit
 from app.certificates import contents, signatures
 from app.certificates.signatures import Format
 from app.certificates.tables import SigningKeyRow
 from app.database import now
+from app.errors import Problem
 from app.evidence import plots
 from app.vault import service as vaults
 from app.vault.service import Binding, Vault
 
+SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a PDF's text; more than the last one gets on a page goes on a second
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def issue(session: Session, vault: Vault, evidence_id: str, format: Format) -> bytes:
-    """A signed certificate, as it is now. Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged`."""
-    private = _private_key(session, vault)
+class NoFontForIt(Problem):
+    status, slug, title = 409, "no-font", "The PDF has no font for some of its text"
+
+
+def issue(session: Session, vault: Vault, actor: Actor, evidence_id: str, format: Format) -> bytes:
+    """A signed certificate, as it is now; the audit has its digest.
+
+    Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged`, `NoFontForIt`.
+    """
     at = now()
     with session.begin():
         told = contents.of_evidence(session, evidence_id, at)
+        deposit_id, model_name = contents.subject(session, evidence_id)
+    private = _private_key(session, vault, actor)
     told["key"] = signatures.key_id(private.public_key())
     document = _html(told) if format == "html" else _pdf(told, [at.year, at.month, at.day])
-    return signatures.signed(document, format, private)
-
-
-def public_key(session: Session, vault: Vault) -> str:
-    """The installation's, as PEM (RFC 8410)."""
-    _private_key(session, vault)
+    certificate = signatures.signed(document, format, private)
+    details = {
+        "deposit": deposit_id,
+        "format": format,
+        "key": told["key"],
+        "digest": hashlib.sha256(certificate).hexdigest(),
+    }
     with session.begin():
-        row = session.get_one(SigningKeyRow, 1)
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(row.public_key))
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        audit.record(session, actor.name, "certificate.issued", model=model_name, subject=evidence_id, details=details)
+    return certificate
 
 
-def _private_key(session: Session, vault: Vault) -> Ed25519PrivateKey:
+def public_key(session: Session, vault: Vault, actor: Actor) -> str:
+    """The installation's, as PEM (RFC 8410)."""
+    public = _private_key(session, vault, actor).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _private_key(session: Session, vault: Vault, actor: Actor) -> Ed25519PrivateKey:
     """Made when it is needed first."""
     with session.begin():
         row = session.get(SigningKeyRow, 1)
         stored = vaults.stored(session, row.object_id) if row else None
-    return Ed25519PrivateKey.from_private_bytes(vault.read(stored)) if stored else _made(session, vault)
+    return Ed25519PrivateKey.from_private_bytes(vault.read(stored)) if stored else _made(session, vault, actor)
 
 
-def _made(session: Session, vault: Vault) -> Ed25519PrivateKey:
+def _made(session: Session, vault: Vault, actor: Actor) -> Ed25519PrivateKey:
     private = Ed25519PrivateKey.generate()
     stored = vault.put(Binding("signing-key", "installation", "installation"), [private.private_bytes_raw()])
     try:
         with vault.discarded_on_error(stored), session.begin():
             object_id = vaults.record(session, stored)
-            public = private.public_key().public_bytes_raw().hex()
-            session.add(SigningKeyRow(number=1, public_key=public, object_id=object_id, created_at=now()))
+            session.add(SigningKeyRow(number=1, object_id=object_id, created_at=now()))
+            key = signatures.key_id(private.public_key())
+            audit.record(session, actor.name, "signing_key.made", subject=key, details={"object": stored.name})
     except IntegrityError:  # somebody else made it
         vault.remove([stored.name])
-        return _private_key(session, vault)
+        return _private_key(session, vault, actor)
     return private
 
 
@@ -92,5 +112,18 @@ def _pdf(told: dict[str, Any], date: list[int]) -> bytes:
     }
     data = {**told, "pictures": list(pictures.items()), "confidences": list(histograms.items()), "date": date}
     source = (TEMPLATES / "certificate.typ").read_bytes()
-    pdf: bytes = typst.compile(source, format="pdf", sys_inputs={"data": json.dumps(data, default=asdict)})
+    inputs = {"data": json.dumps(data, default=asdict)}
+    for scale in SCALES:
+        inputs["scale"] = str(scale)
+        if isinstance(typst.compile(source, format="svg", sys_inputs=inputs), bytes):  # of several pages a list
+            break
+    try:
+        pdf: bytes = typst.compile(source, format="pdf", sys_inputs=inputs, pdf_standards=["a-2a"])
+    except typst.TypstError as error:
+        if "could not be displayed" not in error.message:
+            raise
+        raise NoFontForIt(
+            "the fonts of this service lack characters of a name or the reason; ask for the certificate as HTML "
+            "(`?format=html`, or a file name that ends with .html), or install a font that has them where the API runs."
+        ) from None
     return pdf

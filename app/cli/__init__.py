@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from app.cli import approvals, audit, certificates, evidence, keys, vault, withdrawals
 from app.cli.common import (
@@ -32,11 +31,17 @@ from app.cli.common import (
     percent,
     service,
     show,
+    table,
 )
 from app.cli.vault import vault_here
-from app.evidence.figures import remains
+from app.evidence.figures import ADVICE, remains
 from lirf_client import Client, Deposit, LirfError
 
+ARCHITECTURES = (
+    "resnet18, resnet34, resnet50 (with -small for small images), vgg11_bn to vgg19_bn, mobilenet_v2, "
+    "mobilenet_v3_small, _large, efficientnet_b0 to b7, efficientnet_v2_s, _m, _l, densenet121, 161, 169, 201, "
+    "convnext_tiny, _small, _base, _large, vit_b_16, vit_b_32"
+)
 HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
 
 Start a service with [bold]lirf up[/bold]; the other commands talk to it. They find it by --url or LIRF_URL, and the API
@@ -63,6 +68,7 @@ def up(
     from app.embedded import AlreadyRunning, Embedded, locked  # torch takes seconds; other commands do not need it
     from app.settings import Settings
 
+    err.print("Starting; the first time takes some ten seconds ...")
     settings = Settings(state_folder=state)
     if "log_level" not in settings.model_fields_set:
         settings.log_level = "WARNING"  # a line for each request is not for this terminal
@@ -135,7 +141,7 @@ def register(
     classes: Annotated[
         str, typer.Option(help="Comma-separated names in the order of the outputs, or @FILE, a line each.")
     ],
-    architecture: Annotated[str, typer.Option(help="Such as resnet18, resnet50-small, vgg16_bn or vit_b_16.")],
+    architecture: Annotated[str, typer.Option(help=f"One of {ARCHITECTURES}.")],
     size: Annotated[int, typer.Option(help="Height and width of the input in pixels.")],
     mean: Annotated[str, typer.Option(help="Per channel, of values from 0 to 1.")] = "0.485,0.456,0.406",
     std: Annotated[str, typer.Option(help="Per channel.")] = "0.229,0.224,0.225",
@@ -290,11 +296,23 @@ def models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json =
     """List the models."""
     with service(url, state) as lirf:
         found = lirf.models()
-        table = Table("model", "architecture", "classes", "state", "revision", "registered by")
-        for model in found:
-            row = model["name"], model["architecture"]["name"], len(model["classes"]), model["state"], model["revision"]
-            table.add_row(*map(cell, row), model["created_by"])
-        show(as_json, found, table if found else "There is no model yet; `lirf register --help` says how to add one.")
+        headers = "model", "architecture", "classes", "state", "revision", "registered by"
+        rows = [
+            [
+                cell(value)
+                for value in (
+                    model["name"],
+                    model["architecture"]["name"],
+                    len(model["classes"]),
+                    model["state"],
+                    model["revision"],
+                    model["created_by"],
+                )
+            ]
+            for model in found
+        ]
+        listed = table(headers, rows, ("registered by", "revision"))
+        show(as_json, found, listed if found else "There is no model yet; `lirf register --help` says how to add one.")
 
 
 @main.command()
@@ -302,11 +320,20 @@ def deposits(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_ST
     """List the deposits of a model, newest first."""
     with service(url, state) as lirf:
         found = lirf.deposits(model)
-        table = Table("id", "classes", "state", "requested at", "by", "reason")
-        for one in found:
-            by = moment(one["created_at"]), cell(one["created_by"])
-            table.add_row(one["id"], names(one), one["state"], *by, cell(one["reason"]))
-        show(as_json, found, table if found else f"Nothing of {escape(model)} was deposited yet.")
+        headers = "id", "classes", "state", "requested at", "by", "reason"
+        rows = [
+            (
+                one["id"],
+                names(one),
+                one["state"],
+                moment(one["created_at"]),
+                cell(one["created_by"]),
+                cell(one["reason"]),
+            )
+            for one in found
+        ]
+        listed = table(headers, rows, ("by", "requested at", "reason"))
+        show(as_json, found, listed if found else f"Nothing of {escape(model)} was deposited yet.")
 
 
 @main.command()
@@ -314,20 +341,21 @@ def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STA
     """Show every class of a model: its state, since when, by whom, why, and accuracy before and after."""
     with service(url, state) as lirf:
         found = lirf.classes(model)
-        table = Table("class", "state", "since", "by", "reason", "deposit", "before", "after", "recovered")
+        headers = "class", "state", "since", "by", "reason", "deposit", "before", "after", "recovered"
         colours = {"purged": "bright_black", "deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
-        for item in found:
-            style = colours.get(item["state"], "green")
-            table.add_row(
+        rows = [
+            (
                 cell(item["name"]),
-                f"[{style}]{item['state']}[/{style}]",
+                f"[{colours.get(item['state'], 'green')}]{item['state']}[/]",
                 moment(item["since"]),
                 cell(item["by"]),
                 cell(item["reason"]),
                 cell(item["deposit_id"]),
                 *(percent(item[key]) for key in ("accuracy_before", "accuracy_after", "accuracy_recovered")),
             )
-        show(as_json, found, table)
+            for item in found
+        ]
+        show(as_json, found, table(headers, rows, ("by", "since", "deposit", "reason")))
 
 
 @main.command()
@@ -384,10 +412,12 @@ def predict(
     """Ask a model what an image shows."""
     with service(url, state) as lirf:
         found = lirf.predict(model, image, top=top, tokens=tokens or [])
-        table = Table("class", "probability", title=f"{model}, revision {found['revision']}")
-        for item in found["predictions"]:
-            table.add_row(cell(item["class"]), f"{item['probability']:.4f}")
-        show(as_json, found, table)
+        listed = table(
+            ("class", "probability"),
+            [(cell(item["class"]), f"{item['probability']:.4f}") for item in found["predictions"]],
+        )
+        listed.title = f"{model}, revision {found['revision']}"
+        show(as_json, found, listed)
 
 
 def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
@@ -403,12 +433,15 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
         task = bar.add_task("queued", total=None, text="")
         for last in lirf.follow(deposit_id):
             progress = last["progress"]
-            losses = " ".join(f"{name} {value:.3f}" for name, value in (progress["losses"] or {}).items())
-            text = f"epoch {progress['epoch']}/{progress['epochs']} {losses}" if progress["epoch"] else ""
+            text = f"epoch {progress['epoch']}/{progress['epochs']}" if progress["epoch"] else ""
+            if total := (progress["losses"] or {}).get("total"):
+                text += f", loss {total:.2f}"
             phase = progress["phase"] if last["state"] == "running" else last["state"]
             if progress["steps"]:
                 bar.update(task, total=progress["steps"], completed=progress["step"], text=text)
             bar.update(task, description=phase)
+        if last and last["state"] == "deposited":
+            bar.update(task, total=1, completed=1)
     assert last is not None
     if last["state"] != "deposited":
         if as_json:
@@ -427,7 +460,7 @@ def _result(deposit: Deposit) -> str:
             text += f"  deposited {percent(accuracy['deposited_accuracy']):>7}"
             text += f"  average {percent(accuracy['average_accuracy']):>7}"
         if still := remains(metrics["target"]["deposited_accuracy"]):
-            text += f"\n[bold yellow]{still}[/bold yellow]"
+            text += f"\n[bold yellow]{still} {ADVICE}[/bold yellow]"
     return text
 
 

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url, cell, service, show
+from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url, cell, moment, service, show, table
 
 commands = typer.Typer(help="What waits for a second person.", no_args_is_help=True)
 
@@ -24,11 +23,17 @@ def list_approvals(
     """List what was asked for and needs somebody with another key."""
     with service(url, state) as lirf:
         found = lirf.approvals(model=model, waiting=not decided)
-        table = Table("id", "model", "act", "asked by", "reason", "state", "until", "decided by")
-        for item in found:
-            row = item["id"], item["model"], item["act"], item["requested_by"], item["reason"], item["state"]
-            table.add_row(*map(cell, row), item["expires_at"][:16].replace("T", " "), cell(item["decided_by"]))
-        show(as_json, found, table if found else "Nothing waits for a second person.")
+        headers = "id", "model", "act", "asked by", "reason", "state", "until", "decided by"
+        rows = [
+            (
+                *map(cell, (one["id"], one["model"], one["act"], one["requested_by"], one["reason"], one["state"])),
+                moment(one["expires_at"])[:16],
+                cell(one["decided_by"]),
+            )
+            for one in found
+        ]
+        listed = table(headers, rows, ("decided by", "until", "asked by", "reason"))
+        show(as_json, found, listed if found else "Nothing waits for a second person.")
 
 
 @commands.command("approve")

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from app.audit import anchors
 from app.audit.chain import Head
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, fail, moment, service, show
+from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, fail, moment, service, show, table
 from lirf_client import AuditHead
 
 commands = typer.Typer(
@@ -38,11 +37,9 @@ def list_audit(
     """List audit events: who did what, when and why."""
     with service(url, state) as lirf:
         found = list(lirf.audit_events(limit=limit, **_given(model=model, action=action)))
-        table = Table("at (UTC)", "actor", "action", "model", "subject", "reason")
-        for event in found:
-            row = event["actor"], event["action"], event["model"], event["subject"], event["reason"]
-            table.add_row(moment(event["at"]), *map(cell, row))
-        show(as_json, found, table)
+        headers = "at (UTC)", "actor", "action", "model", "subject", "reason"
+        rows = [(moment(event["at"]), *(cell(event[name]) for name in headers[1:])) for event in found]  # type: ignore[literal-required]
+        show(as_json, found, table(headers, rows, ("subject", "model", "reason")))
 
 
 @commands.command("export")
@@ -84,13 +81,14 @@ def verify_audit(
     """Walk the chain of events and tell what was changed, removed, added or reordered; exit code 1 if anything was."""
     with service(url, state) as lirf:
         found = lirf.verify_audit(_anchor_in(anchor) if anchor else None)
-    table = Table("event", "what is wrong")
-    for fault in found["faults"]:
-        table.add_row(str(fault["number"]), fault["what"])
+    faults = [(str(fault["number"]), fault["what"]) for fault in found["faults"]]
     told = f"All {found['head']['number']} events are as they were written."
     if found["is_intact"] and anchor is None:
-        told += " Whether the last ones were cut off, only an anchor tells."
-    show(as_json, found, told if found["is_intact"] else table)
+        told += (
+            " Whether the last ones were cut off, only an anchor tells: `lirf audit anchor FILE` writes down the "
+            "newest event, for a place outside the database; verify with `--anchor FILE`."
+        )
+    show(as_json, found, told if found["is_intact"] else table(("event", "what is wrong"), faults))
     if not found["is_intact"]:
         raise typer.Exit(1)
 

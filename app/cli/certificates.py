@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from rich.markup import escape
 
 from app.certificates.signatures import NotGenuine, demand_genuine, key_id
 from app.cli.common import DEFAULT_STATE, DEFAULT_URL, State, Url, err, fail, out, service
@@ -28,7 +29,7 @@ def get(
         if not finished:
             fail(f"there is no finished evidence of this deposit; `lirf evidence {deposit_id} --again` gathers it.")
         file.write_bytes(lirf.certificate(finished[0]["id"], format=file.suffix[1:]))
-        out.print(f"{file}: certificate of evidence {finished[0]['id']}.", soft_wrap=True)
+        out.print(f"{escape(str(file))}: certificate of evidence {finished[0]['id']}.", soft_wrap=True)
 
 
 @commands.command("key")
@@ -55,14 +56,15 @@ def verify(
         with service(url, state) as lirf:
             pem = lirf.certificate_key().encode()
         err.print(f"With the key of {url}; with --public-key no service has to be trusted.", soft_wrap=True)
+    source = public_key or url
     try:
         found = load_pem_public_key(pem)
     except ValueError:
         found = None
     if not isinstance(found, Ed25519PublicKey):
-        fail(f"{public_key} holds no Ed25519 public key; `lirf certificate key` prints the one that is wanted.")
+        fail(f"{source} holds no Ed25519 public key; `lirf certificate key` prints the one that is wanted.")
     try:
         demand_genuine(file.read_bytes(), found)
     except NotGenuine as reason:
         fail(f"{file} is NOT genuine: {reason}")
-    out.print(f"[green]{file} is genuine[/green]: as the key {key_id(found)} signed it.", soft_wrap=True)
+    out.print(f"[green]{escape(str(file))} is genuine[/green]: as the key {key_id(found)} signed it.", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,7 +11,8 @@ import httpx
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 from rich.text import Text
 
 from lirf_client import AwaitingApproval, Client, Deposit, LirfError, Purge, Restoration, Withdrawal
@@ -23,6 +24,7 @@ Url = Annotated[str, typer.Option("--url", envvar="LIRF_URL", help="Address of t
 State = Annotated[Path, typer.Option("--state", envvar="LIRF_STATE_FOLDER", help="State folder of a service here.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; the audit keeps it.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+WIDE = 10_000  # characters; what nothing has to be cut for
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_STATE = Path("var/lirf")
 
@@ -52,6 +54,23 @@ def show(as_json: bool, answer: Any, text: str | Table) -> None:
         out.print_json(json.dumps(answer))
     else:
         out.print(text)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], dispensable: Sequence[str] = ()) -> Table:
+    """What is listed. On a terminal that is too narrow the dispensable columns go, first to last, and are named."""
+    listed, shown = list(rows), list(headers)
+    while True:
+        made = Table(*(Column(name, overflow="fold") for name in shown))
+        for row in listed:
+            made.add_row(*(value for name, value in zip(headers, row, strict=True) if name in shown))
+        fits = not out.is_terminal or Measurement.get(out, out.options.update_width(WIDE), made).maximum <= out.width
+        left = [name for name in dispensable if name in shown]
+        if fits or not left:
+            break
+        shown.remove(left[0])
+    if gone := [name for name in headers if name not in shown]:
+        made.caption = f"Left out for want of width: {', '.join(gone)}. A wider terminal, or --json, has all."
+    return made
 
 
 def cell(value: object) -> str:

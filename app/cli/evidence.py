@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -62,13 +63,15 @@ def _show(evidence: Evidence, found: dict[str, Any]) -> None:
         f"{moment(evidence['finished_at'] or '')} UTC"
     )
     networks = figures.networks(found)
-    table = Table("of the deposited classes", *networks)
+    table = Table("of the deposited classes", *networks, "good?")
     for row in figures.rows(found):
-        table.add_row(row.measure, *(row.values.get(name, "") for name in networks))
+        table.add_row(row.measure, *(row.values.get(name, "") for name in networks), row.verdict or "")
     out.print(table)
+    out.print(figures.RULES, soft_wrap=True)
     if still := figures.still_known(found):
-        out.print(f"[bold yellow]{still}[/bold yellow]")
+        out.print(f"[bold yellow]{still} {figures.ADVICE}[/bold yellow]")
+    out.print("What is good:")
     for part, good in found["good"].items():
-        out.print(
-            f"[bold]{part}[/bold]: {good}" + (f" [dim]{told}[/dim]" if (told := found["missing"].get(part)) else "")
-        )
+        out.print(f"  [bold]{part}[/bold]: {good}")
+    for part, reason in found["missing"].items():
+        out.print(f"[bold]Note on {part}[/bold]: {escape(reason)}")

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, service, show
+from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, moment, service, show, table
 
 commands = typer.Typer(help="API keys (administrators).", no_args_is_help=True)
 
@@ -55,17 +54,15 @@ def list_keys(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Jso
     """List the API keys, without their secrets."""
     with service(url, state) as lirf:
         found = lirf.keys()
-        table = Table("id", "name", "prefix", "roles", "made", "used", "ends", "revoked")
-        for key in found:
-            row = (
-                key["id"],
-                key["name"],
-                key["prefix"],
-                ", ".join(key["roles"]),
-                *(key[at] and key[at][:19] for at in ("created_at", "last_used_at", "expires_at", "revoked_at")),
+        headers = "id", "name", "prefix", "roles", "made", "used", "ends", "revoked"
+        rows = [
+            (
+                *map(cell, (key["id"], key["name"], key["prefix"], ", ".join(key["roles"]))),
+                *(moment(key[at] or "") for at in ("created_at", "last_used_at", "expires_at", "revoked_at")),
             )
-            table.add_row(*map(cell, row))
-        show(as_json, found, table)
+            for key in found
+        ]
+        show(as_json, found, table(headers, rows, ("made", "prefix", "used", "ends")))
 
 
 @commands.command("revoke")

@@ -3,9 +3,22 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url, cell, err, moment, names, service, show
+from app.cli.common import (
+    DEFAULT_STATE,
+    DEFAULT_URL,
+    Json,
+    Reason,
+    State,
+    Url,
+    cell,
+    err,
+    moment,
+    names,
+    service,
+    show,
+    table,
+)
 from lirf_client import Withdrawal
 
 commands = typer.Typer()
@@ -51,20 +64,22 @@ def list_withdrawals(
     """List withdrawals, newest first, ended ones too."""
     with service(url, state) as lirf:
         found = lirf.withdrawals(model)
-        table = Table("id", "model", "classes", "holder", "visibility", "state", "until", "reason")
-        for one in found:
-            until = one["ended_at"] or one["expires_at"]
-            table.add_row(
+        headers = "id", "model", "classes", "holder", "visibility", "state", "until", "reason"
+        rows = [
+            (
                 one["id"],
                 cell(one["model"]),
                 names(one),
                 cell(one["holder"]),
                 one["visibility"],
                 one["state"],
-                moment(until) if until else "revoked",
+                moment(until) if (until := one["ended_at"] or one["expires_at"]) else "revoked",
                 cell(one["reason"]),
             )
-        show(as_json, found, table if found else "Nothing was withdrawn yet.")
+            for one in found
+        ]
+        listed = table(headers, rows, ("reason", "visibility", "until", "holder", "model"))
+        show(as_json, found, listed if found else "Nothing was withdrawn yet.")
 
 
 def _seconds(hours: float | None) -> float | None:

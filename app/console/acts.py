@@ -159,7 +159,7 @@ def examine(
 
 @router.get("/evidence/{evidence_id}/certificate.{format}")
 def certify(evidence_id: str, format: Format, actor: Anybody, session: SessionDep, vault: VaultDep) -> Response:
-    return attached(certificates.issue(session, vault, evidence_id, format), evidence_id, format)
+    return attached(certificates.issue(session, vault, actor, evidence_id, format), evidence_id, format)
 
 
 @router.post("/evidence/{evidence_id}/cancellation")

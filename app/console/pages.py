@@ -212,6 +212,8 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
         "networks": figures.networks(shown.found),
         "rows": figures.rows(shown.found),
         "still_known": figures.still_known(shown.found),
+        "rules": figures.RULES,
+        "advice": figures.ADVICE,
         "pictures": plots.pictures(shown.found, deposited),
         "relearning": {images: plots.relearning(shown.found, number) for number, images in budgets},
         "bars": plots.bars,

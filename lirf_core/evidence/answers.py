@@ -44,7 +44,7 @@ def share(is_right: Tensor) -> Share | None:
     z, p = 1.959964, is_right.double().mean().item()
     middle = (p + z * z / (2 * images)) / (1 + z * z / images)
     half = z / (1 + z * z / images) * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
-    percent, low, high = (round(100 * value, 2) for value in (p, max(middle - half, 0.0), min(middle + half, 1.0)))
+    percent, low, high = (round(100 * value, 4) for value in (p, max(middle - half, 0.0), min(middle + half, 1.0)))
     return Share(percent, low, high, images)
 
 

@@ -33,7 +33,8 @@ GOOD = {
     "membership": "An area of 0.5 for the target: whether an image was deposited is a guess. Far from it, on either "
     "side, is a leak where a reference, said never to have seen the classes, is nearer.",
     "probe": "As low as the reference's, which never saw the classes: what is read there was never of them.",
-    "relearning": "As little as a fresh network after as many steps. Far more: it was hidden, not removed.",
+    "relearning": "No more than the reference, or else a fresh network, after as many steps. Far more: it was hidden, "
+    "not removed.",
     "distillation": "A student of the target knows no more of the deposited classes than one without a teacher.",
     "embedding": "Deposited classes lie mixed in the target, and apart again in the deposit module and the recover "
     "network.",

@@ -1,17 +1,23 @@
 """Certificates of deposit: genuine to the byte, true to the audit, and deaf to what names and reasons say."""
 
+import hashlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import typst
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from typer.testing import CliRunner
 
+from app.audit import service as audit
+from app.audit.tables import AuditEventRow
 from app.certificates import signatures
 from app.certificates.signatures import Format, NotGenuine, demand_genuine, signed
 from app.cli import main
+from app.deposits.tables import DepositClassRow, DepositRow
 from app.evidence.tables import EvidenceRow
 from app.vault import maintenance
 from app.vault.keys import FileMasterKeys
@@ -79,16 +85,120 @@ def test_a_certificate_of_another_key_is_none() -> None:
 
 
 def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
-    reason = '<script>alert(1)</script> #panic("x") $1/0$ *b* \\u{0} `r` {{ 7*7 }} --> \' é 中'
-    deposit_id, evidence_id = examined(service, reason)
+    reason = '<script>alert(1)</script> #panic("x") $1/0$ *b* \\u{0} `r` {{ 7*7 }} --> \' é'
+    deposit_id, evidence_id = examined(service, f"{reason}\nReason: none\u202egnorw")
     html = service.reader.certificate(evidence_id, format="html").decode()
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert "{{ 7*7 }}" in html
+    assert "é Reason: none\\u202egnorw" in html  # one line, in the order of its letters
     assert deposit_id in html
     pdf = service.reader.certificate(evidence_id)
     assert pdf.startswith(b"%PDF-")
     assert b"/JavaScript" not in pdf
+
+
+def test_a_pdf_that_would_lack_characters_is_refused_and_html_has_them(service: Service) -> None:
+    hieroglyph = "\U00014400"  # Anatolian, which no font here has
+    deposit_id, evidence_id = examined(service, f"licence {hieroglyph}")
+    assert f"licence {hieroglyph}" in service.reader.certificate(evidence_id, format="html").decode()
+    with pytest.raises(LirfError, match="as HTML") as refusal:
+        service.reader.certificate(evidence_id)
+    assert refusal.value.type.endswith("no-font")
+    assert not list(service.auditor.audit_events(subject=deposit_id, action="certificate.issued"))
+
+
+def test_a_pdf_is_one_page_also_with_many_names_and_a_long_reason(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, evidence_id = examined(service, "the licence ended, " * 40)
+    pages: list[bool] = []
+    compiled = typst.compile
+
+    def watched(source: bytes, **options: Any) -> bytes | list[bytes]:
+        made: bytes | list[bytes] = compiled(source, **options)
+        pages.append(isinstance(made, bytes))
+        return made
+
+    monkeypatch.setattr(typst, "compile", watched)
+    service.reader.certificate(evidence_id)
+    assert pages[-2]  # the last one that was tried before the PDF
+
+
+def test_what_rows_say_is_held_against_the_audit(service: Service) -> None:
+    deposit_id, evidence_id = examined(service)
+    of_deposit = sa.update(DepositRow).where(DepositRow.id == deposit_id)
+    changes = (
+        (of_deposit.values(reason="another"), of_deposit.values(reason="licence ended"), "reason"),
+        (of_deposit.values(created_by="somebody"), of_deposit.values(created_by="operator"), "requested by"),
+        (
+            sa.delete(DepositClassRow).where(DepositClassRow.class_index == CLASSES.index("dodo")),
+            sa.insert(DepositClassRow).values(deposit_id=deposit_id, class_index=CLASSES.index("dodo")),
+            "classes",
+        ),
+    )
+    for change, back, what in changes:
+        with service.database.session() as session, session.begin():
+            session.execute(change)
+        with pytest.raises(LirfError, match=what) as refusal:
+            service.reader.certificate(evidence_id)
+        assert refusal.value.type.endswith("evidence-changed")
+        with service.database.session() as session, session.begin():
+            session.execute(back)
+    service.reader.certificate(evidence_id)
+
+
+def test_an_event_that_was_changed_certifies_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, evidence_id = examined(service)
+    covered = audit._covered
+    for action in ("deposit.requested", "deposit.finished", "evidence.finished"):
+
+        def changed(row: AuditEventRow, action: str = action) -> dict[str, Any]:
+            told = covered(row)
+            return {**told, "details": {**told["details"], "more": 1}} if told["action"] == action else told
+
+        with monkeypatch.context() as patched:
+            patched.setattr(audit, "_covered", changed)
+            with pytest.raises(LirfError, match="lirf audit verify"):
+                service.reader.certificate(evidence_id)
+
+
+def test_the_audit_has_each_certificate_and_the_key(service: Service) -> None:
+    deposit_id, evidence_id = examined(service)
+    file = service.auditor.certificate(evidence_id)
+    service.reader.certificate(evidence_id, format="html")
+    newest, first = service.auditor.audit_events(subject=evidence_id, action="certificate.issued")
+    assert (first["actor"], newest["actor"]) == ("auditor", "reader")
+    key = signatures.key_id(key_of(service))
+    digest = hashlib.sha256(file).hexdigest()
+    assert first["details"] == {"deposit": deposit_id, "format": "pdf", "key": key, "digest": digest}
+    [made] = service.auditor.audit_events(action="signing_key.made")
+    assert made["subject"] == key
+
+
+def test_a_class_without_a_held_out_image_is_not_certified_along_with_the_others(service: Service) -> None:
+    service.register()
+    service.operator.upload_dataset("birds", service.archive(["auk", "emu"], each=6), purpose="evaluation")
+    deposit_id = service.deposit(["auk", "dodo"])
+    evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
+    examine(service.worker, evidence_id)
+    with pytest.raises(LirfError, match="no held-out image of “dodo”") as refusal:
+        service.reader.certificate(evidence_id)
+    assert refusal.value.type.endswith("not-examined")
+
+
+def test_of_a_later_revision_it_names_what_was_examined_and_what_the_deposit_made(service: Service) -> None:
+    deposit_id, _ = examined(service)
+    service.deposit(["emu"], evidence=False)
+    asked = service.operator.request_evidence(deposit_id)
+    examine(service.worker, asked["id"])
+    html = service.reader.certificate(asked["id"], format="html").decode()
+    [event] = service.auditor.audit_events(subject=asked["id"], action="evidence.finished")
+    [made] = service.auditor.audit_events(subject=deposit_id, action="deposit.finished")
+    assert "revision 2 of the model; the deposit made revision 1" in html
+    assert event["details"]["examined"]["target"] != made["details"]["target_object"]
+    for name in (*event["details"]["examined"].values(), made["details"]["target_object"]):
+        assert name in html
 
 
 def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Service) -> None:
@@ -106,17 +216,21 @@ def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Serv
 def test_a_target_that_still_answers_is_not_said_to_have_forgotten(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that has learnt nothing yet: whether it knows the classes is a matter of the limit."""
     deposit_id, evidence_id = examined(service)
     evidence = service.reader.evidence(evidence_id)["found"]
     assert evidence is not None
-    percent = evidence["answers"]["target"]["deposited"]["percent"]
-    for limit, is_warned in ((percent + 1, False), (percent - 1, True)):
+    target = evidence["answers"]["target"]
+    surely = max(one["low"] for one in (target["deposited"], target["by_class"]["auk"], target["by_class"]["dodo"]))
+    for limit, is_warned in ((surely, False), (surely - 0.1, True)):
         monkeypatch.setattr("app.evidence.figures.FORGOTTEN", limit)
         html = service.reader.certificate(evidence_id, format="html").decode()
         assert ("NOT forgotten" in html) == is_warned
+        assert "next time" not in html  # which is for who made the deposit
         assert service.reader.certificate(evidence_id).startswith(b"%PDF-")
         env = {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of(f"reader {limit}"), "COLUMNS": "300"}
-        assert ("NOT forgotten" in CliRunner().invoke(main, ["evidence", deposit_id], env=env).output) == is_warned
+        told = CliRunner().invoke(main, ["evidence", deposit_id], env=env).output
+        assert ("NOT forgotten" in told) == ("next time" in told) == is_warned
 
 
 def test_evidence_that_was_moved_to_another_deposit_or_revision_is_not_certified(service: Service) -> None:

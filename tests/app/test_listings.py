@@ -1,0 +1,50 @@
+"""What the command line lists fits the terminal, and nothing of it is cut."""
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from app.cli import ARCHITECTURES, common
+from lirf_core.architectures import ARCHITECTURES as KNOWN
+
+HEADERS = "id", "state", "by", "reason"
+ROW = "01a2160e-5e37-7451-b66a-69bf65fe18ea", "deposited", "administrator", "the licence has ended"
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, width: int, is_terminal: bool = True) -> str:
+    console = Console(width=width, force_terminal=is_terminal, color_system=None)
+    monkeypatch.setattr(common, "out", console)
+    with console.capture() as capture:
+        console.print(common.table(HEADERS, [ROW], ("by", "reason")))
+    return capture.get()
+
+
+def test_a_wide_terminal_shows_everything_and_a_narrow_one_says_what_it_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = listed(monkeypatch, 120)
+    assert all(value in wide for value in (*HEADERS, *ROW))
+    assert "Left out" not in wide
+    narrower = listed(monkeypatch, 90)
+    assert "administrator" not in narrower
+    assert all(value in narrower for value in (ROW[0], ROW[1], ROW[3], "Left out for want of width: by."))
+    narrow = listed(monkeypatch, 60)
+    assert all(value in narrow for value in ROW[:2])
+    assert "by, reason" in narrow
+
+
+def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = re.sub(r"[^\w]", "", listed(monkeypatch, 60, is_terminal=False))
+    assert "Leftout" not in piped
+    assert len(piped) >= len(re.sub(r"[^\w]", "", "".join((*HEADERS, *ROW))))
+
+
+def test_the_help_of_register_names_every_architecture() -> None:
+    """Families by their range, so by what begins their names."""
+    for name in KNOWN:
+        family = name.split("_")[0].removesuffix("-small")
+        assert re.sub(r"\d+$", "", family) in ARCHITECTURES, name
+    documented = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text()
+    assert all(name.removesuffix("-small").split("_")[0] in documented for name in KNOWN)

@@ -4,13 +4,22 @@ Prefork with spawn and one task a child, because CUDA does not survive a fork an
 not meet the next one. The pools `solo` and `threads` would ignore time limits.
 """
 
+import warnings
 from typing import Any
 
+from celery.apps import worker as celery_worker
+from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 
 from app.deposits.doorbell import celery_app
 from app.settings import Settings
 from app.telemetry import logs
+from worker.orphan import is_embedded
+
+# Of root, who could be made to unpickle a message: ours are JSON with an id, and nothing else is taken.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+if is_embedded():
+    celery_worker.safe_say = lambda *_, **__: None  # what Ctrl-C does is for `lirf up` to say
 
 settings = Settings()
 app = celery_app(settings)

@@ -3,7 +3,11 @@
 import os
 
 
+def is_embedded() -> bool:
+    """Whether `lirf up` started this process; it then gives its process id in LIRF_EMBEDDED."""
+    return "LIRF_EMBEDDED" in os.environ
+
+
 def is_orphaned() -> bool:
-    """Whether `lirf up` started this process (it then gives its process id in LIRF_EMBEDDED) and is gone."""
-    starter = os.environ.get("LIRF_EMBEDDED")
-    return starter is not None and os.getppid() != int(starter)
+    """Whether `lirf up` started this process and is gone."""
+    return is_embedded() and os.getppid() != int(os.environ["LIRF_EMBEDDED"])

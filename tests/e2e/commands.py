@@ -1,6 +1,7 @@
 """The command blocks of a page, as bash runs them one after the other."""
 
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -34,9 +35,14 @@ class Terminals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ctrl-C in the second terminal."""
         if self._up:
-            self._up.terminate()
+            self._up.send_signal(signal.SIGINT)
             self._up.wait(60)
+            self._up = None
 
     def serve(self, script: str) -> None:
         """The second terminal; returns when the service is ready. The script's last command is `lirf up`."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,23 @@ def test_the_walk_with_curl_answers_as_the_readme_says(tmp_path: Path) -> None:
 
 
 def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
-    scripts = blocks(TUTORIAL)
+    installed, *scripts, cleaned = blocks(TUTORIAL)
+    subprocess.run(["bash", "-ec", installed], cwd=ROOT, check=True)
     [number] = [number for number, script in enumerate(scripts) if "lirf up" in script]
     with Terminals(tmp_path, ENVIRONMENT) as terminals:
         before = terminals.run(scripts[:number])
         assert "epoch 6, loss" in before
         terminals.serve(scripts[number])
         told = terminals.run([scripts[0], *scripts[number + 1 :]])
+        certificate = (tmp_path / "certificate.pdf").read_bytes()
+        terminals.stop()
+        terminals.run([cleaned])
     preserved, deposited = map(float, re.findall(r"target +preserved +(\S+) % +deposited +(\S+) %", told)[0])
     assert deposited < 5 < 85 < preserved
     assert "NOT forgotten" not in told
     assert "certificate.pdf is genuine" in told
-    assert (tmp_path / "certificate.pdf").read_bytes().startswith(b"%PDF-")
+    assert certificate.startswith(b"%PDF-")
+    assert {file.name for file in tmp_path.iterdir()} == {".venv", "up.log", "var"}
+    assert not any((tmp_path / "var").iterdir())
     asked = re.findall(r"mine, revision 1 +\n.*\n.*probability.*\n.*\n│ (\S+) ", told)
     assert [answer == "0" for answer in asked] == [False, True, False]  # deposited, withdrawn, revoked

@@ -52,7 +52,7 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> dict[str, A
     _demand_seen(row.id, found)
     requested, made, examined = _held_against_audit(session, model, deposit, row)
     columns = figures.networks(found)
-    deposited = [model.class_names.index(name) for name in names]
+    deposited = deposits.class_indices(session, deposit)
     told: dict[str, Any] = _plain(
         {
             "title": "Certificate of deposit",

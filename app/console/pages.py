@@ -83,7 +83,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         classes_lent={row.id: [label for one in lends[row.id] for label in names[one]] for row in active},
         waiting=waiting,
         described={row.id: _described(session, row) for row in waiting},
-        timeline=_timeline(model, of_model, names, lent, lends),
+        timeline=_timeline(model, of_model, names, lent, lends, _restorations(session, model=model.name)),
     )
 
 
@@ -188,7 +188,7 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
         "model": model,
         "names": deposits.class_names(session, row),
         "withdrawals": [one for one in active if row.id in lends[one.id]],
-        "happenings": _of_deposit(row),
+        "happenings": _of_deposit(row, _restorations(session, subject=row.id)),
         **_evidence(session, row),
     }
 
@@ -202,8 +202,7 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
     if shown is None:
         return told
     assert shown.found is not None
-    names = registry.by_id(session, row.model_id).class_names
-    deposited = [names.index(label) for label in deposits.class_names(session, row)]
+    deposited = deposits.class_indices(session, row)
     budgets = enumerate(run["images_each"] for run in shown.found["relearning"].get("target", []))
     return {
         **told,
@@ -241,13 +240,15 @@ def _timeline(
     names: dict[str, list[str]],
     lent: Sequence[WithdrawalRow],
     lends: dict[str, list[str]],
+    restorations: dict[str, list[Happening]],
 ) -> list[Happening]:
     """What happened to the model's classes, newest first; of the newest deposits and withdrawals."""
     found = [Happening(model.created_at, "registered", model.created_by, None)]
     for row in rows:
         label = ", ".join(names[row.id])
         link = f"/console/deposits/{row.id}"
-        found += [Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link) for one in _of_deposit(row)]
+        for one in _of_deposit(row, restorations):
+            found.append(Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link))
     for withdrawal in lent:
         label = ", ".join(name for one in lends[withdrawal.id] for name in names[one])
         found.append(
@@ -267,16 +268,24 @@ def _timeline(
     return sorted(found, key=lambda one: one.at, reverse=True)
 
 
-def _of_deposit(row: DepositRow) -> list[Happening]:
+def _restorations(session: Session, **of: str) -> dict[str, list[Happening]]:
+    """By deposit, and when they were ended: the row of a deposit knows the last one alone, while it holds."""
+    found: dict[str, list[Happening]] = {}
+    for action, what in (("deposit.restored", "restored"), ("deposit.restoration_ended", "restoration ended")):
+        for event in audit.list_events(session, PAGE, action=action, **of)[0]:
+            by = event.details.get("requested_by", event.actor)
+            found.setdefault(event.subject or "", []).append(Happening(event.at, what, by, event.reason))
+    return found
+
+
+def _of_deposit(row: DepositRow, restorations: dict[str, list[Happening]]) -> list[Happening]:
     found = [Happening(row.created_at, "deposit requested", row.created_by, row.reason)]
     if row.finished_at:
         state = "deposited" if row.state == "purged" else row.state
         found.append(Happening(row.finished_at, state, None, row.failure))
-    if row.restored_at:
-        found.append(Happening(row.restored_at, "restored", row.restored_by, row.restore_reason))
     if row.purged_at:
         found.append(Happening(row.purged_at, "purged", row.purged_by, row.purge_reason))
-    return found
+    return sorted([*found, *restorations.get(row.id, [])], key=lambda one: one.at)
 
 
 def _described(session: Session, row: ApprovalRow) -> str:

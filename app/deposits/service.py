@@ -221,6 +221,11 @@ def class_names(session: Session, row: DepositRow) -> list[str]:
     return names_of(session, [row])[row.id]
 
 
+def class_indices(session: Session, row: DepositRow) -> list[int]:
+    """As `class_names`, by their number among the model's outputs."""
+    return jobs.class_indices(session, [row.id])[row.id]
+
+
 def names_of(session: Session, rows: Collection[DepositRow]) -> dict[str, list[str]]:
     """As `class_names`, by the id of each deposit."""
     indices = jobs.class_indices(session, [row.id for row in rows])

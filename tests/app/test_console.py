@@ -345,3 +345,18 @@ def test_the_losses_of_a_deposit_stay_to_be_looked_at(service: Service) -> None:
         page = client.get(f"/console/deposits/{deposit}").text
     assert re.search(r'data-curve="[^"]*step', page)
     assert "Deposited after" in page
+
+
+@of_http_alone
+def test_the_timeline_remembers_a_restoration_that_was_ended(service: Service) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    for reason in ("the licence is back", "once more"):
+        service.custodian.restore(deposit_id, reason=reason)
+        service.custodian.end_restoration(deposit_id)
+    with signed_in(service) as client:
+        for path in ("/console/models/birds", f"/console/deposits/{deposit_id}"):
+            told = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", client.get(path).text))
+            assert told.count("restoration ended by custodian") == 2
+            assert "restored by custodian: the licence is back" in told
+            assert "restored by custodian: once more" in told

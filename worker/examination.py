@@ -50,11 +50,14 @@ def _end(work: Work, session: Session, job: Job) -> None:
         jobs.finish(session, job, asdict(found))
     except Destroyed as destroyed:
         log.warning("%s: it begins again with what is left", destroyed)
-        jobs.give_back(session, work.settings, job, None)
+        session.rollback()
+        failure = "what it examines was replaced or destroyed; ask for it again once nothing is being deposited."
+        jobs.give_back(session, job, failure, jobs.MOST_RESTARTS)
     except (SQLAlchemyError, OSError, VaultDamaged) as error:  # a deposit may have replaced an object meanwhile
         log.exception("evidence %s was interrupted", job.id)
         session.rollback()
-        jobs.give_back(session, work.settings, job, f"{type(error).__name__}: the worker's log says more.")
+        failure = f"{type(error).__name__}: the worker's log says more."
+        jobs.give_back(session, job, failure, work.settings.max_attempts)
     except (TookTooLong, Problem, ValueError) as error:
         jobs.fail(session, job, str(error))
     except OutOfMemory:
@@ -69,7 +72,7 @@ def _end(work: Work, session: Session, job: Job) -> None:
     except BaseException:  # the worker is being stopped
         session.rollback()
         with suppress(NoLongerHeld):
-            jobs.give_back(session, work.settings, job, None)
+            jobs.give_back(session, job, None, work.settings.max_attempts)
         raise
 
 

@@ -53,7 +53,15 @@ class Work:
 def work_on(work: Work, deposit_id: str) -> None:
     """Claims, trains, stores, reads back, measures and publishes one deposit, or ends it with the reason."""
     with work.database.session() as session:
-        job = jobs.claim(session, work.settings, deposit_id)
+        try:
+            job = jobs.claim(session, work.settings, deposit_id)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:
+            log.exception("deposit %s cannot be begun", deposit_id)
+            why = error.detail if isinstance(error, Problem) else f"{type(error).__name__}; the worker's log says more."
+            jobs.refuse(session, work.vault, deposit_id, f"it cannot be begun: {why}")
+            return
         if job is None:
             return
         try:

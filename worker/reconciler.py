@@ -8,8 +8,6 @@ import signal
 import threading
 import time
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.audit import anchors
 from app.audit import service as audit
 from app.database import Database
@@ -34,7 +32,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         for part in (_deposits, _expired, _anchor, _evidence):  # none is in the way of the next one
             try:
                 part(settings, database, vault, doorbell)
-            except (SQLAlchemyError, OSError, anchors.NoAnchor):
+            except Exception:
                 log.exception("this round failed; the next one tries again")
         stop.wait(settings.reconcile_seconds)
     database.engine.dispose()

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from app.audit import chain
 from app.audit.chain import Fault, Head
-from app.audit.tables import AuditEventRow, AuditHeadRow
+from app.audit.tables import AuditEventRow as AuditEventRow
+from app.audit.tables import AuditHeadRow
 from app.correlation import request_id
 from app.database import new_id, now
 from app.paging import PageRequest, newest_first
@@ -83,11 +84,11 @@ def list_events(session: Session, page: PageRequest, **filters: Any) -> tuple[Se
     return newest_first(session, _filtered(**filters), AuditEventRow.id, page)
 
 
-def intact(session: Session, action: str, subject: str) -> AuditEventRow | None:
-    """The newest such event; None where there is none, or where its digest is not that of what it says."""
-    found, _ = list_events(session, PageRequest(limit=1), action=action, subject=subject)
-    is_intact = found and chain.digest_of(found[0].number, found[0].previous, _covered(found[0])) == found[0].digest
-    return found[0] if is_intact else None
+def intact(session: Session, action: str, **of: str) -> list[AuditEventRow] | None:
+    """Such events, newest first, a hundred at most; None where the digest of one is not that of what it says."""
+    found, _ = list_events(session, PageRequest(limit=100), action=action, **of)
+    are_intact = all(chain.digest_of(row.number, row.previous, _covered(row)) == row.digest for row in found)
+    return list(found) if are_intact else None
 
 
 def export(session: Session, **filters: Any) -> Iterator[AuditEventRow]:

@@ -1,30 +1,34 @@
 """What a certificate of deposit says, the same in each format."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from unicodedata import category
 
 from sqlalchemy.orm import Session
 
-from app.audit import service as audit
+from app.certificates import records
+from app.certificates.records import Records
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.errors import Problem
 from app.evidence import figures, plots
 from app.evidence import service as evidence
-from app.evidence.digests import digest
-from app.evidence.service import EvidenceRow
 from app.registry.service import ModelRow
 from app.withdrawals import service as withdrawals
 
 LISTED = 30
+QUOTES = {ord(quote): f"\\u{ord(quote):04x}" for quote in "“”"}  # in a name, where they would seem to end it
 OBJECTS = {
-    "target": "Target network",
+    "target": "Target network, lower part",
+    "upper": "Upper part",
     "module": "Deposit module",
-    "original": "Original network",
-    "reference": "Reference",
+    "original": "Original network, lower part",
+    "reference": "Reference, lower part",
+    "reference_upper": "Reference, upper part",
     "evaluation_set": "Evaluation set",
-    "dataset": "Deposit set, for membership inference",
+    "deposit_set": "Deposit set",
+    "shown_as_members": "Images shown as members",
 }
 LIMITS = (
     "That no other attack finds more of these classes in the target network than the attacks made here.",
@@ -38,58 +42,46 @@ class NotExamined(Problem):
     status, slug, title = 409, "not-examined", "There is no finished evidence to certify"
 
 
-class EvidenceChanged(Problem):
-    status, slug, title = 500, "evidence-changed", "The evidence is not what the audit has"
+@dataclass(frozen=True)
+class Contents:
+    """Texts and drawings, as JSON has them, and what they are of."""
+
+    told: dict[str, Any]
+    deposit_id: str
+    model_name: str
 
 
-def of_evidence(session: Session, evidence_id: str, at: datetime) -> dict[str, Any]:
-    """Texts and drawings, as JSON has them. Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged`."""
+def of_evidence(session: Session, evidence_id: str, at: datetime) -> Contents:
+    """Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged`."""
     row = evidence.get(session, evidence_id)
     if row.found is None:
         raise NotExamined(f"evidence '{row.id}' is {row.state}; a certificate is of evidence that has finished.")
     deposit, model = deposits.get(session, row.deposit_id), evidence.model_of(session, row)
     found, names = row.found, deposits.class_names(session, deposit)
     _demand_seen(row.id, found)
-    requested, made, examined = _held_against_audit(session, model, deposit, row)
+    record = records.of(session, model, deposit, row)
     columns = figures.networks(found)
-    deposited = deposits.class_indices(session, deposit)
-    told: dict[str, Any] = _plain(
-        {
-            "title": "Certificate of deposit",
-            "classes": _listed(names),
-            "statement": _statement(model, deposit, names),
-            "warning": figures.still_known(found),
-            "issued": _time(at),
-            "facts": _facts(session, model, deposit, row),
-            "digests": [
-                *_objects(made, examined),
-                ["Upper part of the network", str(model.upper_digest)],
-                ["Figures", digest(found)],
-                *(
-                    [f"{name} in the audit, event {event.number}", event.digest]
-                    for name, event in (("Request", requested), ("Deposit", made), ("Evidence", examined))
-                ),
-            ],
-            "networks": columns,
-            "rows": [
-                [one.measure, one.good, one.verdict or "", [one.values.get(name, "–") for name in columns]]
-                for one in figures.rows(found)
-            ],
-            "rules": figures.RULES,
-            "images": found["images"],
-            "missing": [[part, reason] for part, reason in found["missing"].items()],
-            "pictures": plots.pictures(found, deposited),
-            "confidences": {name: plots.bars(of["confidences"]["deposited"]) for name, of in found["answers"].items()},
-            "limits": LIMITS,
-        }
-    )
-    return told
-
-
-def subject(session: Session, evidence_id: str) -> tuple[str, str]:
-    """The deposit's id and the model's name. Raises `UnknownEvidence`."""
-    row = evidence.get(session, evidence_id)
-    return row.deposit_id, evidence.model_of(session, row).name
+    told = {
+        "title": "Certificate of deposit",
+        "classes": _listed(names),
+        "statement": _statement(record, names),
+        "warning": figures.still_known(found),
+        "issued": _time(at),
+        "facts": _facts(session, model, deposit, record),
+        "digests": _digests(record),
+        "networks": columns,
+        "rows": [
+            [one.measure, one.good, one.verdict or "", [one.values.get(name, "–") for name in columns]]
+            for one in figures.rows(found)
+        ],
+        "rules": figures.RULES,
+        "images": found["images"],
+        "missing": [[part, reason] for part, reason in found["missing"].items()],
+        "pictures": plots.pictures(found, deposits.class_indices(session, deposit)),
+        "confidences": {name: plots.bars(of["confidences"]["deposited"]) for name, of in found["answers"].items()},
+        "limits": LIMITS,
+    }
+    return Contents(_plain(told), deposit.id, model.name)
 
 
 def _demand_seen(evidence_id: str, found: dict[str, Any]) -> None:
@@ -103,79 +95,52 @@ def _demand_seen(evidence_id: str, found: dict[str, Any]) -> None:
         )
 
 
-def _held_against_audit(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow) -> tuple[Any, ...]:
-    """The events of request, deposit and evidence. Raises `EvidenceChanged` where one is not as the rows say."""
-    requested = audit.intact(session, "deposit.requested", deposit.id)
-    made = audit.intact(session, "deposit.finished", deposit.id)
-    examined = audit.intact(session, "evidence.finished", row.id)
-    if requested is None or made is None or examined is None:
-        raise EvidenceChanged(
-            f"the audit has not the events of evidence '{row.id}' as they were; see `lirf audit verify`."
-        )
-    of_rows = {
-        "model": model.name,
-        "reason": deposit.reason,
-        "requested by": deposit.created_by,
-        "classes": sorted(deposits.class_names(session, deposit)),
-        "deposit": deposit.id,
-        "revision": row.revision,
-        "figures": digest(row.found or {}),
-    }
-    of_audit = {
-        "model": requested.model,
-        "reason": requested.reason,
-        "requested by": requested.actor,
-        "classes": sorted(made.details["classes"]),
-        "deposit": examined.details["deposit"],
-        "revision": examined.details["revision"],
-        "figures": examined.details["digest"],
-    }
-    if differs := [name for name, value in of_rows.items() if of_audit[name] != value]:
-        raise EvidenceChanged(f"evidence '{row.id}' is not what the audit says: other {', '.join(differs)}.")
-    return requested, made, examined
-
-
-def _statement(model: ModelRow, deposit: DepositRow, names: list[str]) -> str:
+def _statement(record: Records, names: list[str]) -> str:
+    classes = record.examined.details["network"]["classes"]
     return (
-        f"On {_time(deposit.finished_at)} the knowledge of {_listed(names)} ({len(names)} of {len(model.class_names)} "
-        f"classes) was deposited from the model {model.name}: its target network, which answers since, has forgotten "
-        "these classes as far as the figures below say, and a deposit module that can bring them back was stored apart "
-        "from it, encrypted. The method is Learning with Recoverable Forgetting (Ye et al., ECCV 2022)."
+        f"On {_time(record.made.at)} the knowledge of {_listed(names)} ({len(names)} of {classes} classes) was "
+        f"deposited from the model {record.made.model}: its target network has forgotten these classes as far as the "
+        "figures below say, and a deposit module that can bring them back was stored apart from it, encrypted. The "
+        "method is Learning with Recoverable Forgetting (Ye et al., ECCV 2022)."
     )
 
 
-def _facts(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow) -> list[list[str]]:
-    later = "" if row.revision == deposit.revision else f"; the deposit made revision {deposit.revision}"
-    reference = evidence.reference_name(session, row)
+def _facts(session: Session, model: ModelRow, deposit: DepositRow, record: Records) -> list[list[str]]:
+    details, network = record.examined.details, record.examined.details["network"]
+    made, examined, reference = record.made.details["revision"], details["revision"], details["reference"]
+    later = "" if examined == made else f"; the deposit made revision {made}"
     return [
-        ["Model", f"{model.name}, {model.architecture['name']}, split after {model.split}"],
-        ["Reason", deposit.reason],
-        ["Requested", f"by {deposit.created_by}, {_time(deposit.created_at)}"],
+        ["Model", f"{model.name}, {network['architecture']}, split after {network['split']}"],
+        ["Reason", record.requested.reason or ""],
+        ["Requested", f"by {record.requested.actor}, {_time(record.requested.at)}"],
         ["Deposit", deposit.id],
-        ["Examined", f"{_time(row.finished_at)}, revision {row.revision} of the model{later}"],
+        ["Examined", f"{_time(record.examined.at)}, revision {examined} of the model{later}"],
         ["Compared with", f"{reference}, said never to have seen the classes" if reference else "no reference"],
-        ["Can it be brought back?", _recoverable(session, model, deposit)],
+        ["Can it be brought back?", _recoverable(session, model, deposit, record)],
     ]
 
 
-def _objects(made: Any, examined: Any) -> list[list[str]]:
-    """What was examined, as the vault has it; and of the deposit, where that is another by now."""
-    objects = examined.details["examined"]
+def _digests(record: Records) -> list[list[str]]:
+    """What was examined, as the vault has it, of the deposit where that is another by now, and where the audit is."""
+    objects = record.examined.details["examined"]
     told = [[title, objects[name]] for name, title in OBJECTS.items() if name in objects]
     for name in ("target", "module"):
-        if (of_deposit := made.details[f"{name}_object"]) != objects.get(name):
+        if (of_deposit := record.made.details[f"{name}_object"]) != objects.get(name):
             told.append([f"{OBJECTS[name]}, as the deposit made it", of_deposit])
+    told.append(["Figures", record.examined.details["digest"]])
+    for name, event in (("Request", record.requested), ("Deposit", record.made), ("Evidence", record.examined)):
+        told.append([f"{name} in the audit, event {event.number}", event.digest])
     return told
 
 
-def _recoverable(session: Session, model: ModelRow, deposit: DepositRow) -> str:
-    if deposit.purged_at:
-        purged = audit.intact(session, "deposit.purged", deposit.id)
-        gone = purged.details["shred_effective_at"] if purged else None
+def _recoverable(session: Session, model: ModelRow, deposit: DepositRow, record: Records) -> str:
+    if purged := record.purged:
+        gone = purged.details["shred_effective_at"]
         backups = f"backups hold its key until {gone[:10]}" if gone else "backups from before it may hold its key"
-        return f"No: {deposit.purged_by} purged the deposit module on {_time(deposit.purged_at)}; {backups}."
-    if deposit.restored_at:
-        return f"It is: {deposit.restored_by} restored the classes on {_time(deposit.restored_at)}; they answer now."
+        return f"No: {purged.actor} purged the deposit module on {_time(purged.at)}; {backups}."
+    if restored := record.restored:
+        by = restored.details.get("requested_by", restored.actor)
+        return f"It is: {by} restored the classes on {_time(restored.at)}; they answer now."
     active = withdrawals.active(session, model.id)
     lent = sum(deposit.id in ids for ids in withdrawals.deposits_of(session, active).values())
     second = " whom a second person approves" if model.needs_second_person else ""
@@ -185,7 +150,7 @@ def _recoverable(session: Session, model: ModelRow, deposit: DepositRow) -> str:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(f"“{name}”" for name in names[:LISTED]) + more
+    return ", ".join(f"“{name.translate(QUOTES)}”" for name in names[:LISTED]) + more
 
 
 def _time(at: datetime | None) -> str:

@@ -40,20 +40,21 @@ def issue(session: Session, vault: Vault, actor: Actor, evidence_id: str, format
     """
     at = now()
     with session.begin():
-        told = contents.of_evidence(session, evidence_id, at)
-        deposit_id, model_name = contents.subject(session, evidence_id)
+        of = contents.of_evidence(session, evidence_id, at)
     private = _private_key(session, vault, actor)
-    told["key"] = signatures.key_id(private.public_key())
+    told = {**of.told, "key": signatures.key_id(private.public_key())}
     document = _html(told) if format == "html" else _pdf(told, [at.year, at.month, at.day])
     certificate = signatures.signed(document, format, private)
     details = {
-        "deposit": deposit_id,
+        "deposit": of.deposit_id,
         "format": format,
         "key": told["key"],
         "digest": hashlib.sha256(certificate).hexdigest(),
     }
     with session.begin():
-        audit.record(session, actor.name, "certificate.issued", model=model_name, subject=evidence_id, details=details)
+        audit.record(
+            session, actor.name, "certificate.issued", model=of.model_name, subject=evidence_id, details=details
+        )
     return certificate
 
 

@@ -29,6 +29,7 @@ from app.cli.common import (
     names,
     out,
     percent,
+    quoted,
     service,
     show,
     table,
@@ -37,11 +38,14 @@ from app.cli.vault import vault_here
 from app.evidence.figures import ADVICE, remains
 from lirf_client import Client, Deposit, LirfError
 
-ARCHITECTURES = (
-    "resnet18, resnet34, resnet50 (with -small for small images), vgg11_bn to vgg19_bn, mobilenet_v2, "
-    "mobilenet_v3_small, _large, efficientnet_b0 to b7, efficientnet_v2_s, _m, _l, densenet121, 161, 169, 201, "
-    "convnext_tiny, _small, _base, _large, vit_b_16, vit_b_32"
+ARCHITECTURES = (  # of lirf_core, which takes seconds to import
+    "resnet18, resnet34, resnet50, resnet18-small, resnet34-small, resnet50-small, vgg11_bn, vgg13_bn, vgg16_bn, "
+    "vgg19_bn, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_b1, "
+    "efficientnet_b2, efficientnet_b3, efficientnet_b4, efficientnet_b5, efficientnet_b6, efficientnet_b7, "
+    "efficientnet_v2_s, efficientnet_v2_m, efficientnet_v2_l, densenet121, densenet161, densenet169, densenet201, "
+    "convnext_tiny, convnext_small, convnext_base, convnext_large, vit_b_16, vit_b_32"
 )
+PHASES = {"preparing": "making proxy images", "storing": "storing", "evaluating": "measuring"}
 HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
 
 Start a service with [bold]lirf up[/bold]; the other commands talk to it. They find it by --url or LIRF_URL, and the API
@@ -260,10 +264,10 @@ def restore(
         if undo:
             lirf.end_restoration(deposit_id)
             found = lirf.deposit(deposit_id)
-            show(as_json, found, f"{names(found)} of {escape(found['model'])} are deposited again.")
+            show(as_json, found, f"{quoted(found)} of {escape(found['model'])} are deposited again.")
         elif reason:
             restored = lirf.restore(deposit_id, reason=reason)
-            told = f"{names(restored)} of {escape(restored['model'])} answer from now on, without a withdrawal."
+            told = f"{quoted(restored)} of {escape(restored['model'])} answer from now on, without a withdrawal."
             show(as_json, restored, told)
 
 
@@ -282,13 +286,13 @@ def purge(
     with service(url, state) as lirf:
         found = lirf.deposit(deposit_id)
         if classes is None:
-            err.print(f"This destroys the only copy of what {found['model']} knew of [bold]{names(found)}[/bold].")
+            err.print(f"This destroys the only copy of what {found['model']} knew of [bold]{quoted(found)}[/bold].")
             classes = typer.prompt("Type the classes, by commas (names with a comma in quotes), to go on", err=True)
         named = [name.strip() for name in next(csv.reader([classes], skipinitialspace=True), [])]
         purged = lirf.purge(deposit_id, classes=named, reason=reason)
         gone = purged["shred_effective_at"]
         backups = f"Backups hold the keys until {gone}." if gone else "Backups may hold the keys: see LIRF_BACKUP_DAYS."
-        show(as_json, purged, f"Purged: {names(purged)} of {purged['model']} cannot be brought back. {backups}")
+        show(as_json, purged, f"Purged: {quoted(purged)} of {purged['model']} cannot be brought back. {backups}")
 
 
 @main.command()
@@ -355,7 +359,7 @@ def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STA
             )
             for item in found
         ]
-        show(as_json, found, table(headers, rows, ("by", "since", "deposit", "reason")))
+        show(as_json, found, table(headers, rows, ("by", "since", "deposit", "recovered", "reason")))
 
 
 @main.command()
@@ -437,9 +441,11 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
             if total := (progress["losses"] or {}).get("total"):
                 text += f", loss {total:.2f}"
             phase = progress["phase"] if last["state"] == "running" else last["state"]
-            if progress["steps"]:
-                bar.update(task, total=progress["steps"], completed=progress["step"], text=text)
-            bar.update(task, description=phase)
+            is_counted = bool(progress["steps"])  # else a bar that goes to and fro, and a clock that goes on
+            total, step = (progress["steps"], progress["step"]) if is_counted else (None, 0)
+            bar.update(
+                task, description=PHASES.get(phase or "", phase or ""), total=total, completed=step or 0, text=text
+            )
         if last and last["state"] == "deposited":
             bar.update(task, total=1, completed=1)
     assert last is not None
@@ -451,7 +457,7 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
 
 
 def _result(deposit: Deposit) -> str:
-    text = f"Deposit [bold]{deposit['id']}[/bold]: {names(deposit)} of {deposit['model']} are deposited"
+    text = f"Deposit [bold]{deposit['id']}[/bold]: {quoted(deposit)} of {deposit['model']} are deposited"
     text += f" (revision {deposit['revision']}, module of {deposit['module_bytes']:,} bytes)."
     if metrics := deposit["metrics"]:
         for name in ("original", "target", "recover"):

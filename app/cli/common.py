@@ -84,7 +84,13 @@ def moment(told: str) -> str:
 
 
 def names(of: Deposit | Withdrawal | Restoration | Purge) -> str:
+    """As a cell of a table has them."""
     return escape(", ".join(of["classes"]))
+
+
+def quoted(of: Deposit | Withdrawal | Restoration | Purge) -> str:
+    """As a sentence has them, where "0 of mine" would be a count."""
+    return escape(", ".join(f"“{name}”" for name in of["classes"]))
 
 
 def percent(value: float | None) -> str:

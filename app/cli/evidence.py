@@ -1,11 +1,13 @@
 """Evidence: shown, and gathered again."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 from rich.markup import escape
-from rich.progress import Progress
-from rich.table import Table
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, err, fail, moment, out, service, show
 from app.evidence import figures
@@ -48,7 +50,8 @@ def evidence(
 
 
 def _followed(lirf: Client, evidence_id: str) -> Evidence:
-    with Progress(console=err, transient=True) as progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("waits for a worker", total=None)
         for found in lirf.follow_evidence(evidence_id):
             told = found["progress"]
@@ -60,18 +63,28 @@ def _followed(lirf: Client, evidence_id: str) -> Evidence:
 def _show(evidence: Evidence, found: dict[str, Any]) -> None:
     out.print(
         f"Evidence [bold]{evidence['id']}[/bold] of {evidence['model']}, revision {evidence['revision']}, "
-        f"{moment(evidence['finished_at'] or '')} UTC"
+        f"{moment(evidence['finished_at'] or '')} UTC: {found['images']['held_out']} held-out images; an attacker has "
+        f"{found['images']['attackers']} with labels and is asked about {found['images']['asked']} others.\n"
     )
-    networks = figures.networks(found)
-    table = Table("of the deposited classes", *networks, "good?")
-    for row in figures.rows(found):
-        table.add_row(row.measure, *(row.values.get(name, "") for name in networks), row.verdict or "")
-    out.print(table)
-    out.print(figures.RULES, soft_wrap=True)
+    for line in measures(found):
+        out.print(line)
+    out.print(f"\n{figures.RULES}")
     if still := figures.still_known(found):
-        out.print(f"[bold yellow]{still} {figures.ADVICE}[/bold yellow]")
-    out.print("What is good:")
-    for part, good in found["good"].items():
-        out.print(f"  [bold]{part}[/bold]: {good}")
+        out.print(f"\n[bold yellow]{escape(still)} {figures.ADVICE}[/bold yellow]")
+    out.print(f"\nTo be looked at, in the console or the certificate: {found['good']['embedding']}")
     for part, reason in found["missing"].items():
-        out.print(f"[bold]Note on {part}[/bold]: {escape(reason)}")
+        out.print(f"Note on {part}: {escape(reason)}")
+
+
+def measures(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """Each measure with its verdict, its values by network, and what is good, for a terminal of any width."""
+    told = figures.rows(found)
+    for number, row in enumerate(told):
+        style = {figures.Verdict.MET: "green", figures.Verdict.NOT_MET: "bold red"}.get(row.verdict, "yellow")  # type: ignore[arg-type]
+        verdict = f": [{style}]{row.verdict}[/{style}]" if row.verdict else ""
+        yield f"[bold]{row.measure}[/bold]{verdict}"
+        yield Padding(
+            " · ".join(f"{name} {value}" for name, value in row.values.items()) or "not measured", (0, 0, 0, 4)
+        )
+        if number + 1 == len(told) or told[number + 1].good != row.good:  # which several measures share
+            yield Padding(f"[dim]good: {row.good}[/dim]", (0, 0, 0, 4))

@@ -15,6 +15,7 @@ from app.cli.common import (
     err,
     moment,
     names,
+    quoted,
     service,
     show,
     table,
@@ -49,7 +50,7 @@ def withdraw(
         )
         whom = f" to who presents its token (`lirf token {found['id']}`)" if held else ""
         text = (
-            f"Withdrawal [bold]{found['id']}[/bold]: {names(found)} of {found['model']} answer{whom} {_until(found)}."
+            f"Withdrawal [bold]{found['id']}[/bold]: {quoted(found)} of {found['model']} answer{whom} {_until(found)}."
         )
         show(as_json, found, text)
 
@@ -78,7 +79,7 @@ def list_withdrawals(
             )
             for one in found
         ]
-        listed = table(headers, rows, ("reason", "visibility", "until", "holder", "model"))
+        listed = table(headers, rows, ("reason", "visibility", "model", "holder", "until"))
         show(as_json, found, listed if found else "Nothing was withdrawn yet.")
 
 
@@ -87,7 +88,7 @@ def _seconds(hours: float | None) -> float | None:
 
 
 def _until(withdrawal: Withdrawal) -> str:
-    return f"until {withdrawal['expires_at']}" if withdrawal["expires_at"] else "until it is revoked"
+    return f"until {moment(withdrawal['expires_at'])} UTC" if withdrawal["expires_at"] else "until it is revoked"
 
 
 @commands.command()
@@ -102,7 +103,7 @@ def renew(
     """Let a withdrawal end at another time, counted from now."""
     with service(url, state) as lirf:
         found = lirf.renew(withdrawal_id, reason=reason, expires_in_seconds=_seconds(hours))
-        show(as_json, found, f"Renewed: {names(found)} of {found['model']} answer {_until(found)}.")
+        show(as_json, found, f"Renewed: {quoted(found)} of {found['model']} answer {_until(found)}.")
 
 
 @commands.command()
@@ -132,4 +133,4 @@ def revoke(
     """End a withdrawal at once."""
     with service(url, state) as lirf:
         found = lirf.revoke(withdrawal_id)
-        show(as_json, found, f"Revoked: {names(found)} of {found['model']} do not answer any more.")
+        show(as_json, found, f"Revoked: {quoted(found)} of {found['model']} do not answer any more.")

@@ -144,6 +144,12 @@ def stored(session: Session, dataset_id: str) -> StoredObject:
     return vaults.stored(session, get(session, dataset_id).object_id)
 
 
+def stored_where_it_is(session: Session, dataset_id: str) -> StoredObject | None:
+    """As `stored`; None where it is shredded."""
+    row = get(session, dataset_id)
+    return None if row.shredded_at else vaults.stored(session, row.object_id)
+
+
 def load(vault: Vault, stored: StoredObject, spool: Path) -> ImageSet:
     """The images of a stored data set, mapped from a file that has no name and goes with them."""
     with tempfile.TemporaryFile(dir=spool) as file:

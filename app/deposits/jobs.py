@@ -341,17 +341,26 @@ def _end(session: Session, vault: Vault, job: Job, state: State, action: str, fa
 
 def end_queued(session: Session, row: DepositRow, actor: str) -> list[str]:
     """In the caller's transaction: cancels a deposit nobody has claimed; returns vault names to remove after it."""
-    ended = changes(
-        session,
-        sa.update(DepositRow)
-        .where(DepositRow.id == row.id, DepositRow.state == State.QUEUED)
-        .values(state=State.CANCELLED, finished_at=now(), is_cancel_requested=True),
-    )
-    if not ended:
+    return _end_queued(session, row, actor, "deposit.cancelled", state=State.CANCELLED, is_cancel_requested=True)
+
+
+def refuse(session: Session, vault: Vault, deposit_id: str, failure: str) -> None:
+    """Fails a queued deposit that cannot be claimed: it would wait for ever, and evidence with it."""
+    with session.begin():
+        row = session.get_one(DepositRow, deposit_id)
+        registry.lock(session, row.model_id)
+        garbage = _end_queued(session, row, WORKER, "deposit.failed", state=State.FAILED, failure=failure)
+    vault.remove(garbage)
+
+
+def _end_queued(session: Session, row: DepositRow, actor: str, action: str, **values: Any) -> list[str]:
+    queued = sa.update(DepositRow).where(DepositRow.id == row.id, DepositRow.state == State.QUEUED)
+    if not changes(session, queued.values(finished_at=now(), **values)):
         return []
     session.refresh(row)
     model = registry.by_id(session, row.model_id)
-    audit.record(session, actor, "deposit.cancelled", model=model.name, subject=row.id)
+    details = {"failure": row.failure} if row.failure else {}
+    audit.record(session, actor, action, model=model.name, subject=row.id, details=details)
     return shred_what_it_used(session, row, actor)
 
 

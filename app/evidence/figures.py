@@ -5,24 +5,30 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from lirf_core.evidence.intervals import MANY, interval
+
 FORGOTTEN = 5.0  # percent of a deposited class that a target may still answer rightly and be said to have forgotten it
 NETWORKS = ("original", "target", "recover", "reference", "fresh")
-SOONER = 10.0  # points that a target may be ahead of a fresh network after as many steps
-WIDE, VAGUE = 40.0, 0.1  # points of an interval, and a standard error of an area, over which nothing is said
+KEPT, AHEAD, APART = 5.0, 10.0, 0.05  # points of preserved and of deposited classes, and area, that are no difference
+TAIL = 0.025  # on each side of an interval
+FEWEST = 100  # images asked, of fewer of which relearning says nothing good
 ADVICE = "Too few steps, or too few images: next time more epochs, a smaller batch size or a later split."
 RULES = (
-    "met: the target is as the measure says is good, as far as the intervals can tell (areas: two standard errors; "
-    f"relearning: {SOONER:g} points). Intervals are of the images asked, of one training each."
+    f"met: with 95 %, at most {FORGOTTEN:g} % answered rightly, preserved classes within {KEPT:g} points, attacks "
+    f"within {AHEAD:g} points (areas: {APART:g}) of what they are compared with, and the original shows more. "
+    "Intervals are of the images asked, of one training each."
 )
 
 
 class Verdict(StrEnum):
-    """Of one measure, by its interval; "no reference": only one that never saw the classes could tell."""
+    """Of one measure, by its interval."""
 
     MET = "met"
     NOT_MET = "NOT met"
     TOO_FEW = "too few images to say"
     NO_REFERENCE = "no reference to tell by"
+    REFERENCE_KNOWS = "the reference knows the classes"
+    NOTHING_SHOWN = "the original shows nothing either"
 
 
 @dataclass(frozen=True)
@@ -38,24 +44,28 @@ class Row:
     verdict: Verdict | None
 
 
-def remains(percent: float | None) -> str | None:
+def remains(percent: float | None, of: str = "what was deposited") -> str | None:
     """What is to be said of a target network that still answers so many of the deposited images rightly."""
     if percent is None or percent <= FORGOTTEN:
         return None
-    return (
-        f"NOT forgotten: the target network still answers {percent:.1f} % of held-out images of what was deposited "
-        "rightly."
-    )
+    return f"NOT forgotten: the target network still answers {percent:.1f} % of held-out images of {of} rightly."
 
 
 def still_known(found: dict[str, Any]) -> str | None:
-    """`remains` of what the target surely still knows: all deposited classes together, or one of them."""
+    """What the target surely still knows: of all deposited classes together, or else of one of them."""
     target = found["answers"].get("target")
     if not target or not target["deposited"]:
         return None
-    classes = (target["by_class"].get(name) for name in target["confusion"])
-    surely = [one["percent"] for one in (target["deposited"], *classes) if one and one["low"] > FORGOTTEN]
-    return remains(max(surely, default=None))
+    if target["deposited"]["low"] > FORGOTTEN:
+        return remains(target["deposited"]["percent"])
+    seen = {name: target["by_class"][name] for name in target["confusion"] if name in target["by_class"]}
+    surely = {
+        name: one["percent"]
+        for name, one in seen.items()
+        if one["images"] >= MANY and interval(one["percent"], one["images"], TAIL / len(seen))[0] > FORGOTTEN
+    }
+    worst = max(surely, key=lambda name: surely[name], default=None)
+    return None if worst is None else remains(surely[worst], f"“{worst}”")
 
 
 def unseen(found: dict[str, Any]) -> list[str]:
@@ -73,76 +83,121 @@ def networks(found: dict[str, Any]) -> list[str]:
 def rows(found: dict[str, Any]) -> list[Row]:
     """found: `lirf_core.evidence.examination.Evidence` as JSON."""
     good, answers, probe = found["good"], found["answers"], found["probe"]
+    reference = _reference(answers)
     table = [
-        Row("answered rightly", good["answers"], _shares(answers), _forgot(answers.get("target"))),
+        Row("answered rightly", good["answers"], _shares(answers), _forgot(found)),
         Row(
             "preserved classes, answered rightly",
             "As the original does.",
             _shares(answers, "preserved"),
-            _not_over(answers.get("original"), answers.get("target"), "preserved"),
+            _not_over(answers.get("original"), answers.get("target"), KEPT, "preserved"),
         ),
-        Row("membership inference, area", good["membership"], _areas(found["membership"]), _guess(found["membership"])),
-        Row("linear probe", good["probe"], _shares(probe), _no_more(probe, "reference")),
+        Row(
+            "membership inference, area",
+            good["membership"],
+            _areas(found["membership"]),
+            _guess(found["membership"], reference),
+        ),
+        Row("linear probe", good["probe"], _shares(probe), _no_more_read(probe, reference)),
     ]
     for number, run in enumerate(found["relearning"].get("target", [])):
         measure = f"relearnt after 20 and 80 steps, {run['images_each']} images a class"
         runs = {name: of[number] for name, of in found["relearning"].items()}
         again = {name: _relearnt(run) for name, run in runs.items()}
-        table.append(Row(measure, good["relearning"], again, _no_sooner(runs)))
+        table.append(Row(measure, good["relearning"], again, _no_sooner(runs, reference)))
     for way, students in found["distillation"].items():
         measure = f"student by {way}; with no teacher {_share(students['none'])}"
         taught = {name: read for name, read in students.items() if name != "none"}
-        table.append(Row(measure, good["distillation"], _shares(taught), _no_more(students, "none")))
+        verdict = _shown(students, "none", _not_over(students.get("target"), students["none"], AHEAD))
+        table.append(Row(measure, good["distillation"], _shares(taught), verdict))
     return table
 
 
-def _forgot(target: dict[str, Any] | None) -> Verdict | None:
+def _reference(answers: dict[str, Any]) -> Verdict | None:
+    """Why no reference can be compared with; None where one can."""
+    if "reference" not in answers:
+        return Verdict.NO_REFERENCE
+    deposited = answers["reference"]["deposited"]
+    return Verdict.REFERENCE_KNOWS if deposited and deposited["low"] > FORGOTTEN else None
+
+
+def _forgot(found: dict[str, Any]) -> Verdict | None:
+    answers = found["answers"]
+    target, original = answers.get("target"), answers.get("original")
     if not target or not target["deposited"]:
         return None
-    if target["deposited"]["low"] > FORGOTTEN:
+    if still_known(found):
         return Verdict.NOT_MET
-    return Verdict.MET if target["deposited"]["high"] <= FORGOTTEN else Verdict.TOO_FEW
+    if original and original["deposited"]["low"] <= FORGOTTEN:
+        return Verdict.NOTHING_SHOWN
+    most = interval(target["deposited"]["percent"], target["deposited"]["images"], 2 * TAIL)[1]  # of one side: 95 %
+    return Verdict.MET if most <= FORGOTTEN else Verdict.TOO_FEW
 
 
-def _no_more(by_network: dict[str, Any], yardstick: str) -> Verdict | None:
-    """Whether the target's share of the deposited classes is not over the yardstick's."""
-    if "target" not in by_network:
+def _no_more_read(probe: dict[str, Any], reference: Verdict | None) -> Verdict | None:
+    if "target" not in probe:
         return None
-    if yardstick not in by_network:
-        return Verdict.NO_REFERENCE
-    return _not_over(by_network["target"], by_network[yardstick], "deposited")
+    return reference or _shown(probe, "reference", _not_over(probe["target"], probe["reference"], AHEAD))
 
 
-def _not_over(share: dict[str, Any] | None, other: dict[str, Any] | None, of: str) -> Verdict | None:
-    if not share or not other or not share[of] or not other[of]:
+def _shown(found: dict[str, Any], yardstick: str, verdict: Verdict | None) -> Verdict | None:
+    """Nothing is good where the attack does not even find something in the original."""
+    if verdict == Verdict.NOT_MET or "original" not in found:
+        return verdict
+    return verdict if _not_over(found["original"], found[yardstick], 0.0) == Verdict.NOT_MET else Verdict.NOTHING_SHOWN
+
+
+def _not_over(
+    found: dict[str, Any] | None, other: dict[str, Any] | None, margin: float, of: str = "deposited"
+) -> Verdict | None:
+    """Whether a share is surely at most so many points over another one: Newcombe's interval of the difference."""
+    if not found or not other or not found[of] or not other[of]:
         return None
-    if share[of]["low"] > other[of]["high"]:
-        return Verdict.NOT_MET
-    wide = any(one[of]["high"] - one[of]["low"] > WIDE for one in (share, other))
-    return Verdict.TOO_FEW if wide else Verdict.MET
+    share, yardstick = found[of], other[of]
+    over = share["percent"] - yardstick["percent"]
+    most = over + math.hypot(share["high"] - share["percent"], yardstick["percent"] - yardstick["low"])
+    least = over - math.hypot(share["percent"] - share["low"], yardstick["high"] - yardstick["percent"])
+    return _verdict(least, most, margin)
 
 
-def _guess(membership: dict[str, Any]) -> Verdict | None:
-    """Whether the area is a half, or the reference's."""
+def _verdict(least: float, most: float, margin: float) -> Verdict:
+    if most <= margin:
+        return Verdict.MET
+    return Verdict.NOT_MET if least > 0 else Verdict.TOO_FEW
+
+
+def _guess(membership: dict[str, Any], reference: Verdict | None) -> Verdict | None:
+    """Whether the area is surely near a half, or the reference's, and the attack finds something in the original."""
     if "target" not in membership:
         return None
-    target, reference = membership["target"], membership.get("reference")
-    if abs(target["auc"] - 0.5) <= 2 * target["error"]:
-        return Verdict.TOO_FEW if target["error"] > VAGUE else Verdict.MET
-    if reference is None:
-        return Verdict.NO_REFERENCE
-    apart = math.hypot(target["error"], reference["error"])
-    return Verdict.MET if abs(target["auc"] - reference["auc"]) <= 2 * apart else Verdict.NOT_MET
+    target, original = membership["target"], membership.get("original")
+    off = abs(target["auc"] - 0.5)
+    guess = _verdict(off - 2 * target["error"], off + 2 * target["error"], APART)
+    if guess != Verdict.NOT_MET:
+        if original and abs(original["auc"] - 0.5) <= 2 * original["error"]:
+            return Verdict.NOTHING_SHOWN
+        return guess
+    if reference or "reference" not in membership:
+        return reference or Verdict.NO_REFERENCE
+    other = membership["reference"]
+    apart, error = abs(target["auc"] - other["auc"]), target["error"] + other["error"]  # of the same images
+    return _verdict(apart - 2 * error, apart + 2 * error, APART)
 
 
-def _no_sooner(runs: dict[str, Any]) -> Verdict | None:
-    """Whether the target is not ahead of a fresh network, nor of a reference where there is one, at any step told."""
-    told = {name: _right_after(run) for name, run in runs.items()}
-    slower = told.get("reference") or told.get("fresh")
-    if not slower or not told.get("target"):
+def _no_sooner(runs: dict[str, Any], reference: Verdict | None) -> Verdict | None:
+    """Whether the target is at no step ahead of a fresh network, nor of the reference; only both together are good."""
+    told = {name: _right_by_step(run) for name, run in runs.items()}
+    if not told.get("target"):
         return None
-    ahead = [right - other for right, other in zip(told["target"], slower, strict=True)]
-    return Verdict.MET if max(ahead) <= SOONER else Verdict.NOT_MET
+    yardsticks = [
+        told[name] for name in ("fresh", "reference") if name in told and not (reference and name == "reference")
+    ]
+    ahead = [right - other[step] for other in yardsticks for step, right in told["target"].items() if step in other]
+    if any(points > AHEAD for points in ahead):
+        return Verdict.NOT_MET
+    if reference:
+        return reference
+    return Verdict.MET if runs["target"].get("asked", 0) >= FEWEST else Verdict.TOO_FEW
 
 
 def _shares(by_network: dict[str, Any], of: str = "deposited") -> dict[str, str]:
@@ -159,10 +214,12 @@ def _areas(by_network: dict[str, Any]) -> dict[str, str]:
 
 
 def _relearnt(run: dict[str, Any]) -> str:
-    return ", ".join(f"{right:.1f} %" for right in _right_after(run)) or "not asked"
-
-
-def _right_after(run: dict[str, Any]) -> list[float]:
     """At two steps, not the step of a goal: a target that comes near it at once would look as a fresh network."""
-    right = {point["step"]: point["deposited"] for point in run["curve"]}
-    return [right[step] for step in (20, 80) if right.get(step) is not None]
+    right = _right_by_step(run)
+    return ", ".join(f"{right[step]:.1f} %" for step in (20, 80) if step in right) or "not asked"
+
+
+def _right_by_step(run: dict[str, Any]) -> dict[int, float]:
+    """Percent of the deposited images after each step that was taken."""
+    told = run["curve"]
+    return {point["step"]: point["deposited"] for point in told if point["step"] and point["deposited"] is not None}

@@ -30,6 +30,7 @@ from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.evidence.membership import Attack
 
 WORKER = deposit_jobs.WORKER
+MOST_RESTARTS = 10  # each because a deposit or a purge replaced what was examined
 log = logging.getLogger(__name__)
 
 
@@ -66,20 +67,38 @@ class Job:
     reference: StoredNetwork | None
     evaluation_set: StoredObject
     members: StoredObject | None
+    are_members_its_own: bool
     membership: dict[str, Attack]
 
     @property
     def examined(self) -> dict[str, str]:
         """The names of the objects in the vault, by what they are."""
         networks = {"target": self.target, "original": self.original, "reference": self.reference}
-        lower = {name: network.lower for name, network in networks.items() if network}
-        others = {"module": self.module, "evaluation_set": self.evaluation_set, "dataset": self.members}
-        return {name: stored.name for name, stored in {**lower, **others}.items() if stored}
+        objects = {name: network.lower for name, network in networks.items() if network}
+        objects |= {"upper": self.target.upper} | ({"reference_upper": self.reference.upper} if self.reference else {})
+        objects |= {"module": self.module} if self.module else {}
+        members = "deposit_set" if self.are_members_its_own else "shown_as_members"
+        objects |= {members: self.members} if self.members else {}
+        objects["evaluation_set"] = self.evaluation_set
+        return {name: stored.name for name, stored in objects.items()}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What kind of network it is, and how many classes it has."""
+        return {
+            "architecture": self.spec.name,
+            "split": self.target.belonging.split,
+            "classes": len(self.class_names),
+        }
 
 
 def claim(session: Session, settings: Settings, evidence_id: str) -> Job | None:
     """Takes a queued examination, unless a deposit waits for a worker. None: nothing to do here (any more)."""
     with session.begin():
+        row = session.get(EvidenceRow, evidence_id)
+        if row is None:
+            return None
+        deposits.locked(session, row.deposit_id)  # nothing is purged or published between what is read here
         queued = sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id, EvidenceRow.state == State.QUEUED)
         if deposit_jobs.wait_for_a_worker(session):
             session.execute(queued.values(rung_at=_long_ago()))  # the reconciler rings once none waits
@@ -99,7 +118,7 @@ def claim(session: Session, settings: Settings, evidence_id: str) -> Job | None:
             return None
         try:
             with session.begin_nested():
-                return _job(session, evidence_id)
+                job = _job(session, evidence_id)
         except SQLAlchemyError:
             raise
         except Exception as error:
@@ -111,12 +130,14 @@ def claim(session: Session, settings: Settings, evidence_id: str) -> Job | None:
             row = session.get_one(EvidenceRow, evidence_id, populate_existing=True)
             row.state, row.finished_at, row.lease_until, row.failure = State.FAILED, now(), None, failure
             _record(session, WORKER, row, "failed", failure=failure)
-    return None
+            return None
+        _record(session, WORKER, row, "started", attempt=job.attempt, token=job.token)
+    return job
 
 
 def _job(session: Session, evidence_id: str) -> Job:
     """In the claiming transaction. Raises `Shredded` or `ModulePurged` where what it needs went meanwhile."""
-    row = session.get_one(EvidenceRow, evidence_id)
+    row = session.get_one(EvidenceRow, evidence_id, populate_existing=True)
     deposit = deposits.get(session, row.deposit_id)
     model = registry.by_id(session, deposit.model_id)
     assert deposit.revision is not None
@@ -126,7 +147,6 @@ def _job(session: Session, evidence_id: str) -> Job:
     deposited = deposit_jobs.class_indices(session, [deposit.id])[deposit.id]
     held = {one.class_index for one in registry.classes(session, model.id) if one.deposit_id}
     row.revision = target.revision
-    _record(session, WORKER, row, "started", attempt=row.attempts, token=row.token)
     return Job(
         id=row.id,
         token=row.token,
@@ -144,7 +164,8 @@ def _job(session: Session, evidence_id: str) -> Job:
         module=None if deposit.purged_at else deposits.module(session, deposit),
         reference=registry.stored_network(session, reference) if reference else None,
         evaluation_set=datasets.stored(session, row.evaluation_set_id),
-        members=datasets.stored(session, row.members_id) if row.members_id else None,
+        members=datasets.stored_where_it_is(session, row.members_id) if row.members_id else None,
+        are_members_its_own=row.members_id == deposit.dataset_id,
         membership={name: Attack(**found) for name, found in ((deposit.metrics or {}).get("membership") or {}).items()},
     )
 
@@ -153,16 +174,22 @@ def heartbeat(session: Session, settings: Settings, job: Job, progress: dict[str
     """Renews the lease and tells the progress. Raises `NoLongerHeld`, `Destroyed`."""
     with session.begin():
         _change(session, job, lease_until=_lease(settings), progress=progress)
-        if vaults.shredded_names(session, job.examined.values()):
-            raise Destroyed(f"something that evidence {job.id} examines was destroyed meanwhile")
+        _demand_there(session, job)
 
 
 def finish(session: Session, job: Job, found: dict[str, Any]) -> None:
-    """Keeps what was found; the audit keeps its digest, and of what it was found. Raises `NoLongerHeld`."""
+    """Keeps what was found; the audit keeps its digest, and of what it is. Raises `NoLongerHeld`, `Destroyed`."""
     with session.begin():
+        deposits.locked(session, job.deposit_id)
+        _demand_there(session, job)
         row = _change(session, job, state=State.FINISHED, finished_at=now(), lease_until=None, found=found)
         reference = registry.by_id(session, row.reference_id).name if row.reference_id else None
-        details = {"revision": job.target.revision, "digest": digest(found), "examined": job.examined}
+        details = {
+            "revision": job.target.revision,
+            "digest": digest(found),
+            "examined": job.examined,
+            "network": job.network,
+        }
         _record(session, WORKER, row, "finished", **details, reference=reference)
 
 
@@ -173,13 +200,13 @@ def fail(session: Session, job: Job, reason: str) -> None:
         _record(session, WORKER, row, "failed", failure=reason)
 
 
-def give_back(session: Session, settings: Settings, job: Job, failure: str | None) -> None:
-    """Queues it again after a trouble that may pass, or fails it when that happened too often.
+def give_back(session: Session, job: Job, failure: str | None, most: int) -> None:
+    """Queues it again after a trouble that may pass, or fails it after so many attempts at most.
 
-    `failure` says what the trouble was; None where it is no attempt: the worker itself is being stopped, or what is
-    examined has changed. Raises `NoLongerHeld`.
+    `failure` says what the trouble was; None where the worker itself is being stopped, which is no attempt. Raises
+    `NoLongerHeld`.
     """
-    if failure is not None and job.attempt >= settings.max_attempts:
+    if failure is not None and job.attempt >= most:
         fail(session, job, f"after {job.attempt} attempts: {failure}")
     else:
         with session.begin():
@@ -230,6 +257,12 @@ def _take_back(session: Session, settings: Settings, row: EvidenceRow) -> None:
     ended = {"state": State.FAILED, "finished_at": now(), "lease_until": None, "failure": lost}
     if changes(session, expired.values(**ended)):
         _record(session, audit.RECONCILER, row, "failed", failure=lost)
+
+
+def _demand_there(session: Session, job: Job) -> None:
+    """Raises `Destroyed`."""
+    if vaults.shredded_names(session, job.examined.values()):
+        raise Destroyed(f"something that evidence {job.id} examines was destroyed meanwhile")
 
 
 def _change(session: Session, job: Job, **values: Any) -> EvidenceRow:

@@ -1,10 +1,11 @@
 """Evidence of a deposit as its users see it: asked for, followed, read, cancelled."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, undefer
 
 from app.access.service import Actor
@@ -22,6 +23,7 @@ from app.evidence.tables import State
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 
+log = logging.getLogger(__name__)
 UNFINISHED = (State.QUEUED, State.RUNNING)
 
 
@@ -95,14 +97,25 @@ def request_wanted(session: Session) -> list[str]:
     queued = []
     with session.begin():
         wanting = deposits.wanting_evidence(session)
-    for deposit_id in wanting:  # each in a transaction of its own, so that none is in the way of the others
-        with session.begin():
-            deposit = deposits.take_wanting_evidence(session, deposit_id)
-            if deposit and (evaluation_id := _evaluation_set(session, deposit)):
-                with suppress(EvidenceUnfinished):  # somebody asked for it already
-                    row = _queue(session, deposit, WORKER, evaluation_id, _own_members(session, deposit), None)
-                    queued.append(row.id)
+    for deposit_id in wanting:
+        try:
+            queued += _request_wanted(session, deposit_id)
+        except SQLAlchemyError:
+            raise
+        except Exception:  # none is in the way of the others
+            log.exception("evidence of deposit %s cannot be asked for", deposit_id)
     return queued
+
+
+def _request_wanted(session: Session, deposit_id: str) -> list[str]:
+    with session.begin():
+        deposit = deposits.take_wanting_evidence(session, deposit_id)
+        evaluation_id = _evaluation_set(session, deposit) if deposit else None
+        if deposit is None or evaluation_id is None:
+            return []
+        with suppress(EvidenceUnfinished):  # somebody asked for it already
+            return [_queue(session, deposit, WORKER, evaluation_id, _own_members(session, deposit), None).id]
+    return []
 
 
 def _queue(

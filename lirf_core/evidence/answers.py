@@ -1,13 +1,18 @@
 """What networks answer to held-out images: how many rightly, what instead, and how surely."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lirf_core.evidence.intervals import interval
+
 BINS = 20
+
+
+class CannotBeMeasured(ValueError):
+    """A network, or the images, allow no such figure; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,9 @@ def share(is_right: Tensor) -> Share | None:
     images = len(is_right)
     if not images:
         return None
-    z, p = 1.959964, is_right.double().mean().item()
-    middle = (p + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
-    percent, low, high = (round(100 * value, 4) for value in (p, max(middle - half, 0.0), min(middle + half, 1.0)))
-    return Share(percent, low, high, images)
+    percent = 100 * is_right.double().mean().item()
+    low, high = interval(percent, images)
+    return Share(round(percent, 4), round(low, 4), round(high, 4), images)
 
 
 def shares(right: Tensor, labels: Tensor, deposited: Sequence[int]) -> tuple[Share | None, Share | None]:
@@ -55,7 +58,11 @@ def shares(right: Tensor, labels: Tensor, deposited: Sequence[int]) -> tuple[Sha
 
 
 def answered(logits: Tensor, labels: Tensor, deposited: Sequence[int], classes: Sequence[str]) -> Answered:
-    """logits: (N, classes), raw; labels: (N,); classes: a name for each output."""
+    """logits: (N, classes), raw; labels: (N,); classes: a name for each output.
+
+    Raises `CannotBeMeasured` where a logit is not finite: such a network would seem to have forgotten everything.
+    """
+    demand_finite(logits)
     found = logits.argmax(1)
     is_right = found == labels
     preserved_share, deposited_share = shares(is_right, labels, deposited)
@@ -69,6 +76,12 @@ def answered(logits: Tensor, labels: Tensor, deposited: Sequence[int], classes: 
         {classes[index]: _counts(found[labels == index], classes) for index in sorted(deposited)},
         {"preserved": _histogram(confidence[~is_deposited]), "deposited": _histogram(confidence[is_deposited])},
     )
+
+
+def demand_finite(found: Tensor) -> None:
+    """Raises `CannotBeMeasured`."""
+    if not torch.isfinite(found).all():
+        raise CannotBeMeasured("a network answers with what is no finite number.")
 
 
 def _counts(found: Tensor, classes: Sequence[str]) -> dict[str, int]:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.data import Augmentation, Preprocessing
-from lirf_core.evidence.answers import Answered, Share, answered, shares
+from lirf_core.evidence.answers import Answered, CannotBeMeasured, Share, answered, shares
 from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, taught
 from lirf_core.evidence.embedding import LEAST, embedding
 from lirf_core.evidence.images import Labelled, halves, sides, spread
+from lirf_core.evidence.intervals import MANY
 from lirf_core.evidence.membership import Attack, attack
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.evidence.relearning import STEPS, Relearnt, relearning_curve
@@ -33,15 +34,14 @@ GOOD = {
     "membership": "An area of 0.5 for the target: whether an image was deposited is a guess. Far from it, on either "
     "side, is a leak where a reference, said never to have seen the classes, is nearer.",
     "probe": "As low as the reference's, which never saw the classes: what is read there was never of them.",
-    "relearning": "No more than the reference, or else a fresh network, after as many steps. Far more: it was hidden, "
-    "not removed.",
+    "relearning": "No more than the reference after as many steps, and no more than a fresh network. Far more: it was "
+    "hidden, not removed.",
     "distillation": "A student of the target knows no more of the deposited classes than one without a teacher.",
     "embedding": "Deposited classes lie mixed in the target, and apart again in the deposit module and the recover "
     "network.",
 }
 OTHERS = 50  # preserved classes that an attacker has images of
 FEW = (10, 100)  # images of each class that a relearning sees
-MANY = 20  # held-out images of a class; of fewer little is known
 NAMED = 10  # classes in a sentence
 SHOWN, SHOWN_EACH, SHOWN_CLASSES = 600, 40, 20  # in a picture; so many deposited classes, and twice as many others
 STUDENT_STEPS, STUDENT_EPOCHS, STUDENT_BATCH = 120, 5, 128
@@ -74,9 +74,10 @@ class Read:
 
 @dataclass(frozen=True)
 class Relearning:
-    """Fine-tuned on so many images of each class."""
+    """Fine-tuned on so many images of each class, and asked about so many of the deposited classes."""
 
     images_each: int
+    asked: int
     curve: list[Relearnt]
 
 
@@ -159,7 +160,7 @@ class Examination:
                     found[part] = getattr(self, f"_{part}")()
             except OutOfMemory:
                 missing[part] = "The device has too little memory for it."
-            except ValueError as error:  # such as numbers that are none, of one network
+            except CannotBeMeasured as error:
                 missing[part] = f"It could not be measured: {error}"
         if reason := self._hardly_seen():
             missing["classes"] = reason
@@ -207,7 +208,7 @@ class Examination:
         assert self._case.members is not None
         members, strangers = sides(self._case.members, self._case.held_out.of_classes(self._case.deposited))
         if not len(members):
-            raise ValueError("no class has both a member and a held-out image.")
+            raise CannotBeMeasured("no class has both a member and a held-out image.")
         return {
             name: attack(*(margins(self._logits(network, of), of.labels) for of in (members, strangers)))
             for name, network in self._all().items()
@@ -226,7 +227,7 @@ class Examination:
         if self._networks.reference:
             learners["reference"] = self._networks.reference
         each = self._most_each()
-        budgets = sorted({min(few, each) for few in FEW})
+        budgets = [few for few in FEW if few <= each] or [each]
         return {name: [self._relearnt(network, budget) for budget in budgets] for name, network in learners.items()}
 
     def _relearnt(self, network: SplitNetwork, budget: int) -> Relearning:
@@ -243,7 +244,7 @@ class Examination:
             self._seed,
             self._step,
         )
-        return Relearning(budget, curve)
+        return Relearning(budget, len(self._asked.of_classes(self._case.deposited)), curve)
 
     def _distillation(self) -> dict[str, dict[str, Read]]:
         teachers = {"none": None, "original": self._networks.original, "target": self._networks.target}

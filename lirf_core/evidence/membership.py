@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lirf_core.evidence.answers import demand_finite
+
 
 @dataclass(frozen=True)
 class Attack:
@@ -24,11 +26,10 @@ def attack(members: Tensor, strangers: Tensor) -> Attack:
     """members, strangers: `losses.margins` (M,) and (S,), at least one each.
 
     The error is that of Hanley and McNeil (1982), of an area that is drawn towards a half by one image's worth: else
-    one of 0 or 1 had none. Raises ValueError where a margin is not finite.
+    one of 0 or 1 had none. Raises `CannotBeMeasured` where a margin is not finite.
     """
     both = torch.cat([members, strangers]).double()
-    if not torch.isfinite(both).all():
-        raise ValueError("a network answers with what is no finite number.")
+    demand_finite(both)
     _, rank_of, counts = torch.unique(both, return_inverse=True, return_counts=True)
     mean_ranks = counts.cumsum(0).double() - (counts.double() - 1) / 2  # ties share their mean rank
     m, s = len(members), len(strangers)

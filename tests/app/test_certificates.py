@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from typer.testing import CliRunner
 
 from app.audit import service as audit
 from app.audit.tables import AuditEventRow
-from app.certificates import signatures
+from app.certificates import contents, signatures
 from app.certificates.signatures import Format, NotGenuine, demand_genuine, signed
 from app.cli import main
+from app.database import now
 from app.deposits.tables import DepositClassRow, DepositRow
 from app.evidence.tables import EvidenceRow
+from app.registry.tables import ModelRow
 from app.vault import maintenance
 from app.vault.keys import FileMasterKeys
 from lirf_client import LirfError
@@ -100,12 +103,13 @@ def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
 
 def test_a_pdf_that_would_lack_characters_is_refused_and_html_has_them(service: Service) -> None:
     hieroglyph = "\U00014400"  # Anatolian, which no font here has
-    deposit_id, evidence_id = examined(service, f"licence {hieroglyph}")
+    _, evidence_id = examined(service, f"licence {hieroglyph}")
     assert f"licence {hieroglyph}" in service.reader.certificate(evidence_id, format="html").decode()
     with pytest.raises(LirfError, match="as HTML") as refusal:
         service.reader.certificate(evidence_id)
     assert refusal.value.type.endswith("no-font")
-    assert not list(service.auditor.audit_events(subject=deposit_id, action="certificate.issued"))
+    [issued] = service.auditor.audit_events(subject=evidence_id, action="certificate.issued")
+    assert issued["details"]["format"] == "html"
 
 
 def test_a_pdf_is_one_page_also_with_many_names_and_a_long_reason(
@@ -128,9 +132,18 @@ def test_a_pdf_is_one_page_also_with_many_names_and_a_long_reason(
 def test_what_rows_say_is_held_against_the_audit(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     of_deposit = sa.update(DepositRow).where(DepositRow.id == deposit_id)
+    of_evidence, of_model = sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id), sa.update(ModelRow)
+    service.register("ignorant", seed=1)
+    other = of_evidence.values(reference_id=id_of(service, "ignorant"))
     changes = (
         (of_deposit.values(reason="another"), of_deposit.values(reason="licence ended"), "reason"),
-        (of_deposit.values(created_by="somebody"), of_deposit.values(created_by="operator"), "requested by"),
+        (of_deposit.values(created_by="somebody"), of_deposit.values(created_by="operator"), "requester"),
+        (of_deposit.values(revision=9), of_deposit.values(revision=1), "revisions"),
+        (of_deposit.values(purged_at=now(), purged_by="a"), of_deposit.values(purged_at=None, purged_by=None), "purge"),
+        (of_deposit.values(restored_at=now()), of_deposit.values(restored_at=None), "restoration"),
+        (other, of_evidence.values(reference_id=None), "reference"),
+        (of_model.values(split="layer3"), of_model.values(split="layer2"), "network"),
+        (of_model.values(needs_second_person=True), of_model.values(needs_second_person=False), "policy"),
         (
             sa.delete(DepositClassRow).where(DepositClassRow.class_index == CLASSES.index("dodo")),
             sa.insert(DepositClassRow).values(deposit_id=deposit_id, class_index=CLASSES.index("dodo")),
@@ -145,7 +158,32 @@ def test_what_rows_say_is_held_against_the_audit(service: Service) -> None:
         assert refusal.value.type.endswith("evidence-changed")
         with service.database.session() as session, session.begin():
             session.execute(back)
-    service.reader.certificate(evidence_id)
+    dates = of_deposit.values(finished_at=datetime(2001, 1, 1, tzinfo=UTC), created_at=datetime(2001, 1, 1, tzinfo=UTC))
+    with service.database.session() as session, session.begin():
+        session.execute(dates)
+        session.execute(of_evidence.values(finished_at=datetime(2001, 1, 1, tzinfo=UTC)))
+    assert "2001" not in service.reader.certificate(evidence_id, format="html").decode()
+
+
+def id_of(service: Service, model: str) -> str:
+    with service.database.session() as session:
+        return session.scalars(sa.select(ModelRow.id).where(ModelRow.name == model)).one()
+
+
+def test_a_second_event_of_what_happens_once_certifies_nothing(service: Service) -> None:
+    """Also where it is chained as it should be: triggers refuse changes, and an insert is none."""
+    _, evidence_id = examined(service)
+    [event] = service.auditor.audit_events(subject=evidence_id, action="evidence.finished")
+    with service.database.session() as session, session.begin():
+        told = {**event["details"], "digest": "0" * 64}
+        audit.record(session, "worker", "evidence.finished", model="birds", subject=evidence_id, details=told)
+    assert service.auditor.verify_audit()["is_intact"]
+    with pytest.raises(LirfError, match="happens once"):
+        service.reader.certificate(evidence_id)
+
+
+def test_a_name_cannot_seem_to_be_several() -> None:
+    assert contents._listed(["auk”, “dodo", "emu"]) == "“auk\\u201d, \\u201cdodo”, “emu”"
 
 
 def test_an_event_that_was_changed_certifies_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from app.database import now
+from app.deposits.tables import DepositRow
 from app.evidence import jobs
 from app.evidence import service as evidence
 from app.evidence.digests import digest
 from app.evidence.jobs import NoLongerHeld
 from app.evidence.tables import EvidenceRow
 from lirf_client import LirfError
-from lirf_core.evidence.examination import PARTS, Examination
+from lirf_core.evidence.examination import PARTS, Evidence, Examination
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES
 from tests.lirf_core.factories import SPEC
@@ -82,9 +83,10 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     assert [event["action"] for event in events] == ["evidence.finished", "evidence.started", "evidence.requested"]
     details = events[0]["details"]
     examined_objects = details.pop("examined")
+    assert details.pop("network") == {"architecture": SPEC.name, "split": "layer2", "classes": len(CLASSES)}
     assert details == {"deposit": deposit_id, "revision": 1, "digest": told["digest"], "reference": None}
     [made] = service.auditor.audit_events(subject=deposit_id, action="deposit.finished")
-    assert examined_objects.keys() == {"target", "original", "module", "evaluation_set"}
+    assert examined_objects.keys() == {"target", "upper", "original", "module", "evaluation_set"}
     assert examined_objects["target"] == made["details"]["target_object"]
     assert examined_objects["module"] == made["details"]["module_object"]
 
@@ -198,7 +200,7 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
             lambda: jobs.heartbeat(session, service.settings, stale, {}),
             lambda: jobs.finish(session, stale, {"good": {}}),
             lambda: jobs.fail(session, stale, "late"),
-            lambda: jobs.give_back(session, service.settings, stale, None),
+            lambda: jobs.give_back(session, stale, None, 3),
         ):
             with pytest.raises(NoLongerHeld):
                 late()
@@ -277,7 +279,7 @@ def test_what_is_destroyed_while_it_is_examined_is_let_go_at_once(
     assert parts[-1] == "probe"
     assert service.reader.evidence(evidence_id)["state"] == "queued"
     [requeued] = service.auditor.audit_events(subject=evidence_id, action="evidence.requeued")
-    assert requeued["details"]["attempts"] == 0
+    assert "replaced or destroyed" in requeued["details"]["trouble"]
     examine(service.worker, evidence_id)
     again = service.reader.evidence(evidence_id)
     if of == "evaluation set":
@@ -315,6 +317,53 @@ def test_an_examination_that_cannot_be_begun_has_failed_and_does_not_wait_for_ev
     failed = service.reader.evidence(evidence_id)
     assert failed["state"] == "failed"
     assert failed["failure"] == "KeyError in the worker; its log says more."
+    actions = [event["action"] for event in service.auditor.audit_events(subject=evidence_id)]
+    assert actions == ["evidence.failed", "evidence.requested"]  # it was not started
+
+
+def test_a_deposit_that_cannot_be_begun_fails_and_holds_up_no_evidence(service: Service) -> None:
+    with_evaluation_set(service)
+    evidence_id = newest(service, service.deposit(["auk"]))
+    broken = service.queue(["dodo"])
+    with service.database.session() as session, session.begin():
+        session.execute(sa.update(DepositRow).where(DepositRow.id == broken).values(config={}))
+    assert claim(service, evidence_id) is None
+    service.work(broken)
+    failed = service.reader.deposit(broken)
+    assert failed["state"] == "failed"
+    assert "cannot be begun" in (failed["failure"] or "")
+    assert claim(service, evidence_id) is not None
+
+
+def test_members_that_were_discarded_meanwhile_are_missing_and_the_rest_is_examined(service: Service) -> None:
+    with_evaluation_set(service)
+    deposit_id = service.deposit(["auk"], keep_dataset=True)
+    with service.database.session() as session:
+        dataset_id = session.scalars(sa.select(DepositRow.dataset_id).where(DepositRow.id == deposit_id)).one()
+    service.operator.discard_dataset("birds", dataset_id)
+    found = examined(service, newest(service, deposit_id))
+    assert "of revision 1" in found["missing"]["membership"]
+    assert found["membership"]
+
+
+def test_a_purge_while_the_last_part_is_done_is_not_overtaken(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_evaluation_set(service)
+    deposit_id = service.deposit(["auk"])
+    evidence_id = newest(service, deposit_id)
+    run = Examination.run
+
+    def purged_at_the_end(self: Examination) -> Evidence:
+        found = run(self)
+        service.administrator.purge(deposit_id, classes=["auk"], reason="r")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Examination, "run", purged_at_the_end)
+        examine(service.worker, evidence_id)
+    assert service.reader.evidence(evidence_id)["state"] == "queued"
+    assert "recover" not in examined(service, evidence_id)["answers"]
 
 
 def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(

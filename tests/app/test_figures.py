@@ -5,19 +5,29 @@ from typing import Any
 import pytest
 
 from app.evidence.figures import Verdict, rows, still_known, unseen
+from lirf_core.evidence.intervals import interval
 
 
-def share(percent: float, low: float, high: float) -> dict[str, Any]:
-    return {"percent": percent, "low": low, "high": high, "images": 100}
+def share(percent: float, images: int = 400) -> dict[str, Any]:
+    low, high = interval(percent, images)
+    return {"percent": percent, "low": low, "high": high, "images": images}
 
 
-def read(percent: float, low: float, high: float) -> dict[str, Any]:
-    return {"preserved": share(90, 85, 95), "deposited": share(percent, low, high)}
+def read(percent: float, images: int = 400) -> dict[str, Any]:
+    return {"preserved": share(90, images), "deposited": share(percent, images)}
 
 
-def run(*right: float) -> list[dict[str, Any]]:
-    curve = [{"step": step, "preserved": 0.0, "deposited": of} for step, of in zip((20, 80), right, strict=True)]
-    return [{"images_each": 10, "curve": curve}]
+def answers(images: int = 400, **percent: float) -> dict[str, Any]:
+    """By network; of one deposited class, `auk`."""
+    found = {name: read(of, images) for name, of in percent.items()}
+    return {name: {**of, "confusion": {"auk": {}}, "by_class": {"auk": of["deposited"]}} for name, of in found.items()}
+
+
+def run(*right: float, asked: int = 400) -> list[dict[str, Any]]:
+    """Percent of the deposited images after 5, 20 and 80 steps."""
+    curve = [{"step": 0, "preserved": 0.0, "deposited": 99.0}]
+    curve += [{"step": step, "preserved": 0.0, "deposited": of} for step, of in zip((5, 20, 80), right, strict=True)]
+    return [{"images_each": 10, "asked": asked, "curve": curve}]
 
 
 def found(**parts: Any) -> dict[str, Any]:
@@ -31,58 +41,96 @@ def verdict(measure: str, **parts: Any) -> Verdict | None:
     return one
 
 
+NAIVE = answers(original=95, target=0, reference=0)  # with a reference that does not know the classes
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(0.0, 4.9, Verdict.MET), (0.0, 16.0, Verdict.TOO_FEW), (5.1, 20.0, Verdict.NOT_MET)],
+    ("target", "images", "said"),
+    [(0, 400, Verdict.MET), (0, 20, Verdict.TOO_FEW), (20, 400, Verdict.NOT_MET), (5, 20, Verdict.TOO_FEW)],
 )
-def test_forgotten_is_said_by_the_interval(low: float, high: float, said: Verdict) -> None:
-    answers = {"target": read(low, low, high)}
-    assert verdict("answered rightly", answers=answers) == said
+def test_forgotten_is_said_by_the_interval(target: float, images: int, said: Verdict) -> None:
+    assert verdict("answered rightly", answers=answers(images, original=95, target=target)) == said
+    assert verdict("answered rightly", answers=answers(images, target=target)) == said  # the original was destroyed
+
+
+def test_images_that_the_original_does_not_know_either_prove_nothing() -> None:
+    assert verdict("answered rightly", answers=answers(original=0, target=0)) == Verdict.NOTHING_SHOWN
+    students = {"none": read(60, 60), "original": read(61, 60), "target": read(62, 60)}
+    assert verdict("student", distillation={"logits": students}) == Verdict.NOTHING_SHOWN
 
 
 def test_preserved_classes_are_to_be_as_before() -> None:
-    before = {"preserved": share(97, 95, 98), "deposited": None}
-    for low, high, said in ((94, 96, Verdict.MET), (90, 94, Verdict.NOT_MET)):
-        target = {"preserved": share(92, low, high), "deposited": None}
-        assert verdict("preserved", answers={"original": before, "target": target}) == said
-    assert verdict("preserved", answers={"target": before}) is None  # the original was destroyed
+    before = {"preserved": share(97), "deposited": share(95)}
+    for percent, images, said in (
+        (96, 400, Verdict.MET),
+        (90, 400, Verdict.NOT_MET),
+        (95, 30, Verdict.TOO_FEW),
+    ):
+        after = {**answers(target=0)["target"], "preserved": share(percent, images)}
+        assert verdict("preserved", answers={"original": before, "target": after}) == said
+    assert verdict("preserved", answers=answers(target=0)) is None
 
 
-def test_a_membership_attack_that_guesses_has_found_nothing() -> None:
-    def said(auc: float, error: float, reference: float | None = None) -> Verdict | None:
+def test_a_membership_attack_finds_nothing_where_its_area_is_surely_a_half() -> None:
+    def said(auc: float, error: float, original: float = 0.7, reference: float | None = None) -> Verdict | None:
+        attacks = {"target": {"auc": auc, "error": error}, "original": {"auc": original, "error": error}}
         known = {"reference": {"auc": reference, "error": error}} if reference else {}
-        return verdict("membership", membership={"target": {"auc": auc, "error": error}, **known})
+        return verdict("membership", membership={**attacks, **known}, answers=NAIVE if reference else {})
 
-    assert said(0.52, 0.02) == Verdict.MET
-    assert said(0.6, 0.02) == Verdict.NO_REFERENCE
-    assert said(0.6, 0.02, 0.58) == Verdict.MET
-    assert said(0.6, 0.02, 0.5) == said(0.4, 0.02, 0.5) == Verdict.NOT_MET
-    assert said(0.6, 0.2) == Verdict.TOO_FEW
-
-
-def test_a_probe_wants_a_reference_and_a_student_one_without_a_teacher() -> None:
-    assert verdict("linear probe", probe={"target": read(90, 85, 94)}) == Verdict.NO_REFERENCE
-    for low, high, said in ((80, 86, Verdict.MET), (95, 99, Verdict.NOT_MET), (20, 90, Verdict.TOO_FEW)):
-        both = {"target": read(low, low, high), "reference": read(90, 85, 94)}
-        assert verdict("linear probe", probe=both) == said
-        students = {"target": read(low, low, high), "none": read(90, 85, 94)}
-        assert verdict("student", distillation={"logits": students}) == said
+    assert said(0.52, 0.01) == Verdict.MET
+    assert said(0.52, 0.03) == said(0.685, 0.1, original=0.9) == Verdict.TOO_FEW
+    assert said(0.52, 0.01, original=0.51) == Verdict.NOTHING_SHOWN
+    assert said(0.6, 0.01) == Verdict.NO_REFERENCE
+    assert said(0.6, 0.005, reference=0.59) == Verdict.MET
+    assert said(0.6, 0.02, reference=0.58) == Verdict.TOO_FEW
+    assert said(0.6, 0.02, reference=0.5) == said(0.4, 0.02, reference=0.5) == Verdict.NOT_MET
 
 
-def test_relearning_is_no_sooner_than_the_references_or_else_a_fresh_networks() -> None:
-    assert verdict("relearnt", relearning={"target": run(65, 95), "fresh": run(57, 94)}) == Verdict.MET
-    assert verdict("relearnt", relearning={"target": run(100, 95), "fresh": run(57, 94)}) == Verdict.NOT_MET
-    three = {"target": run(60, 95), "fresh": run(57, 94), "reference": run(0, 92)}
-    assert verdict("relearnt", relearning=three) == Verdict.NOT_MET
-    assert verdict("relearnt", relearning={"target": run(0, 0)}) is None
+def test_a_probe_wants_a_reference_that_does_not_know_the_classes() -> None:
+    def said(target: float, images: int = 400, of: dict[str, Any] = NAIVE) -> Verdict | None:
+        probe = {"original": read(99, images), "target": read(target, images), "reference": read(70, images)}
+        return verdict("linear probe", probe=probe, answers=of)
+
+    assert said(70) == said(60) == Verdict.MET
+    assert said(85) == Verdict.NOT_MET
+    assert said(72, images=60) == Verdict.TOO_FEW
+    assert said(70, of=answers(original=95, target=0)) == Verdict.NO_REFERENCE
+    assert said(70, of=answers(original=95, target=0, reference=95)) == Verdict.REFERENCE_KNOWS
+    nothing = {"original": read(70), "target": read(70), "reference": read(70)}
+    assert verdict("linear probe", probe=nothing, answers=NAIVE) == Verdict.NOTHING_SHOWN
 
 
-def test_one_class_that_is_surely_known_is_told_and_one_that_was_not_seen_is_named() -> None:
-    confusion: dict[str, Any] = {"auk": {}, "dodo": {}}
-    target = {**read(4, 2, 6), "confusion": confusion, "by_class": {"auk": share(8, 5.5, 12)}}
-    told = found(answers={"target": target})
-    assert "8.0 %" in (still_known(told) or "")
-    assert unseen(told) == ["dodo"]
-    target["by_class"] = {"auk": share(8, 4, 12), "dodo": share(0, 0, 5)}
+def test_a_student_is_compared_with_one_without_a_teacher() -> None:
+    def said(target: float, original: float = 95) -> Verdict | None:
+        students = {"none": read(60), "original": read(original), "target": read(target)}
+        return verdict("student", distillation={"logits": students})
+
+    assert (said(60), said(2), said(80)) == (Verdict.MET, Verdict.MET, Verdict.NOT_MET)
+    assert said(60, original=61) == Verdict.NOTHING_SHOWN
+
+
+def test_relearning_is_at_no_step_sooner_than_the_references_or_a_fresh_networks() -> None:
+    def said(target: list[dict[str, Any]], *more: list[dict[str, Any]], of: dict[str, Any] = NAIVE) -> Verdict | None:
+        runs = dict(zip(("fresh", "reference"), more, strict=False))
+        return verdict("relearnt", relearning={"target": target, **runs}, answers=of)
+
+    assert said(run(5, 60, 95), run(2, 57, 94), run(0, 55, 92)) == Verdict.MET
+    assert said(run(5, 60, 95, asked=40), run(2, 57, 94), run(0, 55, 92)) == Verdict.TOO_FEW
+    assert said(run(95, 96, 96), run(0, 88, 94), run(0, 90, 94)) == Verdict.NOT_MET  # hidden: at once
+    assert said(run(5, 60, 95), run(2, 57, 94), run(0, 0, 92)) == Verdict.NOT_MET
+    unnamed = answers(original=95, target=0)
+    assert said(run(5, 60, 95), run(2, 57, 94), of=unnamed) == Verdict.NO_REFERENCE
+    assert said(run(5, 90, 95), run(2, 57, 94), of=unnamed) == Verdict.NOT_MET
+
+
+def test_one_class_that_is_surely_known_is_told_by_its_name() -> None:
+    both = {**answers(2000, target=3)["target"], "confusion": {"auk": {}, "dodo": {}}}
+    both["by_class"] = {"auk": share(60, 100), "dodo": share(0, 1900)}
+    told = found(answers={"target": both})
+    assert "60.0 % of held-out images of “auk” rightly" in (still_known(told) or "")
+    assert rows(told)[0].verdict == Verdict.NOT_MET
+    both["by_class"] = {"auk": share(100, 1), "dodo": share(0, 1999)}
     assert still_known(told) is None
     assert unseen(told) == []
+    both["by_class"] = {"auk": share(0, 2000)}
+    assert unseen(told) == ["dodo"]

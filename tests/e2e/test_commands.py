@@ -32,7 +32,7 @@ def test_the_walk_with_curl_answers_as_the_readme_says(tmp_path: Path) -> None:
 
 
 def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
-    installed, *scripts, cleaned = blocks(TUTORIAL)
+    installed, *scripts, cleaned, images_too = blocks(TUTORIAL)
     subprocess.run(["bash", "-ec", installed], cwd=ROOT, check=True)
     [number] = [number for number, script in enumerate(scripts) if "lirf up" in script]
     with Terminals(tmp_path, ENVIRONMENT) as terminals:
@@ -42,7 +42,7 @@ def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
         told = terminals.run([scripts[0], *scripts[number + 1 :]])
         certificate = (tmp_path / "certificate.pdf").read_bytes()
         terminals.stop()
-        terminals.run([cleaned])
+        terminals.run([cleaned, images_too])
     preserved, deposited = map(float, re.findall(r"target +preserved +(\S+) % +deposited +(\S+) %", told)[0])
     assert deposited < 5 < 85 < preserved
     assert "NOT forgotten" not in told

@@ -106,7 +106,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     told = terminal.run(
         "deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended", *short
     )
-    assert "0, 1, 2 of digits are deposited (revision 1" in told
+    assert "“0”, “1”, “2” of digits are deposited (revision 1" in told
     before, after = (row for row in told.splitlines() if row.strip().startswith(("original", "target")))
     assert "deposited" in before
     assert "deposited" in after
@@ -124,7 +124,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     deposit_id = classes[0]["deposit_id"]
     withdrawal = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--hours", "1")
     assert terminal.json("predict", "digits", str(zero))["predictions"][0]["class"] == "0"
-    assert "0, 1, 2 of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
+    assert "“0”, “1”, “2” of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
     assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
 
     held = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--held")

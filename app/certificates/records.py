@@ -1,0 +1,109 @@
+"""What the audit says of a deposit and its evidence. A certificate says this, and rows that differ certify nothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.audit import service as audit
+from app.audit.service import AuditEventRow
+from app.deposits import service as deposits
+from app.deposits.service import DepositRow
+from app.errors import Problem
+from app.evidence import service as evidence
+from app.evidence.digests import digest
+from app.evidence.service import EvidenceRow
+from app.registry.service import ModelRow
+
+
+class EvidenceChanged(Problem):
+    status, slug, title = 500, "evidence-changed", "The evidence is not what the audit has"
+
+
+@dataclass(frozen=True)
+class Records:
+    """Events: the deposit's request and its end, the evidence's, a purge, and the restoration that holds."""
+
+    requested: AuditEventRow
+    made: AuditEventRow
+    examined: AuditEventRow
+    purged: AuditEventRow | None
+    restored: AuditEventRow | None
+
+
+def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow) -> Records:
+    """Raises `EvidenceChanged` where an event is not as it was written, is there twice, or differs from the rows."""
+    requested = _only(session, "deposit.requested", deposit.id)
+    made = _only(session, "deposit.finished", deposit.id)
+    examined = _only(session, "evidence.finished", row.id)
+    purged = _only(session, "deposit.purged", deposit.id)
+    if requested is None or made is None or examined is None:
+        raise EvidenceChanged(f"the audit lacks events of evidence '{row.id}'; `lirf audit verify` says more.")
+    records = Records(requested, made, examined, purged, _restored(session, deposit.id))
+    told, kept = _of_audit(records), _of_rows(session, model, deposit, row)
+    if differs := [name for name, value in told.items() if kept[name] != value]:
+        raise EvidenceChanged(f"evidence '{row.id}' is not what the audit says: other {', '.join(differs)}.")
+    if model.needs_second_person != _needs_second_person(session, model.name):
+        raise EvidenceChanged(f"the policy of model '{model.name}' is not what the audit says.")
+    return records
+
+
+def _of_audit(records: Records) -> dict[str, Any]:
+    examined = records.examined.details
+    return {
+        "model": records.requested.model,
+        "reason": records.requested.reason,
+        "requester": records.requested.actor,
+        "classes": sorted(records.made.details["classes"]),
+        "deposit": examined["deposit"],
+        "revisions": (records.made.details["revision"], examined["revision"]),
+        "reference": examined["reference"],
+        "network": examined["network"],
+        "figures": examined["digest"],
+        "purge": records.purged is not None,
+        "restoration": records.restored is not None,
+    }
+
+
+def _of_rows(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow) -> dict[str, Any]:
+    architecture, classes = model.architecture["name"], len(model.class_names)
+    return {
+        "model": model.name,
+        "reason": deposit.reason,
+        "requester": deposit.created_by,
+        "classes": sorted(deposits.class_names(session, deposit)),
+        "deposit": deposit.id,
+        "revisions": (deposit.revision, row.revision),
+        "reference": evidence.reference_name(session, row),
+        "network": {"architecture": architecture, "split": model.split, "classes": classes},
+        "figures": digest(row.found or {}),
+        "purge": deposit.purged_at is not None,
+        "restoration": deposit.restored_at is not None,
+    }
+
+
+def _only(session: Session, action: str, subject: str) -> AuditEventRow | None:
+    found = _intact(session, action, subject=subject)
+    if len(found) > 1:
+        raise EvidenceChanged(f"the audit has more than one {action} of '{subject}', which happens once.")
+    return found[0] if found else None
+
+
+def _restored(session: Session, deposit_id: str) -> AuditEventRow | None:
+    """The restoration that holds now."""
+    begun = _intact(session, "deposit.restored", subject=deposit_id)
+    ended = _intact(session, "deposit.restoration_ended", subject=deposit_id)
+    holds = begun and (not ended or ended[0].number < begun[0].number)
+    return begun[0] if holds else None
+
+
+def _needs_second_person(session: Session, model_name: str) -> bool:
+    changed = _intact(session, "model.policy_changed", model=model_name)
+    return bool(changed and changed[0].details["after"]["needs_second_person"])
+
+
+def _intact(session: Session, action: str, **of: str) -> list[AuditEventRow]:
+    found = audit.intact(session, action, **of)
+    if found is None:
+        raise EvidenceChanged(f"an event {action} was changed; `lirf audit verify` says more.")
+    return found

@@ -10,6 +10,12 @@ function draw(figure) {
   if (!curve.step || curve.step.length < 2) return;
   const ink = getComputedStyle(figure).color;
   const axis = { stroke: ink, grid: { stroke: "#8885", width: 1 }, ticks: { stroke: "#8885" } };
+  const isDecade = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-6;
+  const decades = (_, splits) => splits.map((value) => (isDecade(value) ? value : null));
+  const logarithmic = {
+    ...axis, size: 64, filter: decades, grid: { ...axis.grid, filter: decades }, ticks: { ...axis.ticks, filter: decades },
+    values: (_, splits) => splits.map((value) => (value === null ? "" : String(Number(value.toPrecision(1))))),
+  };
   const series = names.map((name, number) => ({
     label: name, stroke: COLOURS[number % COLOURS.length], width: name === "total" ? 3 : 1.5, points: { show: false },
   }));
@@ -17,7 +23,7 @@ function draw(figure) {
   const values = names.map((name) => curve[name].map((value) => (value > 0 ? value : null)));
   const drawn = new uPlot(
     { width: figure.clientWidth, height: 240, series: [{ label: "step" }, ...series],
-      scales: { x: { time: false }, y: { distr: 3 } }, axes: [axis, axis] },
+      scales: { x: { time: false }, y: { distr: 3 } }, axes: [axis, logarithmic], legend: { live: false } },
     [curve.step, ...values],
     figure,
   );

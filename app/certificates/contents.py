@@ -8,10 +8,9 @@ from unicodedata import category
 from sqlalchemy.orm import Session
 
 from app.certificates import records
-from app.certificates.records import Records
+from app.certificates.records import NotExamined, Records
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
-from app.errors import Problem
 from app.evidence import figures, plots
 from app.evidence import service as evidence
 from app.registry.service import ModelRow
@@ -36,10 +35,6 @@ LIMITS = (
     "That nobody can teach the network these classes again with images and its weights.",
     "What the model answered before the deposit, or answers where a withdrawal shows the classes.",
 )
-
-
-class NotExamined(Problem):
-    status, slug, title = 409, "not-examined", "There is no finished evidence to certify"
 
 
 @dataclass(frozen=True)

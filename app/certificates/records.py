@@ -16,6 +16,10 @@ from app.evidence.service import EvidenceRow
 from app.registry.service import ModelRow
 
 
+class NotExamined(Problem):
+    status, slug, title = 409, "not-examined", "There is no finished evidence to certify"
+
+
 class EvidenceChanged(Problem):
     status, slug, title = 500, "evidence-changed", "The evidence is not what the audit has"
 
@@ -32,18 +36,26 @@ class Records:
 
 
 def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow) -> Records:
-    """Raises `EvidenceChanged` where an event is not as it was written, is there twice, or differs from the rows."""
+    """Raises `EvidenceChanged` where an event is not as it was written, is there twice, or differs from the rows.
+
+    And `NotExamined` where an earlier version gathered the evidence, which did not record what it examined.
+    """
     requested = _only(session, "deposit.requested", deposit.id)
     made = _only(session, "deposit.finished", deposit.id)
     examined = _only(session, "evidence.finished", row.id)
     purged = _only(session, "deposit.purged", deposit.id)
     if requested is None or made is None or examined is None:
         raise EvidenceChanged(f"the audit lacks events of evidence '{row.id}'; `lirf audit verify` says more.")
+    if "network" not in examined.details:
+        raise NotExamined(
+            f"evidence '{row.id}' was gathered by an earlier version, which did not record what it examined; have the "
+            "deposit examined again."
+        )
     records = Records(requested, made, examined, purged, _restored(session, deposit.id))
     told, kept = _of_audit(records), _of_rows(session, model, deposit, row)
     if differs := [name for name, value in told.items() if kept[name] != value]:
         raise EvidenceChanged(f"evidence '{row.id}' is not what the audit says: other {', '.join(differs)}.")
-    if model.needs_second_person != _needs_second_person(session, model.name):
+    if model.needs_second_person != _needs_second_person(session, model.id):
         raise EvidenceChanged(f"the policy of model '{model.name}' is not what the audit says.")
     return records
 
@@ -97,8 +109,8 @@ def _restored(session: Session, deposit_id: str) -> AuditEventRow | None:
     return begun[0] if holds else None
 
 
-def _needs_second_person(session: Session, model_name: str) -> bool:
-    changed = _intact(session, "model.policy_changed", model=model_name)
+def _needs_second_person(session: Session, model_id: str) -> bool:
+    changed = _intact(session, "model.policy_changed", subject=model_id)
     return bool(changed and changed[0].details["after"]["needs_second_person"])
 
 

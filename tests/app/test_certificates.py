@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from app.audit import service as audit
 from app.audit.tables import AuditEventRow
-from app.certificates import contents, signatures
+from app.certificates import contents, records, signatures
 from app.certificates.signatures import Format, NotGenuine, demand_genuine, signed
 from app.cli import main
 from app.database import now
@@ -28,6 +28,7 @@ from lirf_client import LirfError
 from lirf_core.evidence.examination import Examination
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES
+from tests.lirf_core.factories import SPEC
 from worker.examination import examine
 
 FORMATS: tuple[Format, ...] = ("pdf", "html")
@@ -354,3 +355,33 @@ def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service
     assert "NOT genuine" in refused.output
     key.write_text("no key")
     assert cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)]).exit_code == 1
+
+
+def test_evidence_of_an_earlier_version_is_to_be_gathered_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, evidence_id = examined(service)
+    covered = records._only
+
+    def as_before(*of: Any) -> AuditEventRow | None:
+        event = covered(*of)
+        if event is None or event.action != "evidence.finished":
+            return event
+        known = {name: told for name, told in event.details.items() if name in ("deposit", "revision", "digest")}
+        return AuditEventRow(**{**audit._covered(event), "details": known})
+
+    monkeypatch.setattr(records, "_only", as_before)
+    with pytest.raises(LirfError, match="examined again") as refusal:
+        service.reader.certificate(evidence_id)
+    assert refusal.value.type.endswith("not-examined")
+
+
+def test_the_policy_of_a_model_is_its_own_and_not_that_of_one_of_its_name_before(service: Service) -> None:
+    """One that was taken back before it had weights, and needed a second person."""
+    preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+    architecture = {"name": SPEC.name, "width": SPEC.width}
+    service.operator.register_model("birds", architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
+    service.administrator.change_policy("birds", needs_second_person=True, reason="r")
+    service.operator.remove_unfinished_model("birds")
+    _, evidence_id = examined(service)
+    assert "Yes, by a custodian, until" in service.reader.certificate(evidence_id, format="html").decode()

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from app.access.service import LOCAL_ADMINISTRATOR
 from app.audit import anchors, chain, service
 from app.audit.chain import Head
 from app.audit.tables import AuditEventRow, AuditHeadRow
-from app.database import Database
+from app.database import Database, UtcDateTime
 from app.settings import Settings
 from lirf_client import LirfError
 from tests.app.conftest import Service
@@ -276,3 +277,12 @@ def test_the_reconciler_adds_anchors_outside_the_database(
     file.write_text("nonsense")
     with pytest.raises(anchors.NoAnchor, match="does not end with an anchor"):
         anchors.latest(file)
+
+
+def test_times_are_utc_whatever_the_zone_of_the_databases_session() -> None:
+    """PostgreSQL answers in it, and the digest of an event has the time as it was written."""
+    written = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    for read in (written, written.astimezone(timezone(timedelta(hours=2))), written.replace(tzinfo=None)):
+        told = UtcDateTime().process_result_value(read, sa.create_engine("sqlite://").dialect)
+        assert told is not None
+        assert told.isoformat() == "2026-11-26T12:00:00+00:00"

@@ -1,6 +1,6 @@
 """SQLAlchemy for SQLite and PostgreSQL alike: engine, sessions, column types, migrations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ import alembic.command
 import alembic.config
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session, sessionmaker
 from uuid6 import uuid7
 
 import migrations
@@ -120,6 +120,12 @@ class Database:
         with self.engine.begin() as connection:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
+
+
+def count_by_state(session: Session, state: InstrumentedAttribute[str], states: Iterable[str]) -> dict[str, int]:
+    """How many rows are in each of the states."""
+    found = dict(session.execute(sa.select(state, sa.func.count()).group_by(state)).all())
+    return {one: found.get(one, 0) for one in states}
 
 
 def changes(session: Session, statement: sa.Update) -> bool:

@@ -198,7 +198,8 @@ def _measure(
         return None
     advanced = pulse.phase("evaluating")
     stored = datasets.load(pulse.vault, job.evaluation_set, work.settings.spool)
-    held_out = Labelled(stored.images, stored.labels).of_classes(answering := sorted([*job.preserved, *job.deposited]))
+    answering = sorted([*job.preserved, *job.deposited])
+    held_out = Labelled(stored.images, stored.labels).of_classes(answering)
     if not len(held_out):
         return None
     recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest, job.preserved)

@@ -45,7 +45,7 @@ ARCHITECTURES = (  # of lirf_core, which takes seconds to import
     "efficientnet_v2_s, efficientnet_v2_m, efficientnet_v2_l, densenet121, densenet161, densenet169, densenet201, "
     "convnext_tiny, convnext_small, convnext_base, convnext_large, vit_b_16, vit_b_32"
 )
-PHASES = {"preparing": "making proxy images", "storing": "storing", "evaluating": "measuring"}
+PHASES = {"preparing": "making proxy images", "evaluating": "measuring"}
 HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
 
 Start a service with [bold]lirf up[/bold]; the other commands talk to it. They find it by --url or LIRF_URL, and the API
@@ -302,17 +302,10 @@ def models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json =
         found = lirf.models()
         headers = "model", "architecture", "classes", "state", "revision", "registered by"
         rows = [
-            [
-                cell(value)
-                for value in (
-                    model["name"],
-                    model["architecture"]["name"],
-                    len(model["classes"]),
-                    model["state"],
-                    model["revision"],
-                    model["created_by"],
-                )
-            ]
+            (
+                *map(cell, (model["name"], model["architecture"]["name"], len(model["classes"]))),
+                *map(cell, (model["state"], model["revision"], model["created_by"])),
+            )
             for model in found
         ]
         listed = table(headers, rows, ("registered by", "revision"))

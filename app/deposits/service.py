@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import changes, new_id, now
+from app.database import changes, count_by_state, new_id, now
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import checkpoints, jobs
@@ -235,8 +235,7 @@ def names_of(session: Session, rows: Collection[DepositRow]) -> dict[str, list[s
 
 def counts(session: Session) -> dict[str, int]:
     """How many deposits are in each state."""
-    found = dict(session.execute(sa.select(DepositRow.state, sa.func.count()).group_by(DepositRow.state)).all())
-    return {state: found.get(state, 0) for state in State}
+    return count_by_state(session, DepositRow.state, State)
 
 
 def oldest_queued(session: Session) -> datetime | None:

@@ -189,9 +189,8 @@ def _no_sooner(runs: dict[str, Any], reference: Verdict | None) -> Verdict | Non
     told = {name: _right_by_step(run) for name, run in runs.items()}
     if not told.get("target"):
         return None
-    yardsticks = [
-        told[name] for name in ("fresh", "reference") if name in told and not (reference and name == "reference")
-    ]
+    compared = ["fresh"] if reference else ["fresh", "reference"]
+    yardsticks = [told[name] for name in compared if name in told]
     ahead = [right - other[step] for other in yardsticks for step, right in told["target"].items() if step in other]
     if any(points > AHEAD for points in ahead):
         return Verdict.NOT_MET

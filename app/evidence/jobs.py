@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
-from app.database import changes, now
+from app.database import changes, count_by_state, now
 from app.datasets import service as datasets
 from app.deposits import jobs as deposit_jobs
 from app.deposits import service as deposits
@@ -217,8 +217,7 @@ def give_back(session: Session, job: Job, failure: str | None, most: int) -> Non
 
 def counts(session: Session) -> dict[str, int]:
     """How many examinations are in each state."""
-    found = dict(session.execute(sa.select(EvidenceRow.state, sa.func.count()).group_by(EvidenceRow.state)).all())
-    return {state: found.get(state, 0) for state in State}
+    return count_by_state(session, EvidenceRow.state, State)
 
 
 def reconcile(session: Session, settings: Settings) -> list[str]:

@@ -85,10 +85,14 @@ class Service:
 
     def register(self, name: str = "birds", seed: int = 0) -> None:
         """A model with weights: five classes, 8 x 8 grey images."""
+        self.describe(name)
+        self.operator.put_weights(name, self.weights(seed))
+
+    def describe(self, name: str) -> None:
+        """The same model, which waits for its weights."""
         preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
         architecture = {"name": SPEC.name, "width": SPEC.width}
         self.operator.register_model(name, architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
-        self.operator.put_weights(name, self.weights(seed))
 
     def weights(self, seed: int = 0, spec: ArchitectureSpec = SPEC) -> Path:
         path = self.settings.folder.parent / f"weights-{seed}.safetensors"

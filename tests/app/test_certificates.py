@@ -28,7 +28,6 @@ from lirf_client import LirfError
 from lirf_core.evidence.examination import Examination
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES
-from tests.lirf_core.factories import SPEC
 from worker.examination import examine
 
 FORMATS: tuple[Format, ...] = ("pdf", "html")
@@ -378,9 +377,7 @@ def test_evidence_of_an_earlier_version_is_to_be_gathered_again(
 
 def test_the_policy_of_a_model_is_its_own_and_not_that_of_one_of_its_name_before(service: Service) -> None:
     """One that was taken back before it had weights, and needed a second person."""
-    preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
-    architecture = {"name": SPEC.name, "width": SPEC.width}
-    service.operator.register_model("birds", architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
+    service.describe("birds")
     service.administrator.change_policy("birds", needs_second_person=True, reason="r")
     service.operator.remove_unfinished_model("birds")
     _, evidence_id = examined(service)

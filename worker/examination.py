@@ -51,8 +51,7 @@ def _end(work: Work, session: Session, job: Job) -> None:
     except Destroyed as destroyed:
         log.warning("%s: it begins again with what is left", destroyed)
         session.rollback()
-        failure = "what it examines was replaced or destroyed; ask for it again once nothing is being deposited."
-        jobs.give_back(session, job, failure, jobs.MOST_RESTARTS)
+        jobs.begin_again(session, job)
     except (SQLAlchemyError, OSError, VaultDamaged) as error:  # a deposit may have replaced an object meanwhile
         log.exception("evidence %s was interrupted", job.id)
         session.rollback()

@@ -85,10 +85,10 @@ def list_events(session: Session, page: PageRequest, **filters: Any) -> tuple[Se
 
 
 def intact(session: Session, action: str, **of: str) -> list[AuditEventRow] | None:
-    """Such events, newest first, a hundred at most; None where the digest of one is not that of what it says."""
-    found, _ = list_events(session, PageRequest(limit=100), action=action, **of)
+    """Such events, oldest first; None where the digest of one is not that of what it says."""
+    found = list(export(session, action=action, **of))
     are_intact = all(chain.digest_of(row.number, row.previous, _covered(row)) == row.digest for row in found)
-    return list(found) if are_intact else None
+    return found if are_intact else None
 
 
 def export(session: Session, **filters: Any) -> Iterator[AuditEventRow]:

@@ -14,10 +14,8 @@ from app.deposits.service import DepositRow
 from app.evidence import figures, plots
 from app.evidence import service as evidence
 from app.registry.service import ModelRow
-from app.withdrawals import service as withdrawals
 
 LISTED = 30
-QUOTES = {ord(quote): f"\\u{ord(quote):04x}" for quote in "“”"}  # in a name, where they would seem to end it
 OBJECTS = {
     "target": "Target network, lower part",
     "upper": "Upper part",
@@ -47,14 +45,14 @@ class Contents:
 
 
 def of_evidence(session: Session, evidence_id: str, at: datetime) -> Contents:
-    """Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged`."""
+    """session: one that reads one snapshot. Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged`."""
     row = evidence.get(session, evidence_id)
     if row.found is None:
         raise NotExamined(f"evidence '{row.id}' is {row.state}; a certificate is of evidence that has finished.")
     deposit, model = deposits.get(session, row.deposit_id), evidence.model_of(session, row)
     found, names = row.found, deposits.class_names(session, deposit)
     _demand_seen(row.id, found)
-    record = records.of(session, model, deposit, row)
+    record = records.of(session, model, deposit, row, at)
     columns = figures.networks(found)
     told = {
         "title": "Certificate of deposit",
@@ -62,7 +60,7 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> Contents:
         "statement": _statement(record, names),
         "warning": figures.still_known(found),
         "issued": _time(at),
-        "facts": _facts(session, model, deposit, record),
+        "facts": _facts(model, deposit, record),
         "digests": _digests(record),
         "networks": columns,
         "rows": [
@@ -82,7 +80,11 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> Contents:
 def _demand_seen(evidence_id: str, found: dict[str, Any]) -> None:
     """Raises `NotExamined`."""
     if not (found["answers"].get("target") or {}).get("deposited"):
-        raise NotExamined(f"evidence '{evidence_id}' has no held-out image of the deposited classes: it says nothing.")
+        missing = found["missing"]
+        reason = missing.get("answers") or missing.get("answers, target") or "it has none."
+        raise NotExamined(
+            f"evidence '{evidence_id}' has no answers of the target network to the deposited classes: {reason}"
+        )
     if unseen := figures.unseen(found):
         raise NotExamined(
             f"evidence '{evidence_id}' has no held-out image of {_listed(unseen)}, and a certificate is of all "
@@ -100,7 +102,7 @@ def _statement(record: Records, names: list[str]) -> str:
     )
 
 
-def _facts(session: Session, model: ModelRow, deposit: DepositRow, record: Records) -> list[list[str]]:
+def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[str]]:
     details, network = record.examined.details, record.examined.details["network"]
     made, examined, reference = record.made.details["revision"], details["revision"], details["reference"]
     later = "" if examined == made else f"; the deposit made revision {made}"
@@ -111,7 +113,7 @@ def _facts(session: Session, model: ModelRow, deposit: DepositRow, record: Recor
         ["Deposit", deposit.id],
         ["Examined", f"{_time(record.examined.at)}, revision {examined} of the model{later}"],
         ["Compared with", f"{reference}, said never to have seen the classes" if reference else "no reference"],
-        ["Can it be brought back?", _recoverable(session, model, deposit, record)],
+        ["Can it be brought back?", _recoverable(model, record)],
     ]
 
 
@@ -128,7 +130,7 @@ def _digests(record: Records) -> list[list[str]]:
     return told
 
 
-def _recoverable(session: Session, model: ModelRow, deposit: DepositRow, record: Records) -> str:
+def _recoverable(model: ModelRow, record: Records) -> str:
     if purged := record.purged:
         gone = purged.details["shred_effective_at"]
         backups = f"backups hold its key until {gone[:10]}" if gone else "backups from before it may hold its key"
@@ -136,8 +138,7 @@ def _recoverable(session: Session, model: ModelRow, deposit: DepositRow, record:
     if restored := record.restored:
         by = restored.details.get("requested_by", restored.actor)
         return f"It is: {by} restored the classes on {_time(restored.at)}; they answer now."
-    active = withdrawals.active(session, model.id)
-    lent = sum(deposit.id in ids for ids in withdrawals.deposits_of(session, active).values())
+    lent = len(record.lent)
     second = " whom a second person approves" if model.needs_second_person else ""
     now = {0: "no withdrawal shows", 1: "1 withdrawal shows"}.get(lent, f"{lent} withdrawals show")
     return f"Yes, by a custodian{second}, until the deposit is purged; {now} the classes now."
@@ -145,7 +146,7 @@ def _recoverable(session: Session, model: ModelRow, deposit: DepositRow, record:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(f"“{name.translate(QUOTES)}”" for name in names[:LISTED]) + more
+    return ", ".join(figures.named(name) for name in names[:LISTED]) + more
 
 
 def _time(at: datetime | None) -> str:

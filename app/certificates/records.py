@@ -1,6 +1,7 @@
 """What the audit says of a deposit and its evidence. A certificate says this, and rows that differ certify nothing."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -14,6 +15,7 @@ from app.evidence import service as evidence
 from app.evidence.digests import digest
 from app.evidence.service import EvidenceRow
 from app.registry.service import ModelRow
+from app.withdrawals import service as withdrawals
 
 
 class NotExamined(Problem):
@@ -26,19 +28,24 @@ class EvidenceChanged(Problem):
 
 @dataclass(frozen=True)
 class Records:
-    """Events: the deposit's request and its end, the evidence's, a purge, and the restoration that holds."""
+    """Events: the deposit's request and its end, the evidence's, a purge, and the restoration that holds.
+
+    `lent`: the ids of the withdrawals that show the classes.
+    """
 
     requested: AuditEventRow
     made: AuditEventRow
     examined: AuditEventRow
     purged: AuditEventRow | None
     restored: AuditEventRow | None
+    lent: set[str]
 
 
-def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow) -> Records:
-    """Raises `EvidenceChanged` where an event is not as it was written, is there twice, or differs from the rows.
+def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow, at: datetime) -> Records:
+    """In a session that reads one snapshot, else an event and its row could differ in good faith.
 
-    And `NotExamined` where an earlier version gathered the evidence, which did not record what it examined.
+    Raises `EvidenceChanged` where an event is not as it was written, is there twice, or differs from the rows, and
+    `NotExamined` where an earlier version gathered the evidence, which did not record what it examined.
     """
     requested = _only(session, "deposit.requested", deposit.id)
     made = _only(session, "deposit.finished", deposit.id)
@@ -51,8 +58,9 @@ def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow)
             f"evidence '{row.id}' was gathered by an earlier version, which did not record what it examined; have the "
             "deposit examined again."
         )
-    records = Records(requested, made, examined, purged, _restored(session, deposit.id))
-    told, kept = _of_audit(records), _of_rows(session, model, deposit, row)
+    lent = _lent(session, model.name, deposit.id, at)
+    records = Records(requested, made, examined, purged, _restored(session, deposit.id), lent)
+    told, kept = _of_audit(records), _of_rows(session, model, deposit, row, at)
     if differs := [name for name, value in told.items() if kept[name] != value]:
         raise EvidenceChanged(f"evidence '{row.id}' is not what the audit says: other {', '.join(differs)}.")
     if model.needs_second_person != _needs_second_person(session, model.id):
@@ -74,10 +82,12 @@ def _of_audit(records: Records) -> dict[str, Any]:
         "figures": examined["digest"],
         "purge": records.purged is not None,
         "restoration": records.restored is not None,
+        "withdrawals": records.lent,
     }
 
 
-def _of_rows(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow) -> dict[str, Any]:
+def _of_rows(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow, at: datetime) -> dict[str, Any]:
+    active = withdrawals.deposits_of(session, withdrawals.active(session, model.id, at))
     architecture, classes = model.architecture["name"], len(model.class_names)
     return {
         "model": model.name,
@@ -91,6 +101,7 @@ def _of_rows(session: Session, model: ModelRow, deposit: DepositRow, row: Eviden
         "figures": digest(row.found or {}),
         "purge": deposit.purged_at is not None,
         "restoration": deposit.restored_at is not None,
+        "withdrawals": {withdrawal_id for withdrawal_id, lent in active.items() if deposit.id in lent},
     }
 
 
@@ -103,15 +114,33 @@ def _only(session: Session, action: str, subject: str) -> AuditEventRow | None:
 
 def _restored(session: Session, deposit_id: str) -> AuditEventRow | None:
     """The restoration that holds now."""
-    begun = _intact(session, "deposit.restored", subject=deposit_id)
-    ended = _intact(session, "deposit.restoration_ended", subject=deposit_id)
-    holds = begun and (not ended or ended[0].number < begun[0].number)
-    return begun[0] if holds else None
+    begun = _newest(session, "deposit.restored", deposit_id)
+    ended = _newest(session, "deposit.restoration_ended", deposit_id)
+    return begun if begun and (not ended or ended.number < begun.number) else None
+
+
+def _lent(session: Session, model_name: str, deposit_id: str, at: datetime) -> set[str]:
+    """The withdrawals that show the deposit's classes."""
+    opened = _intact(session, "withdrawal.opened", model=model_name)
+    of_deposit = [event for event in opened if deposit_id in event.details["deposits"]]
+    return {event.subject for event in of_deposit if event.subject and _holds(session, event.subject, event, at)}
+
+
+def _holds(session: Session, withdrawal_id: str, opened: AuditEventRow, at: datetime) -> bool:
+    if any(_newest(session, f"withdrawal.{end}", withdrawal_id) for end in ("revoked", "expired")):
+        return False
+    renewed = _newest(session, "withdrawal.renewed", withdrawal_id)
+    until = renewed.details["until"] if renewed else opened.details["expires_at"]
+    return until is None or datetime.fromisoformat(until) > at
 
 
 def _needs_second_person(session: Session, model_id: str) -> bool:
-    changed = _intact(session, "model.policy_changed", subject=model_id)
-    return bool(changed and changed[0].details["after"]["needs_second_person"])
+    changed = _newest(session, "model.policy_changed", model_id)
+    return bool(changed and changed.details["after"]["needs_second_person"])
+
+
+def _newest(session: Session, action: str, subject: str) -> AuditEventRow | None:
+    return max(_intact(session, action, subject=subject), key=lambda event: event.number, default=None)
 
 
 def _intact(session: Session, action: str, **of: str) -> list[AuditEventRow]:

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Query, Response
 from app.certificates import service
 from app.certificates.attachment import attached
 from app.certificates.signatures import Format
-from app.dependencies import AnyKey, SessionDep, VaultDep
+from app.dependencies import AnyKey, ReadingDep, SessionDep, VaultDep
 from app.requests import LimitedRoute
 
 router = APIRouter(tags=["evidence"], route_class=LimitedRoute)
@@ -19,12 +19,13 @@ router = APIRouter(tags=["evidence"], route_class=LimitedRoute)
 def get_certificate(
     evidence_id: str,
     actor: AnyKey,
+    reading: ReadingDep,
     session: SessionDep,
     vault: VaultDep,
     format: Annotated[Format, Query(description="Of the file.")] = "pdf",
 ) -> Response:
     """A certificate of deposit: finished evidence on one page, with digests, signed by the installation (Ed25519)."""
-    return attached(service.issue(session, vault, actor, evidence_id, format), evidence_id, format)
+    return attached(service.issue(reading, session, vault, actor, evidence_id, format), evidence_id, format)
 
 
 @router.get(

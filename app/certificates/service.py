@@ -33,14 +33,15 @@ class NoFontForIt(Problem):
     status, slug, title = 409, "no-font", "The PDF has no font for some of its text"
 
 
-def issue(session: Session, vault: Vault, actor: Actor, evidence_id: str, format: Format) -> bytes:
+def issue(reading: Session, session: Session, vault: Vault, actor: Actor, evidence_id: str, format: Format) -> bytes:
     """A signed certificate, as it is now; the audit has its digest.
 
-    Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged`, `NoFontForIt`.
+    reading: a session that reads one snapshot. Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged` and
+    `NoFontForIt`.
     """
     at = now()
-    with session.begin():
-        of = contents.of_evidence(session, evidence_id, at)
+    with reading.begin():
+        of = contents.of_evidence(reading, evidence_id, at)
     private = _private_key(session, vault, actor)
     told = {**of.told, "key": signatures.key_id(private.public_key())}
     document = _html(told) if format == "html" else _pdf(told, [at.year, at.month, at.day])

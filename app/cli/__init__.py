@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from app.cli import approvals, audit, certificates, evidence, keys, vault, withdrawals
 from app.cli.common import (
@@ -429,16 +429,7 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
     with Progress(*columns, console=err, disable=as_json) as bar:
         task = bar.add_task("queued", total=None, text="")
         for last in lirf.follow(deposit_id):
-            progress = last["progress"]
-            text = f"epoch {progress['epoch']}/{progress['epochs']}" if progress["epoch"] else ""
-            if total := (progress["losses"] or {}).get("total"):
-                text += f", loss {total:.2f}"
-            phase = progress["phase"] if last["state"] == "running" else last["state"]
-            is_counted = bool(progress["steps"])  # else a bar that goes to and fro, and a clock that goes on
-            total, step = (progress["steps"], progress["step"]) if is_counted else (None, 0)
-            bar.update(
-                task, description=PHASES.get(phase or "", phase or ""), total=total, completed=step or 0, text=text
-            )
+            _advance(bar, task, last)
         if last and last["state"] == "deposited":
             bar.update(task, total=1, completed=1)
     assert last is not None
@@ -447,6 +438,18 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
             out.print_json(json.dumps(last))
         fail(f"deposit {deposit_id} {last['state']}: {last['failure'] or 'the model is as it was.'}")
     show(as_json, last, _result(last))
+
+
+def _advance(bar: Progress, task: TaskID, deposit: Deposit) -> None:
+    """Where nothing is counted the bar goes to and fro; the clock goes on from phase to phase."""
+    progress = deposit["progress"]
+    text = f"epoch {progress['epoch']}/{progress['epochs']}" if progress["epoch"] else ""
+    if loss := (progress["losses"] or {}).get("total"):
+        text += f", loss {loss:.2f}"
+    phase = (progress["phase"] if deposit["state"] == "running" else deposit["state"]) or ""
+    bar.update(task, description=PHASES.get(phase, phase), completed=progress["step"] or 0, text=text)
+    shown = bar.tasks[task]
+    shown.total, shown.finished_time = progress["steps"] or None, None  # `update` takes no total for no change
 
 
 def _result(deposit: Deposit) -> str:

@@ -29,7 +29,16 @@ from app.console.routing import (
     page,
     see,
 )
-from app.dependencies import DatabaseDep, DecodersDep, DoorbellDep, EngineDep, SessionDep, SettingsDep, VaultDep
+from app.dependencies import (
+    DatabaseDep,
+    DecodersDep,
+    DoorbellDep,
+    EngineDep,
+    ReadingDep,
+    SessionDep,
+    SettingsDep,
+    VaultDep,
+)
 from app.deposits import service as deposits
 from app.deposits.doorbell import EXAMINE
 from app.evidence import service as evidence
@@ -158,8 +167,10 @@ def examine(
 
 
 @router.get("/evidence/{evidence_id}/certificate.{format}")
-def certify(evidence_id: str, format: Format, actor: Anybody, session: SessionDep, vault: VaultDep) -> Response:
-    return attached(certificates.issue(session, vault, actor, evidence_id, format), evidence_id, format)
+def certify(
+    evidence_id: str, format: Format, actor: Anybody, reading: ReadingDep, session: SessionDep, vault: VaultDep
+) -> Response:
+    return attached(certificates.issue(reading, session, vault, actor, evidence_id, format), evidence_id, format)
 
 
 @router.post("/evidence/{evidence_id}/cancellation")

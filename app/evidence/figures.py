@@ -5,19 +5,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lirf_core.evidence.intervals import MANY, interval
+from lirf_core.evidence.intervals import MANY, chance_of_more, interval
 
 FORGOTTEN = 5.0  # percent of a deposited class that a target may still answer rightly and be said to have forgotten it
 NETWORKS = ("original", "target", "recover", "reference", "fresh")
 KEPT, AHEAD, APART = 5.0, 10.0, 0.05  # points of preserved and of deposited classes, and area, that are no difference
+GUESS = {"auc": 0.5, "error": 0.0}
 TAIL = 0.025  # on each side of an interval
-FEWEST = 100  # images asked, of fewer of which relearning says nothing good
 ADVICE = "Too few steps, or too few images: next time more epochs, a smaller batch size or a later split."
 RULES = (
     f"met: with 95 %, at most {FORGOTTEN:g} % answered rightly, preserved classes within {KEPT:g} points, attacks "
-    f"within {AHEAD:g} points (areas: {APART:g}) of what they are compared with, and the original shows more. "
+    f"within {AHEAD:g} points (areas: {APART:g}) of what they are compared with; NOT met: surely beyond that. An "
+    "original that is still there has to show more in answers, membership, probe and students, else they say nothing. "
     "Intervals are of the images asked, of one training each."
 )
+QUOTES = {ord(quote): f"\\u{ord(quote):04x}" for quote in "“”"}  # in a name, where they would seem to end it
 
 
 class Verdict(StrEnum):
@@ -62,10 +64,15 @@ def still_known(found: dict[str, Any]) -> str | None:
     surely = {
         name: one["percent"]
         for name, one in seen.items()
-        if one["images"] >= MANY and interval(one["percent"], one["images"], TAIL / len(seen))[0] > FORGOTTEN
+        if one["percent"] > FORGOTTEN and chance_of_more(_right(one), one["images"], FORGOTTEN) < TAIL / len(seen)
     }
     worst = max(surely, key=lambda name: surely[name], default=None)
-    return None if worst is None else remains(surely[worst], f"“{worst}”")
+    return None if worst is None else remains(surely[worst], named(worst))
+
+
+def named(name: str) -> str:
+    """A class in a sentence."""
+    return f"“{name.translate(QUOTES)}”"
 
 
 def unseen(found: dict[str, Any]) -> list[str]:
@@ -131,7 +138,13 @@ def _forgot(found: dict[str, Any]) -> Verdict | None:
     if original and original["deposited"]["low"] <= FORGOTTEN:
         return Verdict.NOTHING_SHOWN
     most = interval(target["deposited"]["percent"], target["deposited"]["images"], 2 * TAIL)[1]  # of one side: 95 %
-    return Verdict.MET if most <= FORGOTTEN else Verdict.TOO_FEW
+    if most > FORGOTTEN or unseen(found):
+        return Verdict.TOO_FEW
+    classes = [target["by_class"][name] for name in target["confusion"]]
+    hardly = any(
+        one["images"] < MANY and one["percent"] > FORGOTTEN for one in classes
+    )  # not surely known, but perhaps
+    return Verdict.TOO_FEW if hardly else Verdict.MET
 
 
 def _no_more_read(probe: dict[str, Any], reference: Verdict | None) -> Verdict | None:
@@ -150,53 +163,64 @@ def _shown(found: dict[str, Any], yardstick: str, verdict: Verdict | None) -> Ve
 def _not_over(
     found: dict[str, Any] | None, other: dict[str, Any] | None, margin: float, of: str = "deposited"
 ) -> Verdict | None:
-    """Whether a share is surely at most so many points over another one: Newcombe's interval of the difference."""
+    """Whether a share is surely at most so many points over another one."""
     if not found or not other or not found[of] or not other[of]:
         return None
-    share, yardstick = found[of], other[of]
-    over = share["percent"] - yardstick["percent"]
-    most = over + math.hypot(share["high"] - share["percent"], yardstick["percent"] - yardstick["low"])
-    least = over - math.hypot(share["percent"] - share["low"], yardstick["high"] - yardstick["percent"])
-    return _verdict(least, most, margin)
+    return _verdict(*_over(found[of], other[of]), margin)
+
+
+def _over(share: dict[str, Any], other: dict[str, Any], tail: float = TAIL) -> tuple[float, float]:
+    """Points by which a share surely is, and at most is, over another one: Newcombe's interval (1998).
+
+    It is that of independent images; of the same ones the difference is surer.
+    """
+    over = share["percent"] - other["percent"]
+    low, high = interval(share["percent"], share["images"], tail)
+    other_low, other_high = interval(other["percent"], other["images"], tail)
+    least = over - math.hypot(share["percent"] - low, other_high - other["percent"])
+    return least, over + math.hypot(high - share["percent"], other["percent"] - other_low)
 
 
 def _verdict(least: float, most: float, margin: float) -> Verdict:
     if most <= margin:
         return Verdict.MET
-    return Verdict.NOT_MET if least > 0 else Verdict.TOO_FEW
+    return Verdict.NOT_MET if least > margin else Verdict.TOO_FEW
 
 
 def _guess(membership: dict[str, Any], reference: Verdict | None) -> Verdict | None:
-    """Whether the area is surely near a half, or the reference's, and the attack finds something in the original."""
+    """Whether the area is surely near a half, or the reference's, and the original's surely is not there."""
     if "target" not in membership:
         return None
-    target, original = membership["target"], membership.get("original")
-    off = abs(target["auc"] - 0.5)
-    guess = _verdict(off - 2 * target["error"], off + 2 * target["error"], APART)
-    if guess != Verdict.NOT_MET:
-        if original and abs(original["auc"] - 0.5) <= 2 * original["error"]:
-            return Verdict.NOTHING_SHOWN
-        return guess
-    if reference or "reference" not in membership:
-        return reference or Verdict.NO_REFERENCE
-    other = membership["reference"]
-    apart, error = abs(target["auc"] - other["auc"]), target["error"] + other["error"]  # of the same images
-    return _verdict(apart - 2 * error, apart + 2 * error, APART)
+    target, other = membership["target"], GUESS
+    verdict = _verdict(*_apart(target, other), APART)
+    if verdict == Verdict.NOT_MET:
+        if reference or "reference" not in membership:
+            return reference or Verdict.NO_REFERENCE
+        other = membership["reference"]
+        verdict = _verdict(*_apart(target, other), APART)
+    if verdict != Verdict.NOT_MET and "original" in membership and _apart(membership["original"], other)[0] <= 0:
+        return Verdict.NOTHING_SHOWN
+    return verdict
+
+
+def _apart(attack: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
+    """How far apart two areas surely are, and are at most; of the same images both."""
+    apart, error = abs(attack["auc"] - other["auc"]), attack["error"] + other["error"]
+    return apart - 2 * error, apart + 2 * error
 
 
 def _no_sooner(runs: dict[str, Any], reference: Verdict | None) -> Verdict | None:
     """Whether the target is at no step ahead of a fresh network, nor of the reference; only both together are good."""
-    told = {name: _right_by_step(run) for name, run in runs.items()}
-    if not told.get("target"):
-        return None
     compared = ["fresh"] if reference else ["fresh", "reference"]
-    yardsticks = [told[name] for name in compared if name in told]
-    ahead = [right - other[step] for other in yardsticks for step, right in told["target"].items() if step in other]
-    if any(points > AHEAD for points in ahead):
+    told = {name: _right_by_step(run) for name, run in runs.items()}
+    pairs = [(told["target"][step], told[name][step]) for name in compared if name in told for step in told["target"]]
+    if not pairs:
+        return None
+    if any(_over(*pair, TAIL / len(pairs))[0] > AHEAD for pair in pairs):
         return Verdict.NOT_MET
     if reference:
         return reference
-    return Verdict.MET if runs["target"].get("asked", 0) >= FEWEST else Verdict.TOO_FEW
+    return Verdict.MET if all(_over(*pair)[1] <= AHEAD for pair in pairs) else Verdict.TOO_FEW
 
 
 def _shares(by_network: dict[str, Any], of: str = "deposited") -> dict[str, str]:
@@ -215,10 +239,15 @@ def _areas(by_network: dict[str, Any]) -> dict[str, str]:
 def _relearnt(run: dict[str, Any]) -> str:
     """At two steps, not the step of a goal: a target that comes near it at once would look as a fresh network."""
     right = _right_by_step(run)
-    return ", ".join(f"{right[step]:.1f} %" for step in (20, 80) if step in right) or "not asked"
+    return ", ".join(f"{right[step]['percent']:.1f} %" for step in (20, 80) if step in right) or "not asked"
 
 
-def _right_by_step(run: dict[str, Any]) -> dict[int, float]:
-    """Percent of the deposited images after each step that was taken."""
-    told = run["curve"]
-    return {point["step"]: point["deposited"] for point in told if point["step"] and point["deposited"] is not None}
+def _right_by_step(run: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """What of the deposited images is answered rightly after each step that was taken."""
+    told = [point for point in run["curve"] if point["step"] and point["deposited"] is not None]
+    return {point["step"]: {"percent": point["deposited"], "images": run["asked"]} for point in told}
+
+
+def _right(share: dict[str, Any]) -> int:
+    right: int = round(share["percent"] * share["images"] / 100)
+    return right

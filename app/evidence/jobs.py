@@ -53,6 +53,7 @@ class Job:
     id: str
     token: int
     attempt: int
+    restarts: int
     deposit_id: str
     deposit_revision: int
     class_names: list[str]
@@ -151,6 +152,7 @@ def _job(session: Session, evidence_id: str) -> Job:
         id=row.id,
         token=row.token,
         attempt=row.attempts,
+        restarts=row.restarts,
         deposit_id=deposit.id,
         deposit_revision=deposit.revision,
         class_names=model.class_names,
@@ -200,6 +202,15 @@ def fail(session: Session, job: Job, reason: str) -> None:
         _record(session, WORKER, row, "failed", failure=reason)
 
 
+def begin_again(session: Session, job: Job) -> None:
+    """Queues it again for what is left of what it examines, ten times at most. Raises `NoLongerHeld`."""
+    if job.restarts >= MOST_RESTARTS:
+        why = "what it examines was replaced or destroyed again and again; ask for it once nothing is being deposited."
+        fail(session, job, why)
+    else:
+        _queue(session, job, "what it examines was replaced or destroyed", job.attempt - 1, job.restarts + 1)
+
+
 def give_back(session: Session, job: Job, failure: str | None, most: int) -> None:
     """Queues it again after a trouble that may pass, or fails it after so many attempts at most.
 
@@ -209,10 +220,14 @@ def give_back(session: Session, job: Job, failure: str | None, most: int) -> Non
     if failure is not None and job.attempt >= most:
         fail(session, job, f"after {job.attempt} attempts: {failure}")
     else:
-        with session.begin():
-            attempts = job.attempt - (failure is None)
-            row = _change(session, job, state=State.QUEUED, lease_until=None, attempts=attempts, rung_at=_long_ago())
-            _record(session, WORKER, row, "requeued", attempts=attempts, trouble=failure)
+        _queue(session, job, failure, job.attempt - (failure is None), job.restarts)
+
+
+def _queue(session: Session, job: Job, trouble: str | None, attempts: int, restarts: int) -> None:
+    counted = {"attempts": attempts, "restarts": restarts}
+    with session.begin():
+        row = _change(session, job, state=State.QUEUED, lease_until=None, rung_at=_long_ago(), **counted)
+        _record(session, WORKER, row, "requeued", **counted, trouble=trouble)
 
 
 def counts(session: Session) -> dict[str, int]:

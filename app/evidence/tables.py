@@ -23,6 +23,8 @@ class State(StrEnum):
 class EvidenceRow(Base):
     """An examination of a deposit. `token` is the fencing token of the newest claim.
 
+    `attempts` counts its troubles, and one that runs; `restarts` how often what it examined was replaced or destroyed.
+
     `found`: `lirf_core.evidence.examination.Evidence`, of the model's `revision`.
     """
 
@@ -50,6 +52,7 @@ class EvidenceRow(Base):
     finished_at: Mapped[datetime | None]
     rung_at: Mapped[datetime] = mapped_column(default=now)
     attempts: Mapped[int] = mapped_column(default=0)
+    restarts: Mapped[int] = mapped_column(default=0, server_default="0")
     token: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[datetime | None]
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -1,6 +1,7 @@
 """Withdraw: lend deposited classes back for a time; revoke: end that at once."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -281,10 +282,13 @@ def _presented(session: Session, model: registry.ModelRow, token: str) -> Withdr
     return row
 
 
-def active(session: Session, model_id: str) -> Sequence[WithdrawalRow]:
-    """Withdrawals of a model that hold now, public or held."""
+def active(session: Session, model_id: str, at: datetime | None = None) -> Sequence[WithdrawalRow]:
+    """Withdrawals of a model that hold at that time (now), of those that nobody ended, public or held."""
     query = sa.select(WithdrawalRow).where(WithdrawalRow.model_id == model_id, WithdrawalRow.ended_at.is_(None))
-    return [row for row in session.scalars(query.order_by(WithdrawalRow.id)) if state(row) == WithdrawalState.ACTIVE]
+    at = at or now()
+    return [
+        row for row in session.scalars(query.order_by(WithdrawalRow.id)) if not row.expires_at or row.expires_at > at
+    ]
 
 
 def count_active(session: Session) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.data import Augmentation, Preprocessing
-from lirf_core.evidence.answers import Answered, CannotBeMeasured, Share, answered, shares
+from lirf_core.evidence.answers import Answered, CannotBeMeasured, Share, answered, demand_finite, shares
 from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, taught
 from lirf_core.evidence.embedding import LEAST, embedding
 from lirf_core.evidence.images import Labelled, halves, sides, spread
@@ -40,6 +40,7 @@ GOOD = {
     "embedding": "Deposited classes lie mixed in the target, and apart again in the deposit module and the recover "
     "network.",
 }
+NOT_MEASURED = "It could not be measured: {}"
 OTHERS = 50  # preserved classes that an attacker has images of
 FEW = (10, 100)  # images of each class that a relearning sees
 NAMED = 10  # classes in a sentence
@@ -138,6 +139,7 @@ class Examination:
     ) -> None:
         self._networks, self._case, self._compute, self._exact = networks, case, compute, exact
         self._on_step, self._part, self._seed = on_step, PARTS[0], seed
+        self._missing: dict[str, str] = {}
         attacked = [*case.deposited, *spread(case.preserved, OTHERS)]
         self._attackers, self._asked = halves(case.held_out.of_classes(attacked), seed)
         self._recover = None
@@ -148,7 +150,7 @@ class Examination:
     def run(self) -> Evidence:
         """Every part."""
         found: dict[str, Any] = {}
-        missing: dict[str, str] = {}
+        missing = self._missing = {}
         for part in PARTS:
             self._part = part
             self._step()
@@ -161,7 +163,7 @@ class Examination:
             except OutOfMemory:
                 missing[part] = "The device has too little memory for it."
             except CannotBeMeasured as error:
-                missing[part] = f"It could not be measured: {error}"
+                missing[part] = NOT_MEASURED.format(error)
         if reason := self._hardly_seen():
             missing["classes"] = reason
         if self._networks.original is None:
@@ -202,7 +204,13 @@ class Examination:
     def _answers(self) -> dict[str, Answered]:
         held_out = self._case.held_out
         told = held_out.labels, self._case.deposited, self._case.classes
-        return {name: answered(self._logits(network, held_out), *told) for name, network in self._all().items()}
+        found = {}
+        for name, network in self._all().items():
+            try:
+                found[name] = answered(self._logits(network, held_out), *told)
+            except CannotBeMeasured as error:  # the others' answers are to be had
+                self._missing[f"answers, {name}"] = NOT_MEASURED.format(error)
+        return found
 
     def _membership(self) -> dict[str, Attack]:
         assert self._case.members is not None
@@ -317,6 +325,7 @@ class Examination:
         return {**whole, "recover": self._recover} if self._recover else whole
 
     def _read(self, logits: Tensor) -> Read:
+        demand_finite(logits)
         return Read(*shares(logits.argmax(1) == self._asked.labels, self._asked.labels, self._case.deposited))
 
     def _logits(self, network: nn.Module, of: Labelled) -> Tensor:

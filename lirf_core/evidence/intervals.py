@@ -12,3 +12,10 @@ def interval(percent: float, images: int, tail: float = 0.025) -> tuple[float, f
     middle = (p + z * z / (2 * images)) / (1 + z * z / images)
     half = z / (1 + z * z / images) * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
     return 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)
+
+
+def chance_of_more(right: int, images: int, percent: float) -> float:
+    """That so many right answers, or more, are among so many images where only so many percent are right (exact)."""
+    from scipy.special import bdtrc  # takes as long as the rest of a command's start
+
+    return 1.0 if right == 0 else float(bdtrc(right - 1, images, percent / 100))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lirf_core.compute import Compute
 from lirf_core.data import Augmentation, Preprocessing
+from lirf_core.evidence.answers import demand_finite
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork
 
@@ -46,7 +47,8 @@ def relearning_curve(
     """Fine-tunes a copy of every layer on the attacker's `few` images, in batches of 64 by SGD with momentum.
 
     few, held_out: uint8 (N, C, H, W) and labels (N,), of every class: who shows deposited images alone makes a network
-    that answers nothing else. steps: ascending. `on_step` stops it by raising.
+    that answers nothing else. steps: ascending. `on_step` stops it by raising. Raises
+    `CannotBeMeasured` where the fine-tuning diverged.
     """
     generator = Generator().manual_seed(seed)
     learner = compute.place(copy.deepcopy(network)).requires_grad_(True)
@@ -56,6 +58,7 @@ def relearning_curve(
     for step in range(steps[-1] + 1):
         if step in steps:
             logits = logits_of(learner, held_out[0], preprocessing, compute, on_step)
+            demand_finite(logits)
             found = accuracy(logits, held_out[1], deposited)
             curve.append(Relearnt(step, found.preserved, found.deposited))
             learner.train()

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import typst
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from app.audit import service as audit
@@ -24,10 +25,12 @@ from app.evidence.tables import EvidenceRow
 from app.registry.tables import ModelRow
 from app.vault import maintenance
 from app.vault.keys import FileMasterKeys
+from app.withdrawals.tables import WithdrawalRow
 from lirf_client import LirfError
 from lirf_core.evidence.examination import Examination
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES
+from tests.e2e.processes import wait_until
 from worker.examination import examine
 
 FORMATS: tuple[Format, ...] = ("pdf", "html")
@@ -133,6 +136,8 @@ def test_what_rows_say_is_held_against_the_audit(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     of_deposit = sa.update(DepositRow).where(DepositRow.id == deposit_id)
     of_evidence, of_model = sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id), sa.update(ModelRow)
+    lent = service.custodian.withdraw([deposit_id], holder="h", reason="r")
+    of_lent = sa.update(WithdrawalRow).where(WithdrawalRow.id == lent["id"])
     service.register("ignorant", seed=1)
     other = of_evidence.values(reference_id=id_of(service, "ignorant"))
     changes = (
@@ -141,6 +146,8 @@ def test_what_rows_say_is_held_against_the_audit(service: Service) -> None:
         (of_deposit.values(revision=9), of_deposit.values(revision=1), "revisions"),
         (of_deposit.values(purged_at=now(), purged_by="a"), of_deposit.values(purged_at=None, purged_by=None), "purge"),
         (of_deposit.values(restored_at=now()), of_deposit.values(restored_at=None), "restoration"),
+        (of_lent.values(ended_at=now()), of_lent.values(ended_at=None), "withdrawals"),
+        (of_lent.values(expires_at=now()), of_lent.values(expires_at=None), "withdrawals"),
         (other, of_evidence.values(reference_id=None), "reference"),
         (of_model.values(split="layer3"), of_model.values(split="layer2"), "network"),
         (of_model.values(needs_second_person=True), of_model.values(needs_second_person=False), "policy"),
@@ -313,12 +320,36 @@ def test_it_says_who_can_bring_the_classes_back(service: Service) -> None:
     assert "Yes, by a custodian, until the deposit is purged; no withdrawal shows" in said()
     lent = service.custodian.withdraw([deposit_id], holder="h", reason="r")
     assert "1 withdrawal shows the classes now" in said()
+    more = service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=3600)
+    assert "2 withdrawals show the classes now" in said()
+    service.custodian.renew(more["id"], reason="r", expires_in_seconds=3)
+    assert "2 withdrawals show the classes now" in said()
+    wait_until(lambda: "1 withdrawal shows the classes now" in said())
     service.custodian.revoke(lent["id"])
+    assert "no withdrawal shows the classes now" in said()
     service.custodian.restore(deposit_id, reason="r")
     assert "It is: custodian restored the classes" in said()
     service.custodian.end_restoration(deposit_id)
     service.administrator.purge(deposit_id, classes=["auk", "dodo"], reason="r")
     assert "No: administrator purged the deposit module" in said()
+
+
+def test_a_purge_while_a_certificate_is_written_is_no_tampering(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deposit_id, evidence_id = examined(service)
+    only = records._only
+
+    def purged_meanwhile(session: Session, action: str, subject: str) -> AuditEventRow | None:
+        found = only(session, action, subject)
+        if action == "deposit.purged" and found is None:
+            service.administrator.purge(deposit_id, classes=["auk", "dodo"], reason="r")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "_only", purged_meanwhile)
+        assert "until the deposit is purged" in service.reader.certificate(evidence_id, format="html").decode()
+    assert "purged the deposit module" in service.reader.certificate(evidence_id, format="html").decode()
 
 
 def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service) -> None:

@@ -12,7 +12,7 @@ from app.deposits.tables import DepositRow
 from app.evidence import jobs
 from app.evidence import service as evidence
 from app.evidence.digests import digest
-from app.evidence.jobs import NoLongerHeld
+from app.evidence.jobs import MOST_RESTARTS, Destroyed, NoLongerHeld
 from app.evidence.tables import EvidenceRow
 from lirf_client import LirfError
 from lirf_core.evidence.examination import PARTS, Evidence, Examination
@@ -389,6 +389,28 @@ def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
     told = service.reader.evidence(evidence_id)
     assert told["state"] == "failed"
     assert "after 3 attempts" in (told["failure"] or "")
+
+
+def test_what_is_examined_may_be_replaced_more_often_than_trouble_is_borne(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_evaluation_set(service)
+    evidence_id = newest(service, service.deposit(["auk"]))
+
+    def failing(error: Exception) -> dict[str, Any]:
+        def run(self: Examination) -> None:
+            raise error
+
+        monkeypatch.setattr(Examination, "run", run)
+        examine(service.worker, evidence_id)
+        return dict(service.reader.evidence(evidence_id))
+
+    for _ in range(MOST_RESTARTS):
+        assert failing(Destroyed())["state"] == "queued"
+    assert failing(OSError("the disk"))["state"] == "queued"
+    told = failing(Destroyed())
+    assert told["state"] == "failed"
+    assert "replaced or destroyed again and again" in (told["failure"] or "")
 
 
 def test_later_deposits_are_no_preserved_classes_of_earlier_evidence(service: Service) -> None:

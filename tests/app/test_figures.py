@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.evidence.figures import Verdict, rows, still_known, unseen
-from lirf_core.evidence.intervals import interval
+from lirf_core.evidence.intervals import chance_of_more, interval
 
 
 def share(percent: float, images: int = 400) -> dict[str, Any]:
@@ -60,11 +60,13 @@ def test_images_that_the_original_does_not_know_either_prove_nothing() -> None:
 
 
 def test_preserved_classes_are_to_be_as_before() -> None:
-    before = {"preserved": share(97), "deposited": share(95)}
+    before = {"preserved": share(97, 5000), "deposited": share(95)}
     for percent, images, said in (
         (96, 400, Verdict.MET),
-        (90, 400, Verdict.NOT_MET),
+        (85, 400, Verdict.NOT_MET),
         (95, 30, Verdict.TOO_FEW),
+        (94, 5000, Verdict.MET),
+        (92.5, 5000, Verdict.TOO_FEW),  # surely less, and not surely by so much
     ):
         after = {**answers(target=0)["target"], "preserved": share(percent, images)}
         assert verdict("preserved", answers={"original": before, "target": after}) == said
@@ -82,8 +84,9 @@ def test_a_membership_attack_finds_nothing_where_its_area_is_surely_a_half() -> 
     assert said(0.52, 0.01, original=0.51) == Verdict.NOTHING_SHOWN
     assert said(0.6, 0.01) == Verdict.NO_REFERENCE
     assert said(0.6, 0.005, reference=0.59) == Verdict.MET
-    assert said(0.6, 0.02, reference=0.58) == Verdict.TOO_FEW
-    assert said(0.6, 0.02, reference=0.5) == said(0.4, 0.02, reference=0.5) == Verdict.NOT_MET
+    assert said(0.6, 0.005, original=0.6, reference=0.59) == Verdict.NOTHING_SHOWN  # no farther than the reference's
+    assert said(0.6, 0.012, reference=0.58) == said(0.6, 0.012, reference=0.54) == Verdict.TOO_FEW
+    assert said(0.6, 0.01, reference=0.5) == said(0.4, 0.01, reference=0.5) == Verdict.NOT_MET
 
 
 def test_a_probe_wants_a_reference_that_does_not_know_the_classes() -> None:
@@ -92,7 +95,8 @@ def test_a_probe_wants_a_reference_that_does_not_know_the_classes() -> None:
         return verdict("linear probe", probe=probe, answers=of)
 
     assert said(70) == said(60) == Verdict.MET
-    assert said(85) == Verdict.NOT_MET
+    assert said(90) == Verdict.NOT_MET
+    assert said(85) == Verdict.TOO_FEW  # surely more, and not surely by so much
     assert said(72, images=60) == Verdict.TOO_FEW
     assert said(70, of=answers(original=95, target=0)) == Verdict.NO_REFERENCE
     assert said(70, of=answers(original=95, target=0, reference=95)) == Verdict.REFERENCE_KNOWS
@@ -114,8 +118,11 @@ def test_relearning_is_at_no_step_sooner_than_the_references_or_a_fresh_networks
         runs = dict(zip(("fresh", "reference"), more, strict=False))
         return verdict("relearnt", relearning={"target": target, **runs}, answers=of)
 
-    assert said(run(5, 60, 95), run(2, 57, 94), run(0, 55, 92)) == Verdict.MET
+    assert said(run(5, 60, 95, asked=1000), run(2, 58, 94), run(0, 57, 92)) == Verdict.MET
+    assert said(run(5, 60, 95), run(2, 57, 94), run(0, 55, 92)) == Verdict.TOO_FEW
     assert said(run(5, 60, 95, asked=40), run(2, 57, 94), run(0, 55, 92)) == Verdict.TOO_FEW
+    assert said(run(5, 75, 95, asked=100), run(2, 60, 94), run(0, 55, 92)) == Verdict.TOO_FEW  # by chance, perhaps
+    assert said(run(5, 50, 75, asked=4), run(2, 50, 50), run(0, 50, 50)) == Verdict.TOO_FEW
     assert said(run(95, 96, 96), run(0, 88, 94), run(0, 90, 94)) == Verdict.NOT_MET  # hidden: at once
     assert said(run(5, 60, 95), run(2, 57, 94), run(0, 0, 92)) == Verdict.NOT_MET
     unnamed = answers(original=95, target=0)
@@ -129,8 +136,29 @@ def test_one_class_that_is_surely_known_is_told_by_its_name() -> None:
     told = found(answers={"target": both})
     assert "60.0 % of held-out images of “auk” rightly" in (still_known(told) or "")
     assert rows(told)[0].verdict == Verdict.NOT_MET
+    both["by_class"] = {"auk": share(100, 15), "dodo": share(0, 1985)}  # wholly known, of few images
+    assert "100.0 % of held-out images of “auk” rightly" in (still_known(told) or "")
+    assert rows(told)[0].verdict == Verdict.NOT_MET
     both["by_class"] = {"auk": share(100, 1), "dodo": share(0, 1999)}
+    both["deposited"] = share(0.05, 2000)
     assert still_known(told) is None
     assert unseen(told) == []
+    assert rows(told)[0].verdict == Verdict.TOO_FEW
+    both["by_class"] = {"auk": share(0, 1), "dodo": share(0, 1999)}
+    assert rows(told)[0].verdict == Verdict.MET
     both["by_class"] = {"auk": share(0, 2000)}
     assert unseen(told) == ["dodo"]
+    assert rows(told)[0].verdict == Verdict.TOO_FEW
+
+
+def test_a_name_cannot_end_its_quotation() -> None:
+    name = "auk” and “all else"
+    one = {**answers(target=60)["target"], "deposited": share(4, 8000), "confusion": {name: {}}}
+    told = still_known(found(answers={"target": {**one, "by_class": {name: share(60)}}}))
+    assert "“auk\\u201d and \\u201call else”" in (told or "")
+
+
+def test_what_is_surely_known_is_exact_also_of_few_images() -> None:
+    assert chance_of_more(2, 2, 5) == pytest.approx(0.05**2)
+    assert chance_of_more(1, 3, 50) == pytest.approx(7 / 8)
+    assert chance_of_more(0, 3, 50) == 1.0

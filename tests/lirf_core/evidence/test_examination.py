@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 import torch
 
 from lirf_core.architectures import build
 from lirf_core.data import Augmentation
-from lirf_core.evidence import examination
+from lirf_core.evidence import examination, relearning
 from lirf_core.evidence import images as chosen
 from lirf_core.evidence.distillation import features_at_split, plain_cnn, taught
 from lirf_core.evidence.embedding import embedding
@@ -111,6 +112,29 @@ def test_what_cannot_be_measured_says_why(original: SplitNetwork) -> None:
     assert all("no image of the deposited classes" in evidence.missing[part] for part in PARTS if part != "membership")
     assert evidence.answers == {}
     assert "destroyed" in evidence.missing["original"]
+
+
+@pytest.mark.parametrize("part", ["relearning", "distillation"])
+def test_a_training_that_diverges_is_not_taken_for_forgetting(
+    original: SplitNetwork, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(relearning, "LEARNING_RATE", 1e9)
+    monkeypatch.setattr(examination, "taught", partial(taught, learning_rate=1e9))
+    others = set(PARTS) - {part}
+    why_not = Examination._why_not
+    monkeypatch.setattr(Examination, "_why_not", lambda self, one: "-" if one in others else why_not(self, one))
+    evidence = Examination(Networks(original, fresh(), original), case(), CPU, CPU).run()
+    assert "no finite number" in evidence.missing[part]
+    assert not getattr(evidence, part)
+
+
+def test_a_network_without_finite_answers_does_not_hide_the_others(original: SplitNetwork) -> None:
+    broken = copy.deepcopy(original)
+    with torch.no_grad():
+        next(broken.lower.parameters()).fill_(float("nan"))
+    evidence = Examination(Networks(original, fresh(), original, reference=broken), case(), CPU, CPU).run()
+    assert evidence.answers.keys() == {"original", "target"}
+    assert "no finite number" in evidence.missing["answers, reference"]
 
 
 def test_the_attackers_half_and_the_one_that_is_asked_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,17 @@ install: $(filter .tools/bin/uv,$(UV)) ## the locked environment, into .venv
 demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 	$(RUN) python -m demo $(if $(EXIT),--exit)
 
+compiled: install
+	$(UV) sync --locked --quiet --compile-bytecode # tests start hundreds of processes, also where Python writes none
+
 PARALLEL = -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder # the longest are not left for the end
-test: install ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
+test: compiled ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
 	$(RUN) pytest $(PARALLEL)
 
 N ?= 500
 FUZZ_SECONDS ?= 300
 KINDS = embedded $(if $(and $(TEST_DATABASE_URL),$(TEST_REDIS_URL)),spread-out)
-chaos: install ## every attack in its long dose, then N deposits under fire; exit code 1 when something is lost or done twice
+chaos: compiled ## every attack in its long dose, then N deposits under fire; exit code 1 when something is lost or done twice
 	LIRF_DOSES=long $(RUN) pytest $(PARALLEL) -m attack
 	$(RUN) --group fuzz python -m tests.lirf_core.fuzz_weights --seconds $(FUZZ_SECONDS)
 	for kind in $(KINDS); do $(RUN) python -m tests.e2e --deposits 60 --kind $$kind || exit 1; done
@@ -63,4 +66,4 @@ format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install demo test chaos bench bench-serving check docs notebook vendor format
+.PHONY: help install compiled demo test chaos bench bench-serving check docs notebook vendor format

@@ -173,7 +173,7 @@ def test_a_deposit_goes_on_after_the_service_was_stopped_in_it(
     with terminal.up():
         register(terminal, weights)
         images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0])[:40])
-        deposit = terminal.json("deposit", "digits", str(images), "--reason", "r", "--epochs", "60", "--no-wait")
+        deposit = terminal.json("deposit", "digits", str(images), "--reason", "r", "--epochs", "20", "--no-wait")
         key = (terminal.folder / "state" / "admin.key").read_text().strip()
         with Client(terminal.environment["LIRF_URL"], key) as lirf:
             until_training(lirf, deposit["id"])

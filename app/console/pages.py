@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -13,6 +11,7 @@ from app.access import service as access
 from app.access.service import Actor, Role
 from app.audit import service as audit
 from app.classes import service as classes
+from app.console import timeline
 from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, see
 from app.dependencies import ReadingDep
 from app.deposits import service as deposits
@@ -23,26 +22,13 @@ from app.evidence.digests import digest
 from app.paging import PageRequest
 from app.registry import policies
 from app.registry import service as registry
-from app.registry.service import ModelRow
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow, ApprovalState
 from app.wire import Id
 from app.withdrawals import service as withdrawals
-from app.withdrawals.service import WithdrawalRow, WithdrawalState
 
 router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
 PAGE = PageRequest(limit=50)
-
-
-@dataclass(frozen=True)
-class Happening:
-    """One line of a timeline."""
-
-    at: datetime
-    what: str
-    by: str | None
-    reason: str | None
-    link: str | None = None
 
 
 @router.get("")
@@ -83,7 +69,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         classes_lent={row.id: [label for one in lends[row.id] for label in names[one]] for row in active},
         waiting=waiting,
         described={row.id: _described(session, row) for row in waiting},
-        timeline=_timeline(model, of_model, names, lent, lends, _restorations(session, model=model.name)),
+        timeline=timeline.of_model(session, model, of_model, names, lent, lends),
     )
 
 
@@ -188,7 +174,7 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
         "model": model,
         "names": deposits.class_names(session, row),
         "withdrawals": [one for one in active if row.id in lends[one.id]],
-        "happenings": _of_deposit(row, _restorations(session, subject=row.id)),
+        "timeline": timeline.of_deposit(session, row),
         **_evidence(session, row),
     }
 
@@ -232,60 +218,6 @@ def _all(session: Session, rows: Sequence[DepositRow], lends: dict[str, list[str
     """These deposits, and those that are lent besides."""
     others = {one for ids in lends.values() for one in ids} - {row.id for row in rows}
     return [*rows, *deposits.of_ids(session, sorted(others)).values()]
-
-
-def _timeline(
-    model: ModelRow,
-    rows: Sequence[DepositRow],
-    names: dict[str, list[str]],
-    lent: Sequence[WithdrawalRow],
-    lends: dict[str, list[str]],
-    restorations: dict[str, list[Happening]],
-) -> list[Happening]:
-    """What happened to the model's classes, newest first; of the newest deposits and withdrawals."""
-    found = [Happening(model.created_at, "registered", model.created_by, None)]
-    for row in rows:
-        label = ", ".join(names[row.id])
-        link = f"/console/deposits/{row.id}"
-        for one in _of_deposit(row, restorations):
-            found.append(Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link))
-    for withdrawal in lent:
-        label = ", ".join(name for one in lends[withdrawal.id] for name in names[one])
-        found.append(
-            Happening(
-                withdrawal.created_at,
-                f"{label}: withdrawn for {withdrawal.holder}",
-                withdrawal.created_by,
-                withdrawal.reason,
-            )
-        )
-        if withdrawals.state(withdrawal) != WithdrawalState.ACTIVE:
-            ended = withdrawal.ended_at or withdrawal.expires_at
-            assert ended is not None
-            found.append(
-                Happening(ended, f"{label}: withdrawal {withdrawals.state(withdrawal)}", withdrawal.ended_by, None)
-            )
-    return sorted(found, key=lambda one: one.at, reverse=True)
-
-
-def _restorations(session: Session, **of: str) -> dict[str, list[Happening]]:
-    """By deposit, and when they were ended: the row of a deposit knows the last one alone, while it holds."""
-    found: dict[str, list[Happening]] = {}
-    for action, what in (("deposit.restored", "restored"), ("deposit.restoration_ended", "restoration ended")):
-        for event in audit.list_events(session, PAGE, action=action, **of)[0]:
-            by = event.details.get("requested_by", event.actor)
-            found.setdefault(event.subject or "", []).append(Happening(event.at, what, by, event.reason))
-    return found
-
-
-def _of_deposit(row: DepositRow, restorations: dict[str, list[Happening]]) -> list[Happening]:
-    found = [Happening(row.created_at, "deposit requested", row.created_by, row.reason)]
-    if row.finished_at:
-        state = "deposited" if row.state == "purged" else row.state
-        found.append(Happening(row.finished_at, state, None, row.failure))
-    if row.purged_at:
-        found.append(Happening(row.purged_at, "purged", row.purged_by, row.purge_reason))
-    return sorted([*found, *restorations.get(row.id, [])], key=lambda one: one.at)
 
 
 def _described(session: Session, row: ApprovalRow) -> str:

@@ -313,6 +313,12 @@ def deposits_of(session: Session, rows: Sequence[WithdrawalRow]) -> dict[str, li
     return found
 
 
+def of_deposit(session: Session, deposit_id: str, page: PageRequest) -> tuple[Sequence[WithdrawalRow], str | None]:
+    """Those that lend a deposit, or did, newest first."""
+    lend = sa.select(WithdrawalDepositRow.withdrawal_id).where(WithdrawalDepositRow.deposit_id == deposit_id)
+    return newest_first(session, sa.select(WithdrawalRow).where(WithdrawalRow.id.in_(lend)), WithdrawalRow.id, page)
+
+
 def list_all(session: Session, page: PageRequest, model_name: str | None) -> tuple[Sequence[WithdrawalRow], str | None]:
     query = sa.select(WithdrawalRow)
     if model_name:

@@ -13,7 +13,8 @@ from app.console import sign_in
 from app.main import create_app
 from lirf_client import LirfError
 from tests.app.conftest import Service
-from tests.app.factories import png
+from tests.app.factories import CLASSES, png
+from worker.examination import examine
 
 OPEN = {"/console/sign-in", "/console/sign-out", "/console/static"}
 NEEDS = {
@@ -360,3 +361,31 @@ def test_the_timeline_remembers_a_restoration_that_was_ended(service: Service) -
             assert told.count("restoration ended by custodian") == 2
             assert "restored by custodian: the licence is back" in told
             assert "restored by custodian: once more" in told
+
+
+@of_http_alone
+def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_certificates(service: Service) -> None:
+    service.register()
+    service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
+    deposit_id, other = service.deposit(["auk"], evidence=False), service.deposit(["dodo"], evidence=False)
+    service.custodian.withdraw([other], holder="another", reason="r")
+    lent = service.custodian.withdraw([deposit_id, other], holder="the fair", reason="licensed for a day")
+    service.custodian.revoke(lent["id"])
+    evidence_id = service.operator.request_evidence(deposit_id)["id"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lirf_core.evidence.examination.PARTS", ("answers",))
+        examine(service.worker, evidence_id)
+    service.auditor.certificate(evidence_id)
+    with signed_in(service) as client:
+        html = client.get(f"/console/deposits/{deposit_id}").text
+    lines = re.findall(r"<li><time.*?</time>(.*?)</li>", html, re.DOTALL)
+    told = [re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", line)).strip() for line in lines]
+    assert told == [
+        "deposit requested by operator: licence ended",
+        "deposited",
+        "withdrawn for the fair by custodian: licensed for a day",
+        "withdrawal revoked by custodian",
+        "evidence requested by operator",
+        "evidence finished",
+        "certificate issued (PDF) by auditor",
+    ]

@@ -1,0 +1,95 @@
+"""What happened to the classes of a model, or to one deposit: the lines of a timeline."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from app.audit import service as audit
+from app.deposits.service import DepositRow
+from app.evidence import service as evidence
+from app.paging import PageRequest
+from app.registry.service import ModelRow
+from app.withdrawals import service as withdrawals
+from app.withdrawals.service import WithdrawalRow, WithdrawalState
+
+NEWEST = PageRequest(limit=50)  # of each kind of happening
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One line of a timeline."""
+
+    at: datetime
+    what: str
+    by: str | None
+    reason: str | None
+    link: str | None = None
+
+
+def of_model(
+    session: Session,
+    model: ModelRow,
+    rows: Sequence[DepositRow],
+    names: dict[str, list[str]],
+    lent: Sequence[WithdrawalRow],
+    lends: dict[str, list[str]],
+) -> list[Happening]:
+    """What happened to the model's classes, newest first; of these deposits and withdrawals.
+
+    names: of the classes of each deposit. lends: the deposits that each withdrawal lends.
+    """
+    found = [Happening(model.created_at, "registered", model.created_by, None)]
+    restorations = _restorations(session, model=model.name)
+    for row in rows:
+        label, link = ", ".join(names[row.id]), f"/console/deposits/{row.id}"
+        for one in [*_of_row(row), *restorations.get(row.id, [])]:
+            found.append(Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link))
+    for withdrawal in lent:
+        label = ", ".join(name for one in lends[withdrawal.id] for name in names[one])
+        found += [Happening(one.at, f"{label}: {one.what}", one.by, one.reason) for one in _of_withdrawal(withdrawal)]
+    return sorted(found, key=lambda one: one.at, reverse=True)
+
+
+def of_deposit(session: Session, row: DepositRow) -> list[Happening]:
+    """What was done with one deposit, and what was found and certified of it, oldest first."""
+    found = [*_of_row(row), *_restorations(session, subject=row.id).get(row.id, [])]
+    for withdrawal in withdrawals.of_deposit(session, row.id, NEWEST)[0]:
+        found += _of_withdrawal(withdrawal)
+    for examination in evidence.list_of_deposit(session, row.id, NEWEST)[0]:
+        found.append(Happening(examination.created_at, "evidence requested", examination.created_by, None))
+        if examination.finished_at:
+            what = f"evidence {examination.state}"
+            found.append(Happening(examination.finished_at, what, None, examination.failure))
+        for event in audit.list_events(session, NEWEST, action="certificate.issued", subject=examination.id)[0]:
+            what = f"certificate issued ({event.details['format'].upper()})"
+            found.append(Happening(event.at, what, event.actor, None))
+    return sorted(found, key=lambda one: one.at)
+
+
+def _of_row(row: DepositRow) -> Iterator[Happening]:
+    yield Happening(row.created_at, "deposit requested", row.created_by, row.reason)
+    if row.finished_at:
+        state = "deposited" if row.state == "purged" else row.state
+        yield Happening(row.finished_at, state, None, row.failure)
+    if row.purged_at:
+        yield Happening(row.purged_at, "purged", row.purged_by, row.purge_reason)
+
+
+def _of_withdrawal(row: WithdrawalRow) -> Iterator[Happening]:
+    yield Happening(row.created_at, f"withdrawn for {row.holder}", row.created_by, row.reason)
+    if (state := withdrawals.state(row)) != WithdrawalState.ACTIVE:
+        ended = row.ended_at or row.expires_at
+        assert ended is not None
+        yield Happening(ended, f"withdrawal {state}", row.ended_by, None)
+
+
+def _restorations(session: Session, **of: str) -> dict[str, list[Happening]]:
+    """By deposit, and when they were ended: the row of a deposit knows the last one alone, while it holds."""
+    found: dict[str, list[Happening]] = {}
+    for action, what in (("deposit.restored", "restored"), ("deposit.restoration_ended", "restoration ended")):
+        for event in audit.list_events(session, NEWEST, action=action, **of)[0]:
+            by = event.details.get("requested_by", event.actor)
+            found.setdefault(event.subject or "", []).append(Happening(event.at, what, by, event.reason))
+    return found

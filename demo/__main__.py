@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.certificates.signatures import NotGenuine, demand_genuine
+from app.certificates.signatures import NotGenuine, verified
 from app.cli.evidence import measures
 from app.evidence import figures
 from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, train, write_weights
@@ -179,9 +179,9 @@ def certify(lirf: Client, deposit_id: str) -> None:
     CERTIFICATE.write_bytes(certificate)
     key = load_pem_public_key(lirf.certificate_key().encode())
     assert isinstance(key, Ed25519PublicKey)
-    demand_genuine(certificate, key)
+    verified(certificate, key)
     try:
-        demand_genuine(certificate.replace(b"obj", b"obk", 1), key)
+        verified(certificate.replace(b"obj", b"obk", 1), key)
     except NotGenuine as reason:
         out.print(f"Certificate of deposit: {CERTIFICATE}, genuine. With one byte changed: {reason}")
     else:

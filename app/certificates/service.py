@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.access.service import Actor
 from app.audit import service as audit
 from app.certificates import contents, signatures
-from app.certificates.signatures import Format
+from app.certificates.signatures import About, Format
 from app.certificates.tables import SigningKeyRow
 from app.database import now
 from app.errors import Problem
@@ -45,7 +45,7 @@ def issue(reading: Session, session: Session, vault: Vault, actor: Actor, eviden
     private = _private_key(session, vault, actor)
     told = {**of.told, "key": signatures.key_id(private.public_key())}
     document = _html(told) if format == "html" else _pdf(told, [at.year, at.month, at.day])
-    certificate = signatures.signed(document, format, private)
+    certificate = signatures.signed(document, format, About(of.deposit_id, evidence_id), private)
     details = {
         "deposit": of.deposit_id,
         "format": format,

@@ -415,6 +415,8 @@ def predict(
         )
         listed.title = f"{model}, revision {found['revision']}"
         show(as_json, found, listed)
+        if found["withdrawals"] and not as_json:
+            out.print(f"Seen through withdrawal {', '.join(found['withdrawals'])}.", soft_wrap=True)
 
 
 def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:

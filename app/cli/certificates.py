@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from rich.markup import escape
 
-from app.certificates.signatures import NotGenuine, demand_genuine, key_id
+from app.certificates.signatures import NotGenuine, key_id, verified
 from app.cli.common import DEFAULT_STATE, DEFAULT_URL, State, Url, err, fail, out, service
 
 commands = typer.Typer(no_args_is_help=True, help="Certificates of deposit: evidence on a signed page.")
@@ -64,7 +64,8 @@ def verify(
     if not isinstance(found, Ed25519PublicKey):
         fail(f"{source} holds no Ed25519 public key; `lirf certificate key` prints the one that is wanted.")
     try:
-        demand_genuine(file.read_bytes(), found)
+        about = verified(file.read_bytes(), found)
     except NotGenuine as reason:
         fail(f"{file} is NOT genuine: {reason}")
     out.print(f"[green]{escape(str(file))} is genuine[/green]: as the key {key_id(found)} signed it.", soft_wrap=True)
+    out.print(f"It certifies evidence {about.evidence} of deposit {about.deposit}.", soft_wrap=True)

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from app.audit import service as audit
 from app.audit.tables import AuditEventRow
 from app.certificates import contents, records, signatures
-from app.certificates.signatures import Format, NotGenuine, demand_genuine, signed
+from app.certificates.signatures import About, Format, NotGenuine, signed, verified
 from app.cli import main
-from app.database import now
+from app.database import new_id, now
 from app.deposits.tables import DepositClassRow, DepositRow
 from app.evidence.tables import EvidenceRow
 from app.registry.tables import ModelRow
@@ -33,6 +33,7 @@ from tests.app.factories import CLASSES
 from tests.e2e.processes import wait_until
 from worker.examination import examine
 
+ABOUT = About(new_id(), new_id())
 FORMATS: tuple[Format, ...] = ("pdf", "html")
 
 
@@ -61,33 +62,33 @@ def key_of(service: Service) -> Ed25519PublicKey:
 
 
 def test_a_certificate_is_genuine_and_with_a_changed_byte_it_is_not(service: Service) -> None:
-    _, evidence_id = examined(service)
+    deposit_id, evidence_id = examined(service)
     key = key_of(service)
     for format in FORMATS:
         file = service.reader.certificate(evidence_id, format=format)
-        demand_genuine(file, key)
+        assert verified(file, key) == About(deposit_id, evidence_id)
         places = {*range(0, len(file), 199), *range(len(file) - 300, len(file))}
         for place in places:
             changed = bytearray(file)
             changed[place] ^= 1 << place % 8
             with pytest.raises(NotGenuine):
-                demand_genuine(bytes(changed), key)
+                verified(bytes(changed), key)
         for other in (file[:-1], file + b"\n", file[1:], file + file, b"", file.replace(b"ed25519", b"ED25519")):
             with pytest.raises(NotGenuine):
-                demand_genuine(other, key)
+                verified(other, key)
 
 
 def test_a_certificate_of_another_key_is_none() -> None:
     own, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    file = signed(b"%PDF-1.7\n", "pdf", own)
-    demand_genuine(file, own.public_key())
+    file = signed(b"%PDF-1.7\n", "pdf", ABOUT, own)
+    verified(file, own.public_key())
     with pytest.raises(NotGenuine, match="signed by the key"):
-        demand_genuine(file, other.public_key())
+        verified(file, other.public_key())
     named = file.replace(signatures.key_id(own.public_key()).encode(), signatures.key_id(other.public_key()).encode())
     with pytest.raises(NotGenuine, match="changed after"):
-        demand_genuine(named, other.public_key())
+        verified(named, other.public_key())
     with pytest.raises(NotGenuine, match="line of its signature"):  # a document of one kind with the other's line
-        demand_genuine(signed(b"<!DOCTYPE html>", "pdf", own), own.public_key())
+        verified(signed(b"<!DOCTYPE html>", "pdf", ABOUT, own), own.public_key())
 
 
 def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
@@ -365,18 +366,19 @@ def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service)
     vault = service.worker.vault
     assert maintenance.check(service.database, vault) == []
     maintenance.rotate_key(service.database, FileMasterKeys(service.settings.master_key))
-    demand_genuine(service.reader.certificate(evidence_id), key_of(service))
+    verified(service.reader.certificate(evidence_id), key_of(service))
 
 
 def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service: Service, tmp_path: Path) -> None:
-    deposit_id, _ = examined(service)
+    deposit_id, evidence_id = examined(service)
     cli, env = CliRunner(), {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of("auditor")}
     file, key = tmp_path / "c.pdf", tmp_path / "key.pem"
     assert cli.invoke(main, ["certificate", "get", deposit_id, str(file)], env=env).exit_code == 0
     key.write_text(cli.invoke(main, ["certificate", "key"], env=env).stdout)
-    genuine = cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)])
-    assert genuine.exit_code == 0, genuine.output
-    assert "is genuine" in genuine.output
+    told = cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)])
+    assert told.exit_code == 0, told.output
+    assert "is genuine" in told.output
+    assert f"evidence {evidence_id} of deposit {deposit_id}" in told.output
     assert cli.invoke(main, ["certificate", "verify", str(file)], env=env).exit_code == 0
     changed = file.read_bytes().replace(b"obj", b"obk", 1)
     file.write_bytes(changed)

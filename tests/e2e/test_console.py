@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.access.service import Role
-from app.certificates.signatures import demand_genuine
+from app.certificates.signatures import verified
 from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, write_weights
 from lirf_core.network import SplitNetwork
 from tests.app.conftest import Service
@@ -135,7 +135,7 @@ def test_a_deposit_is_watched_lent_tried_approved_and_purged(
         page.get_by_role("link", name="PDF").click()
     key = load_pem_public_key(service.reader.certificate_key().encode())
     assert isinstance(key, Ed25519PublicKey)
-    demand_genuine(download.value.path().read_bytes(), key)
+    verified(download.value.path().read_bytes(), key)
 
     page.get_by_role("link", name="digits").click()
     expect(page.locator(".tile.deposited")).to_have_count(3)

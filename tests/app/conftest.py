@@ -1,11 +1,12 @@
 """A real service for each test: uvicorn on a free port, SQLite and (where TEST_DATABASE_URL is set) PostgreSQL."""
 
 import os
+import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,28 +32,45 @@ from tests.lirf_core.factories import SPEC, network
 from worker.job import Work, work_on
 
 POSTGRESQL = os.environ.get("TEST_DATABASE_URL")
+KINDS = ["sqlite", "postgresql"] if POSTGRESQL else ["sqlite"]
 
 
 @contextmanager
-def own_database(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of a new, empty database."""
+def own_database(kind: str, folder: Path, template: str | None = None) -> Iterator[str]:
+    """The URL of a new database: empty, or a copy of the one at that URL, which nobody uses."""
     if kind == "sqlite":
-        yield f"sqlite:///{folder / 'test.sqlite3'}"
+        file = folder / "test.sqlite3"
+        if template:
+            shutil.copyfile(sa.make_url(template).database or "", file)
+        yield f"sqlite:///{file}"
         return
     assert POSTGRESQL
     name = f"lirf_test_{uuid.uuid4().hex[:12]}"
     server = sa.create_engine(POSTGRESQL, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        like = f" TEMPLATE {sa.make_url(template).database}" if template else ""
+        connection.execute(sa.text(f"CREATE DATABASE {name}{like}"))
     yield sa.make_url(POSTGRESQL).set(database=name).render_as_string(hide_password=False)
     with server.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
     server.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRESQL else ["sqlite"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with own_database(request.param, tmp_path) as url:
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """By kind, the URL of a database of the newest schema: migrations take longer than most tests."""
+    with ExitStack() as stack:
+        urls = {kind: stack.enter_context(own_database(kind, tmp_path_factory.mktemp(kind))) for kind in KINDS}
+        for url in urls.values():
+            database = Database(url)
+            database.upgrade()
+            database.engine.dispose()
+        yield urls
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated: dict[str, str]) -> Iterator[str]:
+    with own_database(request.param, tmp_path, migrated[request.param]) as url:
         yield url
 
 
@@ -64,7 +82,6 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     database = Database(settings.database)
-    database.upgrade()
     yield database
     database.engine.dispose()
 

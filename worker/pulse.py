@@ -31,12 +31,14 @@ class Curve:
 
     MOST = 120
 
-    def __init__(self) -> None:
-        self._points: list[dict[str, float]] = []
+    def __init__(self, told: dict[str, list[float]]) -> None:
+        """told: of an earlier attempt."""
+        self._points = [dict(zip(told, values, strict=True)) for values in zip(*told.values(), strict=True)]
 
     def add(self, step: int, losses: dict[str, float]) -> None:
-        if not self._points or self._points[-1]["step"] != step:
-            self._points.append({"step": step, **losses})
+        while self._points and self._points[-1]["step"] >= step:  # an earlier attempt went on after its checkpoint
+            self._points.pop()
+        self._points.append({"step": step, **losses})
         if len(self._points) > self.MOST:
             del self._points[1::2]
 
@@ -91,7 +93,7 @@ class DepositPulse(Pulse):
     def __init__(self, database: Database, vault: Vault, settings: Settings, job: Job) -> None:
         super().__init__(vault, settings, self._heartbeat)
         self._database, self._job = database, job
-        self.curve = Curve()
+        self.curve = Curve(job.curve)
         self._next_checkpoint = time.monotonic() + settings.checkpoint_seconds
 
     def _heartbeat(self, progress: dict[str, Any]) -> None:

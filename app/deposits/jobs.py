@@ -47,7 +47,7 @@ class Job:
     """A claimed deposit: everything the work needs, read in the claiming transaction.
 
     `older_modules` are to forget the deposited classes, too: they were made when the model knew them. `checkpoints`
-    are of earlier attempts, by the part of the work; `attempt` counts from 1.
+    are of earlier attempts, by the part of the work, and so is the `curve` of losses; `attempt` counts from 1.
     """
 
     id: str
@@ -66,6 +66,7 @@ class Job:
     config: DepositConfig
     older_modules: list[HeldModule]
     checkpoints: dict[str, StoredObject]
+    curve: dict[str, list[float]]
 
 
 def config_of(stored: dict[str, Any]) -> DepositConfig:
@@ -125,6 +126,7 @@ def _job(session: Session, deposit_id: str) -> Job:
         config=config_of(row.config),
         older_modules=_holding(session, model.id),
         checkpoints=checkpoints.of_deposit(session, row.id),
+        curve=row.curve or {},
     )
 
 

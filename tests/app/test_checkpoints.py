@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.deposits import checkpoints, jobs
-from app.deposits.tables import CheckpointRow
+from app.deposits.tables import CheckpointRow, DepositRow
 from app.vault.tables import VaultObjectRow
 from lirf_core.compute import OutOfMemory
 from tests.app.conftest import Service
@@ -94,6 +94,10 @@ def test_a_deposit_whose_worker_died_goes_on_after_its_last_checkpoint(
     assert finish(eager, deposit_id, monkeypatch) == [("training", 4)]
     assert kept_checkpoints(eager) == 0
     assert not garbage(eager)
+    with eager.database.session() as session:
+        curve = session.get_one(DepositRow, deposit_id).curve or {}
+    assert curve["step"] == [1, 2, 3, 4]  # the losses of the steps before are kept
+    assert {len(values) for values in curve.values()} == {4}
 
 
 def test_what_was_done_before_a_scrubbing_is_not_done_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

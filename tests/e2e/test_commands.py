@@ -46,6 +46,8 @@ def test_the_tutorial_works_as_it_stands(tmp_path: Path) -> None:
     preserved, deposited = map(float, re.findall(r"target +preserved +(\S+) % +deposited +(\S+) %", told)[0])
     assert deposited < 5 < 85 < preserved
     assert "NOT forgotten" not in told
+    assert "relearnt after 20 and 80 steps, 10 images a class: NOT met" in told
+    assert "linear probe: no reference to tell by" in told
     assert "certificate.pdf is genuine" in told
     assert certificate.startswith(b"%PDF-")
     assert {file.name for file in tmp_path.iterdir()} == {".venv", "up.log", "var"}

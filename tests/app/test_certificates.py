@@ -1,6 +1,7 @@
 """Certificates of deposit: genuine to the byte, true to the audit, and deaf to what names and reasons say."""
 
 import hashlib
+import subprocess
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from lirf_client import LirfError
 from lirf_core.evidence.examination import Examination
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES
+from tests.e2e.commands import ROOT, blocks
 from tests.e2e.processes import wait_until
 from worker.examination import examine
 
@@ -387,6 +389,21 @@ def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service
     assert "NOT genuine" in refused.output
     key.write_text("no key")
     assert cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)]).exit_code == 1
+
+
+def test_openssl_checks_it_as_the_documentation_says(service: Service, tmp_path: Path) -> None:
+    _, evidence_id = examined(service)
+    (tmp_path / "key.pem").write_text(service.reader.certificate_key())
+    [script] = [script for script in blocks(ROOT / "docs" / "how-to" / "certificates.md") if "openssl" in script]
+
+    def checked(certificate: bytes) -> int:
+        (tmp_path / "certificate.pdf").write_bytes(certificate)
+        return subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True).returncode
+
+    for format in FORMATS:
+        file = service.reader.certificate(evidence_id, format=format)
+        assert checked(file) == 0
+        assert checked(file.replace(b"obj" if format == "pdf" else b"deposit", b"changed", 1)) == 1
 
 
 def test_evidence_of_an_earlier_version_is_to_be_gathered_again(

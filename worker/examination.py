@@ -52,9 +52,13 @@ def _end(work: Work, session: Session, job: Job) -> None:
         log.warning("%s: it begins again with what is left", destroyed)
         session.rollback()
         jobs.begin_again(session, job)
-    except (SQLAlchemyError, OSError, VaultDamaged) as error:  # a deposit may have replaced an object meanwhile
-        log.exception("evidence %s was interrupted", job.id)
+    except (SQLAlchemyError, OSError, VaultDamaged) as error:
         session.rollback()
+        if isinstance(error, VaultDamaged) and jobs.is_destroyed(session, job):  # since the last heartbeat
+            log.warning("evidence %s begins again with what is left", job.id)
+            jobs.begin_again(session, job)
+            return
+        log.exception("evidence %s was interrupted", job.id)
         failure = f"{type(error).__name__}: the worker's log says more."
         jobs.give_back(session, job, failure, work.settings.max_attempts)
     except (TookTooLong, Problem, ValueError) as error:

@@ -16,14 +16,18 @@ class AuditEventRow(Base):
     """
 
     __tablename__ = "audit_events"
+    __table_args__ = (
+        sa.Index("ix_audit_events_model_action", "model", "action"),
+        sa.Index("ix_audit_events_subject_action", "subject", "action"),
+    )
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id)
     number: Mapped[int] = mapped_column(sa.BigInteger, unique=True)
     at: Mapped[datetime] = mapped_column(default=now)
     actor: Mapped[str] = mapped_column(sa.String(100))
     action: Mapped[str] = mapped_column(sa.String(50), index=True)
-    model: Mapped[str | None] = mapped_column(sa.String(100), index=True)
-    subject: Mapped[str | None] = mapped_column(sa.String(64), index=True)
+    model: Mapped[str | None] = mapped_column(sa.String(100))
+    subject: Mapped[str | None] = mapped_column(sa.String(64))
     reason: Mapped[str | None] = mapped_column(sa.Text)
     request_id: Mapped[str | None] = mapped_column(sa.String(64), index=True)
     details: Mapped[dict[str, Any]]

@@ -38,7 +38,7 @@ class Records:
     examined: AuditEventRow
     purged: AuditEventRow | None
     restored: AuditEventRow | None
-    lent: set[str]
+    lent: set[str | None]
 
 
 def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow, at: datetime) -> Records:
@@ -119,19 +119,16 @@ def _restored(session: Session, deposit_id: str) -> AuditEventRow | None:
     return begun if begun and (not ended or ended.number < begun.number) else None
 
 
-def _lent(session: Session, model_name: str, deposit_id: str, at: datetime) -> set[str]:
+def _lent(session: Session, model_name: str, deposit_id: str, at: datetime) -> set[str | None]:
     """The withdrawals that show the deposit's classes."""
-    opened = _intact(session, "withdrawal.opened", model=model_name)
-    of_deposit = [event for event in opened if deposit_id in event.details["deposits"]]
-    return {event.subject for event in of_deposit if event.subject and _holds(session, event.subject, event, at)}
-
-
-def _holds(session: Session, withdrawal_id: str, opened: AuditEventRow, at: datetime) -> bool:
-    if any(_newest(session, f"withdrawal.{end}", withdrawal_id) for end in ("revoked", "expired")):
-        return False
-    renewed = _newest(session, "withdrawal.renewed", withdrawal_id)
-    until = renewed.details["until"] if renewed else opened.details["expires_at"]
-    return until is None or datetime.fromisoformat(until) > at
+    opened, renewed, revoked, expired = (
+        _intact(session, f"withdrawal.{what}", model=model_name) for what in ("opened", "renewed", "revoked", "expired")
+    )
+    ended = {event.subject for event in (*revoked, *expired)}
+    until = {event.subject: event.details["expires_at"] for event in opened if deposit_id in event.details["deposits"]}
+    until |= {event.subject: event.details["until"] for event in renewed if event.subject in until}
+    lasting = {one for one, end in until.items() if end is None or datetime.fromisoformat(end) > at}
+    return lasting - ended
 
 
 def _needs_second_person(session: Session, model_id: str) -> bool:

@@ -80,9 +80,10 @@ def _of_row(row: DepositRow) -> Iterator[Happening]:
 def _of_withdrawal(row: WithdrawalRow) -> Iterator[Happening]:
     yield Happening(row.created_at, f"withdrawn for {row.holder}", row.created_by, row.reason)
     if (state := withdrawals.state(row)) != WithdrawalState.ACTIVE:
-        ended = row.ended_at or row.expires_at
+        has_expired = state == WithdrawalState.EXPIRED  # which somebody notes some time after
+        ended, by = (row.expires_at, None) if has_expired else (row.ended_at, row.ended_by)
         assert ended is not None
-        yield Happening(ended, f"withdrawal {state}", row.ended_by, None)
+        yield Happening(ended, f"withdrawal {state}", by, None)
 
 
 def _restorations(session: Session, **of: str) -> dict[str, list[Happening]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lirf_core.evidence.intervals import MANY, chance_of_more, interval
+from lirf_core.evidence.intervals import chances, interval
 
 FORGOTTEN = 5.0  # percent of a deposited class that a target may still answer rightly and be said to have forgotten it
 NETWORKS = ("original", "target", "recover", "reference", "fresh")
@@ -14,10 +14,10 @@ GUESS = {"auc": 0.5, "error": 0.0}
 TAIL = 0.025  # on each side of an interval
 ADVICE = "Too few steps, or too few images: next time more epochs, a smaller batch size or a later split."
 RULES = (
-    f"met: with 95 %, at most {FORGOTTEN:g} % answered rightly, preserved classes within {KEPT:g} points, attacks "
-    f"within {AHEAD:g} points (areas: {APART:g}) of what they are compared with; NOT met: surely beyond that. An "
-    "original that is still there has to show more in answers, membership, probe and students, else they say nothing. "
-    "Intervals are of the images asked, of one training each."
+    f"met: with 95 %, at most {FORGOTTEN:g} % of the deposited images answered rightly, and no more seen of any class; "
+    f"preserved classes within {KEPT:g} points; attacks within {AHEAD:g} points (areas: {APART:g}) of what they are "
+    "compared with, while an original that is still there is beyond that in answers, membership, probe and students. "
+    "NOT met: surely beyond that. Intervals are of the images asked, of one training each."
 )
 QUOTES = {ord(quote): f"\\u{ord(quote):04x}" for quote in "“”"}  # in a name, where they would seem to end it
 
@@ -58,14 +58,10 @@ def still_known(found: dict[str, Any]) -> str | None:
     target = found["answers"].get("target")
     if not target or not target["deposited"]:
         return None
-    if target["deposited"]["low"] > FORGOTTEN:
+    if _is_known(target["deposited"]):
         return remains(target["deposited"]["percent"])
     seen = {name: target["by_class"][name] for name in target["confusion"] if name in target["by_class"]}
-    surely = {
-        name: one["percent"]
-        for name, one in seen.items()
-        if one["percent"] > FORGOTTEN and chance_of_more(_right(one), one["images"], FORGOTTEN) < TAIL / len(seen)
-    }
+    surely = {name: one["percent"] for name, one in seen.items() if _is_known(one, TAIL / len(seen))}
     worst = max(surely, key=lambda name: surely[name], default=None)
     return None if worst is None else remains(surely[worst], named(worst))
 
@@ -90,7 +86,6 @@ def networks(found: dict[str, Any]) -> list[str]:
 def rows(found: dict[str, Any]) -> list[Row]:
     """found: `lirf_core.evidence.examination.Evidence` as JSON."""
     good, answers, probe = found["good"], found["answers"], found["probe"]
-    reference = _reference(answers)
     table = [
         Row("answered rightly", good["answers"], _shares(answers), _forgot(found)),
         Row(
@@ -103,61 +98,81 @@ def rows(found: dict[str, Any]) -> list[Row]:
             "membership inference, area",
             good["membership"],
             _areas(found["membership"]),
-            _guess(found["membership"], reference),
+            _guess(found),
         ),
-        Row("linear probe", good["probe"], _shares(probe), _no_more_read(probe, reference)),
+        Row("linear probe", good["probe"], _shares(probe), _no_more_read(found)),
     ]
     for number, run in enumerate(found["relearning"].get("target", [])):
         measure = f"relearnt after 20 and 80 steps, {run['images_each']} images a class"
         runs = {name: of[number] for name, of in found["relearning"].items()}
         again = {name: _relearnt(run) for name, run in runs.items()}
-        table.append(Row(measure, good["relearning"], again, _no_sooner(runs, reference)))
+        table.append(Row(measure, good["relearning"], again, _no_sooner(runs, _reference(answers, runs))))
     for way, students in found["distillation"].items():
         measure = f"student by {way}; with no teacher {_share(students['none'])}"
         taught = {name: read for name, read in students.items() if name != "none"}
-        verdict = _shown(students, "none", _not_over(students.get("target"), students["none"], AHEAD))
+        verdict = _controlled(found, students, students["none"])
         table.append(Row(measure, good["distillation"], _shares(taught), verdict))
     return table
 
 
-def _reference(answers: dict[str, Any]) -> Verdict | None:
-    """Why no reference can be compared with; None where one can."""
-    if "reference" not in answers:
+def _reference(answers: dict[str, Any], measured: dict[str, Any]) -> Verdict | None:
+    """Why the measure cannot be compared with a reference's; None where it can."""
+    if "reference" not in answers or "reference" not in measured:
         return Verdict.NO_REFERENCE
     deposited = answers["reference"]["deposited"]
-    return Verdict.REFERENCE_KNOWS if deposited and deposited["low"] > FORGOTTEN else None
+    return Verdict.REFERENCE_KNOWS if deposited and _is_known(deposited) else None
+
+
+def _is_known(share: dict[str, Any], tail: float = TAIL) -> bool:
+    """Whether surely more is answered rightly than what was forgotten may be."""
+    return chances(_right(share), share["images"], FORGOTTEN)[1] < tail
+
+
+def _is_forgotten(share: dict[str, Any]) -> bool:
+    return chances(_right(share), share["images"], FORGOTTEN)[0] <= 2 * TAIL  # of one side: 95 %
 
 
 def _forgot(found: dict[str, Any]) -> Verdict | None:
-    answers = found["answers"]
-    target, original = answers.get("target"), answers.get("original")
+    target = found["answers"].get("target")
     if not target or not target["deposited"]:
         return None
     if still_known(found):
         return Verdict.NOT_MET
-    if original and original["deposited"]["low"] <= FORGOTTEN:
-        return Verdict.NOTHING_SHOWN
-    most = interval(target["deposited"]["percent"], target["deposited"]["images"], 2 * TAIL)[1]  # of one side: 95 %
-    if most > FORGOTTEN or unseen(found):
-        return Verdict.TOO_FEW
-    classes = [target["by_class"][name] for name in target["confusion"]]
-    hardly = any(
-        one["images"] < MANY and one["percent"] > FORGOTTEN for one in classes
-    )  # not surely known, but perhaps
-    return Verdict.TOO_FEW if hardly else Verdict.MET
+    seen = [target["by_class"].get(name) for name in target["confusion"]]
+    is_sure = _is_forgotten(target["deposited"]) and all(one and one["percent"] <= FORGOTTEN for one in seen)
+    original = found["answers"].get("original")
+    return _if_the_original_shows_it(
+        found,
+        Verdict.MET if is_sure else Verdict.TOO_FEW,
+        original and _of_limit(original["deposited"]),
+    )
 
 
-def _no_more_read(probe: dict[str, Any], reference: Verdict | None) -> Verdict | None:
-    if "target" not in probe:
+def _of_limit(share: dict[str, Any]) -> Verdict:
+    if _is_forgotten(share):
+        return Verdict.MET
+    return Verdict.NOT_MET if _is_known(share) else Verdict.TOO_FEW
+
+
+def _no_more_read(found: dict[str, Any]) -> Verdict | None:
+    if "target" not in found["probe"]:
         return None
-    return reference or _shown(probe, "reference", _not_over(probe["target"], probe["reference"], AHEAD))
+    reference = _reference(found["answers"], found["probe"])
+    return reference or _controlled(found, found["probe"], found["probe"]["reference"])
 
 
-def _shown(found: dict[str, Any], yardstick: str, verdict: Verdict | None) -> Verdict | None:
-    """Nothing is good where the attack does not even find something in the original."""
-    if verdict == Verdict.NOT_MET or "original" not in found:
-        return verdict
-    return verdict if _not_over(found["original"], found[yardstick], 0.0) == Verdict.NOT_MET else Verdict.NOTHING_SHOWN
+def _controlled(found: dict[str, Any], attack: dict[str, Any], other: dict[str, Any]) -> Verdict | None:
+    """Of an attack by network: the target against what it is compared with, where the original differs from that."""
+    target, original = (_not_over(attack.get(name), other, AHEAD) for name in ("target", "original"))
+    return target and _if_the_original_shows_it(found, target, original)
+
+
+def _if_the_original_shows_it(found: dict[str, Any], target: Verdict, original: Verdict | None) -> Verdict:
+    """Nothing is good where the same would be said of the original, as far as that is still there."""
+    is_destroyed = original is None and "original" in found["missing"]
+    if target == Verdict.NOT_MET or original == Verdict.NOT_MET or is_destroyed:
+        return target
+    return Verdict.TOO_FEW if original == Verdict.TOO_FEW else Verdict.NOTHING_SHOWN
 
 
 def _not_over(
@@ -172,7 +187,7 @@ def _not_over(
 def _over(share: dict[str, Any], other: dict[str, Any], tail: float = TAIL) -> tuple[float, float]:
     """Points by which a share surely is, and at most is, over another one: Newcombe's interval (1998).
 
-    It is that of independent images; of the same ones the difference is surer.
+    It is that of independent images: of the same ones, where one network mostly answers as the other, it is wide.
     """
     over = share["percent"] - other["percent"]
     low, high = interval(share["percent"], share["images"], tail)
@@ -187,26 +202,24 @@ def _verdict(least: float, most: float, margin: float) -> Verdict:
     return Verdict.NOT_MET if least > margin else Verdict.TOO_FEW
 
 
-def _guess(membership: dict[str, Any], reference: Verdict | None) -> Verdict | None:
-    """Whether the area is surely near a half, or the reference's, and the original's surely is not there."""
-    if "target" not in membership:
+def _guess(found: dict[str, Any]) -> Verdict | None:
+    """Whether the area is surely near a half, or the reference's."""
+    attacks = found["membership"]
+    if "target" not in attacks:
         return None
-    target, other = membership["target"], GUESS
-    verdict = _verdict(*_apart(target, other), APART)
-    if verdict == Verdict.NOT_MET:
-        if reference or "reference" not in membership:
-            return reference or Verdict.NO_REFERENCE
-        other = membership["reference"]
-        verdict = _verdict(*_apart(target, other), APART)
-    if verdict != Verdict.NOT_MET and "original" in membership and _apart(membership["original"], other)[0] <= 0:
-        return Verdict.NOTHING_SHOWN
-    return verdict
+    other = GUESS
+    if _near(attacks["target"], other) == Verdict.NOT_MET:
+        if reference := _reference(found["answers"], attacks):
+            return reference
+        other = attacks["reference"]
+    original = _near(attacks["original"], other) if "original" in attacks else None
+    return _if_the_original_shows_it(found, _near(attacks["target"], other), original)
 
 
-def _apart(attack: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
-    """How far apart two areas surely are, and are at most; of the same images both."""
+def _near(attack: dict[str, Any], other: dict[str, Any]) -> Verdict:
+    """Two standard errors of each, as if they were of other images."""
     apart, error = abs(attack["auc"] - other["auc"]), attack["error"] + other["error"]
-    return apart - 2 * error, apart + 2 * error
+    return _verdict(apart - 2 * error, apart + 2 * error, APART)
 
 
 def _no_sooner(runs: dict[str, Any], reference: Verdict | None) -> Verdict | None:

@@ -202,6 +202,12 @@ def fail(session: Session, job: Job, reason: str) -> None:
         _record(session, WORKER, row, "failed", failure=reason)
 
 
+def is_destroyed(session: Session, job: Job) -> bool:
+    """Whether something that it examines was purged, destroyed, replaced or discarded meanwhile."""
+    with session.begin():
+        return _is_destroyed(session, job)
+
+
 def begin_again(session: Session, job: Job) -> None:
     """Queues it again for what is left of what it examines, ten times at most. Raises `NoLongerHeld`."""
     if job.restarts >= MOST_RESTARTS:
@@ -275,8 +281,12 @@ def _take_back(session: Session, settings: Settings, row: EvidenceRow) -> None:
 
 def _demand_there(session: Session, job: Job) -> None:
     """Raises `Destroyed`."""
-    if vaults.shredded_names(session, job.examined.values()):
+    if _is_destroyed(session, job):
         raise Destroyed(f"something that evidence {job.id} examines was destroyed meanwhile")
+
+
+def _is_destroyed(session: Session, job: Job) -> bool:
+    return bool(vaults.shredded_names(session, job.examined.values()))
 
 
 def _change(session: Session, job: Job, **values: Any) -> EvidenceRow:

@@ -202,16 +202,17 @@ def end_expired(session: Session) -> int:
     with session.begin():
         query = sa.select(WithdrawalRow).where(WithdrawalRow.ended_at.is_(None), WithdrawalRow.expires_at <= now())
         return sum(
-            _end(session, row, audit.RECONCILER, "withdrawal.expired")
+            _end(session, row, audit.RECONCILER, "withdrawal.expired", WithdrawalRow.expires_at <= now())
             for row in session.scalars(query.limit(1000)).all()
         )
 
 
-def _end(session: Session, row: WithdrawalRow, by: str, action: str) -> bool:
+def _end(session: Session, row: WithdrawalRow, by: str, action: str, *where: sa.ColumnElement[bool]) -> bool:
+    """False where it was ended, or is not so any more: a renewal may have been committed meanwhile."""
     ended = changes(
         session,
         sa.update(WithdrawalRow)
-        .where(WithdrawalRow.id == row.id, WithdrawalRow.ended_at.is_(None))
+        .where(WithdrawalRow.id == row.id, WithdrawalRow.ended_at.is_(None), *where)
         .values(ended_at=now(), ended_by=by),
     )
     if not ended:
@@ -283,7 +284,7 @@ def _presented(session: Session, model: registry.ModelRow, token: str) -> Withdr
 
 
 def active(session: Session, model_id: str, at: datetime | None = None) -> Sequence[WithdrawalRow]:
-    """Withdrawals of a model that hold at that time (now), of those that nobody ended, public or held."""
+    """Withdrawals of a model that nobody has ended and whose time is not over `at` (default: now), public or held."""
     query = sa.select(WithdrawalRow).where(WithdrawalRow.model_id == model_id, WithdrawalRow.ended_at.is_(None))
     at = at or now()
     return [

@@ -6,7 +6,8 @@ students learn from it. The other half is asked.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 
+Network = TypeVar("Network", bound=nn.Module)
+Measured = TypeVar("Measured")
 PARTS = ("answers", "membership", "probe", "relearning", "distillation", "embedding")
 GOOD = {
     "answers": "The target answers no image of a deposited class rightly, and preserved ones as before; the recover "
@@ -204,31 +207,25 @@ class Examination:
     def _answers(self) -> dict[str, Answered]:
         held_out = self._case.held_out
         told = held_out.labels, self._case.deposited, self._case.classes
-        found = {}
-        for name, network in self._all().items():
-            try:
-                found[name] = answered(self._logits(network, held_out), *told)
-            except CannotBeMeasured as error:  # the others' answers are to be had
-                self._missing[f"answers, {name}"] = NOT_MEASURED.format(error)
-        return found
+        return self._of_each(self._all(), lambda network: answered(self._logits(network, held_out), *told))
 
     def _membership(self) -> dict[str, Attack]:
         assert self._case.members is not None
         members, strangers = sides(self._case.members, self._case.held_out.of_classes(self._case.deposited))
         if not len(members):
             raise CannotBeMeasured("no class has both a member and a held-out image.")
-        return {
-            name: attack(*(margins(self._logits(network, of), of.labels) for of in (members, strangers)))
-            for name, network in self._all().items()
-        }
+        return self._of_each(
+            self._all(),
+            lambda network: attack(*(margins(self._logits(network, of), of.labels) for of in (members, strangers))),
+        )
 
     def _probe(self) -> dict[str, Read]:
-        read = {}
-        for name, network in self._networks.whole().items():
+        def read(network: SplitNetwork) -> Read:
             of_attackers, of_asked = (self._features(network.lower, of) for of in (self._attackers, self._asked))
             labelled = of_attackers, self._attackers.labels
-            read[name] = self._read(linear_probe(labelled, of_asked, len(self._case.classes)))
-        return read
+            return self._read(linear_probe(labelled, of_asked, len(self._case.classes)))
+
+        return self._of_each(self._networks.whole(), read)
 
     def _relearning(self) -> dict[str, list[Relearning]]:
         learners = {"target": self._networks.target, "fresh": self._networks.fresh}
@@ -236,7 +233,7 @@ class Examination:
             learners["reference"] = self._networks.reference
         each = self._most_each()
         budgets = [few for few in FEW if few <= each] or [each]
-        return {name: [self._relearnt(network, budget) for budget in budgets] for name, network in learners.items()}
+        return self._of_each(learners, lambda network: [self._relearnt(network, budget) for budget in budgets])
 
     def _relearnt(self, network: SplitNetwork, budget: int) -> Relearning:
         few = self._attackers.first_of_each(budget)
@@ -255,17 +252,16 @@ class Examination:
         return Relearning(budget, len(self._asked.of_classes(self._case.deposited)), curve)
 
     def _distillation(self) -> dict[str, dict[str, Read]]:
-        teachers = {"none": None, "original": self._networks.original, "target": self._networks.target}
+        teachers = {"original": self._networks.original, "target": self._networks.target}
         depth, height, width = features_at_split(self._exact.place(self._networks.target), self._case.preprocessing)
         is_map = height > 1 and width > 1  # a transformer's tokens lie nowhere in the image
         ways: list[Distillation] = ["logits", "attention"] if is_map else ["logits"]
         alone = self._student((depth, height, width), None, "logits")
         found: dict[str, dict[str, Read]] = {}
         for way in ways:
-            found[way] = {"none": alone}
-            for name, teacher in teachers.items():
-                if teacher is not None:
-                    found[way][name] = self._student((depth, height, width), teacher, way)
+            teach = partial(self._student, (depth, height, width), way=way)
+            there = {name: teacher for name, teacher in teachers.items() if teacher is not None}
+            found[way] = {"none": alone, **self._of_each(there, teach)}
         return found
 
     def _student(self, features: tuple[int, int, int], teacher: SplitNetwork | None, way: Distillation) -> Read:
@@ -290,6 +286,16 @@ class Examination:
             on_step=lambda *_: self._step(),
         )
         return self._read(self._logits(learnt, self._asked))
+
+    def _of_each(self, networks: dict[str, Network], measure: Callable[[Network], Measured]) -> dict[str, Measured]:
+        """What one network allows no figure of, the others do."""
+        found = {}
+        for name, network in networks.items():
+            try:
+                found[name] = measure(network)
+            except CannotBeMeasured as error:
+                self._missing[f"{self._part}, {name}"] = NOT_MEASURED.format(error)
+        return found
 
     def _embedding(self) -> Embedding:
         shown, networks = self._shown(), self._networks

@@ -14,8 +14,12 @@ def interval(percent: float, images: int, tail: float = 0.025) -> tuple[float, f
     return 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)
 
 
-def chance_of_more(right: int, images: int, percent: float) -> float:
-    """That so many right answers, or more, are among so many images where only so many percent are right (exact)."""
-    from scipy.special import bdtrc  # takes as long as the rest of a command's start
+def chances(right: int, images: int, percent: float) -> tuple[float, float]:
+    """Of so many right answers or fewer, and of so many or more, where so many percent are right (binomial, exact).
 
-    return 1.0 if right == 0 else float(bdtrc(right - 1, images, percent / 100))
+    Wilson's interval is too short for a share near 0, where forgotten classes are.
+    """
+    from scipy.special import bdtr, bdtrc  # takes as long as the rest of a command's start
+
+    more = 1.0 if right == 0 else float(bdtrc(right - 1, images, percent / 100))
+    return float(bdtr(right, images, percent / 100)), more

@@ -50,10 +50,12 @@ def own_database(kind: str, folder: Path, template: str | None = None) -> Iterat
     with server.connect() as connection:
         like = f" TEMPLATE {sa.make_url(template).database}" if template else ""
         connection.execute(sa.text(f"CREATE DATABASE {name}{like}"))
-    yield sa.make_url(POSTGRESQL).set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+    try:
+        yield sa.make_url(POSTGRESQL).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with server.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+        server.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The console over HTTP: who gets in, what each role may do, and that no other site can do it for them."""
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -371,6 +372,8 @@ def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_cert
     service.custodian.withdraw([other], holder="another", reason="r")
     lent = service.custodian.withdraw([deposit_id, other], holder="the fair", reason="licensed for a day")
     service.custodian.revoke(lent["id"])
+    service.custodian.withdraw([deposit_id], holder="the museum", reason="an evening", expires_in_seconds=0.1)
+    time.sleep(0.2)
     evidence_id = service.operator.request_evidence(deposit_id)["id"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("lirf_core.evidence.examination.PARTS", ("answers",))
@@ -385,6 +388,8 @@ def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_cert
         "deposited",
         "withdrawn for the fair by custodian: licensed for a day",
         "withdrawal revoked by custodian",
+        "withdrawn for the museum by custodian: an evening",
+        "withdrawal expired",
         "evidence requested by operator",
         "evidence finished",
         "certificate issued (PDF) by auditor",

@@ -391,6 +391,27 @@ def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
     assert "after 3 attempts" in (told["failure"] or "")
 
 
+def test_what_is_destroyed_before_it_is_read_is_no_trouble_of_the_examination(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_evaluation_set(service)
+    deposit_id = service.deposit(["auk"])
+    evidence_id = newest(service, deposit_id)
+    opened = examination._networks
+
+    def purged_before(*of: Any) -> Any:
+        service.administrator.purge(deposit_id, classes=["auk"], reason="r")
+        return opened(*of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(examination, "_networks", purged_before)
+        examine(service.worker, evidence_id)
+    with service.database.session() as session:
+        row = session.get_one(EvidenceRow, evidence_id)
+        assert (row.state, row.attempts, row.restarts) == ("queued", 0, 1)
+    assert "recover" not in examined(service, evidence_id)["answers"]
+
+
 def test_what_is_examined_may_be_replaced_more_often_than_trouble_is_borne(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

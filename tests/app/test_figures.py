@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.evidence.figures import Verdict, rows, still_known, unseen
-from lirf_core.evidence.intervals import chance_of_more, interval
+from lirf_core.evidence.intervals import chances, interval
 
 
 def share(percent: float, images: int = 400) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def run(*right: float, asked: int = 400) -> list[dict[str, Any]]:
 def found(**parts: Any) -> dict[str, Any]:
     none: dict[str, Any] = {"answers": {}, "membership": {}, "probe": {}, "relearning": {}, "distillation": {}}
     good = dict.fromkeys(none, "-")
-    return {**none, "good": good, **parts}
+    return {**none, "good": good, "missing": {"original": "destroyed"}, **parts}
 
 
 def verdict(measure: str, **parts: Any) -> Verdict | None:
@@ -46,7 +46,16 @@ NAIVE = answers(original=95, target=0, reference=0)  # with a reference that doe
 
 @pytest.mark.parametrize(
     ("target", "images", "said"),
-    [(0, 400, Verdict.MET), (0, 20, Verdict.TOO_FEW), (20, 400, Verdict.NOT_MET), (5, 20, Verdict.TOO_FEW)],
+    [
+        (0, 400, Verdict.MET),
+        (0, 59, Verdict.MET),
+        (0, 58, Verdict.TOO_FEW),  # where 5 % are known, none of 58 is seen in 5.1 % of cases
+        (5, 20, Verdict.TOO_FEW),
+        (100, 1, Verdict.TOO_FEW),
+        (15, 20, Verdict.TOO_FEW),
+        (20, 20, Verdict.NOT_MET),
+        (20, 400, Verdict.NOT_MET),
+    ],
 )
 def test_forgotten_is_said_by_the_interval(target: float, images: int, said: Verdict) -> None:
     assert verdict("answered rightly", answers=answers(images, original=95, target=target)) == said
@@ -55,8 +64,24 @@ def test_forgotten_is_said_by_the_interval(target: float, images: int, said: Ver
 
 def test_images_that_the_original_does_not_know_either_prove_nothing() -> None:
     assert verdict("answered rightly", answers=answers(original=0, target=0)) == Verdict.NOTHING_SHOWN
-    students = {"none": read(60, 60), "original": read(61, 60), "target": read(62, 60)}
+    students = {"none": read(60), "original": read(61), "target": read(62)}
     assert verdict("student", distillation={"logits": students}) == Verdict.NOTHING_SHOWN
+    few = {"none": read(40, 10), "original": read(80, 10), "target": read(40, 10)}  # it might show something
+    assert verdict("student", distillation={"logits": few}) == Verdict.TOO_FEW
+
+
+def test_a_target_that_leaks_as_much_as_the_original_is_not_good() -> None:
+    for percent in (55, 56, 59):
+        students = {"none": read(50, 5000), "original": read(percent, 5000), "target": read(percent, 5000)}
+        assert verdict("student", distillation={"logits": students}) != Verdict.MET
+    attack = {"auc": 0.53, "error": 0.005}
+    assert verdict("membership", membership={"original": attack, "target": attack}) == Verdict.NOTHING_SHOWN
+
+
+def test_an_original_that_could_not_be_measured_is_not_one_that_was_destroyed() -> None:
+    there = {"answers, original": "It could not be measured."}
+    assert verdict("answered rightly", answers=answers(target=0), missing=there) == Verdict.NOTHING_SHOWN
+    assert verdict("answered rightly", answers=answers(target=0)) == Verdict.MET
 
 
 def test_preserved_classes_are_to_be_as_before() -> None:
@@ -82,6 +107,7 @@ def test_a_membership_attack_finds_nothing_where_its_area_is_surely_a_half() -> 
     assert said(0.52, 0.01) == Verdict.MET
     assert said(0.52, 0.03) == said(0.685, 0.1, original=0.9) == Verdict.TOO_FEW
     assert said(0.52, 0.01, original=0.51) == Verdict.NOTHING_SHOWN
+    assert said(0.52, 0.01, original=0.56) == Verdict.TOO_FEW  # who knows whether it finds anything
     assert said(0.6, 0.01) == Verdict.NO_REFERENCE
     assert said(0.6, 0.005, reference=0.59) == Verdict.MET
     assert said(0.6, 0.005, original=0.6, reference=0.59) == Verdict.NOTHING_SHOWN  # no farther than the reference's
@@ -98,6 +124,8 @@ def test_a_probe_wants_a_reference_that_does_not_know_the_classes() -> None:
     assert said(90) == Verdict.NOT_MET
     assert said(85) == Verdict.TOO_FEW  # surely more, and not surely by so much
     assert said(72, images=60) == Verdict.TOO_FEW
+    probe = {"original": read(99), "target": read(70)}  # whose reference could not be measured
+    assert verdict("linear probe", probe=probe, answers=NAIVE) == Verdict.NO_REFERENCE
     assert said(70, of=answers(original=95, target=0)) == Verdict.NO_REFERENCE
     assert said(70, of=answers(original=95, target=0, reference=95)) == Verdict.REFERENCE_KNOWS
     nothing = {"original": read(70), "target": read(70), "reference": read(70)}
@@ -127,6 +155,7 @@ def test_relearning_is_at_no_step_sooner_than_the_references_or_a_fresh_networks
     assert said(run(5, 60, 95), run(2, 57, 94), run(0, 0, 92)) == Verdict.NOT_MET
     unnamed = answers(original=95, target=0)
     assert said(run(5, 60, 95), run(2, 57, 94), of=unnamed) == Verdict.NO_REFERENCE
+    assert said(run(5, 60, 95, asked=1000), run(2, 58, 94)) == Verdict.NO_REFERENCE  # it could not be measured
     assert said(run(5, 90, 95), run(2, 57, 94), of=unnamed) == Verdict.NOT_MET
 
 
@@ -146,6 +175,9 @@ def test_one_class_that_is_surely_known_is_told_by_its_name() -> None:
     assert rows(told)[0].verdict == Verdict.TOO_FEW
     both["by_class"] = {"auk": share(0, 1), "dodo": share(0, 1999)}
     assert rows(told)[0].verdict == Verdict.MET
+    both["by_class"] = {"auk": share(15, 20), "dodo": share(0, 500)}  # not surely known, and seen to be
+    assert still_known(told) is None
+    assert rows(told)[0].verdict == Verdict.TOO_FEW
     both["by_class"] = {"auk": share(0, 2000)}
     assert unseen(told) == ["dodo"]
     assert rows(told)[0].verdict == Verdict.TOO_FEW
@@ -159,6 +191,6 @@ def test_a_name_cannot_end_its_quotation() -> None:
 
 
 def test_what_is_surely_known_is_exact_also_of_few_images() -> None:
-    assert chance_of_more(2, 2, 5) == pytest.approx(0.05**2)
-    assert chance_of_more(1, 3, 50) == pytest.approx(7 / 8)
-    assert chance_of_more(0, 3, 50) == 1.0
+    assert chances(2, 2, 5) == pytest.approx((1.0, 0.05**2))
+    assert chances(1, 3, 50) == pytest.approx((4 / 8, 7 / 8))
+    assert chances(0, 3, 50) == pytest.approx((1 / 8, 1.0))

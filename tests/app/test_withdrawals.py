@@ -132,6 +132,19 @@ def test_a_withdrawal_that_could_not_be_answered_is_not_given(service: Service) 
     assert service.reader.withdrawals() == []
 
 
+def test_what_was_renewed_while_its_end_was_written_down_goes_on(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.register()
+    deposit_id = service.deposit(["auk"])
+    service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=3600)
+    times = iter([now() + timedelta(hours=2)])  # when it was looked for; when it is ended, it is not over any more
+    monkeypatch.setattr(withdrawals, "now", lambda: next(times, None) or now())
+    with service.database.session() as session:
+        assert withdrawals.end_expired(session) == 0
+    assert [one["state"] for one in service.reader.withdrawals("birds")] == ["active"]
+
+
 def test_an_unknown_withdrawal_cannot_be_revoked(service: Service) -> None:
     with pytest.raises(LirfError, match="there is no withdrawal 'nonsense'") as caught:
         service.custodian.revoke("nonsense")

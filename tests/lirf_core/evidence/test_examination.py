@@ -124,17 +124,26 @@ def test_a_training_that_diverges_is_not_taken_for_forgetting(
     why_not = Examination._why_not
     monkeypatch.setattr(Examination, "_why_not", lambda self, one: "-" if one in others else why_not(self, one))
     evidence = Examination(Networks(original, fresh(), original), case(), CPU, CPU).run()
-    assert "no finite number" in evidence.missing[part]
-    assert not getattr(evidence, part)
+    if part == "distillation":  # of the student without a teacher, that all are compared with
+        assert "no finite number" in evidence.missing[part]
+        assert not evidence.distillation
+    else:
+        assert all("no finite number" in evidence.missing[f"relearning, {name}"] for name in ("target", "fresh"))
+        assert not evidence.relearning
 
 
-def test_a_network_without_finite_answers_does_not_hide_the_others(original: SplitNetwork) -> None:
+def test_a_reference_without_finite_answers_hides_no_figure_of_the_others(original: SplitNetwork) -> None:
     broken = copy.deepcopy(original)
     with torch.no_grad():
         next(broken.lower.parameters()).fill_(float("nan"))
-    evidence = Examination(Networks(original, fresh(), original, reference=broken), case(), CPU, CPU).run()
-    assert evidence.answers.keys() == {"original", "target"}
-    assert "no finite number" in evidence.missing["answers, reference"]
+    members = Labelled(*images(100, [0, 1], seed=5))
+    networks = Networks(original, fresh(), original, reference=broken)
+    evidence = Examination(networks, case(members=members), CPU, CPU).run()
+    measured = {"answers": "original", "membership": "original", "probe": "original", "relearning": "fresh"}
+    for part, other in measured.items():
+        assert getattr(evidence, part).keys() == {"target", other}
+        assert "no finite number" in evidence.missing[f"{part}, reference"]
+    assert evidence.distillation["logits"].keys() == {"none", "original", "target"}
 
 
 def test_the_attackers_half_and_the_one_that_is_asked_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:

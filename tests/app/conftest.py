@@ -17,6 +17,7 @@ import safetensors.torch
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
+from fastapi.dependencies import models
 
 from app import serving
 from app.access import service as access
@@ -167,6 +168,8 @@ def started(settings: Settings) -> Iterator[tuple[str, FastAPI]]:
     finally:
         server.should_exit = True
         thread.join()
+        for name in vars(models):  # FastAPI's caches hold functions of the application, and so each of hundreds
+            getattr(getattr(models, name), "cache_clear", lambda: None)()
 
 
 @pytest.fixture

@@ -347,21 +347,21 @@ def test_it_says_who_can_bring_the_classes_back(service: Service) -> None:
     assert "No: administrator purged the deposit module" in said()
 
 
-def test_a_purge_while_a_certificate_is_written_is_no_tampering(
+def test_a_restoration_while_a_certificate_is_written_is_no_tampering(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deposit_id, evidence_id = examined(service)
     only = records._only
 
-    def purged_meanwhile(session: Session, action: str, subject: str) -> AuditEventRow | None:
-        if action == "deposit.purged":
-            service.administrator.purge(deposit_id, classes=["auk", "dodo"], reason="r")
+    def restored_meanwhile(session: Session, action: str, subject: str) -> AuditEventRow | None:
+        if action == "deposit.purged":  # the row is read, the event of its restoration is not
+            service.custodian.restore(deposit_id, reason="r")
         return only(session, action, subject)
 
     with monkeypatch.context() as patched:
-        patched.setattr(records, "_only", purged_meanwhile)
+        patched.setattr(records, "_only", restored_meanwhile)
         assert "until the deposit is purged" in service.reader.certificate(evidence_id, format="html").decode()
-    assert "purged the deposit module" in service.reader.certificate(evidence_id, format="html").decode()
+    assert "custodian restored the classes" in service.reader.certificate(evidence_id, format="html").decode()
 
 
 def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service) -> None:

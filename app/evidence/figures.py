@@ -227,7 +227,7 @@ def _no_sooner(runs: dict[str, Any], reference: Verdict | None) -> Verdict | Non
     compared = ["fresh"] if reference else ["fresh", "reference"]
     told = {name: _right_by_step(run) for name, run in runs.items()}
     pairs = [(told["target"][step], told[name][step]) for name in compared if name in told for step in told["target"]]
-    if not pairs:
+    if not pairs or not runs["target"].get("asked"):  # an earlier version did not keep of how many images
         return None
     if any(_over(*pair, TAIL / len(pairs))[0] > AHEAD for pair in pairs):
         return Verdict.NOT_MET
@@ -258,7 +258,7 @@ def _relearnt(run: dict[str, Any]) -> str:
 def _right_by_step(run: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """What of the deposited images is answered rightly after each step that was taken."""
     told = [point for point in run["curve"] if point["step"] and point["deposited"] is not None]
-    return {point["step"]: {"percent": point["deposited"], "images": run["asked"]} for point in told}
+    return {point["step"]: {"percent": point["deposited"], "images": run.get("asked")} for point in told}
 
 
 def _right(share: dict[str, Any]) -> int:

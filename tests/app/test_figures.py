@@ -159,6 +159,14 @@ def test_relearning_is_at_no_step_sooner_than_the_references_or_a_fresh_networks
     assert said(run(5, 90, 95), run(2, 57, 94), of=unnamed) == Verdict.NOT_MET
 
 
+def test_relearning_of_an_earlier_version_has_its_values_and_no_verdict() -> None:
+    before = {key: value for key, value in run(5, 60, 95)[0].items() if key != "asked"}
+    [row] = [
+        row for row in rows(found(relearning={"target": [before], "fresh": [before]})) if "relearnt" in row.measure
+    ]
+    assert (row.verdict, row.values["target"]) == (None, "60.0 %, 95.0 %")
+
+
 def test_one_class_that_is_surely_known_is_told_by_its_name() -> None:
     both = {**answers(2000, target=3)["target"], "confusion": {"auk": {}, "dodo": {}}}
     both["by_class"] = {"auk": share(60, 100), "dodo": share(0, 1900)}

@@ -91,6 +91,12 @@ def intact(session: Session, action: str, **of: str) -> list[AuditEventRow] | No
     return found if are_intact else None
 
 
+def requester(event: AuditEventRow) -> str:
+    """Who asked for it, not who approved it."""
+    by: str = event.details.get("requested_by", event.actor)
+    return by
+
+
 def export(session: Session, **filters: Any) -> Iterator[AuditEventRow]:
     """Events, oldest first, a thousand in memory at a time.
 

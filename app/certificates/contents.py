@@ -7,7 +7,7 @@ from unicodedata import category
 
 from sqlalchemy.orm import Session
 
-from app.audit.service import AuditEventRow
+from app.audit.service import requester
 from app.certificates import records
 from app.certificates.records import NotExamined, Records
 from app.deposits import service as deposits
@@ -135,19 +135,13 @@ def _recoverable(model: ModelRow, record: Records) -> str:
     if purged := record.purged:
         gone = purged.details["shred_effective_at"]
         backups = f"backups hold its key until {gone[:10]}" if gone else "backups from before it may hold its key"
-        return f"No: {_requester(purged)} purged the deposit module on {_time(purged.at)}; {backups}."
+        return f"No: {requester(purged)} purged the deposit module on {_time(purged.at)}; {backups}."
     if restored := record.restored:
-        return f"It is: {_requester(restored)} restored the classes on {_time(restored.at)}; they answer now."
+        return f"It is: {requester(restored)} restored the classes on {_time(restored.at)}; they answer now."
     lent = len(record.lent)
     second = " whom a second person approves" if model.needs_second_person else ""
     now = {0: "no withdrawal shows", 1: "1 withdrawal shows"}.get(lent, f"{lent} withdrawals show")
     return f"Yes, by a custodian{second}, until the deposit is purged; {now} the classes now."
-
-
-def _requester(event: AuditEventRow) -> str:
-    """Not who approved it."""
-    requester: str = event.details["requested_by"]
-    return requester
 
 
 def _listed(names: list[str]) -> str:

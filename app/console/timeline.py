@@ -91,6 +91,6 @@ def _restorations(session: Session, **of: str) -> dict[str, list[Happening]]:
     found: dict[str, list[Happening]] = {}
     for action, what in (("deposit.restored", "restored"), ("deposit.restoration_ended", "restoration ended")):
         for event in audit.list_events(session, NEWEST, action=action, **of)[0]:
-            by = event.details.get("requested_by", event.actor)
-            found.setdefault(event.subject or "", []).append(Happening(event.at, what, by, event.reason))
+            happening = Happening(event.at, what, audit.requester(event), event.reason)
+            found.setdefault(event.subject or "", []).append(happening)
     return found

@@ -45,6 +45,14 @@ def examined(service: Service, evidence_id: str) -> dict[str, Any]:
     return found["found"]
 
 
+def examine_failing(service: Service, evidence_id: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Examination) -> None:
+        raise error
+
+    monkeypatch.setattr(Examination, "run", run)
+    examine(service.worker, evidence_id)
+
+
 def newest(service: Service, deposit_id: str) -> str:
     return service.reader.evidence_of(deposit_id)[0]["id"]
 
@@ -373,11 +381,7 @@ def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
     evidence_id = newest(service, service.deposit(["auk"]))
 
     def failing(error: BaseException) -> None:
-        def run(self: Examination) -> None:
-            raise error
-
-        monkeypatch.setattr(Examination, "run", run)
-        examine(service.worker, evidence_id)
+        examine_failing(service, evidence_id, error, monkeypatch)
 
     with pytest.raises(KeyboardInterrupt):
         failing(KeyboardInterrupt())
@@ -419,11 +423,7 @@ def test_what_is_examined_may_be_replaced_more_often_than_trouble_is_borne(
     evidence_id = newest(service, service.deposit(["auk"]))
 
     def failing(error: Exception) -> dict[str, Any]:
-        def run(self: Examination) -> None:
-            raise error
-
-        monkeypatch.setattr(Examination, "run", run)
-        examine(service.worker, evidence_id)
+        examine_failing(service, evidence_id, error, monkeypatch)
         return dict(service.reader.evidence(evidence_id))
 
     for _ in range(MOST_RESTARTS):

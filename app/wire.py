@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    StrictFloat,
     StringConstraints,
     model_validator,
 )
@@ -44,7 +45,7 @@ class Expiring(BaseModel):
         lt=datetime(2200, 1, 1, tzinfo=UTC),
         description="When it ends; without an end it holds until it is revoked.",
     )
-    expires_in_seconds: float | None = Field(None, gt=0, le=10 * 365 * 86400, allow_inf_nan=False)
+    expires_in_seconds: StrictFloat | None = Field(None, gt=0, le=10 * 365 * 86400, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def one_end(self) -> Self:

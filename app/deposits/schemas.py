@@ -1,7 +1,7 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
 from app.wire import Id, Reason
 from lirf_core.config import DepositConfig
@@ -14,7 +14,7 @@ _DEFAULT = DepositConfig()
 class AugmentationIn(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    crop_padding: int = Field(
+    crop_padding: StrictInt = Field(
         _DEFAULT.augmentation.crop_padding, ge=0, le=64, description="Pixels; 0 for no random crop."
     )
     horizontal_flip: StrictBool = Field(
@@ -28,20 +28,20 @@ class DepositConfigIn(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     removal: Literal["suppress", "random"] = Field(_DEFAULT.removal, description="`random`: eq. 2 as in the paper.")
-    lambda_at: float = Field(_DEFAULT.lambda_at, ge=0, le=1000)
-    lambda_pr: float = Field(
+    lambda_at: StrictFloat = Field(_DEFAULT.lambda_at, ge=0, le=1000)
+    lambda_pr: StrictFloat = Field(
         _DEFAULT.lambda_pr,
         ge=0,
         le=1000,
         description="Removal from what a linear probe reads in the last layer's features, beyond the paper.",
     )
-    lambda_kp: float = Field(_DEFAULT.lambda_kp, ge=0, le=1000)
-    lambda_fp: float = Field(
+    lambda_kp: StrictFloat = Field(_DEFAULT.lambda_kp, ge=0, le=1000)
+    lambda_fp: StrictFloat = Field(
         _DEFAULT.lambda_fp, ge=0, le=1000, description="Preservation of features on proxy images, beyond the paper."
     )
-    lambda_re: float = Field(_DEFAULT.lambda_re, ge=0, le=1000)
-    lambda_pt: float = Field(_DEFAULT.lambda_pt, ge=0, le=1000)
-    lambda_ft: float = Field(
+    lambda_re: StrictFloat = Field(_DEFAULT.lambda_re, ge=0, le=1000)
+    lambda_pt: StrictFloat = Field(_DEFAULT.lambda_pt, ge=0, le=1000)
+    lambda_ft: StrictFloat = Field(
         _DEFAULT.lambda_ft, ge=0, le=1000, description="Transfer of features to the module, beyond the paper."
     )
     transfer: Literal["deposited", "all"] = Field(
@@ -50,29 +50,29 @@ class DepositConfigIn(BaseModel):
     joining: Joining = Field(
         _DEFAULT.joining, description="How a recover network joins target and module; `eq8`: as in the paper."
     )
-    temperature: float = Field(_DEFAULT.temperature, gt=0, le=1000)
-    attention_threshold: float = Field(_DEFAULT.attention_threshold, ge=0, le=1)
-    proxies: int = Field(
+    temperature: StrictFloat = Field(_DEFAULT.temperature, gt=0, le=1000)
+    attention_threshold: StrictFloat = Field(_DEFAULT.attention_threshold, ge=0, le=1)
+    proxies: StrictInt = Field(
         _DEFAULT.proxies, ge=0, le=100_000, description="Images made to stand in for preserved ones; 0 for none."
     )
-    proxy_batch: int = Field(_DEFAULT.proxy_batch, ge=1, le=4096)
-    pruning_rate: float = Field(
+    proxy_batch: StrictInt = Field(_DEFAULT.proxy_batch, ge=1, le=4096)
+    pruning_rate: StrictFloat = Field(
         _DEFAULT.pruning_rate, ge=0, le=0.95, description="Share of filters the deposit module goes without."
     )
     module_bits: Literal[16, 8, 6, 4] | None = Field(
         _DEFAULT.module_bits,
         description="Of each of the module's weights. Default: as many as keep it under 5 % of the original's bytes.",
     )
-    epochs: int | None = Field(
+    epochs: StrictInt | None = Field(
         _DEFAULT.epochs, ge=1, le=1000, description="Default: 3, or more where the deposit set is small."
     )
-    batch_size: int = Field(_DEFAULT.batch_size, ge=2, le=4096)
-    learning_rate: float = Field(_DEFAULT.learning_rate, gt=0, le=10)
-    momentum: float = Field(_DEFAULT.momentum, ge=0, lt=1)
-    weight_decay: float = Field(_DEFAULT.weight_decay, ge=0, le=1)
-    max_gradient_norm: float = Field(_DEFAULT.max_gradient_norm, gt=0, le=1e6)
+    batch_size: StrictInt = Field(_DEFAULT.batch_size, ge=2, le=4096)
+    learning_rate: StrictFloat = Field(_DEFAULT.learning_rate, gt=0, le=10)
+    momentum: StrictFloat = Field(_DEFAULT.momentum, ge=0, lt=1)
+    weight_decay: StrictFloat = Field(_DEFAULT.weight_decay, ge=0, le=1)
+    max_gradient_norm: StrictFloat = Field(_DEFAULT.max_gradient_norm, gt=0, le=1e6)
     augmentation: AugmentationIn = AugmentationIn()
-    seed: int = Field(_DEFAULT.seed, ge=0, lt=1 << 31)
+    seed: StrictInt = Field(_DEFAULT.seed, ge=0, lt=1 << 31)
 
     @model_validator(mode="after")
     def is_possible(self) -> "DepositConfigIn":

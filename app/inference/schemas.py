@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from app.wire import Id
 
@@ -16,12 +16,12 @@ class ViewName(StrEnum):
 class InputParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    binary_data_size: int | None = Field(None, ge=0, description="Bytes of this input behind the JSON head.")
+    binary_data_size: StrictInt | None = Field(None, ge=0, description="Bytes of this input behind the JSON head.")
 
 
 class InferInput(BaseModel):
     name: str = Field(max_length=100, examples=["input"])
-    shape: list[int] = Field(min_length=1, max_length=8)
+    shape: list[StrictInt] = Field(min_length=1, max_length=8)
     datatype: str = Field(
         max_length=10,
         examples=["FP32"],
@@ -38,7 +38,7 @@ class OutputParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     binary_data: StrictBool | None = Field(None, description="Raw bytes behind the JSON head of the answer.")
-    classification: int | None = Field(
+    classification: StrictInt | None = Field(
         None, ge=1, le=1_000_000, description="So many likeliest classes of logits or probabilities: value:index:name."
     )
 
@@ -55,7 +55,7 @@ class InferParameters(BaseModel):
         False, description="Logits without the mask over deposited classes; for auditors and administrators."
     )
     binary_data_output: StrictBool = Field(False, description="`binary_data` of outputs that say nothing of it.")
-    timeout: int | None = Field(
+    timeout: StrictInt | None = Field(
         None, ge=1, le=1 << 62, description="Microseconds that the answer may take; then there is none (504)."
     )
     view: ViewName = Field(

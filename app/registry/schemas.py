@@ -2,7 +2,17 @@ from collections import Counter
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from app.registry.tables import ModelRow, Original
 from app.wire import Reason
@@ -17,15 +27,17 @@ from lirf_core.architectures import (
 from lirf_core.data import Preprocessing
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
-Channel = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
-Deviation = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Channel = Annotated[StrictFloat, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Deviation = Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
 class Architecture(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Literal[ARCHITECTURES] = Field(description="-small: 3x3 stem and no max-pool, for small images.")  # type: ignore[valid-type]
-    width: float = Field(1.0, ge=0.125, le=4, multiple_of=0.125, description="Width factor of a -small architecture.")
+    width: StrictFloat = Field(
+        1.0, ge=0.125, le=4, multiple_of=0.125, description="Width factor of a -small architecture."
+    )
 
     @model_validator(mode="after")
     def width_is_of_a_small_form(self) -> "Architecture":
@@ -37,8 +49,8 @@ class Architecture(BaseModel):
 class PreprocessingIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    height: int = Field(ge=8, le=1024, description="Pixels.")
-    width: int = Field(ge=8, le=1024, description="Pixels.")
+    height: StrictInt = Field(ge=8, le=1024, description="Pixels.")
+    width: StrictInt = Field(ge=8, le=1024, description="Pixels.")
     mean: list[Channel] = Field(description="For each channel, of values from 0 to 1: one for grey, three for RGB.")
     std: list[Deviation]
 

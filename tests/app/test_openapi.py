@@ -1,10 +1,11 @@
 """The interactive documentation has an example for each body, and the examples are good."""
 
 import re
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import httpx
-from pydantic import TypeAdapter
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from app.access.schemas import KeyCreate
 from app.deposits.schemas import DepositCreate
@@ -18,6 +19,21 @@ from app.second_person.schemas import Refusal
 from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
 from tests.app.conftest import Service
 
+BODIES: tuple[type[BaseModel], ...] = (
+    KeyCreate,
+    DepositCreate,
+    EvidenceCreate,
+    InferRequest,
+    RepositoryQuery,
+    ModelCreate,
+    PolicyChange,
+    PurgeCreate,
+    RestorationCreate,
+    Refusal,
+    WithdrawalCreate,
+    WithdrawalRenewal,
+)
+
 
 def test_every_json_body_has_an_example_that_it_takes() -> None:
     described = create_app().openapi()
@@ -27,27 +43,39 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
         for operation in path.values()
         if "application/json" in operation.get("requestBody", {}).get("content", {})
     }
-    taken = (
-        KeyCreate,
-        DepositCreate,
-        EvidenceCreate,
-        InferRequest,
-        RepositoryQuery,
-        ModelCreate,
-        PolicyChange,
-        PurgeCreate,
-        RestorationCreate,
-        Refusal,
-        WithdrawalCreate,
-        WithdrawalRenewal,
-    )
-    known: dict[str, Any] = {body.__name__: body for body in taken}
+    known: dict[str, Any] = {body.__name__: body for body in BODIES}
     assert bodies == known.keys()
     for name in bodies:
         examples = described["components"]["schemas"][name]["examples"]
         assert examples
         for example in examples:
             TypeAdapter(known[name]).validate_python(example)
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_neither_true_nor_a_text_is_a_number(body: type[BaseModel]) -> None:
+    """Pydantic takes `true` and "1" for 1, where the description says that they are none."""
+    for model in with_parts(body):
+        for field in model.model_fields.values():
+            adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
+            described = str(adapter.json_schema())
+            if "'number'" in described or "'integer'" in described:
+                for wrong in (True, "1", [True], ["1"]):
+                    with pytest.raises(ValidationError):
+                        adapter.validate_python(wrong)
+
+
+def with_parts(body: type[BaseModel]) -> set[type[BaseModel]]:
+    """The body and every model in it."""
+    found, ahead = set(), [body]
+    while ahead:
+        model = ahead.pop()
+        found.add(model)
+        for field in model.model_fields.values():
+            for kind in (field.annotation, *get_args(field.annotation)):
+                if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in found:
+                    ahead.append(kind)
+    return found
 
 
 def test_the_interactive_documentation_needs_no_other_host(service: Service) -> None:

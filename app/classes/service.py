@@ -1,5 +1,7 @@
 """The state of every class of a model: the page that an auditor wants."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -9,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.deposits import service as deposits
 from app.registry import service as registry
+from app.registry.service import ModelClassRow, ModelRow
 from app.withdrawals import service as withdrawals
 
 
@@ -42,7 +45,20 @@ class ClassReport:
 def report(session: Session, model_name: str) -> list[ClassReport]:
     """Every class in the order of the outputs. Raises `UnknownModel`."""
     model = registry.get(session, model_name)
-    rows = registry.classes(session, model.id)
+    return _told(session, model, registry.classes(session, model.id))
+
+
+def counts(session: Session, model: ModelRow) -> dict[ClassState, int]:
+    """How many of the model's classes are in which state, where there are any; the preserved ones are not read."""
+    held = registry.classes(session, model.id, only_deposited=True)
+    found = Counter(one.state for one in _told(session, model, held))
+    pending = deposits.pending_classes(session, model.id).keys()
+    found[ClassState.DEPOSITING] = len(pending - {row.class_index for row in held})
+    found[ClassState.PRESERVED] = len(model.class_names) - found.total()
+    return {state: found[state] for state in ClassState if found[state]}
+
+
+def _told(session: Session, model: ModelRow, rows: Sequence[ModelClassRow]) -> list[ClassReport]:
     held_by = deposits.of_ids(session, sorted({row.deposit_id for row in rows if row.deposit_id}))
     pending = deposits.pending_classes(session, model.id)
     lent: dict[str, list[withdrawals.WithdrawalRow]] = {}

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.access import service as access
 from app.access.schemas import KeyCreate
-from app.access.service import Forbidden, Role, Unauthenticated, demand
+from app.access.service import Actor, Forbidden, Role, Unauthenticated, demand
 from app.approvals import service as approvals
 from app.audit.export import exported
 from app.audit.schemas import AuditExport
@@ -43,6 +43,8 @@ from app.deposits import service as deposits
 from app.deposits.doorbell import EXAMINE
 from app.evidence import service as evidence
 from app.evidence.schemas import EvidenceCreate
+from app.idempotency import service as idempotency
+from app.idempotency.service import AnswerMissing, Claim
 from app.inference import service as inference
 from app.inference.views import Asked
 from app.purges import service as purges
@@ -65,6 +67,7 @@ View = Annotated[Id, Form()]
 Names = Annotated[list[str], Form(default_factory=list)]
 SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "30 days": 30 * 86400, "until revoked": None}
 Duration = Annotated[Literal["hour", "day", "week", "30 days", "until revoked"], Form()]
+Once = Annotated[str, Form(min_length=16, max_length=64)]
 
 
 # Signing in and out.
@@ -140,11 +143,13 @@ def revoke(withdrawal_id: str, actor: Custodian, session: SessionDep) -> Respons
 
 
 @router.post("/withdrawals/{withdrawal_id}/token")
-def issue_token(request: Request, withdrawal_id: str, actor: Custodian, session: SessionDep) -> Response:
+def issue_token(request: Request, withdrawal_id: str, actor: Custodian, session: SessionDep, once: Once) -> Response:
     """Shown once, on the page that answers the form."""
-    token = withdrawals.issue_token(session, actor, withdrawal_id)
     with session.begin():
         model = registry.by_id(session, withdrawals.get(session, withdrawal_id).model_id)
+    if _was_sent_before(session, actor, once):
+        return see(f"/console/models/{model.name}")
+    token = withdrawals.issue_token(session, actor, withdrawal_id)
     return page(request, "token.html", token=token, model=model)
 
 
@@ -304,8 +309,11 @@ def create_key(
     name: Line,
     role: Names,
     lasts: Duration,
+    once: Once,
 ) -> Response:
     """The key is shown once, on the page that answers the form."""
+    if _was_sent_before(session, actor, once):
+        return see("/console/keys")
     asked = KeyCreate.model_validate({"name": name, "roles": role, "expires_in_seconds": SECONDS[lasts]})
     row, key = access.create_key(session, actor, asked.name, asked.roles, asked.end())
     with session.begin():
@@ -316,6 +324,20 @@ def create_key(
 def revoke_key(key_id: str, actor: Administrator, session: SessionDep) -> Response:
     access.revoke_key(session, actor, key_id)
     return see("/console/keys")
+
+
+def _was_sent_before(session: Session, actor: Actor, once: str) -> bool:
+    """Whether this very form was: the page that answered it, loaded again, would make another secret. If not, what is
+    changed next is what it asked for.
+    """
+    claim = Claim(actor.key_id, f"form:{once}", request_digest=once)
+    try:
+        with session.begin():
+            idempotency.find(session, claim)
+    except AnswerMissing:  # carried out, and what it showed is not kept
+        return True
+    idempotency.bind(session, claim)
+    return False
 
 
 def _see_model(session: Session, row: ModelRow | WithdrawalRow | ApprovalRow) -> Response:

@@ -39,7 +39,7 @@ async def start(actor: Anybody) -> Response:
 @router.get("/models")
 def list_models(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
     rows, following = registry.list_models(session, PageRequest(limit=PAGE.limit, cursor=cursor))
-    states = {row.id: _count(classes.report(session, row.name)) for row in rows}
+    states = {row.id: classes.counts(session, row) for row in rows}
     waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
     return page(request, "models.html", models=rows, states=states, waiting=len(waiting), following=following)
 
@@ -49,7 +49,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
     model = registry.get(session, name)
     report = classes.report(session, name)
     of_model, more = deposits.list_of_model(session, name, PAGE)
-    lent, _ = withdrawals.list_all(session, PAGE, name)
+    lent, more_lent = withdrawals.list_all(session, PAGE, name)
     active = withdrawals.active(session, model.id)
     lends = withdrawals.deposits_of(session, [*lent, *active])
     names = deposits.names_of(session, _all(session, of_model, lends))
@@ -59,7 +59,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         "model.html",
         model=model,
         classes=report,
-        counts=_count(report),
+        counts=classes.counts(session, model),
         policy=policies.of(model),
         deposits=of_model,
         more=more,
@@ -69,7 +69,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         classes_lent={row.id: [label for one in lends[row.id] for label in names[one]] for row in active},
         waiting=waiting,
         described={row.id: _described(session, row) for row in waiting},
-        timeline=timeline.of_model(session, model, of_model, names, lent, lends),
+        timeline=timeline.of_model(session, model, (of_model, more), names, (lent, more_lent), lends),
     )
 
 
@@ -155,13 +155,6 @@ async def nowhere(path: str, actor: Anybody) -> Response:
 def keys_page(request: Request, actor: Actor, session: Session, cursor: str | None = None, /, **made: Any) -> Response:
     rows, following = access.list_keys(session, PageRequest(limit=PAGE.limit, cursor=cursor))
     return page(request, "keys.html", keys=rows, following=following, roles=list(Role), own=actor.key_id, **made)
-
-
-def _count(report: list[classes.ClassReport]) -> dict[str, int]:
-    found = dict.fromkeys(map(str, classes.ClassState), 0)
-    for one in report:
-        found[one.state] += 1
-    return {state: count for state, count in found.items() if count}
 
 
 def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:

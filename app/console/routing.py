@@ -1,6 +1,7 @@
 """How the console answers: pages for people, also where something is refused; nothing from elsewhere is loaded."""
 
 import logging
+import secrets
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from pathlib import Path
@@ -35,6 +36,7 @@ HEADERS = {
 }
 templates = Jinja2Templates([FOLDER / "templates", plots.TEMPLATES])
 templates.env.globals["Role"] = Role
+templates.env.globals["once"] = lambda: secrets.token_urlsafe(16)  # of a form: what it makes is made once
 templates.env.filters["percent"] = lambda value: "not measured" if value is None else f"{value:.1f} %"
 templates.env.filters["time"] = lambda value: f"{value:%Y-%m-%d %H:%M} UTC" if value else ""
 

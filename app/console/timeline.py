@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -14,6 +15,7 @@ from app.registry.service import ModelRow
 from app.withdrawals import service as withdrawals
 from app.withdrawals.service import WithdrawalRow, WithdrawalState
 
+RowT = TypeVar("RowT")
 NEWEST = PageRequest(limit=50)  # of each kind of happening
 
 
@@ -28,44 +30,72 @@ class Happening:
     link: str | None = None
 
 
+@dataclass
+class Timeline:
+    """What happened; of each kind of happening the newest alone, so that older ones may be missing."""
+
+    happenings: list[Happening]
+    is_whole: bool = True
+
+    def newest(self, listing: tuple[Sequence[RowT], str | None]) -> Sequence[RowT]:
+        """The rows of a listing's first page; where there are more of them, the timeline is not whole."""
+        rows, following = listing
+        self.is_whole = self.is_whole and following is None
+        return rows
+
+    def restorations(self, session: Session, **of: str) -> dict[str, list[Happening]]:
+        """By deposit, and when they were ended: the row of a deposit knows the last one alone, while it holds."""
+        found: dict[str, list[Happening]] = {}
+        for action, what in (("deposit.restored", "restored"), ("deposit.restoration_ended", "restoration ended")):
+            for event in self.newest(audit.list_events(session, NEWEST, action=action, **of)):
+                happening = Happening(event.at, what, audit.requester(event), event.reason)
+                found.setdefault(event.subject or "", []).append(happening)
+        return found
+
+
 def of_model(
     session: Session,
     model: ModelRow,
-    rows: Sequence[DepositRow],
+    of_it: tuple[Sequence[DepositRow], str | None],
     names: dict[str, list[str]],
-    lent: Sequence[WithdrawalRow],
+    lent: tuple[Sequence[WithdrawalRow], str | None],
     lends: dict[str, list[str]],
-) -> list[Happening]:
-    """What happened to the model's classes, newest first; of these deposits and withdrawals.
+) -> Timeline:
+    """What happened to the model's classes, newest first; of the first page of its deposits and of its withdrawals.
 
     names: of the classes of each deposit. lends: the deposits that each withdrawal lends.
     """
-    found = [Happening(model.created_at, "registered", model.created_by, None)]
-    restorations = _restorations(session, model=model.name)
-    for row in rows:
+    told = Timeline([Happening(model.created_at, "registered", model.created_by, None)])
+    restorations = told.restorations(session, model=model.name)
+    for row in told.newest(of_it):
         label, link = ", ".join(names[row.id]), f"/console/deposits/{row.id}"
         for one in [*_of_row(row), *restorations.get(row.id, [])]:
-            found.append(Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link))
-    for withdrawal in lent:
+            told.happenings.append(Happening(one.at, f"{label}: {one.what}", one.by, one.reason, link))
+    for withdrawal in told.newest(lent):
         label = ", ".join(name for one in lends[withdrawal.id] for name in names[one])
-        found += [Happening(one.at, f"{label}: {one.what}", one.by, one.reason) for one in _of_withdrawal(withdrawal)]
-    return sorted(found, key=lambda one: one.at, reverse=True)
+        for one in _of_withdrawal(withdrawal):
+            told.happenings.append(Happening(one.at, f"{label}: {one.what}", one.by, one.reason))
+    told.happenings.sort(key=lambda one: one.at, reverse=True)
+    return told
 
 
-def of_deposit(session: Session, row: DepositRow) -> list[Happening]:
+def of_deposit(session: Session, row: DepositRow) -> Timeline:
     """What was done with one deposit, and what was found and certified of it, oldest first."""
-    found = [*_of_row(row), *_restorations(session, subject=row.id).get(row.id, [])]
-    for withdrawal in withdrawals.of_deposit(session, row.id, NEWEST)[0]:
-        found += _of_withdrawal(withdrawal)
-    for examination in evidence.list_of_deposit(session, row.id, NEWEST)[0]:
-        found.append(Happening(examination.created_at, "evidence requested", examination.created_by, None))
+    told = Timeline([*_of_row(row)])
+    told.happenings += told.restorations(session, subject=row.id).get(row.id, [])
+    for withdrawal in told.newest(withdrawals.of_deposit(session, row.id, NEWEST)):
+        told.happenings += _of_withdrawal(withdrawal)
+    for examination in told.newest(evidence.list_of_deposit(session, row.id, NEWEST)):
+        told.happenings.append(Happening(examination.created_at, "evidence requested", examination.created_by, None))
         if examination.finished_at:
             what = f"evidence {examination.state}"
-            found.append(Happening(examination.finished_at, what, None, examination.failure))
-        for event in audit.list_events(session, NEWEST, action="certificate.issued", subject=examination.id)[0]:
+            told.happenings.append(Happening(examination.finished_at, what, None, examination.failure))
+        issued = audit.list_events(session, NEWEST, action="certificate.issued", subject=examination.id)
+        for event in told.newest(issued):
             what = f"certificate issued ({event.details['format'].upper()})"
-            found.append(Happening(event.at, what, event.actor, None))
-    return sorted(found, key=lambda one: one.at)
+            told.happenings.append(Happening(event.at, what, event.actor, None))
+    told.happenings.sort(key=lambda one: one.at)
+    return told
 
 
 def _of_row(row: DepositRow) -> Iterator[Happening]:
@@ -84,13 +114,3 @@ def _of_withdrawal(row: WithdrawalRow) -> Iterator[Happening]:
         ended, by = (row.expires_at, None) if has_expired else (row.ended_at, row.ended_by)
         assert ended is not None
         yield Happening(ended, f"withdrawal {state}", by, None)
-
-
-def _restorations(session: Session, **of: str) -> dict[str, list[Happening]]:
-    """By deposit, and when they were ended: the row of a deposit knows the last one alone, while it holds."""
-    found: dict[str, list[Happening]] = {}
-    for action, what in (("deposit.restored", "restored"), ("deposit.restoration_ended", "restoration ended")):
-        for event in audit.list_events(session, NEWEST, action=action, **of)[0]:
-            happening = Happening(event.at, what, audit.requester(event), event.reason)
-            found.setdefault(event.subject or "", []).append(happening)
-    return found

@@ -100,7 +100,7 @@ def _job(session: Session, deposit_id: str) -> Job:
     row = session.get_one(DepositRow, deposit_id)
     model = registry.by_id(session, row.model_id)
     deposited = class_indices(session, [deposit_id])[deposit_id]
-    held = {c.class_index for c in registry.classes(session, model.id) if c.deposit_id}
+    held = set(registry.deposited(session, model.id))
     audit.record(
         session,
         WORKER,

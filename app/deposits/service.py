@@ -145,7 +145,7 @@ def discard_dataset(session: Session, vault: Vault, actor: Actor, model_name: st
 def _check_classes(session: Session, model: registry.ModelRow, indices: list[int]) -> None:
     """None deposited, none on the way, and some left."""
     names = model.class_names
-    held = {c.class_index: c.deposit_id for c in registry.classes(session, model.id) if c.deposit_id}
+    held = registry.deposited(session, model.id)
     if taken := sorted(held.keys() & set(indices)):
         for row in of_ids(session, [held[index] for index in taken]).values():
             demand_not_restored(row)

@@ -146,7 +146,7 @@ def _job(session: Session, evidence_id: str) -> Job:
     original = registry.revision_where_it_is(session, model, deposit.revision - 1)
     reference = registry.by_id(session, row.reference_id) if row.reference_id else None
     deposited = deposit_jobs.class_indices(session, [deposit.id])[deposit.id]
-    held = {one.class_index for one in registry.classes(session, model.id) if one.deposit_id}
+    held = set(registry.deposited(session, model.id))
     row.revision = target.revision
     return Job(
         id=row.id,

@@ -79,11 +79,7 @@ class Views:
             shown = sorted({*restored, *(deposit_id for ids in lent for deposit_id in ids)})
             modules = deposits.modules(session, shown)
             answering = {index for module in modules for index in module.classes}
-            masked = [
-                row.class_index
-                for row in registry.classes(session, model.id)
-                if row.deposit_id and row.class_index not in answering
-            ]
+            masked = [index for index in registry.deposited(session, model.id) if index not in answering]
             view = View(
                 model_id=model.id,
                 model_name=model.name,

@@ -13,8 +13,9 @@ from app.audit import service as audit
 from app.database import new_id, now
 from app.errors import Problem
 from app.paging import PageRequest, newest_first
-from app.registry.tables import ModelClassRow, RevisionRow
+from app.registry.tables import ModelClassRow as ModelClassRow
 from app.registry.tables import ModelRow as ModelRow
+from app.registry.tables import RevisionRow
 from app.second_person import service as second_person
 from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault
@@ -251,11 +252,17 @@ def is_alike(model: ModelRow, other: ModelRow) -> bool:
     return all(getattr(model, name) == getattr(other, name) for name in alike)
 
 
-def classes(session: Session, model_id: str) -> Sequence[ModelClassRow]:
+def classes(session: Session, model_id: str, *, only_deposited: bool = False) -> Sequence[ModelClassRow]:
     """The model's classes in the order of its outputs."""
-    return session.scalars(
-        sa.select(ModelClassRow).where(ModelClassRow.model_id == model_id).order_by(ModelClassRow.class_index)
-    ).all()
+    query = sa.select(ModelClassRow).where(ModelClassRow.model_id == model_id).order_by(ModelClassRow.class_index)
+    return session.scalars(query.where(ModelClassRow.deposit_id.is_not(None)) if only_deposited else query).all()
+
+
+def deposited(session: Session, model_id: str) -> dict[int, str]:
+    """Index of each class that is deposited, and the deposit that holds it."""
+    return {
+        row.class_index: row.deposit_id for row in classes(session, model_id, only_deposited=True) if row.deposit_id
+    }
 
 
 def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:

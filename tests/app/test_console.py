@@ -12,6 +12,7 @@ import pytest
 from app.access.service import Role
 from app.console import sign_in
 from app.main import create_app
+from app.paging import PageRequest
 from lirf_client import LirfError
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES, png
@@ -65,6 +66,13 @@ def signed_in(service: Service, *roles: Role, name: str = "somebody") -> Iterato
         yield client
 
 
+def once(page: str) -> str:
+    """What a form of the page may be sent with, one time."""
+    found = re.search(r'name="once" value="([\w-]+)"', page)
+    assert found
+    return found[1]
+
+
 def test_nobody_gets_in_without_a_session(service: Service) -> None:
     seen = set()
     for method, path in routes():
@@ -108,7 +116,7 @@ def test_no_other_site_changes_anything(service: Service) -> None:
                     assert answer.status_code == 403, (path, headers)
                     assert "another site" in answer.text
         del client.headers["Sec-Fetch-Site"]  # an old browser's
-        form = {"name": "k", "lasts": "day"}
+        form = {"name": "k", "lasts": "day", "once": "of-one-form-alone"}
         assert client.post("/console/keys", data=form, headers={"Origin": "https://evil.org"}).status_code == 403
         assert client.post("/console/keys", data=form, headers={"Origin": "null"}).status_code == 403
         assert client.post("/console/keys", data=form).status_code == 403
@@ -255,9 +263,14 @@ def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
         held = client.post("/console/withdrawals", data={**form, "visibility": "held"})
         assert "who presents its token" in held.text
         [held_one] = [one for one in service.reader.withdrawals() if one["state"] == "active"]
-        token = re.search(r"lirfw_[\w-]+", client.post(f"/console/withdrawals/{held_one['id']}/token").text)
+        form, action = {"once": once(held.text)}, f"/console/withdrawals/{held_one['id']}/token"
+        token = re.search(r"lirfw_[\w-]+", client.post(action, data=form).text)
         assert token
         assert token[0] not in client.get("/console/models/birds").text
+        reloaded = client.post(action, data=form)  # does not replace the token that was just copied
+        assert (reloaded.url.path, "lirfw_" in reloaded.text) == ("/console/models/birds", False)
+        issued = service.administrator.audit_events(action="withdrawal.token_issued")
+        assert len(list(issued)) == 1
 
 
 def test_a_purge_is_typed_and_done_once(service: Service) -> None:
@@ -328,13 +341,15 @@ def test_the_audit_is_filtered_exported_and_verified(service: Service) -> None:
 
 def test_a_key_is_shown_once(service: Service) -> None:
     with signed_in(service, Role.ADMINISTRATOR) as client:
-        page = client.post("/console/keys", data={"name": "guest", "role": ["auditor"], "lasts": "day"})
+        form = {"name": "guest", "role": ["auditor"], "lasts": "day", "once": once(client.get("/console/keys").text)}
+        page = client.post("/console/keys", data=form)
         key = re.search(r"lirf_\w{12}_[\w-]{20,}", page.text)
         assert key
         assert key[0] not in client.get("/console/keys").text
         with signed_in(service, name="x") as other:
             assert other.post("/console/sign-in", data={"key": key[0]}).status_code == 200
-        guest = next(one for one in service.administrator.keys() if one["name"] == "guest")  # noqa: SIM118
+        assert "lirf_" + key[0].split("_")[1] in client.post("/console/keys", data=form).text  # loaded again
+        [guest] = [one for one in service.administrator.keys() if one["name"] == "guest"]  # noqa: SIM118
         client.post(f"/console/keys/{guest['id']}/revocation")
         with pytest.raises(LirfError, match="no API key"):
             service.administrator.revoke_key(guest["id"])
@@ -347,6 +362,37 @@ def test_the_losses_of_a_deposit_stay_to_be_looked_at(service: Service) -> None:
         page = client.get(f"/console/deposits/{deposit}").text
     assert re.search(r'data-curve="[^"]*step', page)
     assert "Deposited after" in page
+
+
+@of_http_alone
+def test_the_states_of_classes_are_counted(service: Service) -> None:
+    service.register()
+    lent, purged, restored = (service.deposit([name], evidence=False) for name in ("auk", "dodo", "emu"))
+    service.custodian.withdraw([lent], holder="h", reason="r")
+    service.administrator.purge(purged, classes=["dodo"], reason="r")
+    service.custodian.restore(restored, reason="r")
+    service.queue(["heron"])
+    with signed_in(service) as client:
+        for path in ("/console/models", "/console/models/birds"):
+            told = re.search(r'<p class="states">(.*?)</p>', client.get(path).text)
+            assert told
+            found = dict(re.findall(r'class="state (\w+)">(\d \w+)', told[1]))
+            assert list(found.values()) == ["1 preserved", "1 depositing", "1 withdrawn", "1 restored", "1 purged"]
+    assert sorted(one["state"] for one in service.reader.classes("birds")) == sorted(found)
+
+
+@of_http_alone
+def test_a_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.console.timeline.NEWEST", PageRequest(limit=2))
+    service.register()
+    deposit_id = service.deposit(["auk"], evidence=False)
+    with signed_in(service) as client:
+        for holder in ("one", "two", "three"):
+            assert "newest are shown" not in client.get(f"/console/deposits/{deposit_id}").text
+            service.custodian.withdraw([deposit_id], holder=holder, reason="r")
+        page = client.get(f"/console/deposits/{deposit_id}").text
+    assert "newest are shown" in page
+    assert ("withdrawn for one" in page, "withdrawn for two" in page) == (False, True)
 
 
 @of_http_alone

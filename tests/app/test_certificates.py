@@ -271,7 +271,7 @@ def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Serv
     _, evidence_id = examined(service)
     found = service.reader.evidence(evidence_id)["found"]
     assert found is not None
-    found["probe"]["target"]["deposited"]["percent"] = 0.0
+    found["probe"]["target"]["deposited"]["percent"] += 1.0
     with service.database.session() as session, session.begin():
         session.execute(sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id).values(found=found))
     with pytest.raises(LirfError) as refusal:

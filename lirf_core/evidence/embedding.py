@@ -1,7 +1,6 @@
 """t-SNE of the last layer's features (van der Maaten and Hinton, 2008), as in the paper's figure 3."""
 
 import torch
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 LEAST = 8  # images; fewer have no picture
@@ -12,6 +11,8 @@ def embedding(features: Tensor, seed: int = 0) -> list[tuple[float, float]]:
 
     features: (N, F), N at least `LEAST`.
     """
+    from sklearn.manifold import TSNE  # a second of the start of every process, of which few ask for it
+
     spread = features.std(0).amax()
     if not torch.isfinite(features).all() or spread <= 1e-6 * features.abs().amax().clamp_min(1e-12):
         return [(0.0, 0.0)] * len(features)  # of which scikit-learn's search for neighbours crashes the process

@@ -5,9 +5,6 @@ same architecture that was trained on the preserved classes alone: it tells the 
 features learnt for other classes do.
 """
 
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, from_numpy
 from torch.nn import functional as F
 
@@ -20,6 +17,10 @@ def linear_probe(training: tuple[Tensor, Tensor], asked: Tensor, classes: int, p
     training: features (N, F) and labels (N,), of two classes at least; asked: features (M, F). `penalty`: 1 / C.
     Raises `CannotBeMeasured` where a feature is not finite.
     """
+    from sklearn.linear_model import LogisticRegression  # a second of the start of every process, few of which fit one
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = training
     demand_finite(features)
     demand_finite(asked)

@@ -17,6 +17,16 @@ if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 
+LONGEST = ("test_tutorial", "test_chaos", "test_stopped_workers", "test_up", "test_readme", "test_worker_loss")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no core waits for one of them at the end."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(
+        key=lambda item: order.get(item.path.stem, len(LONGEST) if "e2e" in item.path.parts else len(LONGEST) + 1)
+    )
+
 
 @pytest.fixture(scope="session")
 def digits() -> Digits:

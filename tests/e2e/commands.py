@@ -1,5 +1,6 @@
 """The command blocks of a page, as bash runs them one after the other."""
 
+import os
 import re
 import signal
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("LIRF_", "TEST_"))}
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADDRESS = "http://127.0.0.1:8000"
 
@@ -21,14 +23,14 @@ def blocks(page: Path) -> list[str]:
 class Terminals:
     """Two of them, in a folder that has the environment of the repository. The service has a port of its own."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         (folder / ".venv").symlink_to(ROOT / ".venv")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._url = f"http://127.0.0.1:{self._port}"
-        self._environment = {**environment, "LIRF_URL": self._url, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        self._environment = {**ENVIRONMENT, "LIRF_URL": self._url, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
         self._up: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Terminals":

@@ -89,7 +89,9 @@ def of_deposit(session: Session, row: DepositRow) -> Timeline:
         told.happenings.append(Happening(examination.created_at, "evidence requested", examination.created_by, None))
         if examination.finished_at:
             what = f"evidence {examination.state}"
-            told.happenings.append(Happening(examination.finished_at, what, None, examination.failure))
+            cancelled = audit.list_events(session, NEWEST, action="evidence.cancelled", subject=examination.id)[0]
+            by = cancelled[0].actor if cancelled else None
+            told.happenings.append(Happening(examination.finished_at, what, by, examination.failure))
         issued = audit.list_events(session, NEWEST, action="certificate.issued", subject=examination.id)
         for event in told.newest(issued):
             what = f"certificate issued ({event.details['format'].upper()})"

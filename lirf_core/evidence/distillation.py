@@ -98,8 +98,8 @@ def taught(
             if teacher:
                 with torch.no_grad(), compute.autocast():
                     told = teacher.lower(inputs)
-                    wanted = teacher.upper(told).float()
-                loss = loss + _distilled(distillation, temperature, logits, wanted, features, told)
+                    wanted = teacher.upper(told).float() if distillation == "logits" else None
+                loss = loss + _distilled(temperature, logits, wanted, features, told)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -110,10 +110,9 @@ def taught(
     return student
 
 
-def _distilled(
-    distillation: Distillation, temperature: float, logits: Tensor, wanted: Tensor, features: Tensor, told: Tensor
-) -> Tensor:
-    if distillation == "logits":
+def _distilled(temperature: float, logits: Tensor, wanted: Tensor | None, features: Tensor, told: Tensor) -> Tensor:
+    """By the teacher's logits where they are wanted, else by attention."""
+    if wanted is not None:
         everything = torch.arange(logits.shape[1], device=logits.device)
         return losses.distil(logits, wanted, everything, temperature)
     return ATTENTION_WEIGHT / 2 * losses.attention_transfer(features, told, 0.0) / features[0, 0].numel()

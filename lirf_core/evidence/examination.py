@@ -49,6 +49,7 @@ FEW = (10, 100)  # images of each class that a relearning sees
 NAMED = 10  # classes in a sentence
 SHOWN, SHOWN_EACH, SHOWN_CLASSES = 600, 40, 20  # in a picture; so many deposited classes, and twice as many others
 STUDENT_STEPS, STUDENT_EPOCHS, STUDENT_BATCH = 120, 5, 128
+LEAST_BATCH, STUDENT_BATCHES = 32, 4  # where images are few, a step sees few, and an epoch has so many
 STUDENT_PIXELS = 128 * 112 * 112  # of a batch: some 5 GB of what a step keeps
 
 
@@ -266,7 +267,9 @@ class Examination:
 
     def _student(self, features: tuple[int, int, int], teacher: SplitNetwork | None, way: Distillation) -> Read:
         preprocessing = self._case.preprocessing
-        batch_size = max(8, min(STUDENT_BATCH, STUDENT_PIXELS // (preprocessing.height * preprocessing.width)))
+        pixels = preprocessing.height * preprocessing.width
+        few = max(LEAST_BATCH, len(self._attackers) // STUDENT_BATCHES)
+        batch_size = max(8, min(STUDENT_BATCH, few, STUDENT_PIXELS // pixels))
         per_epoch = -(-len(self._attackers) // batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)

@@ -425,6 +425,7 @@ def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_cert
         patched.setattr("lirf_core.evidence.examination.PARTS", ("answers",))
         examine(service.worker, evidence_id)
     service.auditor.certificate(evidence_id)
+    service.operator.cancel_evidence(service.auditor.request_evidence(deposit_id)["id"])
     with signed_in(service) as client:
         html = client.get(f"/console/deposits/{deposit_id}").text
     lines = re.findall(r"<li><time.*?</time>(.*?)</li>", html, re.DOTALL)
@@ -439,4 +440,6 @@ def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_cert
         "evidence requested by operator",
         "evidence finished",
         "certificate issued (PDF) by auditor",
+        "evidence requested by auditor",
+        "evidence cancelled by operator",
     ]

@@ -34,6 +34,8 @@ from worker.job import Work, work_on
 
 POSTGRESQL = os.environ.get("TEST_DATABASE_URL")
 KINDS = ["sqlite", "postgresql"] if POSTGRESQL else ["sqlite"]
+# For what has nothing to do with the database: how a request is read, a page written, a number computed.
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @contextmanager

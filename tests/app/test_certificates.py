@@ -30,7 +30,7 @@ from app.vault.keys import FileMasterKeys
 from app.withdrawals.tables import WithdrawalRow
 from lirf_client import LirfError
 from lirf_core.evidence.examination import Examination
-from tests.app.conftest import Service
+from tests.app.conftest import Service, on_one_database
 from tests.app.factories import CLASSES
 from tests.e2e.commands import ROOT, blocks
 from tests.e2e.processes import wait_until
@@ -111,6 +111,7 @@ def test_a_signature_is_where_its_format_has_it_and_nowhere_else() -> None:
         signed(html, "pdf", ABOUT, own)
 
 
+@on_one_database
 def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
     reason = '<script>alert(1)</script> #panic("x") $1/0$ *b* \\u{0} `r` {{ 7*7 }} --> \' é'
     deposit_id, evidence_id = examined(service, f"{reason}\nReason: none\u202egnorw")
@@ -125,6 +126,7 @@ def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
     assert b"/JavaScript" not in pdf
 
 
+@on_one_database
 def test_a_pdf_that_would_lack_characters_is_refused_and_html_has_them(service: Service) -> None:
     hieroglyph = "\U00014400"  # Anatolian, which no font here has
     _, evidence_id = examined(service, f"licence {hieroglyph}")
@@ -136,6 +138,7 @@ def test_a_pdf_that_would_lack_characters_is_refused_and_html_has_them(service: 
     assert issued["details"]["format"] == "html"
 
 
+@on_one_database
 def test_a_pdf_is_one_page_also_with_many_names_and_a_long_reason(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +245,7 @@ def test_the_audit_has_each_certificate_and_the_key(service: Service) -> None:
     assert made["subject"] == key
 
 
+@on_one_database
 def test_a_class_without_a_held_out_image_is_not_certified_along_with_the_others(service: Service) -> None:
     service.register()
     service.operator.upload_dataset("birds", service.archive(["auk", "emu"], each=6), purpose="evaluation")
@@ -279,6 +283,7 @@ def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Serv
     assert refusal.value.type.endswith("evidence-changed")
 
 
+@on_one_database
 def test_a_target_that_still_answers_is_not_said_to_have_forgotten(service: Service) -> None:
     """One that has learnt nothing yet: it takes every image for a heron."""
     for name, is_warned in (("auk", False), ("heron", True)):
@@ -303,6 +308,7 @@ def test_evidence_that_was_moved_to_another_deposit_or_revision_is_not_certified
         assert refusal.value.type.endswith("evidence-changed")
 
 
+@on_one_database
 def test_an_examination_without_a_deposited_image_certifies_nothing(service: Service) -> None:
     service.register()
     service.operator.upload_dataset("birds", service.archive(["emu", "kiwi"], each=6), purpose="evaluation")
@@ -314,6 +320,7 @@ def test_an_examination_without_a_deposited_image_certifies_nothing(service: Ser
     assert refusal.value.type.endswith("not-examined")
 
 
+@on_one_database
 def test_what_has_not_finished_has_no_certificate(service: Service) -> None:
     deposit_id, _ = examined(service)
     asked = service.operator.request_evidence(deposit_id)
@@ -380,6 +387,7 @@ def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service)
     verified(service.reader.certificate(evidence_id), key_of(service))
 
 
+@on_one_database
 def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service: Service, tmp_path: Path) -> None:
     deposit_id, evidence_id = examined(service)
     cli, env = CliRunner(), {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of("auditor")}
@@ -400,6 +408,7 @@ def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service
     assert cli.invoke(main, ["certificate", "verify", str(file), "--public-key", str(key)]).exit_code == 1
 
 
+@on_one_database
 def test_openssl_checks_it_as_the_documentation_says(service: Service, tmp_path: Path) -> None:
     _, evidence_id = examined(service)
     (tmp_path / "key.pem").write_text(service.reader.certificate_key())

@@ -14,7 +14,7 @@ from app.console import sign_in
 from app.main import create_app
 from app.paging import PageRequest
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, on_one_database
 from tests.app.factories import CLASSES, png
 from worker.examination import examine
 
@@ -40,7 +40,6 @@ NEEDS = {
     "POST /console/keys": set(),
     "POST /console/keys/{key_id}/revocation": set(),
 }
-of_http_alone = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 FROM_HERE = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -88,7 +87,7 @@ def test_nobody_gets_in_without_a_session(service: Service) -> None:
     assert len(seen) > len(NEEDS)
 
 
-@of_http_alone
+@on_one_database
 @pytest.mark.parametrize("role", [None, *Role])
 def test_no_role_passes_its_matrix_in_the_console(service: Service, role: Role | None) -> None:
     with signed_in(service, *([role] if role else [])) as client:
@@ -102,7 +101,7 @@ def test_no_role_passes_its_matrix_in_the_console(service: Service, role: Role |
             assert status < 500
 
 
-@of_http_alone
+@on_one_database
 def test_no_other_site_changes_anything(service: Service) -> None:
     with signed_in(service, Role.ADMINISTRATOR) as client:
         for headers in (
@@ -123,7 +122,7 @@ def test_no_other_site_changes_anything(service: Service) -> None:
         assert client.post("/console/keys", data=form, headers={"Origin": service.url}).status_code == 200
 
 
-@of_http_alone
+@on_one_database
 def test_the_cookie_is_out_of_reach_and_holds_no_key(service: Service) -> None:
     key = service.key_of("team", Role.AUDITOR)
     answer = httpx.post(f"{service.url}/console/sign-in", data={"key": key}, headers=FROM_HERE)
@@ -159,7 +158,7 @@ def test_a_session_ends_with_its_key_and_by_itself(service: Service, monkeypatch
     client.close()
 
 
-@of_http_alone
+@on_one_database
 def test_no_body_is_read_of_a_stranger_and_no_endless_one_of_anybody(service: Service) -> None:
     service.register()
     told = {**FROM_HERE, "Content-Type": "multipart/form-data; boundary=x"}
@@ -197,14 +196,14 @@ def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> No
         assert client.get("/console/models?cursor=%00").status_code == 422
 
 
-@of_http_alone
+@on_one_database
 def test_a_session_that_ended_leads_back_to_the_page_and_not_to_its_part(service: Service) -> None:
     headers = {"HX-Request": "true", "HX-Current-URL": f"{service.url}/console/deposits/1?x=y"}
     answer = httpx.get(f"{service.url}/console/deposits/1/progress", headers=headers)
     assert answer.headers["HX-Redirect"] == "/console/sign-in?next=/console/deposits/1"
 
 
-@of_http_alone
+@on_one_database
 def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
     for wanted, led in {
         "/console/audit": "/console/audit",
@@ -217,7 +216,7 @@ def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
         assert answer.headers["Location"] == led
 
 
-@of_http_alone
+@on_one_database
 def test_a_page_that_is_none_is_told_on_a_page(service: Service) -> None:
     with signed_in(service) as client:
         answer = client.get("/console/nothing/here")
@@ -227,7 +226,7 @@ def test_a_page_that_is_none_is_told_on_a_page(service: Service) -> None:
         assert client.get("/console/static/nothing.css").status_code == 404
 
 
-@of_http_alone
+@on_one_database
 def test_what_strangers_named_is_text_and_nothing_else(service: Service) -> None:
     service.register()
     hostile = "<script>alert(1)</script>"
@@ -308,7 +307,7 @@ def test_what_one_asks_for_another_approves(service: Service) -> None:
         assert service.reader.withdrawals()[0]["state"] == "active"
 
 
-@of_http_alone
+@on_one_database
 def test_an_image_is_tried_against_two_views(service: Service) -> None:
     service.register()
     service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
@@ -364,7 +363,7 @@ def test_the_losses_of_a_deposit_stay_to_be_looked_at(service: Service) -> None:
     assert "Deposited after" in page
 
 
-@of_http_alone
+@on_one_database
 def test_the_states_of_classes_are_counted(service: Service) -> None:
     service.register()
     lent, purged, restored = (service.deposit([name], evidence=False) for name in ("auk", "dodo", "emu"))
@@ -381,7 +380,7 @@ def test_the_states_of_classes_are_counted(service: Service) -> None:
     assert sorted(one["state"] for one in service.reader.classes("birds")) == sorted(found)
 
 
-@of_http_alone
+@on_one_database
 def test_a_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.console.timeline.NEWEST", PageRequest(limit=2))
     service.register()
@@ -395,7 +394,7 @@ def test_a_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pyt
     assert ("withdrawn for one" in page, "withdrawn for two" in page) == (False, True)
 
 
-@of_http_alone
+@on_one_database
 def test_the_timeline_remembers_a_restoration_that_was_ended(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
@@ -410,7 +409,7 @@ def test_the_timeline_remembers_a_restoration_that_was_ended(service: Service) -
             assert "restored by custodian: once more" in told
 
 
-@of_http_alone
+@on_one_database
 def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_certificates(service: Service) -> None:
     service.register()
     service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, on_one_database
 from tests.app.factories import CLASSES, infer_request, png
 from tests.lirf_core.factories import PREPROCESSING, network
+
+pytestmark = on_one_database
 
 
 def test_answers_are_those_of_the_network(service: Service) -> None:

@@ -17,9 +17,11 @@ from tritonclient.utils import InferenceServerException
 
 from app.access.service import Role
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, on_one_database
 from tests.app.factories import CLASSES, infer_request, png
 from tests.lirf_core.factories import PREPROCESSING
+
+pytestmark = on_one_database
 
 HEAD_BYTES = "Inference-Header-Content-Length"
 

@@ -81,6 +81,7 @@ def test_after_a_revocation_no_replica_shows_the_class(service: Service, replica
     assert len(answers) > 4 * REVOCATIONS
 
 
+@pytest.mark.parametrize("replicas", ["replicas"], indirect=True)  # of a clock, processes tell each other nothing
 def test_after_an_expiry_no_replica_shows_the_class(service: Service, replicas: list[str]) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])

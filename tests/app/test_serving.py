@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
 from demo.__main__ import free_port
-from tests.app.conftest import Service
+from tests.app.conftest import Service, on_one_database
 from tests.e2e.processes import Command, wait_until
 
 
@@ -43,6 +43,7 @@ def _answers(url: str) -> bool:
         return False
 
 
+@on_one_database
 def test_an_idle_connection_stays_open_for_longer_than_clients_keep_it(service: Service) -> None:
     """Or a client sends on a connection that is being closed, and cannot know whether its request arrived."""
     connection = http.client.HTTPConnection(httpx.URL(service.url).netloc.decode())
@@ -55,6 +56,7 @@ def test_an_idle_connection_stays_open_for_longer_than_clients_keep_it(service: 
     assert connection.sock is sock
 
 
+@on_one_database
 def test_the_processes_of_one_server_tell_their_metrics_together(service: Service, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('prometheus')}"}
     with workers(service.settings, 2, tmp_path / "workers.log") as url:

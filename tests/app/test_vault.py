@@ -1,6 +1,7 @@
 import io
 import os
 import random
+import secrets
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     endpoint = f"http://{host}:{port}"
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="vault")
-    yield Vault(ObjectStore("s3://vault/objects", {"endpoint_url": endpoint}, tmp_path), keys)
+    bucket = f"vault-{secrets.token_hex(8)}"  # the servers of one process share their buckets
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
+    yield Vault(ObjectStore(f"s3://{bucket}/objects", {"endpoint_url": endpoint}, tmp_path), keys)
     server.stop()
 
 

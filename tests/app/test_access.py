@@ -17,6 +17,8 @@ from app.main import create_app
 from lirf_client import LirfError
 from tests.app.conftest import Service
 
+HTTP = httpx.Client(timeout=60)  # httpx.get reads the certificates that it trusts for each request: 50 ms
+
 OPEN = {
     "/v2/health/live",
     "/v2/health/ready",
@@ -59,7 +61,7 @@ NEEDS = {
 
 def routes(service: Service) -> Iterator[tuple[str, str]]:
     """Every method and path of the application, from its own description."""
-    paths = httpx.get(f"{service.url}/openapi.json").json()["paths"]
+    paths = HTTP.get(f"{service.url}/openapi.json").json()["paths"]
     for path, methods in paths.items():
         for method in methods:
             yield method.upper(), path
@@ -76,7 +78,7 @@ def test_a_method_that_a_path_has_not_is_told_which_it_has(service: Service) -> 
         "/v1/models/x": "DELETE, GET",
         "/openapi.json": "GET, HEAD",
     }.items():
-        answer = httpx.request("TRACE", service.url + path)
+        answer = HTTP.request("TRACE", service.url + path)
         assert answer.status_code == 405
         assert set(answer.headers["Allow"].split(", ")) == set(methods.split(", ")), path
 
@@ -102,7 +104,7 @@ def test_no_route_but_health_answers_without_a_key(service: Service) -> None:
     for method, path in routes(service):
         url = service.url + re.sub(r"\{.*?\}", "x", path)
         for headers in ({}, {"Authorization": "Bearer lirf_0123456789ab_wrong"}, {"Authorization": "Basic eDp5"}):
-            answer = httpx.request(method, url, headers=headers)
+            answer = HTTP.request(method, url, headers=headers)
             if path in OPEN:
                 assert answer.status_code == 200
             else:
@@ -118,7 +120,7 @@ def test_no_role_passes_its_matrix(service: Service, role: Role | None) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('k', *([role] if role else []))}"}
     for method, path in routes(service):
         url = service.url + re.sub(r"\{.*?\}", "x", path)
-        status = httpx.request(method, url, headers=headers).status_code
+        status = HTTP.request(method, url, headers=headers).status_code
         needed = NEEDS.get(f"{method} {path}")
         is_allowed = needed is None or role == Role.ADMINISTRATOR or role in needed
         assert (status == 403) is not is_allowed, (method, path, status)
@@ -132,9 +134,9 @@ def test_a_key_is_told_once_listed_without_its_secret_and_refused_once_revoked(s
     assert made["key"] not in str(listed)
     assert made["id"] in {key["id"] for key in listed}
     headers = {"Authorization": f"Bearer {made['key']}"}
-    assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 200
+    assert HTTP.get(f"{service.url}/v1/models", headers=headers).status_code == 200
     service.administrator.revoke_key(made["id"])
-    assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 401
+    assert HTTP.get(f"{service.url}/v1/models", headers=headers).status_code == 401
     with pytest.raises(LirfError, match="there is no API key"):
         service.administrator.revoke_key(made["id"])
 
@@ -142,12 +144,12 @@ def test_a_key_is_told_once_listed_without_its_secret_and_refused_once_revoked(s
 def test_a_key_is_refused_after_its_end(service: Service) -> None:
     made = service.administrator.create_key("guest", [], expires_in_seconds=2)
     headers = {"Authorization": f"Bearer {made['key']}"}
-    assert httpx.get(f"{service.url}/v1/models", headers=headers).status_code == 200
+    assert HTTP.get(f"{service.url}/v1/models", headers=headers).status_code == 200
     ends = datetime.fromisoformat(made["expires_at"])
     time.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()) + 0.05)
-    refused = httpx.get(f"{service.url}/v1/models", headers=headers)
+    refused = HTTP.get(f"{service.url}/v1/models", headers=headers)
     assert refused.status_code == 401
-    wrong = httpx.get(f"{service.url}/v1/models", headers={"Authorization": "Bearer lirf_wrong_key"})
+    wrong = HTTP.get(f"{service.url}/v1/models", headers={"Authorization": "Bearer lirf_wrong_key"})
     assert refused.content == wrong.content
 
 
@@ -167,15 +169,15 @@ def test_a_key_tells_when_it_was_used_last(service: Service) -> None:
     made = service.administrator.create_key("team", [])
     assert last_used(made["id"]) is None
     headers = {"Authorization": f"Bearer {made['key']}"}
-    httpx.get(f"{service.url}/v1/models", headers=headers)
+    HTTP.get(f"{service.url}/v1/models", headers=headers)
     first = last_used(made["id"])
     assert first
-    httpx.get(f"{service.url}/v1/models", headers=headers)
+    HTTP.get(f"{service.url}/v1/models", headers=headers)
     assert last_used(made["id"]) == first  # once a minute
     with service.database.session() as session, session.begin():
         a_minute_ago = datetime.now(UTC) - LAST_USED_STEP - timedelta(seconds=1)
         session.execute(sa.update(ApiKeyRow).values(last_used_at=a_minute_ago))
-    httpx.get(f"{service.url}/v1/models", headers=headers)
+    HTTP.get(f"{service.url}/v1/models", headers=headers)
     assert (last_used(made["id"]) or "") > first
 
 
@@ -191,7 +193,7 @@ def test_requests_that_are_looked_up_together_are_each_who_they_are(service: Ser
 
     def ask(key: str) -> tuple[int, int]:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return may[key], httpx.get(f"{service.url}/v1/keys", headers=headers, timeout=60).status_code
+        return may[key], HTTP.get(f"{service.url}/v1/keys", headers=headers, timeout=60).status_code
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, [*may] * 20))

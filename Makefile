@@ -19,7 +19,7 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 compiled: install
 	$(UV) sync --locked --quiet --compile-bytecode # tests start hundreds of processes, also where Python writes none
 
-# One more than there are cores, since tests wait for their services half of the time; the longest are not left for the end.
+# One more than there are cores: tests wait for their services at times. The longest begin first (tests/conftest.py).
 PROCESSES := $(shell python3 -c 'import os; print(min(os.cpu_count() + 1, 8))')
 PARALLEL = -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 test: compiled ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)

@@ -1,7 +1,6 @@
 """What several rooms of the tests share: the digits and a network that reads them, trained once."""
 
 import fcntl
-import gc
 import os
 
 import pytest
@@ -27,13 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: order.get(item.path.stem, len(LONGEST) if "e2e" in item.path.parts else len(LONGEST) + 1)
     )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def short_collections() -> None:
-    """What is there by now stays, a million objects: no garbage collection needs to walk them again."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

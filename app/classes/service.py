@@ -45,22 +45,33 @@ class ClassReport:
 def report(session: Session, model_name: str) -> list[ClassReport]:
     """Every class in the order of the outputs. Raises `UnknownModel`."""
     model = registry.get(session, model_name)
-    return _told(session, model, registry.classes(session, model.id))
+    pending = deposits.pending_classes(session, model.id)
+    return _told(session, model, registry.classes(session, model.id), pending)
+
+
+def counted(reports: Sequence[ClassReport]) -> dict[ClassState, int]:
+    """How many of them are in which state, where there are any."""
+    return _in_order(Counter(one.state for one in reports))
 
 
 def counts(session: Session, model: ModelRow) -> dict[ClassState, int]:
-    """How many of the model's classes are in which state, where there are any; the preserved ones are not read."""
+    """What `counted` says of the model's report, without reading the preserved classes."""
     held = registry.classes(session, model.id, only_deposited=True)
-    found = Counter(one.state for one in _told(session, model, held))
-    pending = deposits.pending_classes(session, model.id).keys()
-    found[ClassState.DEPOSITING] = len(pending - {row.class_index for row in held})
+    pending = deposits.pending_classes(session, model.id)
+    found = Counter(one.state for one in _told(session, model, held, pending))
+    found[ClassState.DEPOSITING] = len(pending.keys() - {row.class_index for row in held})
     found[ClassState.PRESERVED] = len(model.class_names) - found.total()
+    return _in_order(found)
+
+
+def _in_order(found: Counter[ClassState]) -> dict[ClassState, int]:
     return {state: found[state] for state in ClassState if found[state]}
 
 
-def _told(session: Session, model: ModelRow, rows: Sequence[ModelClassRow]) -> list[ClassReport]:
+def _told(
+    session: Session, model: ModelRow, rows: Sequence[ModelClassRow], pending: dict[int, deposits.DepositRow]
+) -> list[ClassReport]:
     held_by = deposits.of_ids(session, sorted({row.deposit_id for row in rows if row.deposit_id}))
-    pending = deposits.pending_classes(session, model.id)
     lent: dict[str, list[withdrawals.WithdrawalRow]] = {}
     active_now = withdrawals.active(session, model.id)
     deposits_of = withdrawals.deposits_of(session, active_now)

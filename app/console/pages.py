@@ -59,7 +59,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         "model.html",
         model=model,
         classes=report,
-        counts=classes.counts(session, model),
+        counts=classes.counted(report),
         policy=policies.of(model),
         deposits=of_model,
         more=more,

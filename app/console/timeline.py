@@ -89,8 +89,7 @@ def of_deposit(session: Session, row: DepositRow) -> Timeline:
         told.happenings.append(Happening(examination.created_at, "evidence requested", examination.created_by, None))
         if examination.finished_at:
             what = f"evidence {examination.state}"
-            cancelled = audit.list_events(session, NEWEST, action="evidence.cancelled", subject=examination.id)[0]
-            by = cancelled[0].actor if cancelled else None
+            by = _canceller(session, examination.id) if examination.state == evidence.State.CANCELLED else None
             told.happenings.append(Happening(examination.finished_at, what, by, examination.failure))
         issued = audit.list_events(session, NEWEST, action="certificate.issued", subject=examination.id)
         for event in told.newest(issued):
@@ -98,6 +97,12 @@ def of_deposit(session: Session, row: DepositRow) -> Timeline:
             told.happenings.append(Happening(event.at, what, event.actor, None))
     told.happenings.sort(key=lambda one: one.at)
     return told
+
+
+def _canceller(session: Session, evidence_id: str) -> str | None:
+    """Its row does not know."""
+    events, _ = audit.list_events(session, NEWEST, action="evidence.cancelled", subject=evidence_id)
+    return events[0].actor if events else None
 
 
 def _of_row(row: DepositRow) -> Iterator[Happening]:

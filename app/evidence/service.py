@@ -19,7 +19,7 @@ from app.errors import Problem
 from app.evidence.jobs import WORKER
 from app.evidence.schemas import EvidenceCreate
 from app.evidence.tables import EvidenceRow as EvidenceRow
-from app.evidence.tables import State
+from app.evidence.tables import State as State
 from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 

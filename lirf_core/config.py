@@ -16,10 +16,11 @@ class DepositConfig:
     removal: `random` is eq. 2 as written; `suppress` only pushes the deposited logits down, which forgets faster and
     keeps more. transfer: the module learns the original's `deposited` logits (eq. 6) or `all` of them, which also
     teaches it what it must not claim. lambda_pr: removal from what a linear probe reads in the features.
-    proxies: how many proxy images stand in for the preserved ones (0: none), `proxy_batch` of them in each step; on
-    them the target keeps the original's features, at the split and before the last layer, with lambda_fp. lambda_ft:
-    the module learns the original's features at the split. joining: see `losses.join`. module_bits: of each of the
-    module's weights; 16 is float16, None as many as keep the module under `MODULE_BUDGET` of the original's bytes.
+    proxies: how many proxy images stand in for the preserved ones (0: none; fewer where the steps draw fewer),
+    `proxy_batch` of them in each step; on them the target keeps the original's features, at the split and before the
+    last layer, with lambda_fp. lambda_ft: the module learns the original's features at the split. joining: see
+    `losses.join`. module_bits: of each of the module's weights; 16 is float16, None as many as keep the module under
+    `MODULE_BUDGET` of the original's bytes.
     epochs over the deposit set (None: see `epochs_for`); `batch_size` deposit images a step; `learning_rate` is the
     peak of one cycle; gradients of each network are clipped to `max_gradient_norm`.
     """

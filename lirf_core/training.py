@@ -155,14 +155,14 @@ class Trainer:
         self.transferred = torch.tensor(known, device=compute.device)
 
     def prepare(self, images: Tensor, steps: int, generator: Generator, on_batch: Callable[[], None]) -> None:
-        """Makes the proxies of the deposit images, and an optimiser for so many steps."""
+        """Makes the proxies of the deposit images, no more than so many steps draw, and an optimiser for them."""
         cfg = self.config
         self.shown = images
         self.proxies = make_proxies(
             self.original,
             images,
             self.removal.goals,
-            cfg.proxies,
+            min(cfg.proxies, steps * cfg.proxy_batch),
             self.preprocessing,
             self.compute,
             generator,

@@ -197,6 +197,12 @@ def deposit(
     flip: Annotated[bool, typer.Option(help="Augmentation: mirror images; not where that makes another class.")] = True,
     seed: Annotated[int, typer.Option(help="Same seed, same machine, same result.")] = 0,
     keep_dataset: Annotated[bool, typer.Option(help="Do not shred the deposit set when the deposit ends.")] = False,
+    is_examined: Annotated[
+        bool,
+        typer.Option(
+            "--evidence/--no-evidence", help="Gather evidence once it is made, where there are held-out images."
+        ),
+    ] = True,
     wait: Annotated[bool, typer.Option(help="Show progress until it ends; Ctrl-C leaves it running.")] = True,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
@@ -213,7 +219,9 @@ def deposit(
         with _zipped(images) as archive:
             dataset = lirf.upload_dataset(model, archive)
         try:
-            found = lirf.request_deposit(model, dataset["id"], reason=reason, config=config, keep_dataset=keep_dataset)
+            found = lirf.request_deposit(
+                model, dataset["id"], reason=reason, config=config, keep_dataset=keep_dataset, evidence=is_examined
+            )
         except LirfError:
             lirf.discard_dataset(model, dataset["id"])
             raise

@@ -62,6 +62,8 @@ def relearning_curve(
             found = accuracy(logits, held_out[1], deposited)
             curve.append(Relearnt(step, found.preserved, found.deposited))
             learner.train()
+        if step == steps[-1]:
+            break
         chosen = torch.randint(len(labels), (BATCH,), generator=generator).to(compute.device)
         with compute.autocast():
             answers = learner(compute.inputs(augmentation(images[chosen], generator), preprocessing))

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import safetensors.torch
 import sqlalchemy as sa
@@ -33,6 +34,7 @@ from tests.lirf_core.factories import SPEC, network
 from worker.job import Work, work_on
 
 POSTGRESQL = os.environ.get("TEST_DATABASE_URL")
+HTTP = httpx.Client(timeout=60)  # httpx.get reads the certificates that it trusts for each request: 50 ms
 KINDS = ["sqlite", "postgresql"] if POSTGRESQL else ["sqlite"]
 # For what has nothing to do with the database: how a request is read, a page written, a number computed.
 on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

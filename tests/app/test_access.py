@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
@@ -15,9 +14,7 @@ from app.access.service import LAST_USED_STEP, Role
 from app.access.tables import ApiKeyRow
 from app.main import create_app
 from lirf_client import LirfError
-from tests.app.conftest import Service
-
-HTTP = httpx.Client(timeout=60)  # httpx.get reads the certificates that it trusts for each request: 50 ms
+from tests.app.conftest import HTTP, Service
 
 OPEN = {
     "/v2/health/live",

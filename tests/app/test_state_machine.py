@@ -11,7 +11,6 @@ from datetime import timedelta
 from itertools import count
 from typing import Any, ClassVar
 
-import httpx
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings as hypothesis_settings
@@ -32,7 +31,7 @@ from app.vault.keys import FileMasterKeys
 from app.withdrawals import service as withdrawals
 from app.withdrawals.tables import WithdrawalRow
 from lirf_client import Approval, AwaitingApproval, Client, LirfError
-from tests.app.conftest import POSTGRESQL, Service, started
+from tests.app.conftest import HTTP, POSTGRESQL, Service, started
 from tests.app.factories import CLASSES, infer_request
 from tests.app.test_jobs import claim, expire_lease, reconcile
 from tests.doses import dose
@@ -150,7 +149,7 @@ class Machine(RuleBasedStateMachine):
         send = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
         url = f"{self.service.url}/v1/models/{self.model}/deposits"
         if again:  # the same key of the same client: the same job
-            told = [httpx.post(url, json=body, headers=send).json() for _ in range(2)]
+            told = [HTTP.post(url, json=body, headers=send).json() for _ in range(2)]
             assert told[0] == told[1] or expected
             found, refusal = told[0], told[0].get("type", "").rpartition(":")[2] or None
         else:

@@ -102,11 +102,17 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     assert register(terminal, weights)["state"] == "ready"
     images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
     held_out = digits.write_zip(tmp_path / "held-out.zip", digits.held_out)
-    short = ["--epochs", "6", "--batch-size", "32", "--learning-rate", "0.01", "--crop-padding", "1", "--no-flip"]
+    short = ["--no-evidence", "--epochs", "6", "--batch-size", "32", "--learning-rate", "0.01"]
+    as_digits = ["--crop-padding", "1", "--no-flip"]
     told = terminal.run(
-        "deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended", *short
+        *("deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended"),
+        *short,
+        *as_digits,
     )
     assert "“0”, “1”, “2” of digits are deposited (revision 1" in told
+    assert "no evidence of this deposit was gathered yet" in terminal.run(
+        "evidence", terminal.json("deposits", "digits")[0]["id"], code=1
+    )
     before, after = (row for row in told.splitlines() if row.strip().startswith(("original", "target")))
     assert "deposited" in before
     assert "deposited" in after

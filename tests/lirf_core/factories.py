@@ -1,19 +1,18 @@
 """Small networks and images for the tests of lirf_core."""
 
-import copy
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from lirf_core.architectures import ArchitectureSpec, build
+from lirf_core.architectures import ArchitectureSpec, build, empty
 from lirf_core.artifacts import Belonging
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
 from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.deposit import DepositResult, deposit
-from lirf_core.network import SplitNetwork, digest, freeze
+from lirf_core.network import SplitNetwork, digest, flat_state, freeze, load_flat_state
 
 CPU = Compute.for_inference("cpu")
 SPEC = ArchitectureSpec("resnet18-small", classes=5, width=0.25, channels=1)
@@ -24,16 +23,17 @@ QUICK = DepositConfig(
 
 
 def network(seed: int = 0, spec: ArchitectureSpec = SPEC, split: str = "layer2") -> SplitNetwork:
-    """Drawn once, and copied."""
-    return copy.deepcopy(_drawn(seed, spec, split))
+    """Drawn once, and copied: where it is split says nothing of its numbers."""
+    made = empty(spec, split)
+    load_flat_state(made, _drawn(seed, spec))
+    freeze(made)
+    return made
 
 
 @lru_cache(8)
-def _drawn(seed: int, spec: ArchitectureSpec, split: str) -> SplitNetwork:
+def _drawn(seed: int, spec: ArchitectureSpec) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    made = build(spec, split)
-    freeze(made)
-    return made
+    return flat_state(build(spec))
 
 
 def images(count: int, classes: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:

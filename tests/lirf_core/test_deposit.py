@@ -123,6 +123,12 @@ def test_epochs_follow_from_the_size_of_the_deposit_set_where_they_are_not_given
     assert DepositConfig(epochs=1).epochs_for(steps_per_epoch=6) == 1
 
 
+def test_no_more_proxies_are_made_than_the_steps_draw() -> None:
+    drawn = replace(QUICK, epochs=1, batch_size=24, proxy_batch=64, proxies=64)
+    for proxies in (65, 3000):
+        assert digest(run(replace(drawn, proxies=proxies)).target.lower) == digest(run(drawn).target.lower)
+
+
 def test_features_can_only_be_kept_on_proxy_images() -> None:
     with pytest.raises(ValueError, match="lambda_fp needs proxy images"):
         DepositConfig(proxies=0)

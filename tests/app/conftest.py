@@ -135,6 +135,7 @@ class Service:
             "epochs": 1,
             "batch_size": 4,
             "proxies": 4,
+            "proxy_batch": 4,
             "augmentation": {"crop_padding": 0, "horizontal_flip": False},
         }
         options = {"reason": "licence ended", **options, "config": {**config, **options.get("config", {})}}

@@ -39,7 +39,13 @@ from tests.e2e.processes import Fork, cli
 
 WORKERS = ["worker", "worker 2"]
 OF_EACH_MODEL = CLASSES[:3]  # deposited one after the other; two are left
-CONFIG = {"epochs": 3, "batch_size": 2, "proxies": 8, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
+CONFIG = {
+    "epochs": 6,
+    "batch_size": 2,
+    "proxies": 8,
+    "proxy_batch": 2,
+    "augmentation": {"crop_padding": 0, "horizontal_flip": False},
+}
 PREPROCESSING = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
 EACH_SECONDS = 20.0  # for a deposit that has to be worked on yet
 RECOVERY_SECONDS = 60.0  # the lease, the reconciler's pause, and a worker that imports torch on a busy machine

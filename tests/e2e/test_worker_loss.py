@@ -14,10 +14,11 @@ from app.settings import Settings
 from lirf_client import Client
 from tests.app.conftest import Service
 from tests.app.factories import deposit_zip
+from tests.e2e.chaos import CONFIG
 from tests.e2e.installation import Installation, until_training
 from tests.e2e.processes import wait_until
 
-SLOW = {"epochs": 20, "batch_size": 2, "proxies": 8, "augmentation": {"crop_padding": 0, "horizontal_flip": False}}
+SLOW = {**CONFIG, "epochs": 20}
 
 
 def queue(lirf: Client, folder: Path, classes: list[str], config: dict[str, Any] = SLOW, model: str = "birds") -> str:

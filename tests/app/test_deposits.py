@@ -49,9 +49,12 @@ def test_location_leads_to_the_deposit(service: Service) -> None:
     dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
     headers = {"Authorization": f"Bearer {service.key_of('op', 'operator')}"}
     body = {"dataset_id": dataset["id"], "reason": "r"}
-    answer = httpx.post(f"{service.url}/v1/models/birds/deposits", json=body, headers=headers)
+    answer = httpx.post(f"{service.url}/v1/models/birds/deposits", json=body, headers=headers, timeout=60)
     assert answer.status_code == 202
-    assert httpx.get(service.url + answer.headers["location"], headers=headers).json()["id"] == answer.json()["id"]
+    assert (
+        httpx.get(service.url + answer.headers["location"], headers=headers, timeout=60).json()["id"]
+        == answer.json()["id"]
+    )
 
 
 def refusal(service: Service, images: list[str], /, **options: object) -> LirfError:

@@ -71,7 +71,9 @@ def test_images_and_views_are_shown_to_the_token_too(service: Service, tmp_path:
     assert (len(found["predictions"]), found["withdrawals"]) == (5, [withdrawal])
     assert len(service.reader.predict("birds", image, top=10)["predictions"]) == 4
     headers = {"Authorization": f"Bearer {service.key_of('app')}"}
-    views = httpx.get(f"{service.url}/v1/models/birds/views", headers={**headers, "Withdrawal-Token": token})
+    views = httpx.get(
+        f"{service.url}/v1/models/birds/views", headers={**headers, "Withdrawal-Token": token}, timeout=60
+    )
     assert views.json()["views"][0]["classes"] == CLASSES
 
 

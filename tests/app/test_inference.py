@@ -118,11 +118,11 @@ def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> 
     import httpx
 
     headers = {"Authorization": f"Bearer {service.key_of('app')}"}
-    found = httpx.get(f"{service.url}/v2/models/birds", headers=headers).json()
+    found = httpx.get(f"{service.url}/v2/models/birds", headers=headers, timeout=60).json()
     assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
     assert [output["name"] for output in found["outputs"]] == ["logits", "probabilities", "class"]
-    assert httpx.get(f"{service.url}/v2/models/birds/ready", headers=headers).status_code == 200
-    assert httpx.get(f"{service.url}/v2/models/dodos/ready", headers=headers).status_code == 404
+    assert httpx.get(f"{service.url}/v2/models/birds/ready", headers=headers, timeout=60).status_code == 200
+    assert httpx.get(f"{service.url}/v2/models/dodos/ready", headers=headers, timeout=60).status_code == 404
 
 
 def test_a_small_cache_answers_the_same(service: Service) -> None:

@@ -94,7 +94,7 @@ ROLES = {"administrator": "administrator", "lirf-custodians": "custodian", "ever
 
 
 def asked(url: str, token: str, path: str = "/v1/keys") -> httpx.Response:
-    return httpx.get(url + path, headers={"Authorization": f"Bearer {token}"})
+    return httpx.get(url + path, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
 
 def test_a_claim_says_the_roles_and_the_audit_who_it_was(service: Service, provider: Provider, url: str) -> None:

@@ -79,12 +79,12 @@ def with_parts(body: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_the_interactive_documentation_needs_no_other_host(service: Service) -> None:
-    page = httpx.get(f"{service.url}/docs").text
+    page = httpx.get(f"{service.url}/docs", timeout=60).text
     assets = re.findall(r'(?:src|href)="(.*?)"', page)
     assert len(assets) >= 2
     for asset in assets:
         assert asset.startswith("/static-offline-docs/")
-        assert httpx.get(service.url + asset).status_code == 200
+        assert httpx.get(service.url + asset, timeout=60).status_code == 200
 
 
 def test_every_operation_says_what_it_does() -> None:

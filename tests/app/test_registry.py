@@ -25,7 +25,7 @@ BODY: dict[str, Any] = {
 
 def post(service: Service, body: object) -> httpx.Response:
     headers = {"Authorization": f"Bearer {service.key_of('op', 'operator')}"}
-    return httpx.post(f"{service.url}/v1/models", json=body, headers=headers)
+    return httpx.post(f"{service.url}/v1/models", json=body, headers=headers, timeout=60)
 
 
 def test_a_model_serves_once_its_weights_are_there(service: Service) -> None:

@@ -61,10 +61,10 @@ def test_the_processes_of_one_server_tell_their_metrics_together(service: Servic
     headers = {"Authorization": f"Bearer {service.key_of('prometheus')}"}
     with workers(service.settings, 2, tmp_path / "workers.log") as url:
         for _ in range(20):  # a connection each, which either process may take
-            assert httpx.get(f"{url}/v1/models", headers=headers).is_success
+            assert httpx.get(f"{url}/v1/models", headers=headers, timeout=60).is_success
 
         def told() -> dict[str, float]:
-            text = httpx.get(f"{url}/metrics", headers=headers).text
+            text = httpx.get(f"{url}/metrics", headers=headers, timeout=60).text
             samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
             return {sample.name + sample.labels.get("route", ""): sample.value for sample in samples}
 

@@ -72,7 +72,7 @@ def test_a_request_and_a_deposit_leave_their_spans(traced: Installation, collect
     deposit_id = queue(lirf, traced.folder, ["auk"], QUICK)
     assert lirf.wait(deposit_id)["state"] == "deposited"
     caller = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "Authorization": f"Bearer {traced.key}"}
-    answer = httpx.get(f"http://127.0.0.1:{traced.port}/v1/models?cursor=secret", headers=caller)
+    answer = httpx.get(f"http://127.0.0.1:{traced.port}/v1/models?cursor=secret", headers=caller, timeout=60)
     assert answer.status_code in (200, 422)
 
     def of_caller() -> list[Span]:

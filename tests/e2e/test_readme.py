@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.commands import ROOT, Terminals, blocks
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 README = ROOT / "README.md"
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.doses import IS_LONG
 from tests.e2e.commands import ROOT, Terminals, blocks
 
-pytestmark = [pytest.mark.attack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.attack, pytest.mark.timeout(1800)]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # Every command but those that wait for evidence (the README's walk has them), and fewer passes over the images.
 SHORTER = {

@@ -41,7 +41,7 @@ def digest(part: nn.Module) -> str:
     for name, tensor in sorted(part.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         hasher.update(f"{name}:{values.dtype}:{list(values.shape)}\n".encode())
-        hasher.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+        hasher.update(values.reshape(-1).view(torch.uint8).numpy())
     return hasher.hexdigest()
 
 

@@ -13,6 +13,7 @@ PRELOADED = [
     "tests.app.test_crash_points",
     "tests.e2e.processes",
     "worker.reconciler",
+    "tests.frozen",
 ]
 
 

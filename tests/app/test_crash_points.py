@@ -66,8 +66,7 @@ def carry_out(settings: str, deposit_id: str, dies_at: int | None, after: bool, 
 def deposits_of(service: Service, model: str) -> tuple[str, str]:
     """A finished deposit and a queued one, whose work also scrubs the first."""
     service.register(model)
-    config = {"proxies": 0, "lambda_fp": 0, "epochs": 1}
-    return service.deposit(["auk"], model, config=config), service.queue(["dodo"], model, config=config)
+    return service.deposit(["auk"], model), service.queue(["dodo"], model)
 
 
 def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path) -> None:

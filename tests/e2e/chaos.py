@@ -48,26 +48,31 @@ CONFIG = {
 }
 PREPROCESSING = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
 EACH_SECONDS = 20.0  # for a deposit that has to be worked on yet
+MEETING_SECONDS = 3.0  # that an attack waits for a deposit at work
 RECOVERY_SECONDS = 60.0  # the lease, the reconciler's pause, and a worker that imports torch on a busy machine
 
 
 @dataclass
 class Report:
-    """What was done to the service, and what it did wrong. `accepted`: ids of deposits, by the model and class."""
+    """What was done to the service, and what it did wrong. `accepted`: ids of deposits, by the model and class;
+    `interrupted`: how many were started more than once, since an attack met them at work.
+    """
 
     accepted: dict[tuple[str, str], str] = field(default_factory=dict)
     kills: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
     requests: int = 0
+    interrupted: int = 0
     seconds: float = 0
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         others = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
         return (
-            f"chaos: {len(self.accepted)} deposits, {self.kills} kills ({others}), {self.requests} requests, "
-            f"{self.repeated} of them repeated with their key, {self.seconds:.0f} s, {len(self.violations)} violations"
+            f"chaos: {len(self.accepted)} deposits ({self.interrupted} interrupted), {self.kills} kills ({others}), "
+            f"{self.requests} requests, {self.repeated} of them repeated with their key, {self.seconds:.0f} s, "
+            f"{len(self.violations)} violations"
         )
 
 
@@ -77,9 +82,10 @@ class Chaos:
     def __init__(
         self, running: Installation, deposits: int, seed: int, kills: int = 0, pause: tuple[float, float] = (3, 20)
     ) -> None:
-        """kills: it goes on until there were so many. pause: seconds between attacks, from and to."""
+        """kills: so many, while the deposits are made. pause: seconds between attacks, from and to."""
         self.running, self.deposits, self.report = running, deposits, Report()
         self._kills, self._pause = kills, pause
+        self._wanted: float = 0 if kills else deposits
         self._random, self._over = random.Random(seed), threading.Event()
         self._database = running.database()
         self._http = httpx.Client(
@@ -116,8 +122,11 @@ class Chaos:
         return self.report
 
     def _unfinished(self) -> int:
+        return self._in(State.QUEUED, State.RUNNING)
+
+    def _in(self, *states: State) -> int:
         with self._database.reading() as session:
-            query = sa.select(sa.func.count()).where(DepositRow.state.in_((State.QUEUED, State.RUNNING)))
+            query = sa.select(sa.func.count()).where(DepositRow.state.in_(states))
             return session.scalar(query) or 0
 
     # What clients do.
@@ -130,6 +139,8 @@ class Chaos:
             self._send("POST", "/v1/models", json={**body, "preprocessing": PREPROCESSING})
             self._send("PUT", f"/v1/models/{model}/weights", content=self._weights())
             for label in OF_EACH_MODEL[: self.deposits - number * len(OF_EACH_MODEL)]:
+                while len(self.report.accepted) >= self._wanted and not self._over.wait(0.05):
+                    pass
                 images = {"content": deposit_zip([label], 6), "params": {"purpose": "deposit"}}
                 dataset = self._send("POST", f"/v1/models/{model}/datasets", **images).json()["id"]
                 asked = {"dataset_id": dataset, "reason": "chaos", "config": CONFIG}
@@ -173,7 +184,7 @@ class Chaos:
 
     def _attack(self) -> None:
         acts: list[tuple[int, Callable[[], None]]] = [
-            (4, lambda: self._kill(self._random.choice(WORKERS))),
+            (4, self._kill_workers),
             (3 if self.running.has_celery else 0, self._kill_pool_child),
             (3, lambda: self._kill("api")),
             (2, lambda: self._kill("reconciler")),
@@ -190,14 +201,31 @@ class Chaos:
                 self.report.violations.append(f"the attacker: {error!r}")
                 self._over.set()
 
-    def _kill(self, name: str) -> None:
-        self.running.kill(name)
-        self.report.kills += 1
-        self.report.faults[name.split()[0]] += 1
+    def _kill_workers(self) -> None:
+        """One of them, or all at once, as when their machine fails."""
+        self._kill(*self._random.choice([WORKERS[:1], WORKERS[1:], WORKERS]))
+
+    def _await_work(self) -> None:
+        """Has clients ask for this kill's share of the deposits, and waits until some of their work is done."""
+        if self._kills:
+            self._wanted = self.deposits * (self.report.kills + 1) / self._kills
+        ends = time.monotonic() + MEETING_SECONDS
+        while not self._in(State.RUNNING) and time.monotonic() < ends and not self._over.wait(0.02):
+            pass
+        self._over.wait(self._random.uniform(0, 0.3))
+
+    def _kill(self, *names: str) -> None:
+        self._await_work()
+        for name in names:
+            self.running.kill(name)
+            self.report.kills += 1
+            self.report.faults[name.split()[0]] += 1
         time.sleep(self._random.uniform(0, 1))
-        self.running.start(name)
+        for name in names:
+            self.running.start(name)
 
     def _kill_pool_child(self) -> None:
+        self._await_work()
         worker = self._random.choice(WORKERS)
         for pid, command in self.running.children(worker):
             if "semaphore_tracker" not in command:
@@ -210,6 +238,7 @@ class Chaos:
 
     def _stop_worker_past_its_lease(self) -> None:
         worker = self._random.choice(WORKERS)
+        self._await_work()
         self.running.signal(worker, signal.SIGSTOP)
         self.report.faults["worker stopped past its lease"] += 1
         self._over.wait(float(self.running.environment["LIRF_LEASE_SECONDS"]) + 2)
@@ -258,6 +287,7 @@ class Chaos:
                 found = lirf.deposit(deposit_id)
                 demand(found["state"] == "deposited", f"{model} {label} is {found['state']}: {found['failure']}")
                 actions = Counter(event["action"] for event in lirf.audit_events(subject=deposit_id))
+                self.report.interrupted += actions["deposit.started"] > 1
                 for action in ("deposit.requested", "deposit.finished"):
                     demand(actions[action] == 1, f"{model} {label}: {actions[action]} times {action}")
             for model in {model for model, _ in accepted}:

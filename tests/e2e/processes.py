@@ -129,4 +129,4 @@ def work() -> None:
         if deposit_id:
             work_on(work, deposit_id)
         else:
-            time.sleep(0.05)
+            time.sleep(0.2)

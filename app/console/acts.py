@@ -1,5 +1,6 @@
 """What the console changes: a form calls the service that the API's route calls, and leads to where that shows."""
 
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, File, Form, Query, Request, Response, UploadFile
@@ -115,8 +116,10 @@ def withdraw(
     holder: Line,
     reason: Why,
     lasts: Duration,
+    once: Once,
     visibility: Annotated[str, Form()] = "public",
 ) -> Response:
+    """A form that is sent twice, by a double click, withdraws once."""
     asked = WithdrawalCreate.model_validate(
         {
             "deposits": deposit,
@@ -126,9 +129,13 @@ def withdraw(
             "expires_in_seconds": SECONDS[lasts],
         }
     )
-    engine.prepare(asked.deposits)
-    row = withdrawals.open(session, actor, asked)
-    return _see_model(session, row)
+    if not _was_sent_before(session, actor, once):
+        engine.prepare(asked.deposits)
+        with suppress(AnswerMissing):  # both at once, and the other one is carried out
+            return _see_model(session, withdrawals.open(session, actor, asked))
+    with session.begin():
+        model = registry.by_id(session, deposits.get(session, asked.deposits[0]).model_id)
+    return see("/console/approvals") if model.needs_second_person else _see_model(session, model)
 
 
 @router.post("/withdrawals/{withdrawal_id}/renewal")
@@ -327,8 +334,8 @@ def revoke_key(key_id: str, actor: Administrator, session: SessionDep) -> Respon
 
 
 def _was_sent_before(session: Session, actor: Actor, once: str) -> bool:
-    """Whether this very form was: the page that answered it, loaded again, would make another secret. If not, what is
-    changed next is what it asked for.
+    """Whether this very form was: the page that answered it, loaded again, would make another secret, a second click
+    another withdrawal. If not, what is changed next is what it asked for.
     """
     claim = Claim(actor.key_id, f"form:{once}", request_digest=once)
     try:

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +41,7 @@ NEEDS = {
     "POST /console/keys": set(),
     "POST /console/keys/{key_id}/revocation": set(),
 }
+BIRDS = "/console/models/birds"
 FROM_HERE = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -185,9 +187,9 @@ def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> No
     service.register()
     with signed_in(service, Role.ADMINISTRATOR) as client:
         for path, body in (
-            ("/console/withdrawals", "deposit=%00&holder=h&reason=r&lasts=day"),
+            ("/console/withdrawals", "deposit=%00&holder=h&reason=r&lasts=day&once=of-one-form-alone"),
             ("/console/models/birds/policy", "version=1&original=seal&reason=%00"),
-            ("/console/keys", "name=%00&lasts=day"),
+            ("/console/keys", "name=%00&lasts=day&once=of-one-form-alone"),
         ):
             assert client.post(path, content=body, headers=told).status_code == 422, path
         images = {"image": ("bird.png", png(3, size=20), "image/png")}
@@ -246,6 +248,7 @@ def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
     deposit = service.deposit(["auk"])
     with signed_in(service, Role.CUSTODIAN, name="press desk") as client:
         form = {"deposit": deposit, "holder": "the fair", "reason": "licensed", "lasts": "day"}
+        form |= {"once": once(client.get(BIRDS).text)}
         page = client.post("/console/withdrawals", data=form)
         assert page.url.path == "/console/models/birds"
         assert "the fair" in page.text
@@ -260,7 +263,8 @@ def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
         assert (again.status_code, "is revoked" in again.text) == (410, True)
         nothing = client.post("/console/withdrawals", data={**form, "deposit": []})
         assert (nothing.status_code, "deposits" in nothing.text) == (422, True)
-        held = client.post("/console/withdrawals", data={**form, "visibility": "held"})
+        form |= {"visibility": "held", "once": once(client.get(BIRDS).text)}
+        held = client.post("/console/withdrawals", data=form)
         assert "who presents its token" in held.text
         [held_one] = [one for one in service.reader.withdrawals() if one["state"] == "active"]
         form, action = {"once": once(held.text)}, f"/console/withdrawals/{held_one['id']}/token"
@@ -271,6 +275,21 @@ def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
         assert (reloaded.url.path, "lirfw_" in reloaded.text) == ("/console/models/birds", False)
         issued = service.administrator.audit_events(action="withdrawal.token_issued")
         assert len(list(issued)) == 1
+
+
+@pytest.mark.parametrize("needs_second_person", [False, True])
+def test_a_form_that_is_sent_twice_at_once_withdraws_once(service: Service, needs_second_person: bool) -> None:
+    service.register()
+    deposit = service.deposit(["auk"])
+    if needs_second_person:
+        service.administrator.change_policy("birds", reason="rule of two", needs_second_person=True)
+    with signed_in(service, Role.CUSTODIAN) as client, ThreadPoolExecutor(2) as clicks:
+        form = {"deposit": deposit, "holder": "h", "reason": "r", "lasts": "hour", "once": once(client.get(BIRDS).text)}
+        pages = list(clicks.map(lambda _: client.post("/console/withdrawals", data=form), range(2)))
+        pages.append(client.post("/console/withdrawals", data=form))  # and once more, from a page that was kept
+    assert {page.url.path for page in pages} == {"/console/approvals" if needs_second_person else BIRDS}
+    assert len(service.administrator.approvals()) == needs_second_person
+    assert len(service.reader.withdrawals()) == (not needs_second_person)
 
 
 def test_a_purge_is_typed_and_done_once(service: Service) -> None:
@@ -297,7 +316,7 @@ def test_what_one_asks_for_another_approves(service: Service) -> None:
         assert "need a second person" in first.post("/console/models/birds/policy", data=policy).text
         stale = first.post("/console/models/birds/policy", data=policy)
         assert stale.status_code == 412
-        form = {"deposit": deposit, "holder": "h", "reason": "r", "lasts": "hour"}
+        form = {"deposit": deposit, "holder": "h", "reason": "r", "lasts": "hour", "once": once(first.get(BIRDS).text)}
         waiting = first.post("/console/withdrawals", data=form)
         assert waiting.url.path == "/console/approvals"
         assert "withdraw auk for h, shown to everybody, for 1 hours from the approval on" in waiting.text

@@ -1,7 +1,7 @@
 import pytest
 
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import HTTP, Service
 
 
 def test_the_whole_story_is_in_the_audit_with_actors_and_reasons(service: Service) -> None:
@@ -41,13 +41,12 @@ def test_refused_requests_leave_no_event(service: Service) -> None:
 def test_pages_are_walked_to_the_end_without_doubles(service: Service) -> None:
     for number in range(7):
         service.administrator.create_key(f"key-{number}", [])
-    import httpx
 
     headers = {"Authorization": f"Bearer {service.key_of('auditor', 'auditor')}"}
     cursor, seen = None, []
     while True:
         params = {"limit": 3, **({"cursor": cursor} if cursor else {})}
-        page = httpx.get(f"{service.url}/v1/audit/events", params=params, headers=headers, timeout=60).json()
+        page = HTTP.get(f"{service.url}/v1/audit/events", params=params, headers=headers).json()
         seen += [event["id"] for event in page["items"]]
         assert len(page["items"]) <= 3
         cursor = page["next_cursor"]

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -13,7 +12,7 @@ from app import backup
 from app.deposits import service as deposits
 from app.settings import Settings
 from app.vault import maintenance
-from tests.app.conftest import Service, started
+from tests.app.conftest import HTTP, Service, started
 from tests.app.factories import infer_request
 from worker.job import Work
 
@@ -47,7 +46,7 @@ def test_a_service_is_brought_back_from_a_backup(
     assert maintenance.check(again.database, again.vault) == []
     with started(settings) as (url, _):
         headers = {"Authorization": f"Bearer {key}"}
-        answer = httpx.post(f"{url}/v2/models/birds/infer", json=infer_request(), headers=headers, timeout=60).json()
+        answer = HTTP.post(f"{url}/v2/models/birds/infer", json=infer_request(), headers=headers).json()
         assert answer["outputs"] == before
         assert answer["parameters"]["revision"] == 1
     again.database.engine.dispose()

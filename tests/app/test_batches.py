@@ -19,7 +19,7 @@ from app.inference.engine import InferenceEngine
 from app.inference.views import Asked, View
 from lirf_core.compute import Compute
 from lirf_core.recover import RecoverNetwork
-from tests.app.conftest import Service, started
+from tests.app.conftest import HTTP, Service, started
 from tests.app.factories import CLASSES, infer_request
 from worker.job import Work
 
@@ -154,7 +154,7 @@ def test_overload_and_deadlines_over_http(service: Service, busy: Busy) -> None:
 
         def ask(count: int, **parameters: int) -> httpx.Response:
             body = {**infer_request(count), "parameters": parameters}
-            return httpx.post(f"{url}/v2/models/birds/infer", json=body, headers=headers, timeout=60)
+            return HTTP.post(f"{url}/v2/models/birds/infer", json=body, headers=headers)
 
         computed = pool.submit(ask, 1)
         busy.until_batches(1)
@@ -167,7 +167,7 @@ def test_overload_and_deadlines_over_http(service: Service, busy: Busy) -> None:
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:lirf:problem:overloaded")
         assert refused.headers["Retry-After"] == "1"
         # Nothing of this holds up what needs no device.
-        assert httpx.get(f"{url}/v2/models/birds", headers=headers, timeout=60).status_code == 200
+        assert HTTP.get(f"{url}/v2/models/birds", headers=headers).status_code == 200
         client = triton.InferenceServerClient(url.removeprefix("http://"))
         given = triton.InferInput("input", [1, 1, 8, 8], "UINT8")
         given.set_data_from_numpy(numpy.zeros((1, 1, 8, 8), numpy.uint8))
@@ -183,7 +183,7 @@ def test_a_request_is_given_up_after_the_servers_time(service: Service, busy: Bu
     with started(service.settings.model_copy(update={"inference_seconds": 0.2, "inference_threads": 1})) as (url, _):
         headers = {"Authorization": f"Bearer {service.key_of('app')}"}
         body = {**infer_request(1), "parameters": {"timeout": 60_000_000}}
-        answer = httpx.post(f"{url}/v2/models/birds/infer", json=body, headers=headers, timeout=60)
+        answer = HTTP.post(f"{url}/v2/models/birds/infer", json=body, headers=headers)
         busy.may_go_on.set()
         assert (answer.status_code, "0.2 seconds" in answer.json()["detail"]) == (504, True)
 

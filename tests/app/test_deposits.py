@@ -7,7 +7,7 @@ from app.deposits.jobs import config_of
 from app.deposits.schemas import DepositConfigIn
 from lirf_client import LirfError
 from lirf_core.config import DepositConfig
-from tests.app.conftest import Service
+from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
 
 
@@ -43,18 +43,14 @@ def test_following_ends_with_the_result(service: Service) -> None:
 
 
 def test_location_leads_to_the_deposit(service: Service) -> None:
-    import httpx
 
     service.register()
     dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
     headers = {"Authorization": f"Bearer {service.key_of('op', 'operator')}"}
     body = {"dataset_id": dataset["id"], "reason": "r"}
-    answer = httpx.post(f"{service.url}/v1/models/birds/deposits", json=body, headers=headers, timeout=60)
+    answer = HTTP.post(f"{service.url}/v1/models/birds/deposits", json=body, headers=headers)
     assert answer.status_code == 202
-    assert (
-        httpx.get(service.url + answer.headers["location"], headers=headers, timeout=60).json()["id"]
-        == answer.json()["id"]
-    )
+    assert HTTP.get(service.url + answer.headers["location"], headers=headers).json()["id"] == answer.json()["id"]
 
 
 def refusal(service: Service, images: list[str], /, **options: object) -> LirfError:

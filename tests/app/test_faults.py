@@ -5,14 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from app.deposits import jobs
 from app.inference.batches import Batches
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
 from worker import job as worker_job
 
@@ -138,7 +137,7 @@ def test_measuring_renews_the_lease(service: Service, monkeypatch: pytest.Monkey
 
 def test_a_body_is_not_read_without_a_key(service: Service) -> None:
     for path in ("/v1/models", "/v1/withdrawals", "/v2/models/x/infer", "/v1/keys"):
-        assert httpx.post(service.url + path, content=b"{nonsense", timeout=60).status_code == 401
+        assert HTTP.post(service.url + path, content=b"{nonsense").status_code == 401
 
 
 def test_nul_characters_are_refused_everywhere(service: Service) -> None:
@@ -146,9 +145,9 @@ def test_nul_characters_are_refused_everywhere(service: Service) -> None:
     deposit_id = service.queue(["emu"])
     headers = {"Authorization": f"Bearer {service.key_of('root', 'administrator')}"}
     for path in ("/v1/models/a%00b", "/v1/deposits/%00", "/v1/withdrawals/%00", "/v2/models/%00", "/v1/keys/%00"):
-        assert httpx.get(service.url + path, headers=headers, timeout=60).status_code == 404
+        assert HTTP.get(service.url + path, headers=headers).status_code == 404
     for path in ("/v1/models?cursor=%00", "/v1/audit/events?model=%00", "/v1/withdrawals?model=%00"):
-        assert httpx.get(service.url + path, headers=headers, timeout=60).status_code == 422
+        assert HTTP.get(service.url + path, headers=headers).status_code == 422
     for path, body in (
         ("/v1/keys", {"name": "\0"}),
         ("/v1/withdrawals", {"deposits": ["\0"], "holder": "h", "reason": "r"}),
@@ -159,7 +158,7 @@ def test_nul_characters_are_refused_everywhere(service: Service) -> None:
         ("/v1/models/birds/deposits", {"dataset_id": "x", "reason": "r", "evaluation_set_id": "\0"}),
         ("/v2/models/birds/infer", {**infer_request(1), "parameters": {"withdrawal": "\0"}}),
     ):
-        answer = httpx.post(service.url + path, json=body, headers=headers, timeout=60)
+        answer = HTTP.post(service.url + path, json=body, headers=headers)
         assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json"), body
 
 
@@ -173,7 +172,7 @@ def test_of_many_registrations_of_one_name_one_wins(service: Service) -> None:
     }
     with ThreadPoolExecutor(6) as pool:
         answers = pool.map(
-            lambda _: httpx.post(f"{service.url}/v1/models", json=body, headers=headers, timeout=60).status_code,
+            lambda _: HTTP.post(f"{service.url}/v1/models", json=body, headers=headers).status_code,
             range(6),
         )
         assert sorted(answers) == [201] + [409] * 5

@@ -4,7 +4,6 @@ import threading
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -12,7 +11,7 @@ from app.access.service import Role
 from app.database import now
 from app.withdrawals import service as withdrawals
 from lirf_client import Client, LirfError
-from tests.app.conftest import Service, started
+from tests.app.conftest import HTTP, Service, started
 from tests.app.factories import CLASSES, infer_request, png
 
 
@@ -71,9 +70,7 @@ def test_images_and_views_are_shown_to_the_token_too(service: Service, tmp_path:
     assert (len(found["predictions"]), found["withdrawals"]) == (5, [withdrawal])
     assert len(service.reader.predict("birds", image, top=10)["predictions"]) == 4
     headers = {"Authorization": f"Bearer {service.key_of('app')}"}
-    views = httpx.get(
-        f"{service.url}/v1/models/birds/views", headers={**headers, "Withdrawal-Token": token}, timeout=60
-    )
+    views = HTTP.get(f"{service.url}/v1/models/birds/views", headers={**headers, "Withdrawal-Token": token})
     assert views.json()["views"][0]["classes"] == CLASSES
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lirf_client import LirfError
-from tests.app.conftest import Service, on_one_database
+from tests.app.conftest import HTTP, Service, on_one_database
 from tests.app.factories import CLASSES, infer_request, png
 from tests.lirf_core.factories import PREPROCESSING, network
 
@@ -115,14 +115,13 @@ def test_what_is_no_image_is_a_problem(service: Service, tmp_path: Path) -> None
 
 def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> None:
     service.register()
-    import httpx
 
     headers = {"Authorization": f"Bearer {service.key_of('app')}"}
-    found = httpx.get(f"{service.url}/v2/models/birds", headers=headers, timeout=60).json()
+    found = HTTP.get(f"{service.url}/v2/models/birds", headers=headers).json()
     assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
     assert [output["name"] for output in found["outputs"]] == ["logits", "probabilities", "class"]
-    assert httpx.get(f"{service.url}/v2/models/birds/ready", headers=headers, timeout=60).status_code == 200
-    assert httpx.get(f"{service.url}/v2/models/dodos/ready", headers=headers, timeout=60).status_code == 404
+    assert HTTP.get(f"{service.url}/v2/models/birds/ready", headers=headers).status_code == 200
+    assert HTTP.get(f"{service.url}/v2/models/dodos/ready", headers=headers).status_code == 404
 
 
 def test_a_small_cache_answers_the_same(service: Service) -> None:

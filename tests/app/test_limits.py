@@ -14,7 +14,7 @@ from app.access.service import LOCAL_ADMINISTRATOR
 from app.database import Database
 from app.registry import service as registry
 from app.settings import Settings
-from tests.app.conftest import Service, started
+from tests.app.conftest import HTTP, Service, started
 from tests.e2e.installation import REDIS
 
 BROKERS = [None, *([REDIS] if REDIS else [])]
@@ -30,14 +30,14 @@ def test_a_key_that_sends_too_much_waits_and_others_do_not(
     with started(settings) as (url, _):
 
         def ask(key: str) -> httpx.Response:
-            return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=60)
+            return HTTP.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
 
         assert [ask(first).status_code for _ in range(4)] == [200, 200, 200, 429]
         refused = ask(first)
         assert 3000 < int(refused.headers["Retry-After"]) <= 3600
         assert refused.json()["type"] == "urn:lirf:problem:too-many-requests"
         assert ask(second).status_code == 200
-        assert httpx.get(f"{url}/v2/health/live", timeout=60).status_code == 200
+        assert HTTP.get(f"{url}/v2/health/live").status_code == 200
 
 
 def test_a_limit_whose_redis_is_away_stops_nobody(settings: Settings, database: Database) -> None:
@@ -46,7 +46,7 @@ def test_a_limit_whose_redis_is_away_stops_nobody(settings: Settings, database: 
         key = access.create_key(session, LOCAL_ADMINISTRATOR, "a", [])[1]
     with started(settings) as (url, _):
         headers = {"Authorization": f"Bearer {key}"}
-        assert [httpx.get(f"{url}/v1/models", headers=headers, timeout=60).status_code for _ in range(3)] == [200] * 3
+        assert [HTTP.get(f"{url}/v1/models", headers=headers).status_code for _ in range(3)] == [200] * 3
 
 
 def test_an_address_that_guesses_keys_is_slowed_down(settings: Settings, database: Database) -> None:
@@ -55,11 +55,10 @@ def test_an_address_that_guesses_keys_is_slowed_down(settings: Settings, databas
         key = access.create_key(session, LOCAL_ADMINISTRATOR, "a", [])[1]
     with started(settings) as (url, _):
         guesses = [
-            httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer lirf_{n}"}, timeout=60).status_code
-            for n in range(7)
+            HTTP.get(f"{url}/v1/models", headers={"Authorization": f"Bearer lirf_{n}"}).status_code for n in range(7)
         ]
         assert guesses == [401] * 5 + [429] * 2
-        assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=60).status_code == 200
+        assert HTTP.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 def test_a_limit_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
@@ -78,6 +77,6 @@ def test_a_database_that_does_not_answer_is_503_with_when_to_try_again(
 
     monkeypatch.setattr(registry, "list_models", broken)
     headers = {"Authorization": f"Bearer {service.key_of('k')}"}
-    answer = httpx.get(f"{service.url}/v1/models", headers=headers, timeout=60)
+    answer = HTTP.get(f"{service.url}/v1/models", headers=headers)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
     assert answer.json()["type"] == "urn:lirf:problem:database-away"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from app.access import oidc
 from app.settings import Settings
 from lirf_client import AwaitingApproval, Client, LirfError
-from tests.app.conftest import Service, started
+from tests.app.conftest import HTTP, Service, started
 
 AUDIENCE = "lirf"
 ODD_KEYS = [
@@ -94,7 +94,7 @@ ROLES = {"administrator": "administrator", "lirf-custodians": "custodian", "ever
 
 
 def asked(url: str, token: str, path: str = "/v1/keys") -> httpx.Response:
-    return httpx.get(url + path, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+    return HTTP.get(url + path, headers={"Authorization": f"Bearer {token}"})
 
 
 def test_a_claim_says_the_roles_and_the_audit_who_it_was(service: Service, provider: Provider, url: str) -> None:

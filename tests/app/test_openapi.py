@@ -3,7 +3,6 @@
 import re
 from typing import Annotated, Any, get_args
 
-import httpx
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -17,7 +16,7 @@ from app.registry.schemas import ModelCreate, PolicyChange
 from app.restorations.schemas import RestorationCreate
 from app.second_person.schemas import Refusal
 from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
-from tests.app.conftest import Service
+from tests.app.conftest import HTTP, Service
 
 BODIES: tuple[type[BaseModel], ...] = (
     KeyCreate,
@@ -79,12 +78,12 @@ def with_parts(body: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_the_interactive_documentation_needs_no_other_host(service: Service) -> None:
-    page = httpx.get(f"{service.url}/docs", timeout=60).text
+    page = HTTP.get(f"{service.url}/docs").text
     assets = re.findall(r'(?:src|href)="(.*?)"', page)
     assert len(assets) >= 2
     for asset in assets:
         assert asset.startswith("/static-offline-docs/")
-        assert httpx.get(service.url + asset, timeout=60).status_code == 200
+        assert HTTP.get(service.url + asset).status_code == 200
 
 
 def test_every_operation_says_what_it_does() -> None:

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from app.access.service import Role
 from lirf_client import LirfError
-from tests.app.conftest import Service, on_one_database
+from tests.app.conftest import HTTP, Service, on_one_database
 from tests.app.factories import CLASSES, infer_request, png
 from tests.lirf_core.factories import PREPROCESSING
 
@@ -83,7 +83,7 @@ def test_the_public_client_finds_server_and_model(service: Service) -> None:
         ]
         with pytest.raises(InferenceServerException, match="send a valid API key"):
             client.get_server_metadata()
-    ready = httpx.post(f"{service.url}/v2/repository/index", json={"ready": True}, headers=headers, timeout=60).json()
+    ready = HTTP.post(f"{service.url}/v2/repository/index", json={"ready": True}, headers=headers).json()
     assert [entry["name"] for entry in ready] == ["birds"]
 
 
@@ -188,7 +188,7 @@ def test_images_of_another_size_are_answered_as_their_file_is(service: Service) 
 def framed(service: Service, request: dict[str, Any], raw: bytes, **headers: str) -> httpx.Response:
     head = json.dumps(request).encode()
     sent = {**bearer(service), HEAD_BYTES: str(len(head)), **headers}
-    return httpx.post(f"{service.url}/v2/models/birds/infer", content=head + raw, headers=sent, timeout=60)
+    return HTTP.post(f"{service.url}/v2/models/birds/infer", content=head + raw, headers=sent)
 
 
 def raw_input(size: int | None, datatype: str = "UINT8", shape: list[int] | None = None) -> dict[str, Any]:
@@ -232,11 +232,8 @@ def test_frames_that_do_not_fit_are_problems_in_the_protocols_form(
 
 def test_a_request_without_a_content_type_is_json(service: Service) -> None:
     service.register()
-    answer = httpx.post(
-        f"{service.url}/v2/models/birds/infer",
-        content=json.dumps(infer_request(1)),
-        headers=bearer(service),
-        timeout=60,
+    answer = HTTP.post(
+        f"{service.url}/v2/models/birds/infer", content=json.dumps(infer_request(1)), headers=bearer(service)
     )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -249,7 +246,7 @@ def test_views_say_what_may_be_asked_and_the_bare_target_is_for_administrators(s
     service.custodian.restore(kept, reason="r")
 
     def views(*roles: Role) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{service.url}/v1/models/birds/views", headers=bearer(service, *roles), timeout=60)
+        answer = HTTP.get(f"{service.url}/v1/models/birds/views", headers=bearer(service, *roles))
         found: list[dict[str, Any]] = answer.json()["views"]
         return found
 

@@ -12,7 +12,7 @@ import torch
 from lirf_client import LirfError
 from lirf_core.architectures import default_split
 from lirf_core.network import flat_state
-from tests.app.conftest import Service
+from tests.app.conftest import HTTP, Service
 from tests.lirf_core.factories import network
 
 BODY: dict[str, Any] = {
@@ -25,7 +25,7 @@ BODY: dict[str, Any] = {
 
 def post(service: Service, body: object) -> httpx.Response:
     headers = {"Authorization": f"Bearer {service.key_of('op', 'operator')}"}
-    return httpx.post(f"{service.url}/v1/models", json=body, headers=headers, timeout=60)
+    return HTTP.post(f"{service.url}/v1/models", json=body, headers=headers)
 
 
 def test_a_model_serves_once_its_weights_are_there(service: Service) -> None:

@@ -3,7 +3,6 @@
 import threading
 from datetime import timedelta
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -11,7 +10,7 @@ from app.access.service import Role
 from app.database import now
 from app.second_person.tables import ApprovalRow
 from lirf_client import Approval, AwaitingApproval, Client, LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
 
 REASON = "two see more than one"
@@ -176,15 +175,15 @@ def test_a_policy_is_changed_by_who_has_seen_it(service: Service) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('boss', Role.ADMINISTRATOR)}"}
     url = f"{service.url}/v1/models/birds/policy"
     body = {"original": "seal", "needs_second_person": True, "reason": REASON}
-    seen = httpx.get(url, headers=headers, timeout=60).headers["ETag"]
-    assert httpx.put(url, headers=headers, json=body, timeout=60).status_code == 428
+    seen = HTTP.get(url, headers=headers).headers["ETag"]
+    assert HTTP.put(url, headers=headers, json=body).status_code == 428
     for unfit in ('"77"', "x", "*", f"W/{seen}", '"' + "9" * 30 + '"'):
-        assert httpx.put(url, headers={**headers, "If-Match": unfit}, json=body, timeout=60).status_code == 412, unfit
+        assert HTTP.put(url, headers={**headers, "If-Match": unfit}, json=body).status_code == 412, unfit
     body["needs_second_person"] = False
-    changed = httpx.put(url, headers={**headers, "If-Match": seen}, json=body, timeout=60)
+    changed = HTTP.put(url, headers={**headers, "If-Match": seen}, json=body)
     assert changed.status_code == 200
     assert changed.headers["ETag"] != seen
-    again = httpx.put(url, headers={**headers, "If-Match": seen}, json=body, timeout=60)
+    again = HTTP.put(url, headers={**headers, "If-Match": seen}, json=body)
     assert (again.status_code, again.json()["type"]) == (412, "urn:lirf:problem:policy-changed")
 
 

@@ -16,7 +16,7 @@ from structlog.stdlib import ProcessorFormatter
 
 from app.correlation import HEADER
 from app.registry import service as registry
-from tests.app.conftest import Service
+from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
 
 
@@ -47,7 +47,7 @@ def test_one_id_ties_answer_log_and_audit_together(service: Service, log: io.Str
         "preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]},
     }
     given = headers(service, **{HEADER: "trace-7"})
-    answer = httpx.post(f"{service.url}/v1/models", json=body, headers=given, timeout=60)
+    answer = HTTP.post(f"{service.url}/v1/models", json=body, headers=given)
     assert (answer.status_code, answer.headers[HEADER]) == (201, "trace-7")
     (event,) = service.auditor.audit_events(request_id="trace-7")
     assert (event["action"], event["request_id"]) == ("model.registered", "trace-7")
@@ -65,9 +65,7 @@ def test_one_id_ties_answer_log_and_audit_together(service: Service, log: io.Str
 @pytest.mark.parametrize("given", [None, "", "a b", "x" * 65, '"}{"', "ä"])
 def test_a_request_without_a_fit_id_gets_one(service: Service, given: str | None) -> None:
     sent = {} if given is None else {HEADER: given.encode()}
-    first, second = (
-        httpx.get(f"{service.url}/v2/health/live", headers=sent, timeout=60).headers[HEADER] for _ in range(2)
-    )
+    first, second = (HTTP.get(f"{service.url}/v2/health/live", headers=sent).headers[HEADER] for _ in range(2))
     assert len(first) == len(second) == 36
     assert first != second
 
@@ -82,7 +80,7 @@ def test_a_fault_names_the_request_that_the_log_says_more_of(
         raise IntegrityError("UPDATE", local, Exception("no"), hide_parameters=True)
 
     monkeypatch.setattr(registry, "list_models", broken)
-    answer = httpx.get(f"{service.url}/v1/models", headers=headers(service), timeout=60)
+    answer = HTTP.get(f"{service.url}/v1/models", headers=headers(service))
     assert answer.status_code == 500
     assert answer.headers[HEADER] in answer.json()["detail"]
     while not (traces := [line for line in lines(log) if "IntegrityError" in line.get("exception", "")]):
@@ -95,8 +93,8 @@ def test_the_log_holds_no_key_no_query_and_no_body(service: Service, log: io.Str
     service.register()
     key = service.key_of("team")
     sent = {"Authorization": f"Bearer {key}"}
-    httpx.get(f"{service.url}/v1/models?cursor=canary-in-a-query", headers=sent, timeout=60)
-    httpx.post(f"{service.url}/v1/models", json={"name": "canary-in-a-body"}, headers=sent, timeout=60)
+    HTTP.get(f"{service.url}/v1/models?cursor=canary-in-a-query", headers=sent)
+    HTTP.post(f"{service.url}/v1/models", json={"name": "canary-in-a-body"}, headers=sent)
     made = service.administrator.create_key("guest", [])
     service.custodian.withdraw([service.deposit(["auk"])], holder="canary-holder", reason="canary-reason")
     assert lines(log)
@@ -110,7 +108,7 @@ def test_prometheus_reads_requests_and_the_state_of_the_jobs(service: Service) -
     service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
     service.queue(["emu"])
     service.reader.infer("birds", infer_request())
-    text = httpx.get(f"{service.url}/metrics", headers=headers(service), timeout=60).text
+    text = HTTP.get(f"{service.url}/metrics", headers=headers(service)).text
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -128,8 +126,8 @@ def test_prometheus_reads_requests_and_the_state_of_the_jobs(service: Service) -
 def test_a_path_that_is_no_route_adds_no_label(service: Service) -> None:
     """Or else a stranger could fill the memory with labels."""
     for number in range(3):
-        httpx.get(f"{service.url}/nothing/{number}", timeout=60)
-    text = httpx.get(f"{service.url}/metrics", headers=headers(service), timeout=60).text
+        HTTP.get(f"{service.url}/nothing/{number}")
+    text = HTTP.get(f"{service.url}/metrics", headers=headers(service)).text
     assert 'lirf_requests_total{method="none",route="none",status="404"} 3.0' in text
     assert "nothing" not in text
 

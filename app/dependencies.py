@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor, Role, demand
 from app.authentication import authenticated
-from app.database import Database
+from app.base.database import Database
+from app.base.paging import PageRequest
+from app.base.settings import Settings
 from app.deposits.doorbell import Doorbell
 from app.idempotency import service as idempotency
 from app.inference.engine import InferenceEngine
-from app.paging import PageRequest
 from app.repetition import claim_of
-from app.settings import Settings
 from app.vault.service import Vault
 from lirf_core.decoding import Decoders
 

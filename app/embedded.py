@@ -16,9 +16,10 @@ import uvicorn
 from app import serving
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.main import create_app
-from app.settings import Settings
+from migrations import upgrade
 
 STOP_SECONDS = 2.0
 RESTART_SECONDS = 1.0
@@ -41,7 +42,7 @@ class Embedded:
         Returns the file that the key was written to, or None where there are keys already.
         """
         database = Database(self.settings.database)
-        database.upgrade()
+        upgrade(database)
         with database.session() as session, session.begin():
             is_new = not access.has_keys(session)
         file = self.settings.folder / "admin.key"

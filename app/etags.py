@@ -1,6 +1,6 @@
 """Versions as ETags (RFC 9110): who changes something says which version of it they have seen."""
 
-from app.errors import Problem
+from app.base.errors import Problem
 
 
 class VersionMissing(Problem):

@@ -9,8 +9,8 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import MovingWindowRateLimiter
 
-from app.errors import Problem
-from app.settings import Settings
+from app.base.errors import Problem
+from app.base.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -18,17 +18,18 @@ from app.access.router import router as keys
 from app.approvals.router import router as approvals
 from app.audit.router import router as audit
 from app.authentication import Callers
+from app.base.database import Database
+from app.base.errors import Problem
+from app.base.settings import Settings
 from app.certificates.router import router as certificates
 from app.classes.router import router as classes
 from app.console.acts import router as console_acts
 from app.console.pages import router as console_pages
 from app.console.routing import FOLDER as CONSOLE
-from app.database import Database
 from app.datasets.router import router as datasets
 from app.dependencies import DatabaseDep
 from app.deposits.doorbell import Doorbell
 from app.deposits.router import router as deposits
-from app.errors import Problem
 from app.evidence.router import router as evidence
 from app.inference.batches import BatchLimits
 from app.inference.engine import InferenceEngine
@@ -41,7 +42,6 @@ from app.purges.router import router as purges
 from app.registry.router import router as models
 from app.registry.router import streaming
 from app.restorations.router import router as restorations
-from app.settings import Settings
 from app.telemetry import logs, traces
 from app.telemetry.metrics import Metrics
 from app.telemetry.requests import Told

@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.correlation import HEADER, request_id
-from app.errors import Problem
+from app.base.errors import Problem
+from app.base.request_id import HEADER, request_id
 
 TYPE_PREFIX = "urn:lirf:problem:"
 MEDIA_TYPE = "application/problem+json"

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from app.authentication import authenticated
-from app.errors import Problem
+from app.base.errors import Problem
 from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim, KeyReused
 from app.vault.service import Vault, VaultDamaged

@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
 from app.authentication import authenticated
+from app.base.settings import Settings
 from app.repetition import IdempotentRoute, claim_of, demand_new
-from app.settings import Settings
 
 
 def bounded(request: Request, limit: int) -> Request:

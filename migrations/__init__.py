@@ -1,1 +1,17 @@
-"""Alembic migrations. `lirf migrate` brings a database to the newest; `lirf up` does so by itself."""
+"""Alembic migrations. `lirf migrate` brings a database to the newest schema; `lirf up` does so by itself."""
+
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+
+from app.base.database import Database
+
+
+def upgrade(database: Database) -> None:
+    """Brings the database to the newest schema."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")

@@ -1,13 +1,13 @@
-"""Runs on the connection that `Database.upgrade` gives, or on `LIRF_DATABASE_URL` for alembic's own command."""
+"""Runs on the connection that `migrations.upgrade` gives, or on `LIRF_DATABASE_URL` for alembic's own command."""
 
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import context
 
-from app.database import Database, UtcDateTime
-from app.settings import Settings
-from app.tables import metadata
+from app.base.database import Database, UtcDateTime
+from app.base.settings import Settings
+from migrations.tables import metadata
 
 
 def render(kind: str, item: Any, autogen_context: Any) -> str | Literal[False]:

@@ -11,8 +11,8 @@ from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 
+from app.base.settings import Settings
 from app.deposits.doorbell import celery_app
-from app.settings import Settings
 from app.telemetry import logs
 from worker.orphan import is_embedded
 

@@ -11,12 +11,12 @@ from opentelemetry import trace
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.base.database import Database
+from app.base.errors import Problem
+from app.base.settings import Settings
 from app.datasets import service as datasets
-from app.errors import Problem
 from app.evidence import jobs
 from app.evidence.jobs import Destroyed, Job, NoLongerHeld
-from app.settings import Settings
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core import artifacts
 from lirf_core.architectures import build

@@ -10,14 +10,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from torch import Tensor, nn
 
-from app.database import Database
+from app.base.database import Database
+from app.base.errors import Problem
+from app.base.settings import Settings
 from app.datasets import service as datasets
 from app.deposits import checkpoints, jobs
 from app.deposits.doorbell import EXAMINE, Doorbell
 from app.deposits.jobs import Cancelled, HeldModule, Job, LeaseLost
-from app.errors import Problem
 from app.evidence import service as evidence
-from app.settings import Settings
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.archives import ImageSet

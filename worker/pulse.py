@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.deposits import jobs
 from app.deposits.checkpoints import TARGET
 from app.deposits.jobs import Job
-from app.settings import Settings
 from app.vault.objects import StoreAway
 from app.vault.service import Binding, Vault, VaultDamaged
 from lirf_core.checkpoints import ForeignCheckpoint

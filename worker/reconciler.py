@@ -10,13 +10,13 @@ import time
 
 from app.audit import anchors
 from app.audit import service as audit
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.deposits import recovery
 from app.deposits.doorbell import EXAMINE, Doorbell
 from app.evidence import jobs as examinations
 from app.evidence import service as evidence
 from app.idempotency import service as idempotency
-from app.settings import Settings
 from app.telemetry import logs
 from app.vault.service import Vault, open_vault
 from app.withdrawals import service as withdrawals

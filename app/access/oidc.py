@@ -15,7 +15,7 @@ from joserfc import jwk, jwt
 from joserfc.errors import ExpiredTokenError, JoseError
 
 from app.access.service import EXTERNAL, Actor, Forbidden, Role, Unauthenticated
-from app.errors import Problem
+from app.base.errors import Problem
 
 log = logging.getLogger(__name__)
 

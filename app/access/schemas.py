@@ -3,7 +3,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.access.service import EXTERNAL, Role
-from app.wire import Expiring, Text
+from app.base.field_types import Expiring, Text
 
 
 class KeyCreate(Expiring):

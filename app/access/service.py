@@ -11,13 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import tokens
 from app.access.tables import ApiKeyRow
 from app.audit import service as audit
-from app.database import changes, new_id, now
-from app.errors import Problem
-from app.expiry import demand_to_come
-from app.paging import PageRequest, newest_first
+from app.base import tokens
+from app.base.database import changes, new_id, now
+from app.base.errors import Problem
+from app.base.expiry import demand_to_come
+from app.base.paging import PageRequest, newest_first
 
 LAST_USED_STEP = timedelta(minutes=1)
 EXTERNAL = "oidc"  # begins ids and names of an identity provider's people; the ids of API keys are hexadecimal

@@ -5,7 +5,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, new_id, now
+from app.base.database import Base, new_id, now
 
 
 class ApiKeyRow(Base):

@@ -4,8 +4,8 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from app.approvals import service
+from app.base.paging import Page
 from app.dependencies import AnyKey, Custodian, DatabaseDep, EngineDep, ReadingDep, SessionDep, SettingsDep, VaultDep
-from app.paging import Page
 from app.registry import service as registry
 from app.requests import LimitedRoute
 from app.second_person import service as second_person

@@ -3,7 +3,8 @@
 from sqlalchemy.orm import Session
 
 from app.access.service import Actor
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.inference.engine import InferenceEngine
 from app.purges import service as purges
 from app.registry import policies
@@ -11,7 +12,6 @@ from app.registry import service as registry
 from app.restorations import service as restorations
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
-from app.settings import Settings
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
 

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from app.audit import service
 from app.audit.schemas import AuditEvent, AuditExport
-from app.database import Database
+from app.base.database import Database
 
 MEDIA_TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 

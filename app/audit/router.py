@@ -15,8 +15,8 @@ from app.audit.schemas import (
     Verification,
     VerificationRequest,
 )
+from app.base.paging import Page
 from app.dependencies import Auditor, DatabaseDep, ReadingDep
-from app.paging import Page
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 

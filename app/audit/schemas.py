@@ -3,8 +3,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.paging import PageRequest
-from app.wire import Id, Time
+from app.base.field_types import Id, Time
+from app.base.paging import PageRequest
 
 
 class AuditEvent(BaseModel):

@@ -13,9 +13,9 @@ from app.audit import chain
 from app.audit.chain import Fault, Head
 from app.audit.tables import AuditEventRow as AuditEventRow
 from app.audit.tables import AuditHeadRow
-from app.correlation import request_id
-from app.database import new_id, now
-from app.paging import PageRequest, newest_first
+from app.base.database import new_id, now
+from app.base.paging import PageRequest, newest_first
+from app.base.request_id import request_id
 
 RECONCILER = "reconciler"  # an actor of the service itself
 _PENDING = "audit events of this transaction"

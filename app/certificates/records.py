@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 
 from app.audit import service as audit
 from app.audit.service import AuditEventRow
+from app.base.errors import Problem
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
-from app.errors import Problem
 from app.evidence import service as evidence
 from app.evidence.digests import digest
 from app.evidence.service import EvidenceRow

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
+from app.base.database import now
+from app.base.errors import Problem
 from app.certificates import contents, signatures
 from app.certificates.signatures import About, Format
 from app.certificates.tables import SigningKeyRow
-from app.database import now
-from app.errors import Problem
 from app.evidence import plots
 from app.vault import service as vaults
 from app.vault.service import Binding, Vault

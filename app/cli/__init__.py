@@ -69,8 +69,8 @@ def up(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
 ) -> None:
     """Run everything on this machine: API, worker and reconciler, in one state folder. Ctrl-C stops it all."""
+    from app.base.settings import Settings
     from app.embedded import AlreadyRunning, Embedded, locked  # torch takes seconds; other commands do not need it
-    from app.settings import Settings
 
     err.print("Starting; the first time takes some ten seconds ...")
     settings = Settings(state_folder=state)
@@ -111,10 +111,11 @@ def serve(
 @main.command()
 def migrate() -> None:
     """Bring the database of LIRF_DATABASE_URL to the newest schema (`up` does so by itself)."""
-    from app.database import Database
-    from app.settings import Settings
+    from app.base.database import Database
+    from app.base.settings import Settings
+    from migrations import upgrade
 
-    Database(Settings().database).upgrade()
+    upgrade(Database(Settings().database))
     out.print("The database is up to date.")
 
 
@@ -125,7 +126,7 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Copy database and vault of a service on this machine, which may run. The master key is not copied."""
-    from app import backup as backups
+    from app.vault import backup as backups
 
     with vault_here(state) as (settings, database, opened), err.status("copying ..."):
         total = backups.take(database, opened, folder)

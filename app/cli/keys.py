@@ -39,8 +39,8 @@ def create_key(
 
 def _create_local_key(name: str, roles: list[str], days: float | None, state: Path) -> str:
     from app.access import service as access
-    from app.database import Database, now
-    from app.settings import Settings
+    from app.base.database import Database, now
+    from app.base.settings import Settings
 
     if unknown := set(roles) - set(access.Role):
         raise typer.BadParameter(f"'{unknown.pop()}' is no role; there are {', '.join(access.Role)}.")

@@ -16,8 +16,8 @@ commands = typer.Typer(help="The vault of a service on this machine.", no_args_i
 @contextmanager
 def vault_here(state: Path) -> Iterator[tuple[Any, Any, Any]]:
     """Settings, database and vault of the service here: these commands work beside it, not over HTTP."""
-    from app.database import Database
-    from app.settings import Settings
+    from app.base.database import Database
+    from app.base.settings import Settings
     from app.vault.service import open_vault
 
     settings = Settings(state_folder=state)

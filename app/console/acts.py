@@ -14,6 +14,7 @@ from app.approvals import service as approvals
 from app.audit.export import exported
 from app.audit.schemas import AuditExport
 from app.authentication import identified
+from app.base.field_types import Id, Reason
 from app.certificates import service as certificates
 from app.certificates.attachment import attached
 from app.certificates.signatures import Format
@@ -55,7 +56,6 @@ from app.registry.policies import Policy
 from app.registry.service import ModelRow
 from app.restorations import service as restorations
 from app.second_person.service import ApprovalRow
-from app.wire import Id, Reason
 from app.withdrawals import service as withdrawals
 from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
 from app.withdrawals.service import WithdrawalRow

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from app.access import service as access
 from app.access.service import Actor, Role
 from app.audit import service as audit
+from app.base.field_types import Id
+from app.base.paging import PageRequest
 from app.classes import service as classes
 from app.console import timeline
 from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, see
@@ -19,12 +21,10 @@ from app.deposits.service import UNFINISHED, DepositRow
 from app.evidence import figures, plots
 from app.evidence import service as evidence
 from app.evidence.digests import digest
-from app.paging import PageRequest
 from app.registry import policies
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow, ApprovalState
-from app.wire import Id
 from app.withdrawals import service as withdrawals
 
 router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)

@@ -19,9 +19,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app.access.service import Actor, Role, Unauthenticated
+from app.base.errors import Problem
 from app.console import sign_in
 from app.dependencies import with_role
-from app.errors import Problem
 from app.evidence import plots
 from app.requests import bounded
 

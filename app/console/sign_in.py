@@ -13,7 +13,7 @@ from fastapi import Request, Response
 
 from app.access.service import Actor
 from app.authentication import identified, known
-from app.errors import Problem
+from app.base.errors import Problem
 from app.vault.service import Vault, VaultDamaged
 
 COOKIE: Final = "lirf_console"

@@ -8,9 +8,9 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
+from app.base.paging import PageRequest
 from app.deposits.service import DepositRow
 from app.evidence import service as evidence
-from app.paging import PageRequest
 from app.registry.service import ModelRow
 from app.withdrawals import service as withdrawals
 from app.withdrawals.service import WithdrawalRow, WithdrawalState

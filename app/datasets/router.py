@@ -1,11 +1,11 @@
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from app.base.paging import Page
 from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
 from app.dependencies import DecodersDep, Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
-from app.paging import Page
 from app.repetition import IdempotentRoute
 from app.requests import streamed_to_file
 

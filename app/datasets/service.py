@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import new_id, now
+from app.base.database import new_id, now
+from app.base.errors import Problem
+from app.base.paging import PageRequest, newest_first
 from app.datasets.tables import DatasetRow
-from app.errors import Problem
-from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault

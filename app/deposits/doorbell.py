@@ -4,7 +4,7 @@ import logging
 
 from celery import Celery
 
-from app.settings import Settings
+from app.base.settings import Settings
 
 DEPOSIT = "lirf.deposit"
 EXAMINE = "lirf.evidence"

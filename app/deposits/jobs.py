@@ -10,14 +10,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
-from app.database import changes, now
+from app.base.database import changes, now
+from app.base.settings import Settings
 from app.datasets import service as datasets
 from app.deposits import checkpoints
 from app.deposits.tables import DepositClassRow, DepositRow, State
 from app.registry import policies
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
-from app.settings import Settings
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
 from lirf_core.config import DepositConfig

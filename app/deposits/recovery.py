@@ -6,11 +6,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
-from app.database import changes, now
+from app.base.database import changes, now
+from app.base.settings import Settings
 from app.deposits import jobs
 from app.deposits.tables import DepositRow, State
 from app.registry import service as registry
-from app.settings import Settings
 from app.vault.service import Vault
 
 

@@ -3,7 +3,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
-from app.wire import Id, Reason
+from app.base.field_types import Id, Reason
 from lirf_core.config import DepositConfig
 from lirf_core.evidence.membership import Attack
 from lirf_core.losses import Joining

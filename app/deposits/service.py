@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import changes, count_by_state, new_id, now
+from app.base.database import changes, count_by_state, new_id, now
+from app.base.errors import Problem
+from app.base.paging import PageRequest, newest_first
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import checkpoints, jobs
@@ -17,8 +19,6 @@ from app.deposits.schemas import DepositCreate
 from app.deposits.tables import UNFINISHED as UNFINISHED
 from app.deposits.tables import DepositClassRow, State
 from app.deposits.tables import DepositRow as DepositRow
-from app.errors import Problem
-from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault

@@ -13,16 +13,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
-from app.database import changes, count_by_state, now
+from app.base.database import changes, count_by_state, now
+from app.base.errors import Problem
+from app.base.settings import Settings
 from app.datasets import service as datasets
 from app.deposits import jobs as deposit_jobs
 from app.deposits import service as deposits
-from app.errors import Problem
 from app.evidence.digests import digest
 from app.evidence.tables import EvidenceRow, State
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
-from app.settings import Settings
 from app.vault import service as vaults
 from app.vault.service import StoredObject
 from lirf_core.architectures import ArchitectureSpec

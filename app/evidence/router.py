@@ -1,13 +1,13 @@
 from fastapi import APIRouter, BackgroundTasks, Response
 from sqlalchemy.orm import Session
 
+from app.base.paging import Page
 from app.dependencies import AnyKey, DoorbellDep, Examiner, PageQuery, ReadingDep, SessionDep
 from app.deposits.doorbell import EXAMINE
 from app.evidence import service
 from app.evidence.digests import digest
 from app.evidence.schemas import Evidence, EvidenceCreate, EvidenceProgress, EvidenceSummary
 from app.evidence.service import EvidenceRow
-from app.paging import Page
 from app.requests import LimitedRoute
 
 router = APIRouter(tags=["evidence"], route_class=LimitedRoute)

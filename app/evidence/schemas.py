@@ -3,7 +3,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.wire import Id
+from app.base.field_types import Id
 from lirf_core.evidence.examination import PARTS
 from lirf_core.evidence.examination import Evidence as Found
 

@@ -10,17 +10,17 @@ from sqlalchemy.orm import Session, undefer
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import changes, new_id, now
+from app.base.database import changes, new_id, now
+from app.base.errors import Problem
+from app.base.paging import PageRequest, newest_first
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
-from app.errors import Problem
 from app.evidence.jobs import WORKER
 from app.evidence.schemas import EvidenceCreate
 from app.evidence.tables import EvidenceRow as EvidenceRow
 from app.evidence.tables import State as State
-from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 
 log = logging.getLogger(__name__)

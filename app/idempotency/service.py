@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
-from app.database import now
-from app.errors import Problem
+from app.base.database import now
+from app.base.errors import Problem
 from app.idempotency.tables import IdempotencyRow
 
 KEPT = timedelta(hours=24)

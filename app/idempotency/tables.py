@@ -5,7 +5,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, now
+from app.base.database import Base, now
 
 
 class IdempotencyRow(Base):

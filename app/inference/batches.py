@@ -12,9 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from app.errors import Problem
+from app.base.errors import Problem
+from app.base.settings import Settings
 from app.inference.views import View
-from app.settings import Settings
 from lirf_core.compute import Compute
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork, answers

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from anyio.to_thread import run_sync
 from torch import Tensor
 
-from app.database import Database
+from app.base.database import Database
+from app.base.errors import Problem
 from app.deposits import service as deposits
-from app.errors import Problem
 from app.inference.batches import Batches, BatchLimits, Question
 from app.inference.parts import Parts
 from app.inference.views import Asked, View, Views

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.authentication import known
-from app.errors import Problem
+from app.base.errors import Problem
 from app.inference.schemas import InferRequest
 from app.inference.tensors import BadFraming
 from app.requests import LimitedRoute

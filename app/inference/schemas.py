@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from app.wire import Id
+from app.base.field_types import Id
 
 
 class ViewName(StrEnum):

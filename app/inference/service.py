@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.access.service import Actor, Role, demand
-from app.errors import Problem
+from app.base.errors import Problem
 from app.inference import tensors
 from app.inference.engine import InferenceEngine
 from app.inference.schemas import (

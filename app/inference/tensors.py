@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from app.errors import Problem
+from app.base.errors import Problem
 from app.inference.schemas import InferInput, InferOutput, InferRequest, InferResponse
 from lirf_core.data import Preprocessing
 from lirf_core.decoding import Decoders, UnreadableImage

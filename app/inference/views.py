@@ -7,8 +7,8 @@ from datetime import datetime
 
 from cachetools import LRUCache
 
-from app import tokens
-from app.database import Database, now
+from app.base import tokens
+from app.base.database import Database, now
 from app.deposits import service as deposits
 from app.deposits.service import StoredModule
 from app.registry import service as registry

@@ -2,7 +2,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.wire import Reason, Text
+from app.base.field_types import Reason, Text
 
 
 class PurgeCreate(BaseModel):

@@ -8,15 +8,15 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import Database
+from app.base.database import Database
+from app.base.errors import Problem
+from app.base.settings import Settings
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
-from app.errors import Problem
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act
 from app.second_person.service import ApprovalRow as ApprovalRow
-from app.settings import Settings
 from app.vault import service as vaults
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals

@@ -6,8 +6,8 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import Database
-from app.errors import Problem
+from app.base.database import Database
+from app.base.errors import Problem
 from app.registry import service as registry
 from app.registry.tables import ModelRow, Original
 from app.second_person import service as second_person

@@ -3,6 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.base.paging import Page
 from app.dependencies import (
     Administrator,
     AnyKey,
@@ -16,7 +17,6 @@ from app.dependencies import (
     VaultDep,
 )
 from app.etags import etag, version_of
-from app.paging import Page
 from app.registry import policies, service
 from app.registry.schemas import Model, ModelCreate, Policy, PolicyChange
 from app.requests import LimitedRoute, streamed_to_file

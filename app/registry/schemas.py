@@ -14,8 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from app.base.field_types import Reason
 from app.registry.tables import ModelRow, Original
-from app.wire import Reason
 from lirf_core.architectures import (
     ARCHITECTURES,
     ArchitectureSpec,

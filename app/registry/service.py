@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import new_id, now
-from app.errors import Problem
-from app.paging import PageRequest, newest_first
+from app.base.database import new_id, now
+from app.base.errors import Problem
+from app.base.paging import PageRequest, newest_first
 from app.registry.tables import ModelClassRow as ModelClassRow
 from app.registry.tables import ModelRow as ModelRow
 from app.registry.tables import RevisionRow

@@ -2,7 +2,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from app.wire import Reason
+from app.base.field_types import Reason
 
 
 class RestorationCreate(BaseModel):

@@ -6,9 +6,9 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
+from app.base.errors import Problem
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
-from app.errors import Problem
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act

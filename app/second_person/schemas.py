@@ -4,9 +4,9 @@ from typing import Any
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.paging import PageRequest
+from app.base.field_types import Id, Reason
+from app.base.paging import PageRequest
 from app.second_person.service import Act, ApprovalRow, ApprovalState, state
-from app.wire import Id, Reason
 
 
 class Approval(BaseModel):

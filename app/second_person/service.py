@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from app.access import service as access
 from app.access.service import Actor, Role, demand
 from app.audit import service as audit
-from app.database import changes, new_id, now
-from app.errors import Problem
-from app.paging import PageRequest, newest_first
+from app.base.database import changes, new_id, now
+from app.base.errors import Problem
+from app.base.paging import PageRequest, newest_first
 from app.second_person.tables import ApprovalRow as ApprovalRow
 
 WAITS = timedelta(days=7)

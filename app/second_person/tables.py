@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, new_id, now
+from app.base.database import Base, new_id, now
 
 
 class ApprovalRow(Base):

@@ -7,8 +7,8 @@ from typing import Any
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-from app.correlation import request_id
-from app.settings import Settings
+from app.base.request_id import request_id
+from app.base.settings import Settings
 
 EXTRA = "method", "route", "path", "status", "milliseconds", "actor"  # what `requests` tells besides its text
 

@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from app.database import Database, now
+from app.base.database import Database, now
 from app.deposits import service as deposits
 from app.evidence import jobs as examinations
 from app.withdrawals import service as withdrawals

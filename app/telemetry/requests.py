@@ -8,7 +8,7 @@ from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import correlation
+from app.base.request_id import HEADER, begin
 from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("app.requests")
@@ -25,7 +25,7 @@ class Told:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = correlation.begin(Headers(scope=scope).get(correlation.HEADER))
+        request_id = begin(Headers(scope=scope).get(HEADER))
         # FastAPI made the span, and has put the query into it.
         trace.get_current_span().set_attributes({"lirf.request_id": request_id, "url.query": ""})
         status, begun = 500, time.perf_counter()
@@ -34,7 +34,7 @@ class Told:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[correlation.HEADER] = request_id
+                MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
         try:

@@ -4,7 +4,7 @@ for each attempt at a deposit, with its phases. Elsewhere they cost next to noth
 
 from opentelemetry import trace
 
-from app.settings import Settings
+from app.base.settings import Settings
 
 FLUSH_MILLISECONDS = 5000
 

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from app.access.service import LOCAL_ADMINISTRATOR
 from app.audit import service as audit
-from app.database import Database, changes, now
-from app.paging import PageRequest
-from app.settings import Settings
+from app.base.database import Database, changes, now
+from app.base.paging import PageRequest
+from app.base.settings import Settings
 from app.vault.keys import FileMasterKeys
 from app.vault.objects import StoreAway
 from app.vault.service import Binding, Vault, VaultDamaged, stored

@@ -18,9 +18,9 @@ import tink
 from sqlalchemy.orm import Session
 from tink import secret_key_access, streaming_aead
 
-from app.database import Database, new_id, now
-from app.errors import Problem
-from app.settings import Settings
+from app.base.database import Database, new_id, now
+from app.base.errors import Problem
+from app.base.settings import Settings
 from app.vault.keys import FileMasterKeys, MasterKeys
 from app.vault.objects import ObjectStore, told_as_away
 from app.vault.tables import VaultObjectRow

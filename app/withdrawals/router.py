@@ -4,9 +4,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
+from app.base.paging import Page
 from app.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDep
 from app.deposits import service as deposits
-from app.paging import Page
 from app.registry import service as registry
 from app.requests import LimitedRoute
 from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting

@@ -2,8 +2,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from app.paging import PageRequest
-from app.wire import Expiring, Id, Reason, Text
+from app.base.field_types import Expiring, Id, Reason, Text
+from app.base.paging import PageRequest
 from app.withdrawals.tables import Visibility, WithdrawalState
 
 

@@ -6,14 +6,14 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import tokens
 from app.access.service import Actor
 from app.audit import service as audit
-from app.database import changes, new_id, now
+from app.base import tokens
+from app.base.database import changes, new_id, now
+from app.base.errors import Problem
+from app.base.expiry import demand_to_come
+from app.base.paging import PageRequest, newest_first
 from app.deposits import service as deposits
-from app.errors import Problem
-from app.expiry import demand_to_come
-from app.paging import PageRequest, newest_first
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow

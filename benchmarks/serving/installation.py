@@ -21,9 +21,9 @@ from PIL import Image
 
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.deposits import jobs
-from app.settings import Settings
 from app.vault.service import Binding
 from lirf_client import Client
 from lirf_core import artifacts, quantisation
@@ -33,6 +33,7 @@ from lirf_core.deposit import MODULE_BUDGET
 from lirf_core.network import SplitNetwork, flat_state, freeze
 from lirf_core.pruning import example_input, prune
 from lirf_core.recover import DepositModule
+from migrations import upgrade
 from worker.job import Work
 
 SIDE = 32
@@ -93,7 +94,7 @@ class Installation:
         self.folder = folder
         self.settings = Settings(state_folder=folder / "state", device="cpu", _env_file=None)
         database = Database(self.settings.database)
-        database.upgrade()
+        upgrade(database)
         with database.session() as session:
             _, self.key = access.create_key(session, LOCAL_ADMINISTRATOR, "benchmark", [Role.ADMINISTRATOR])
         self.work = Work(self.settings)

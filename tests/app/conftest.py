@@ -23,12 +23,13 @@ from fastapi.dependencies import models
 from app import serving
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from lirf_client import Client
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.network import flat_state
+from migrations import upgrade
 from tests.app.factories import CLASSES, deposit_zip
 from tests.lirf_core.factories import SPEC, network
 from worker.job import Work, work_on
@@ -70,7 +71,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
         urls = {kind: stack.enter_context(own_database(kind, tmp_path_factory.mktemp(kind))) for kind in KINDS}
         for url in urls.values():
             database = Database(url)
-            database.upgrade()
+            upgrade(database)
             database.engine.dispose()
         yield urls
 

@@ -210,7 +210,7 @@ def test_a_database_that_takes_no_writes_still_lets_readers_in(
 def test_secrets_are_not_in_the_database(service: Service) -> None:
     key = service.key_of("secretive", Role.AUDITOR)
     secret = key.split("_", 2)[2]
-    from app.tables import metadata
+    from migrations.tables import metadata
 
     with service.database.engine.connect() as connection:
         for table in metadata.sorted_tables:

@@ -19,8 +19,8 @@ from app.access.service import LOCAL_ADMINISTRATOR
 from app.audit import anchors, chain, service
 from app.audit.chain import Head
 from app.audit.tables import AuditEventRow, AuditHeadRow
-from app.database import Database, UtcDateTime
-from app.settings import Settings
+from app.base.database import Database, UtcDateTime
+from app.base.settings import Settings
 from lirf_client import LirfError
 from tests.app.conftest import Service
 from tests.doses import dose

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app import backup
+from app.base.settings import Settings
 from app.deposits import service as deposits
-from app.settings import Settings
-from app.vault import maintenance
+from app.vault import backup, maintenance
 from tests.app.conftest import HTTP, Service, started
 from tests.app.factories import infer_request
 from worker.job import Work

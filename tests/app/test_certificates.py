@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from app.audit import service as audit
 from app.audit.tables import AuditEventRow
+from app.base.database import new_id, now
 from app.certificates import contents, records, signatures
 from app.certificates.signatures import About, Format, NotGenuine, signed, verified
 from app.cli import main
-from app.database import new_id, now
 from app.deposits.tables import DepositClassRow, DepositRow
 from app.evidence.tables import EvidenceRow
 from app.registry.tables import ModelRow

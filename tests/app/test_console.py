@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from app.access.service import Role
+from app.base.paging import PageRequest
 from app.console import sign_in
 from app.main import create_app
-from app.paging import PageRequest
 from lirf_client import LirfError
 from tests.app.conftest import Service, on_one_database
 from tests.app.factories import CLASSES, png

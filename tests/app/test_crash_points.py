@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from app.settings import Settings
+from app.base.settings import Settings
 from app.vault import maintenance
 from app.vault.objects import ObjectStore
 from tests.app.conftest import Service

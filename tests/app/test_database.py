@@ -2,8 +2,9 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from app.database import Database, now
-from app.tables import metadata
+from app.base.database import Database, now
+from migrations import upgrade
+from migrations.tables import metadata
 
 
 def test_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
@@ -12,7 +13,7 @@ def test_migrations_make_exactly_the_tables_of_the_code(database: Database) -> N
 
 
 def test_upgrading_twice_changes_nothing(database: Database) -> None:
-    database.upgrade()
+    upgrade(database)
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 

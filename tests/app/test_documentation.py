@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from app.settings import Settings
+from app.base.settings import Settings
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app.database import now
+from app.base.database import now
 from app.deposits.tables import DepositRow
 from app.evidence import jobs
 from app.evidence import service as evidence

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.access.service import Role
-from app.database import now
+from app.base.database import now
 from app.withdrawals import service as withdrawals
 from lirf_client import Client, LirfError
 from tests.app.conftest import HTTP, Service, started

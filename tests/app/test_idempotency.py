@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from app import repetition
 from app.access.service import Role
-from app.database import now
+from app.base.database import now
 from app.idempotency import service as idempotency
 from lirf_client import LirfError
 from tests.app.conftest import Service

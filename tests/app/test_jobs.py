@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.database import now
+from app.base.database import now
 from app.deposits import jobs, recovery
 from app.deposits.jobs import Job, LeaseLost
 from app.deposits.tables import DepositRow

@@ -11,9 +11,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.registry import service as registry
-from app.settings import Settings
 from tests.app.conftest import HTTP, Service, started
 from tests.e2e.installation import REDIS
 

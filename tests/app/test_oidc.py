@@ -13,7 +13,7 @@ from joserfc import jwk, jwt
 from pydantic import ValidationError
 
 from app.access import oidc
-from app.settings import Settings
+from app.base.settings import Settings
 from lirf_client import AwaitingApproval, Client, LirfError
 from tests.app.conftest import HTTP, Service, started
 

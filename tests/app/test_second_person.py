@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.access.service import Role
-from app.database import now
+from app.base.database import now
 from app.second_person.tables import ApprovalRow
 from lirf_client import Approval, AwaitingApproval, Client, LirfError
 from tests.app.conftest import HTTP, Service

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.settings import Settings
+from app.base.settings import Settings
 from demo.__main__ import free_port
 from tests.app.conftest import Service, on_one_database
 from tests.e2e.processes import Command, wait_until

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from app.access.service import Role
-from app.database import now
+from app.base.database import now
 from app.vault import maintenance
 from app.vault.keys import FileMasterKeys
 from app.withdrawals import service as withdrawals

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import IntegrityError
 from structlog.stdlib import ProcessorFormatter
 
-from app.correlation import HEADER
+from app.base.request_id import HEADER
 from app.registry import service as registry
 from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from app.database import Database
-from app.settings import Settings
+from app.base.database import Database
+from app.base.settings import Settings
 from app.vault import service as vaults
 from app.vault.keys import FileMasterKeys, UnsafeKeyFile
 from app.vault.objects import ObjectStore

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.database import now
+from app.base.database import now
 from app.registry.tables import ModelRow
 from app.withdrawals import service as withdrawals
 from lirf_client import LirfError

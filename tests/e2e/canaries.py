@@ -12,8 +12,8 @@ import redis
 import sqlalchemy as sa
 from PIL import Image
 
-from app.database import Database
-from app.settings import Settings
+from app.base.database import Database
+from app.base.settings import Settings
 from app.vault.service import open_vault, stored
 from app.vault.tables import VaultObjectRow
 from tests.app.factories import CLASSES, png

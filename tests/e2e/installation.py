@@ -13,9 +13,10 @@ import redis
 
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
-from app.database import Database
+from app.base.database import Database
 from demo.__main__ import free_port
 from lirf_client import Client, Deposit
+from migrations import upgrade
 from tests.app.conftest import POSTGRESQL, own_database
 from tests.e2e import canaries
 from tests.e2e.processes import Command, Fork, Running, serve, wait_until, work
@@ -97,7 +98,7 @@ def installation(
     if broker_url:
         environment["LIRF_BROKER_URL"] = broker_url
     database = Database(database_url)
-    database.upgrade()
+    upgrade(database)
     with database.session() as session:
         _, key = access.create_key(session, LOCAL_ADMINISTRATOR, "administrator", [Role.ADMINISTRATOR])
     database.engine.dispose()

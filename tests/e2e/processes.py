@@ -18,9 +18,9 @@ import typer  # noqa: F401 - for the forks that are commands
 import uvicorn
 
 from app import serving
+from app.base.settings import Settings
 from app.deposits.tables import DepositRow, State
 from app.main import create_app
-from app.settings import Settings
 from app.telemetry import logs
 from lirf_client import Client  # noqa: F401
 from tests.forks import forks

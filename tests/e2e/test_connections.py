@@ -22,12 +22,13 @@ from moto.server import ThreadedMotoServer
 
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.deposits import recovery
-from app.settings import Settings
 from app.vault import maintenance
 from app.vault.service import open_vault
 from lirf_client import Client
+from migrations import upgrade
 from tests.app.conftest import POSTGRESQL, Service, own_database, started
 from tests.app.factories import deposit_zip, infer_request
 from tests.doses import dose
@@ -173,7 +174,7 @@ def test_faulty_connections_cost_time_and_nothing_else(
         monkeypatch.setenv(name, "testing")
     with installation(kind, tmp_path) as (straight, proxied, proxy):
         database = Database(straight.database)
-        database.upgrade()
+        upgrade(database)
         with database.session() as session:
             key = access.create_key(session, LOCAL_ADMINISTRATOR, "client", [Role.ADMINISTRATOR])[1]
         with started(proxied) as (url, _):

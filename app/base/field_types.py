@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.database import now
+from app.base.database import now
 
 
 def _without_nul(text: str) -> str:

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from app.database import now
-from app.errors import Problem
+from app.base.database import now
+from app.base.errors import Problem
 
 
 class ExpiryPassed(Problem):

@@ -1,19 +1,14 @@
-"""SQLAlchemy for SQLite and PostgreSQL alike: engine, sessions, column types, migrations."""
+"""SQLAlchemy for SQLite and PostgreSQL alike: engine, sessions, column types."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, ClassVar
 
-import alembic.command
-import alembic.config
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session, sessionmaker
 from uuid6 import uuid7
-
-import migrations
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
@@ -112,14 +107,6 @@ class Database:
         else:
             with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as outside:
                 outside.exec_driver_sql("VACUUM vault_objects")
-
-    def upgrade(self) -> None:
-        """Brings the schema to the newest migration."""
-        config = alembic.config.Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        with self.engine.begin() as connection:
-            config.attributes["connection"] = connection
-            alembic.command.upgrade(config, "head")
 
 
 def count_by_state(session: Session, state: InstrumentedAttribute[str], states: Iterable[str]) -> dict[str, int]:

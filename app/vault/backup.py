@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from app.database import Database
+from app.base.database import Database
 from app.vault import service as vaults
 from app.vault.objects import told_as_away
 from app.vault.service import Vault

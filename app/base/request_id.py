@@ -3,7 +3,7 @@
 import re
 from contextvars import ContextVar
 
-from app.database import new_id
+from app.base.database import new_id
 
 HEADER = "X-Request-ID"
 _FIT = re.compile(r"[A-Za-z0-9._:/+=@-]{1,64}")

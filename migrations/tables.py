@@ -2,8 +2,8 @@
 
 from app.access import tables as _access
 from app.audit import tables as _audit
+from app.base.database import Base
 from app.certificates import tables as _certificates
-from app.database import Base
 from app.datasets import tables as _datasets
 from app.deposits import tables as _deposits
 from app.evidence import tables as _evidence

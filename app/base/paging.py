@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.wire import Id
+from app.base.field_types import Id
 
 ItemT = TypeVar("ItemT")
 RowT = TypeVar("RowT")

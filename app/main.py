@@ -12,42 +12,42 @@ from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from app import problems
 from app.access.oidc import IdentityProvider
-from app.access.router import router as keys
-from app.approvals.router import router as approvals
-from app.audit.router import router as audit
-from app.authentication import Callers
+from app.api import problems
+from app.api.approvals import router as approvals
+from app.api.audit import router as audit
+from app.api.authentication import Callers
+from app.api.certificates import router as certificates
+from app.api.classes import router as classes
+from app.api.datasets import router as datasets
+from app.api.dependencies import DatabaseDep
+from app.api.deposits import router as deposits
+from app.api.evidence import router as evidence
+from app.api.inference import health, tensors
+from app.api.inference import router as inference
+from app.api.keys import router as keys
+from app.api.metrics import router as metrics
+from app.api.models import router as models
+from app.api.models import streaming
+from app.api.problems import ProblemDetails
+from app.api.purges import router as purges
+from app.api.rate_limit import RateLimit
+from app.api.request_log import Told
+from app.api.restorations import router as restorations
+from app.api.withdrawals import router as withdrawals
 from app.base.database import Database
 from app.base.errors import Problem
 from app.base.settings import Settings
-from app.certificates.router import router as certificates
-from app.classes.router import router as classes
 from app.console.acts import router as console_acts
 from app.console.pages import router as console_pages
 from app.console.routing import FOLDER as CONSOLE
-from app.datasets.router import router as datasets
-from app.dependencies import DatabaseDep
-from app.deposits.doorbell import Doorbell
-from app.deposits.router import router as deposits
-from app.evidence.router import router as evidence
 from app.inference.batches import BatchLimits
 from app.inference.engine import InferenceEngine
-from app.inference.router import health, tensors
-from app.inference.router import router as inference
 from app.inference.schemas import Health
-from app.limits import RateLimit
-from app.problems import ProblemDetails
-from app.purges.router import router as purges
-from app.registry.router import router as models
-from app.registry.router import streaming
-from app.restorations.router import router as restorations
+from app.jobs.doorbell import Doorbell
 from app.telemetry import logs, traces
 from app.telemetry.metrics import Metrics
-from app.telemetry.requests import Told
-from app.telemetry.router import router as metrics
 from app.vault.service import open_vault
-from app.withdrawals.router import router as withdrawals
 from lirf_core.compute import Compute
 from lirf_core.decoding import Decoders
 

@@ -12,7 +12,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 
 from app.base.settings import Settings
-from app.deposits.doorbell import celery_app
+from app.jobs.doorbell import celery_app
 from app.telemetry import logs
 from worker.orphan import is_embedded
 

@@ -15,9 +15,9 @@ from app.base.errors import Problem
 from app.base.settings import Settings
 from app.datasets import service as datasets
 from app.deposits import checkpoints, jobs
-from app.deposits.doorbell import EXAMINE, Doorbell
 from app.deposits.jobs import Cancelled, HeldModule, Job, LeaseLost
 from app.evidence import service as evidence
+from app.jobs.doorbell import EXAMINE, Doorbell
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.archives import ImageSet

@@ -13,10 +13,10 @@ from app.audit import service as audit
 from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits import recovery
-from app.deposits.doorbell import EXAMINE, Doorbell
 from app.evidence import jobs as examinations
 from app.evidence import service as evidence
 from app.idempotency import service as idempotency
+from app.jobs.doorbell import EXAMINE, Doorbell
 from app.telemetry import logs
 from app.vault.service import Vault, open_vault
 from app.withdrawals import service as withdrawals

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import worker_process_init, worker_ready
 
 from app.base.settings import Settings
-from app.deposits.doorbell import DEPOSIT, EXAMINE
+from app.jobs.doorbell import DEPOSIT, EXAMINE
 from app.telemetry import traces
 from worker.celery_app import app
 from worker.orphan import is_orphaned

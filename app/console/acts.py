@@ -10,13 +10,23 @@ from sqlalchemy.orm import Session
 from app.access import service as access
 from app.access.schemas import KeyCreate
 from app.access.service import Actor, Forbidden, Role, Unauthenticated, demand
+from app.api.attachments import attached
+from app.api.audit_export import exported
+from app.api.authentication import identified
+from app.api.dependencies import (
+    DatabaseDep,
+    DecodersDep,
+    DoorbellDep,
+    EngineDep,
+    ReadingDep,
+    SessionDep,
+    SettingsDep,
+    VaultDep,
+)
 from app.approvals import service as approvals
-from app.audit.export import exported
 from app.audit.schemas import AuditExport
-from app.authentication import identified
 from app.base.field_types import Id, Reason
 from app.certificates import service as certificates
-from app.certificates.attachment import attached
 from app.certificates.signatures import Format
 from app.console import sign_in
 from app.console.pages import keys_page
@@ -31,24 +41,14 @@ from app.console.routing import (
     page,
     see,
 )
-from app.dependencies import (
-    DatabaseDep,
-    DecodersDep,
-    DoorbellDep,
-    EngineDep,
-    ReadingDep,
-    SessionDep,
-    SettingsDep,
-    VaultDep,
-)
 from app.deposits import service as deposits
-from app.deposits.doorbell import EXAMINE
 from app.evidence import service as evidence
 from app.evidence.schemas import EvidenceCreate
 from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim
 from app.inference import service as inference
 from app.inference.views import Asked
+from app.jobs.doorbell import EXAMINE
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry

@@ -9,13 +9,13 @@ from sqlalchemy.orm import Session
 
 from app.access import service as access
 from app.access.service import Actor, Role
+from app.api.dependencies import ReadingDep
 from app.audit import service as audit
 from app.base.field_types import Id
 from app.base.paging import PageRequest
 from app.classes import service as classes
 from app.console import timeline
 from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, see
-from app.dependencies import ReadingDep
 from app.deposits import service as deposits
 from app.deposits.service import UNFINISHED, DepositRow
 from app.evidence import figures, plots

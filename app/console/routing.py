@@ -19,11 +19,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app.access.service import Actor, Role, Unauthenticated
+from app.api.bodies import bounded
+from app.api.dependencies import with_role
 from app.base.errors import Problem
 from app.console import sign_in
-from app.dependencies import with_role
 from app.evidence import plots
-from app.requests import bounded
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from app.access.service import Actor
-from app.authentication import identified, known
+from app.api.authentication import identified, known
 from app.base.errors import Problem
 from app.vault.service import Vault, VaultDamaged
 

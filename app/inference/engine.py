@@ -11,7 +11,7 @@ from app.base.database import Database
 from app.base.errors import Problem
 from app.deposits import service as deposits
 from app.inference.batches import Batches, BatchLimits, Question
-from app.inference.parts import Parts
+from app.inference.network_cache import Parts
 from app.inference.views import Asked, View, Views
 from app.registry import service as registry
 from app.registry.service import StoredNetwork

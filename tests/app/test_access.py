@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from app import authentication
 from app.access.service import LAST_USED_STEP, Role
 from app.access.tables import ApiKeyRow
+from app.api import authentication
 from app.main import create_app
 from lirf_client import LirfError
 from tests.app.conftest import HTTP, Service

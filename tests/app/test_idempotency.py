@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from app import repetition
 from app.access.service import Role
+from app.api import idempotent_route as repetition
 from app.base.database import now
 from app.idempotency import service as idempotency
 from lirf_client import LirfError

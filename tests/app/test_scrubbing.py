@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.deposits.tables import DepositRow
-from app.inference.parts import Parts
+from app.inference.network_cache import Parts
 from app.vault.service import StoredObject, Vault
 from app.vault.tables import VaultObjectRow
 from tests.app.conftest import Service

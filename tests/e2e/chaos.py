@@ -28,8 +28,8 @@ import typer
 from rich.console import Console
 
 from app.base.settings import Settings
-from app.deposits.doorbell import DEPOSIT, celery_app
 from app.deposits.tables import DepositRow, State
+from app.jobs.doorbell import DEPOSIT, celery_app
 from app.vault import maintenance
 from app.vault.service import open_vault
 from tests.app.conftest import Service

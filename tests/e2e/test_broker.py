@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from app.base.settings import Settings
-from app.deposits.doorbell import DEPOSIT, celery_app
+from app.jobs.doorbell import DEPOSIT, celery_app
 from demo.__main__ import free_port
 from tests.app.conftest import POSTGRESQL, own_database
 from tests.doses import dose

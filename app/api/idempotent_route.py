@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from app.authentication import authenticated
+from app.api.authentication import authenticated
 from app.base.errors import Problem
 from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim, KeyReused

@@ -1,13 +1,13 @@
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from app.api.bodies import streamed_to_file
+from app.api.dependencies import DecodersDep, Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.api.idempotent_route import IdempotentRoute
 from app.base.paging import Page
 from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
-from app.dependencies import DecodersDep, Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
-from app.repetition import IdempotentRoute
-from app.requests import streamed_to_file
 
 router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"], route_class=IdempotentRoute)
 

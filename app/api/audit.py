@@ -3,9 +3,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from app.api.audit_export import exported
+from app.api.dependencies import Auditor, DatabaseDep, ReadingDep
 from app.audit import service
 from app.audit.chain import Head
-from app.audit.export import exported
 from app.audit.schemas import (
     AuditEvent,
     AuditExport,
@@ -16,7 +17,6 @@ from app.audit.schemas import (
     VerificationRequest,
 )
 from app.base.paging import Page
-from app.dependencies import Auditor, DatabaseDep, ReadingDep
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 

@@ -2,9 +2,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, File, Header, Query, Request, Response, UploadFile
 
-from app.dependencies import AnyKey, DecodersDep, EngineDep, ReadingDep
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import AnyKey, DecodersDep, EngineDep, ReadingDep
+from app.api.tensor_route import HEAD_BYTES, MAX_TOKENS, TensorRoute, framed, raw_of, tokens_of
 from app.inference import service
-from app.inference.frames import HEAD_BYTES, MAX_TOKENS, TensorRoute, framed, raw_of, tokens_of
 from app.inference.schemas import (
     Health,
     InferRequest,
@@ -17,7 +18,6 @@ from app.inference.schemas import (
     ServerMetadata,
 )
 from app.inference.views import Asked
-from app.requests import LimitedRoute
 
 router = APIRouter(tags=["inference"], route_class=LimitedRoute)
 tensors = APIRouter(tags=["inference"], route_class=TensorRoute)

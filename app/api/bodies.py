@@ -11,9 +11,9 @@ from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
-from app.authentication import authenticated
+from app.api.authentication import authenticated
+from app.api.idempotent_route import IdempotentRoute, claim_of, demand_new
 from app.base.settings import Settings
-from app.repetition import IdempotentRoute, claim_of, demand_new
 
 
 def bounded(request: Request, limit: int) -> Request:

@@ -3,8 +3,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.base.paging import Page
-from app.dependencies import (
+from app.api.bodies import LimitedRoute, streamed_to_file
+from app.api.dependencies import (
     Administrator,
     AnyKey,
     DatabaseDep,
@@ -16,10 +16,10 @@ from app.dependencies import (
     SettingsDep,
     VaultDep,
 )
-from app.etags import etag, version_of
+from app.api.etags import etag, version_of
+from app.base.paging import Page
 from app.registry import policies, service
 from app.registry.schemas import Model, ModelCreate, Policy, PolicyChange
-from app.requests import LimitedRoute, streamed_to_file
 from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
 from app.second_person.service import ApprovalRow
 from lirf_core.artifacts import max_file_bytes

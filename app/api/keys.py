@@ -2,9 +2,9 @@ from fastapi import APIRouter
 
 from app.access import service
 from app.access.schemas import Key, KeyCreate, NewKey
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import Administrator, PageQuery, ReadingDep, SessionDep
 from app.base.paging import Page
-from app.dependencies import Administrator, PageQuery, ReadingDep, SessionDep
-from app.requests import LimitedRoute
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=LimitedRoute)
 

@@ -6,14 +6,14 @@ from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, PageQuery, ReadingDep, SessionDep, VaultDep
 from app.base.database import Database
 from app.base.paging import Page
-from app.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, PageQuery, ReadingDep, SessionDep, VaultDep
 from app.deposits import service
 from app.deposits.schemas import Deposit, DepositCreate, Progress
 from app.deposits.tables import UNFINISHED, DepositRow
 from app.registry import service as registry
-from app.requests import LimitedRoute
 
 router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
 POLL_SECONDS = 0.5

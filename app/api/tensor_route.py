@@ -7,11 +7,11 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from app.authentication import known
+from app.api.authentication import known
+from app.api.bodies import LimitedRoute
 from app.base.errors import Problem
 from app.inference.schemas import InferRequest
 from app.inference.tensors import BadFraming
-from app.requests import LimitedRoute
 
 HEAD_BYTES = "Inference-Header-Content-Length"
 MAX_DIGITS = 18  # of a number that is worth reading

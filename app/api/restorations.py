@@ -1,9 +1,9 @@
 from fastapi import APIRouter, Response
 
-from app.dependencies import Custodian, EngineDep, SessionDep
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import Custodian, EngineDep, SessionDep
 from app.deposits import service as deposits
 from app.registry import service as registry
-from app.requests import LimitedRoute
 from app.restorations import service
 from app.restorations.schemas import Restoration, RestorationCreate
 from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting

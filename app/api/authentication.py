@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from app.access import oidc
 from app.access.oidc import IdentityProvider, ProviderAway
 from app.access.service import Actor, Forbidden, Unauthenticated, actor_of, note_use
+from app.api.rate_limit import RateLimit
 from app.base.database import Database
-from app.limits import RateLimit
 
 log = logging.getLogger(__name__)
 

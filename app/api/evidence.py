@@ -1,14 +1,14 @@
 from fastapi import APIRouter, BackgroundTasks, Response
 from sqlalchemy.orm import Session
 
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import AnyKey, DoorbellDep, Examiner, PageQuery, ReadingDep, SessionDep
 from app.base.paging import Page
-from app.dependencies import AnyKey, DoorbellDep, Examiner, PageQuery, ReadingDep, SessionDep
-from app.deposits.doorbell import EXAMINE
 from app.evidence import service
 from app.evidence.digests import digest
 from app.evidence.schemas import Evidence, EvidenceCreate, EvidenceProgress, EvidenceSummary
 from app.evidence.service import EvidenceRow
-from app.requests import LimitedRoute
+from app.jobs.doorbell import EXAMINE
 
 router = APIRouter(tags=["evidence"], route_class=LimitedRoute)
 

@@ -4,11 +4,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDep
 from app.base.paging import Page
-from app.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDep
 from app.deposits import service as deposits
 from app.registry import service as registry
-from app.requests import LimitedRoute
 from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
 from app.second_person.service import ApprovalRow
 from app.withdrawals import service

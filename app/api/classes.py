@@ -1,8 +1,8 @@
 from fastapi import APIRouter
 
+from app.api.dependencies import AnyKey, ReadingDep
 from app.classes import service
 from app.classes.schemas import ModelClass, ModelClasses
-from app.dependencies import AnyKey, ReadingDep
 
 router = APIRouter(prefix="/v1/models/{name}/classes", tags=["models"])
 

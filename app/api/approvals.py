@@ -3,11 +3,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import (
+    AnyKey,
+    Custodian,
+    DatabaseDep,
+    EngineDep,
+    ReadingDep,
+    SessionDep,
+    SettingsDep,
+    VaultDep,
+)
 from app.approvals import service
 from app.base.paging import Page
-from app.dependencies import AnyKey, Custodian, DatabaseDep, EngineDep, ReadingDep, SessionDep, SettingsDep, VaultDep
 from app.registry import service as registry
-from app.requests import LimitedRoute
 from app.second_person import service as second_person
 from app.second_person.schemas import Approval, ApprovalRequest, Refusal
 from app.second_person.service import ApprovalRow

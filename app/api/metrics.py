@@ -2,7 +2,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from app.dependencies import AnyKey
+from app.api.dependencies import AnyKey
 from app.telemetry.metrics import Metrics
 
 router = APIRouter(tags=["health"])

@@ -1,11 +1,11 @@
 from fastapi import APIRouter, Response
 
-from app.dependencies import Administrator, DatabaseDep, EngineDep, SessionDep, SettingsDep, VaultDep
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import Administrator, DatabaseDep, EngineDep, SessionDep, SettingsDep, VaultDep
 from app.deposits import service as deposits
 from app.purges import service
 from app.purges.schemas import Purge, PurgeCreate
 from app.registry import service as registry
-from app.requests import LimitedRoute
 from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
 from app.second_person.service import ApprovalRow
 

@@ -11,14 +11,14 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
 from app.access.service import Actor, Role, demand
-from app.authentication import authenticated
+from app.api.authentication import authenticated
+from app.api.idempotent_route import claim_of
 from app.base.database import Database
 from app.base.paging import PageRequest
 from app.base.settings import Settings
-from app.deposits.doorbell import Doorbell
 from app.idempotency import service as idempotency
 from app.inference.engine import InferenceEngine
-from app.repetition import claim_of
+from app.jobs.doorbell import Doorbell
 from app.vault.service import Vault
 from lirf_core.decoding import Decoders
 

@@ -2,11 +2,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from app.api.attachments import attached
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import AnyKey, ReadingDep, SessionDep, VaultDep
 from app.certificates import service
-from app.certificates.attachment import attached
 from app.certificates.signatures import Format
-from app.dependencies import AnyKey, ReadingDep, SessionDep, VaultDep
-from app.requests import LimitedRoute
 
 router = APIRouter(tags=["evidence"], route_class=LimitedRoute)
 

@@ -32,7 +32,7 @@ from lirf_core.evidence.probe import linear_probe
 from lirf_core.features import answers_of
 from lirf_core.metrics import Accuracy
 from lirf_core.network import SplitNetwork, flat_state
-from lirf_core.original import train_original
+from lirf_core.pretraining import train_original
 from lirf_core.recover import RecoverNetwork
 
 RESULTS = Path(__file__).parent / "results"

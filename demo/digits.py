@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.compute import Compute
-from lirf_core.data import Augmentation, Preprocessing
+from lirf_core.images.data import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, flat_state
-from lirf_core.original import train_original
+from lirf_core.pretraining import train_original
 
 CLASSES = [str(digit) for digit in range(10)]
 SPEC = ArchitectureSpec("resnet18-small", classes=10, width=0.25, channels=1)

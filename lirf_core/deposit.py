@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lirf_core import losses, pruning, quantisation
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
-from lirf_core.data import Augmentation, Preprocessing
+from lirf_core.images.data import Augmentation, Preprocessing
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork, digest, flat_state
 from lirf_core.recover import DepositModule

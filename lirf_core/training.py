@@ -16,8 +16,8 @@ from lirf_core import checkpoints, losses, quantisation
 from lirf_core.checkpoints import Position
 from lirf_core.compute import Compute, memory_errors
 from lirf_core.config import DepositConfig
-from lirf_core.data import Preprocessing
 from lirf_core.features import LastFeatures
+from lirf_core.images.data import Preprocessing
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.proxies import make_proxies
 from lirf_core.quantisation import Grid

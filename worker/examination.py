@@ -23,8 +23,8 @@ from lirf_core.architectures import build
 from lirf_core.compute import OutOfMemory, memory_errors
 from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
 from lirf_core.evidence.images import Labelled
-from worker.job import Work
-from worker.pulse import Pulse, TookTooLong
+from worker.deposit import Work
+from worker.heartbeat import Pulse, TookTooLong
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)

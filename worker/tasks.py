@@ -16,13 +16,13 @@ from worker.celery_app import app
 from worker.orphan import is_orphaned
 
 if TYPE_CHECKING:
-    from worker.job import Work
+    from worker.deposit import Work
 
 
 @app.task(name=DEPOSIT)  # type: ignore[untyped-decorator]
 def run_deposit(deposit_id: str) -> None:
     """Does nothing when the deposit is not queued any more: messages may come twice, late or never."""
-    from worker.job import work_on
+    from worker.deposit import work_on
 
     try:
         work_on(_work(), deposit_id)
@@ -71,6 +71,6 @@ def _work() -> "Work":
     import torch._dynamo  # noqa: F401 - which optimizers import when they are first used, for seconds
 
     import lirf_core.architectures.resnet  # noqa: F401
-    from worker.job import Work
+    from worker.deposit import Work
 
     return Work(Settings())

@@ -1,6 +1,6 @@
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
 from app.api.bodies import LimitedRoute
@@ -21,7 +21,18 @@ from app.second_person import service as second_person
 from app.second_person.schemas import Approval, ApprovalRequest, Refusal
 from app.second_person.service import ApprovalRow
 
+AWAITS_APPROVAL: dict[int | str, dict[str, Any]] = {
+    202: {"model": Approval, "description": "The model demands a second person: the request waits for approval."}
+}
+
 router = APIRouter(prefix="/v1/approvals", tags=["approvals"], route_class=LimitedRoute)
+
+
+def awaiting(row: ApprovalRow, model_name: str, response: Response) -> Approval:
+    """Makes the answer one of 202, with where to look for the decision."""
+    response.status_code = 202
+    response.headers["Location"] = f"/v1/approvals/{row.id}"
+    return Approval.from_row(row, model_name)
 
 
 def _approval(session: Session, row: ApprovalRow) -> Approval:

@@ -20,7 +20,7 @@ from app.idempotency import service as idempotency
 from app.inference.engine import InferenceEngine
 from app.jobs.doorbell import Doorbell
 from app.vault.service import Vault
-from lirf_core.decoding import Decoders
+from lirf_core.images.decoding import Decoders
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`, or a token of the identity provider.")
 

@@ -21,7 +21,6 @@ from app.inference.views import Asked
 
 router = APIRouter(tags=["inference"], route_class=LimitedRoute)
 tensors = APIRouter(tags=["inference"], route_class=TensorRoute)
-health = APIRouter(prefix="/v2/health", tags=["health"])
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
 
@@ -35,12 +34,6 @@ async def _tokens(
 
 
 Tokens = Annotated[tuple[str, ...], Depends(_tokens)]
-
-
-@health.get("/live")
-def is_live() -> Health:
-    """The process answers."""
-    return Health()
 
 
 @router.get("/v2")

@@ -3,6 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from app.api.approvals import AWAITS_APPROVAL, awaiting
 from app.api.bodies import LimitedRoute, streamed_to_file
 from app.api.dependencies import (
     Administrator,
@@ -20,7 +21,7 @@ from app.api.etags import etag, version_of
 from app.base.paging import Page
 from app.registry import policies, service
 from app.registry.schemas import Model, ModelCreate, Policy, PolicyChange
-from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
+from app.second_person.schemas import Approval
 from app.second_person.service import ApprovalRow
 from lirf_core.artifacts import max_file_bytes
 

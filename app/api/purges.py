@@ -1,12 +1,13 @@
 from fastapi import APIRouter, Response
 
+from app.api.approvals import AWAITS_APPROVAL, awaiting
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import Administrator, DatabaseDep, EngineDep, SessionDep, SettingsDep, VaultDep
 from app.deposits import service as deposits
 from app.purges import service
 from app.purges.schemas import Purge, PurgeCreate
 from app.registry import service as registry
-from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
+from app.second_person.schemas import Approval
 from app.second_person.service import ApprovalRow
 
 router = APIRouter(prefix="/v1/deposits", tags=["deposits"], route_class=LimitedRoute)

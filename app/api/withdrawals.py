@@ -4,12 +4,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
+from app.api.approvals import AWAITS_APPROVAL, awaiting
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import AnyKey, Custodian, EngineDep, ReadingDep, SessionDep
 from app.base.paging import Page
 from app.deposits import service as deposits
 from app.registry import service as registry
-from app.second_person.schemas import AWAITS_APPROVAL, Approval, awaiting
+from app.second_person.schemas import Approval
 from app.second_person.service import ApprovalRow
 from app.withdrawals import service
 from app.withdrawals.schemas import Withdrawal, WithdrawalCreate, WithdrawalRenewal, WithdrawalRequest, WithdrawalToken

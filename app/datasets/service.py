@@ -18,9 +18,9 @@ from app.datasets.tables import DatasetRow
 from app.registry import service as registry
 from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault
-from lirf_core import archives
-from lirf_core.archives import ImageArchive, ImageSet
-from lirf_core.decoding import Decoders
+from lirf_core.images import archives
+from lirf_core.images.archives import ImageArchive, ImageSet
+from lirf_core.images.decoding import Decoders
 
 
 class Purpose(StrEnum):

@@ -11,14 +11,14 @@ from app.base.database import Database
 from app.base.errors import Problem
 from app.deposits import service as deposits
 from app.inference.batches import Batches, BatchLimits, Question
-from app.inference.network_cache import Parts
+from app.inference.network_cache import NetworkCache
 from app.inference.views import Asked, View, Views
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core.compute import Compute
-from lirf_core.data import Preprocessing
+from lirf_core.images.data import Preprocessing
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 
@@ -45,7 +45,7 @@ class InferenceEngine:
         self._database = database
         self._seconds = seconds
         self.views = Views(database)
-        self._parts = Parts(vault, compute, cache_bytes)
+        self._cache = NetworkCache(vault, compute, cache_bytes)
         self._batches = Batches(compute, self.views.hold, limits)
 
     def close(self) -> None:
@@ -92,8 +92,8 @@ class InferenceEngine:
         while True:
             try:
                 for network, sealed, size in parts:
-                    self._parts.network(network, size)
-                    self._parts.module(network, sealed, size)
+                    self._cache.network(network, size)
+                    self._cache.module(network, sealed, size)
             except VaultDamaged:
                 tried, parts = parts, self._stored_modules(deposit_ids)
                 if parts == tried:  # nothing took their place meanwhile
@@ -103,10 +103,10 @@ class InferenceEngine:
 
     def drop_shredded(self) -> None:
         """Nothing whose key was destroyed stays in memory; to be called from time to time."""
-        if names := self._parts.names() | self.views.names():
+        if names := self._cache.names() | self.views.names():
             with self._database.reading() as session:
                 gone = vaults.shredded_names(session, names)
-            self._parts.drop(gone)
+            self._cache.drop(gone)
             self.views.drop(gone)
 
     def _question(
@@ -137,7 +137,7 @@ class InferenceEngine:
     ) -> Question | None:
         """A question that needs neither database nor vault: to hand it to a thread takes longer than to make it."""
         view = self.views.kept(model_name, asked)
-        if view is None or not self._parts.have(view.network, [module.stored for module in view.modules]):
+        if view is None or not self._cache.have(view.network, [module.stored for module in view.modules]):
             return None
         try:
             return Question(view, *self._parts_of(view), inputs_for(view), loop)
@@ -146,8 +146,8 @@ class InferenceEngine:
 
     def _parts_of(self, view: View) -> tuple[SplitNetwork, list[DepositModule]]:
         size = view.preprocessing
-        modules = [self._parts.module(view.network, module.stored, size) for module in view.modules]
-        return self._parts.network(view.network, size), modules
+        modules = [self._cache.module(view.network, module.stored, size) for module in view.modules]
+        return self._cache.network(view.network, size), modules
 
     def _stored_modules(self, deposit_ids: Sequence[str]) -> list[tuple[StoredNetwork, StoredObject, Preprocessing]]:
         found = []

@@ -13,13 +13,13 @@ from app.registry.service import StoredNetwork
 from app.vault.service import StoredObject, Vault
 from lirf_core import artifacts
 from lirf_core.compute import Compute
-from lirf_core.data import Preprocessing
-from lirf_core.lightening import lighten_module, lighten_network
+from lirf_core.fuse import fuse_module, fuse_network
+from lirf_core.images.data import Preprocessing
 from lirf_core.network import SplitNetwork
 from lirf_core.pruning import example_input
 from lirf_core.recover import DepositModule
 
-PartT = TypeVar("PartT", bound=nn.Module)
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Opened:
     bytes: int
 
 
-class Parts:
+class NetworkCache:
     """Thread-safe. However many ask for a part, one of them opens it, and the others wait for that one alone."""
 
     def __init__(self, vault: Vault, compute: Compute, max_bytes: int) -> None:
@@ -44,7 +44,7 @@ class Parts:
         return self._part(
             _network_key(stored),
             lambda: stored.open(self._vault),
-            lambda one: lighten_network(one, self._example(size)),
+            lambda one: fuse_network(one, self._example(size)),
         )
 
     def module(self, network: StoredNetwork, sealed: StoredObject, size: Preprocessing) -> DepositModule:
@@ -52,7 +52,7 @@ class Parts:
         return self._part(
             sealed.name,
             lambda: artifacts.load_module(self._vault.read(sealed), network.belonging),
-            lambda one: lighten_module(one, self._example(size)),
+            lambda one: fuse_module(one, self._example(size)),
         )
 
     def have(self, network: StoredNetwork, modules: Iterable[StoredObject]) -> bool:
@@ -75,7 +75,7 @@ class Parts:
         images = example_input(size.channels, (size.height, size.width)).to(self._compute.device)
         return images.contiguous(memory_format=self._compute.memory_format)
 
-    def _part(self, key: str, load: Callable[[], PartT], lighten: Callable[[PartT], PartT]) -> PartT:
+    def _part(self, key: str, load: Callable[[], NetworkT], fuse: Callable[[NetworkT], NetworkT]) -> NetworkT:
         with self._lock:
             if (opened := self._opened.get(key)) is not None:
                 return opened.part  # type: ignore[return-value]
@@ -85,7 +85,7 @@ class Parts:
             try:
                 part = self._compute.place(load())
                 size = _bytes_of(part)
-                opened = Opened(lighten(part), size)
+                opened = Opened(fuse(part), size)
             except BaseException as error:
                 with self._lock:
                     del self._opening[key]

@@ -25,7 +25,7 @@ from app.inference.schemas import (
 from app.inference.tensors import InvalidTensor, OutputTensor
 from app.inference.views import Asked, View, Views
 from app.registry import service as registry
-from lirf_core.decoding import Decoders, UnreadableImage
+from lirf_core.images.decoding import Decoders, UnreadableImage
 
 INPUT = "input"
 OUTPUTS = ("logits", "probabilities", "class")

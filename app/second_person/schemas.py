@@ -1,7 +1,6 @@
 from datetime import datetime
 from typing import Any
 
-from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.base.field_types import Id, Reason
@@ -43,15 +42,3 @@ class Refusal(BaseModel):
     )
 
     reason: Reason
-
-
-AWAITS_APPROVAL: dict[int | str, dict[str, Any]] = {
-    202: {"model": Approval, "description": "The model demands a second person: the request waits for approval."}
-}
-
-
-def awaiting(row: ApprovalRow, model_name: str, response: Response) -> Approval:
-    """Makes the answer one of 202, with where to look for the decision."""
-    response.status_code = 202
-    response.headers["Location"] = f"/v1/approvals/{row.id}"
-    return Approval.from_row(row, model_name)

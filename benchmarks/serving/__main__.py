@@ -29,7 +29,7 @@ from benchmarks.serving.load import Load, ask, middle
 from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.compute import Compute
-from lirf_core.lightening import lighten_module, lighten_network
+from lirf_core.fuse import fuse_module, fuse_network
 from lirf_core.network import freeze
 from lirf_core.recover import RecoverNetwork
 
@@ -125,7 +125,7 @@ def bare_network() -> nn.Module:
     torch.manual_seed(0)
     network = build(ArchitectureSpec("resnet18-small", classes=CLASSES))
     freeze(network)
-    return lighten_network(Compute.for_inference("cpu").place(network), IMAGE)
+    return fuse_network(Compute.for_inference("cpu").place(network), IMAGE)
 
 
 @torch.inference_mode()
@@ -151,8 +151,8 @@ def withdrawn(installation: Installation, rounds: int) -> dict[str, Any]:
         [artifacts.load_module(vault.read(module.stored), belonging) for module in view.modules],
     )
     place = Compute.for_inference("cpu").place
-    light = lighten_network(place(deepcopy(target)), IMAGE)
-    parts = [lighten_module(place(deepcopy(module)), IMAGE) for module in modules]
+    light = fuse_network(place(deepcopy(target)), IMAGE)
+    parts = [fuse_module(place(deepcopy(module)), IMAGE) for module in modules]
     found: dict[str, Any] = {}
     for count in WITHDRAWN:
         plain = RecoverNetwork(target, modules[:count], belonging.upper_digest, view.preserved)

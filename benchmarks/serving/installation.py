@@ -34,7 +34,7 @@ from lirf_core.network import SplitNetwork, flat_state, freeze
 from lirf_core.pruning import example_input, prune
 from lirf_core.recover import DepositModule
 from migrations import upgrade
-from worker.job import Work
+from worker.deposit import Work
 
 SIDE = 32
 START_SECONDS = 120

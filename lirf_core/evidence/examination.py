@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
-from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.evidence.answers import Answered, CannotBeMeasured, Share, answered, demand_finite, shares
 from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, taught
 from lirf_core.evidence.embedding import LEAST, embedding
@@ -23,6 +22,7 @@ from lirf_core.evidence.membership import Attack, attack
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.evidence.relearning import STEPS, Relearnt, relearning_curve
 from lirf_core.features import answers_of
+from lirf_core.images.data import Augmentation, Preprocessing
 from lirf_core.losses import margins
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork

@@ -32,7 +32,7 @@ from lirf_core.network import flat_state
 from migrations import upgrade
 from tests.app.factories import CLASSES, deposit_zip
 from tests.lirf_core.factories import SPEC, network
-from worker.job import Work, work_on
+from worker.deposit import Work, work_on
 
 POSTGRESQL = os.environ.get("TEST_DATABASE_URL")
 HTTP = httpx.Client(timeout=60)  # httpx.get reads the certificates that it trusts for each request: 50 ms

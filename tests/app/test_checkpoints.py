@@ -12,7 +12,7 @@ from app.vault.tables import VaultObjectRow
 from lirf_core.compute import OutOfMemory
 from tests.app.conftest import Service
 from tests.app.test_jobs import actions, expire_lease, reconcile
-from worker.job import Work
+from worker.deposit import Work
 
 STEPS = {"config": {"epochs": 4}}  # one step each
 
@@ -25,7 +25,7 @@ class Killed(BaseException):
 def eager(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     """Every step is told, and leaves a checkpoint."""
     service.settings.checkpoint_seconds = 1e-9
-    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0)
     return service
 
 
@@ -102,7 +102,7 @@ def test_a_deposit_whose_worker_died_goes_on_after_its_last_checkpoint(
 
 def test_what_was_done_before_a_scrubbing_is_not_done_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where checkpoints are rare, one is kept whenever another training follows."""
-    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0)
     service.register()
     first, second = service.deposit(["auk"]), service.deposit(["dodo"])
     third = service.queue(["emu"], **STEPS)
@@ -214,7 +214,7 @@ def test_a_device_with_too_little_memory_gets_half_the_batch_once(
     deposit_id = eager.queue(["auk"], config={"epochs": 4, "batch_size": 4, "proxy_batch": 64})
     die_after(eager, deposit_id, 2, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr("worker.job.deposit", out_of_memory)
+        patch.setattr("worker.deposit.deposit", out_of_memory)
         eager.work(deposit_id)
     again = eager.reader.deposit(deposit_id)
     assert (again["state"], again["config"]["batch_size"], again["config"]["proxy_batch"]) == ("queued", 2, 32)
@@ -227,7 +227,7 @@ def test_a_device_that_has_too_little_memory_for_that_too_fails_the_deposit_with
 ) -> None:
     service.register()
     deposit_id = service.queue(["auk"], config={"batch_size": 8})
-    monkeypatch.setattr("worker.job.deposit", out_of_memory)
+    monkeypatch.setattr("worker.deposit.deposit", out_of_memory)
     for _ in range(2):
         service.work(deposit_id)
     failed = service.reader.deposit(deposit_id)

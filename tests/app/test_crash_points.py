@@ -20,8 +20,8 @@ from tests.app.conftest import Service
 from tests.app.factories import infer_request
 from tests.app.test_jobs import expire_lease, reconcile
 from tests.forks import forks
-from worker import pulse
-from worker.job import Work, work_on
+from worker import heartbeat as pulse
+from worker.deposit import Work, work_on
 
 DIED = 137
 

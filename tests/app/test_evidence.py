@@ -228,7 +228,7 @@ def test_a_crash_between_deposit_and_evidence_loses_none(service: Service, monke
     with_evaluation_set(service)
     deposit_id = service.queue(["auk"])
     with monkeypatch.context() as patched:
-        patched.setattr("worker.job.evidence.request_wanted", lambda session: [])
+        patched.setattr("worker.deposit.evidence.request_wanted", lambda session: [])
         service.work(deposit_id)
     assert service.reader.evidence_of(deposit_id) == []
     with service.database.session() as session:
@@ -240,7 +240,7 @@ def test_a_crash_between_deposit_and_evidence_loses_none(service: Service, monke
 def test_a_cancelled_examination_ends_at_its_next_step(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with_evaluation_set(service)
     evidence_id = newest(service, service.deposit(["auk"]))
-    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0)
     parts: list[str] = []
 
     class Watched(Examination):
@@ -266,7 +266,7 @@ def test_what_is_destroyed_while_it_is_examined_is_let_go_at_once(
     evaluation_id = with_evaluation_set(service)
     deposit_id = service.deposit(["auk"])
     evidence_id = newest(service, deposit_id)
-    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0)
+    monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0)
     parts: list[str] = []
 
     class Watched(Examination):

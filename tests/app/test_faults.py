@@ -13,7 +13,7 @@ from app.inference.batches import Batches
 from lirf_client import LirfError
 from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
-from worker import job as worker_job
+from worker import deposit as worker_job
 
 
 def vault_files(service: Service) -> set[Path]:
@@ -129,7 +129,7 @@ def test_measuring_renews_the_lease(service: Service, monkeypatch: pytest.Monkey
         heartbeat(session, settings, job, progress, *curve)
 
     monkeypatch.setattr(worker_job.jobs, "heartbeat", counted)
-    monkeypatch.setattr("worker.pulse.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0.0)
     service.work(deposit_id)
     assert phases.count("evaluating") >= 7  # 3 networks, 2 batches each, and the load
     assert phases.count("loading") >= 2

@@ -11,7 +11,7 @@ from app.deposits import jobs, recovery
 from app.deposits.jobs import Job, LeaseLost
 from app.deposits.tables import DepositRow
 from tests.app.conftest import Service
-from worker.job import Work
+from worker.deposit import Work
 
 
 def claim(service: Service, deposit_id: str) -> Job:
@@ -104,7 +104,7 @@ def test_a_stale_worker_cannot_publish(service: Service) -> None:
         reconcile(service)
         original_publish(*arguments)  # type: ignore[arg-type]
 
-    from worker import job as worker_job
+    from worker import deposit as worker_job
 
     with pytest.MonkeyPatch.context() as patch:  # a pause between the work and its publication
         patch.setattr(worker_job.jobs, "publish", publish_late)

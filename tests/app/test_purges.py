@@ -23,8 +23,8 @@ from lirf_core.compute import Compute
 from tests.app.conftest import Service, started
 from tests.app.factories import infer_request
 from tests.lirf_core.factories import SPEC
-from worker import job as worker_job
-from worker.job import Work
+from worker import deposit as worker_job
+from worker.deposit import Work
 
 REASON = "the licence holder asked for it"
 
@@ -142,10 +142,10 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
     service.custodian.revoke(withdrawal["id"])
     with service.database.reading() as session:
         module = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
-    assert module.name in other._parts.names() & other.views.names()
+    assert module.name in other._cache.names() & other.views.names()
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     other.drop_shredded()
-    assert module.name not in other._parts.names() | other.views.names()
+    assert module.name not in other._cache.names() | other.views.names()
     other.close()
 
 
@@ -155,15 +155,15 @@ def test_an_api_process_drops_what_another_one_purged(service: Service) -> None:
     with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, app):
         engine: InferenceEngine = app.state.engine
         engine.prepare([deposit_id])
-        assert engine._parts.names()
+        assert engine._cache.names()
         service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
         with service.database.reading() as session:
             module_id = session.get_one(DepositRow, deposit_id).module_object_id
             name = session.get_one(VaultObjectRow, module_id).name
         end = time.monotonic() + 10
-        while name in engine._parts.names() and time.monotonic() < end:
+        while name in engine._cache.names() and time.monotonic() < end:
             time.sleep(0.05)
-        assert name not in engine._parts.names()
+        assert name not in engine._cache.names()
 
 
 def test_the_answer_says_until_when_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,12 @@ import pytest
 import sqlalchemy as sa
 
 from app.deposits.tables import DepositRow
-from app.inference.network_cache import Parts
+from app.inference.network_cache import NetworkCache
 from app.vault.service import StoredObject, Vault
 from app.vault.tables import VaultObjectRow
 from tests.app.conftest import Service
 from tests.app.factories import infer_request
-from worker.job import Work
+from worker.deposit import Work
 
 
 def module_object(service: Service, deposit_id: str) -> VaultObjectRow:
@@ -52,7 +52,7 @@ def test_a_deposit_that_fails_leaves_older_modules_as_they_were(
     service.register()
     first = service.deposit(["auk"])
     before = module_object(service, first)
-    monkeypatch.setattr("worker.job.scrub", fail)
+    monkeypatch.setattr("worker.deposit.scrub", fail)
     second = service.queue(["dodo"])
     service.work(second)
     assert service.reader.deposit(second)["state"] == "failed"
@@ -103,7 +103,7 @@ def test_who_asks_while_a_deposit_replaces_the_module_is_answered_with_the_new_o
     service.register()
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
     service.custodian.withdraw([first], holder="h", reason="r")
-    monkeypatch.setattr(Parts, "_part", lambda parts, key, load, lighten: load())
+    monkeypatch.setattr(NetworkCache, "_part", lambda parts, key, load, fuse: load())
     is_replaced = publish_before_reading(service, monkeypatch, second, "lower")
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
     assert is_replaced.is_set()

@@ -34,7 +34,7 @@ from tests.app.factories import deposit_zip, infer_request
 from tests.doses import dose
 from tests.e2e.installation import REDIS
 from tests.e2e.proxy import FaultyProxy, Mode
-from worker.job import Work, work_on
+from worker.deposit import Work, work_on
 
 FAULTS = dose(20, 200)
 MODES: tuple[Mode, ...] = ("refused", "silent", "slow", "through")  # each cuts what there is

@@ -10,8 +10,8 @@ from lirf_core.architectures import ArchitectureSpec, build, empty
 from lirf_core.artifacts import Belonging
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
-from lirf_core.data import Augmentation, Preprocessing
 from lirf_core.deposit import DepositResult, deposit
+from lirf_core.images.data import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, digest, flat_state, freeze, load_flat_state
 
 CPU = Compute.for_inference("cpu")

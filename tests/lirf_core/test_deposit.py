@@ -6,12 +6,12 @@ import torch
 from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
 from lirf_core.config import DepositConfig
-from lirf_core.data import Augmentation
 from lirf_core.deposit import deposit, deposit_samples, scrub
+from lirf_core.images.data import Augmentation
 from lirf_core.losses import margins
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork, digest
-from lirf_core.original import train_original
+from lirf_core.pretraining import train_original
 from lirf_core.quantisation import bits_within, stored_bytes
 from lirf_core.recover import RecoverNetwork
 from lirf_core.training import DepositDiverged, Progress

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lirf_core.data import Augmentation
 from lirf_core.evidence.membership import attack
 from lirf_core.evidence.relearning import relearning_curve
+from lirf_core.images.data import Augmentation
 from lirf_core.losses import margins
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lirf_core.architectures import build
-from lirf_core.data import Augmentation
 from lirf_core.evidence import examination, relearning
 from lirf_core.evidence import images as chosen
 from lirf_core.evidence.distillation import features_at_split, plain_cnn, taught
@@ -17,9 +16,10 @@ from lirf_core.evidence.embedding import embedding
 from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
 from lirf_core.evidence.images import Labelled, halves, sides
 from lirf_core.evidence.membership import attack
+from lirf_core.images.data import Augmentation
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
-from lirf_core.original import train_original
+from lirf_core.pretraining import train_original
 from tests.lirf_core.factories import CPU, PREPROCESSING, SPEC, deposit_of, images, network
 
 

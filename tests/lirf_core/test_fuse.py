@@ -1,4 +1,4 @@
-"""A lighter part is the same function with fewer steps."""
+"""A fused part is the same function with fewer steps."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lirf_core.architectures import ArchitectureSpec, build, has_image_size
-from lirf_core.lightening import lighten_module, lighten_network
+from lirf_core.fuse import fuse_module, fuse_network
 from lirf_core.network import freeze
 from lirf_core.pruning import example_input, prune
 from lirf_core.recover import DepositModule
@@ -32,12 +32,12 @@ def test_a_lighter_network_answers_as_before(name: str) -> None:
     network, images = build(spec), torch.randn(2, 3, SIZE, SIZE)
     network(torch.randn(8, 3, SIZE, SIZE))  # statistics that are not those of a new network
     freeze(network)
-    lighter = lighten_network(deepcopy(network), images[:1])
+    fused = fuse_network(deepcopy(network), images[:1])
     for count in (1, 2, 5):
         some = torch.cat([images] * 3)[:count]
-        assert torch.allclose(lighter(some), network(some), atol=1e-4, rtol=1e-3)
-    assert isinstance(lighter.lower, torch.jit.ScriptModule)
-    assert batch_norms(lighter) == LEFT.get(name, 0)
+        assert torch.allclose(fused(some), network(some), atol=1e-4, rtol=1e-3)
+    assert isinstance(fused.lower, torch.jit.ScriptModule)
+    assert batch_norms(fused) == LEFT.get(name, 0)
 
 
 def test_a_lighter_module_answers_as_before() -> None:
@@ -45,10 +45,10 @@ def test_a_lighter_module_answers_as_before() -> None:
     module = DepositModule(prune(network.lower, 0.5, example_input(3, (SIZE, SIZE))), [1], "digest", "eq8", 0.5)
     freeze(module)
     images = torch.randn(2, 3, SIZE, SIZE)
-    lighter = lighten_module(deepcopy(module), images[:1])
-    assert torch.allclose(lighter(images), module(images), atol=1e-4, rtol=1e-3)
-    assert (batch_norms(module.lower), batch_norms(lighter.lower)) == (10, 0)
-    assert (lighter.classes, lighter.upper_digest, lighter.joining, lighter.weight) == ((1,), "digest", "eq8", 0.5)
+    fused = fuse_module(deepcopy(module), images[:1])
+    assert torch.allclose(fused(images), module(images), atol=1e-4, rtol=1e-3)
+    assert (batch_norms(module.lower), batch_norms(fused.lower)) == (10, 0)
+    assert (fused.classes, fused.upper_digest, fused.joining, fused.weight) == ((1,), "digest", "eq8", 0.5)
 
 
 @torch.no_grad()
@@ -69,6 +69,6 @@ def test_a_network_is_made_lighter_while_another_thread_answers() -> None:
     with ThreadPoolExecutor(1) as pool:
         answers = pool.submit(answer)
         for _ in range(20):
-            lighten_network(deepcopy(network), images[:1])
+            fuse_network(deepcopy(network), images[:1])
         is_over.set()
         assert answers.result() > 0

@@ -11,8 +11,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from lirf_core import archives
-from lirf_core.archives import (
+from lirf_core.images import archives
+from lirf_core.images.archives import (
     BadArchive,
     ImageArchive,
     Limits,
@@ -21,7 +21,7 @@ from lirf_core.archives import (
     UnreadableImages,
     UnsafeArchive,
 )
-from lirf_core.data import Preprocessing
+from lirf_core.images.data import Preprocessing
 from tests.lirf_core.test_decoding import DECODERS, SIZE, decompression_bomb, picture
 
 CLASSES = ["cat", "dog"]

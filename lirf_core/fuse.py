@@ -36,20 +36,20 @@ class PackedConvolution(nn.Module):
 
 
 @torch.no_grad()
-def lighten_network(network: SplitNetwork, example: Tensor) -> SplitNetwork:
+def fuse_network(network: SplitNetwork, example: Tensor) -> SplitNetwork:
     """example: images (B, C, H, W) as it will see them. The network is used up."""
-    lower = _lighter(network.lower, example)
-    return SplitNetwork(lower, _lighter(network.upper, lower(example)))
+    lower = _fused(network.lower, example)
+    return SplitNetwork(lower, _fused(network.upper, lower(example)))
 
 
 @torch.no_grad()
-def lighten_module(module: DepositModule, example: Tensor) -> DepositModule:
-    """As `lighten_network`."""
-    lower = _lighter(module.lower, example)
+def fuse_module(module: DepositModule, example: Tensor) -> DepositModule:
+    """As `fuse_network`."""
+    lower = _fused(module.lower, example)
     return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, module.grid)
 
 
-def _lighter(part: nn.Module, example: Tensor) -> nn.Module:
+def _fused(part: nn.Module, example: Tensor) -> nn.Module:
     """A part in evaluation mode, on its device: batch norms behind convolutions become parts of them.
 
     On a CPU, convolutions are packed, and the whole is traced: then a pass over it does not hold Python's lock, for

@@ -20,18 +20,18 @@ from app.evidence import service as evidence
 from app.jobs.doorbell import EXAMINE, Doorbell
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
-from lirf_core.archives import ImageSet
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.config import DepositConfig
-from lirf_core.data import Preprocessing
 from lirf_core.deposit import DepositResult, deposit, scrub
 from lirf_core.evidence.images import Labelled, sides
 from lirf_core.evidence.membership import attack
+from lirf_core.images.archives import ImageSet
+from lirf_core.images.data import Preprocessing
 from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.training import DepositDiverged
-from worker.pulse import DepositPulse, TookTooLong, Training
+from worker.heartbeat import DepositPulse, TookTooLong, Training
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lirf_core import decoder_process
-from lirf_core.data import Preprocessing
-from lirf_core.decoder_process import DECODED, HEADER, READY
+from lirf_core.images import decoder_process
+from lirf_core.images.data import Preprocessing
+from lirf_core.images.decoder_process import DECODED, HEADER, READY
 
 MAX_PIXELS = 32_000_000
 START_SECONDS = 60.0

@@ -1,0 +1,31 @@
+import sqlalchemy as sa
+from fastapi import APIRouter
+
+from app.api.dependencies import DatabaseDep
+from app.api.problems import RETRY_SECONDS
+from app.base.errors import Problem
+from app.inference.schemas import Health
+
+router = APIRouter(prefix="/v2/health", tags=["health"])
+
+
+class NotReady(Problem):
+    status, slug, title = 503, "not-ready", "The service cannot work now"
+
+
+@router.get("/live")
+def is_live() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@router.get("/ready")
+def is_ready(database: DatabaseDep) -> Health:
+    """The database answers."""
+    try:
+        with database.reading() as session:
+            session.execute(sa.text("SELECT 1"))
+    except sa.exc.SQLAlchemyError as error:
+        advice = "The database does not answer. Check that it is running and that LIRF_DATABASE_URL is right."
+        raise NotReady(advice, retry_after=RETRY_SECONDS) from error
+    return Health()

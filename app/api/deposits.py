@@ -12,7 +12,7 @@ from app.base.database import Database
 from app.base.paging import Page
 from app.deposits import service
 from app.deposits.schemas import Deposit, DepositCreate, Progress
-from app.deposits.tables import UNFINISHED, DepositRow
+from app.deposits.service import UNFINISHED, DepositRow
 from app.registry import service as registry
 
 router = APIRouter(tags=["deposits"], route_class=LimitedRoute)

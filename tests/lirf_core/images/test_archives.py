@@ -22,7 +22,7 @@ from lirf_core.images.archives import (
     UnsafeArchive,
 )
 from lirf_core.images.data import Preprocessing
-from tests.lirf_core.test_decoding import DECODERS, SIZE, decompression_bomb, picture
+from tests.lirf_core.images.test_decoding import DECODERS, SIZE, decompression_bomb, picture
 
 CLASSES = ["cat", "dog"]
 

@@ -8,6 +8,7 @@ from app.base.paging import Page
 from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
+from app.deposits.service import uses_dataset
 
 router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"], route_class=IdempotentRoute)
 
@@ -47,3 +48,9 @@ def list_datasets(name: str, actor: Operator, session: ReadingDep, page: PageQue
     """The model's data sets, newest first."""
     rows, cursor = service.list_of_model(session, name, page)
     return Page(items=[Dataset.model_validate(row) for row in rows], next_cursor=cursor)
+
+
+@router.delete("/{dataset_id}", status_code=204)
+def discard_dataset(name: str, dataset_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> None:
+    """Shred a data set that no unfinished deposit uses. A deposit shreds its deposit set by itself when it ends."""
+    service.discard(session, vault, actor, name, dataset_id, is_used=uses_dataset)

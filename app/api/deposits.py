@@ -55,12 +55,6 @@ def request_deposit(
         return _deposit(session, row)
 
 
-@router.delete("/v1/models/{name}/datasets/{dataset_id}", status_code=204)
-def discard_dataset(name: str, dataset_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> None:
-    """Shred a data set that is not needed (a deposit set is shredded by itself when its deposit ends)."""
-    service.discard_dataset(session, vault, actor, name, dataset_id)
-
-
 @router.get("/v1/models/{name}/deposits")
 def list_deposits(name: str, actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Deposit]:
     """Deposits of a model, newest first."""

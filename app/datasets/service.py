@@ -1,7 +1,7 @@
 """Image archives become encrypted data sets of a model."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -36,6 +36,10 @@ class UnknownDataset(Problem):
 
 class DatasetGone(Problem):
     status, slug, title = 410, "dataset-shredded", "The data set was shredded"
+
+
+class DatasetInUse(Problem):
+    status, slug, title = 409, "dataset-in-use", "An unfinished deposit uses the data set"
 
 
 class ArchiveRefused(Problem):
@@ -167,6 +171,29 @@ def shred(session: Session, actor: str, dataset_id: str) -> list[str]:
     model = registry.by_id(session, row.model_id)
     audit.record(session, actor, "dataset.shredded", model=model.name, subject=row.id)
     return [vaults.shred(session, row.object_id)]
+
+
+def discard(
+    session: Session,
+    vault: Vault,
+    actor: Actor,
+    model_name: str,
+    dataset_id: str,
+    is_used: Callable[[Session, str], bool],
+) -> None:
+    """Shreds a data set that is not in use. Does nothing if it is shredded already.
+
+    is_used: whether something still needs the data set with this id; called under the model's lock.
+    Raises `UnknownModel`, `UnknownDataset`, `DatasetInUse`.
+    """
+    with session.begin():
+        model = registry.get(session, model_name)
+        registry.lock(session, model.id)
+        row = of_model(session, model.id, dataset_id)
+        if is_used(session, row.id):
+            raise DatasetInUse(f"An unfinished deposit uses data set '{row.id}'. Cancel that deposit first.")
+        garbage = shred(session, actor.name, row.id)
+    vault.remove(garbage)
 
 
 def _refusal(error: archives.BadArchive) -> ArchiveRefused:

@@ -13,7 +13,7 @@ from app.base.database import changes, count_by_state, new_id, now
 from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
 from app.datasets import service as datasets
-from app.datasets.service import Purpose
+from app.datasets.service import DatasetInUse, Purpose
 from app.deposits import checkpoints, jobs
 from app.deposits.schemas import DepositCreate
 from app.deposits.tables import UNFINISHED as UNFINISHED
@@ -48,10 +48,6 @@ class AlreadyDeposited(Problem):
     status, slug, title = 409, "already-deposited", "A class is deposited already"
 
 
-class DatasetBusy(Problem):
-    status, slug, title = 409, "dataset-in-use", "Another deposit uses the data set"
-
-
 class NotCancellable(Problem):
     status, slug, title = 409, "not-cancellable", "The deposit has ended"
 
@@ -71,7 +67,7 @@ class ModulePurged(Problem):
 def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow:
     """Queues a deposit.
 
-    Raises `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `Restored`, `NothingPreserved`, `DatasetBusy`.
+    Raises `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `Restored`, `NothingPreserved`, `DatasetInUse`.
     """
     with session.begin():
         model = registry.get_ready(session, model_name)
@@ -87,11 +83,10 @@ def request(session: Session, actor: Actor, model_name: str, body: DepositCreate
                 )
         indices = registry.class_indices(model, found)
         _check_classes(session, model, indices)
-        if session.scalar(
-            sa.select(DepositRow.id).where(DepositRow.dataset_id == dataset.id, DepositRow.state.in_(UNFINISHED))
-        ):
-            raise DatasetBusy(
-                f"data set '{dataset.id}' is used by a deposit that has not ended; wait for it or upload another."
+        if uses_dataset(session, dataset.id):
+            raise DatasetInUse(
+                f"An unfinished deposit uses data set '{dataset.id}'. Wait for that deposit to end, "
+                "or upload the images again."
             )
         if body.evaluation_set_id:
             evaluation_id: str | None = datasets.get_usable(
@@ -129,17 +124,11 @@ def request(session: Session, actor: Actor, model_name: str, body: DepositCreate
     return row
 
 
-def discard_dataset(session: Session, vault: Vault, actor: Actor, model_name: str, dataset_id: str) -> None:
-    """Shreds a data set that no unfinished deposit uses. Raises `UnknownDataset`, `DatasetBusy`."""
-    with session.begin():
-        model = registry.get(session, model_name)
-        registry.lock(session, model.id)
-        dataset = datasets.of_model(session, model.id, dataset_id)
-        using = sa.or_(DepositRow.dataset_id == dataset.id, DepositRow.evaluation_set_id == dataset.id)
-        if session.scalar(sa.select(DepositRow.id).where(using, DepositRow.state.in_(UNFINISHED))):
-            raise DatasetBusy(f"data set '{dataset.id}' is used by a deposit that has not ended; cancel it first.")
-        garbage = datasets.shred(session, actor.name, dataset.id)
-    vault.remove(garbage)
+def uses_dataset(session: Session, dataset_id: str) -> bool:
+    """Whether an unfinished deposit needs the data set, as its deposit set or as its evaluation set."""
+    is_needed = sa.or_(DepositRow.dataset_id == dataset_id, DepositRow.evaluation_set_id == dataset_id)
+    query = sa.select(DepositRow.id).where(is_needed, DepositRow.state.in_(UNFINISHED))
+    return session.scalar(query.limit(1)) is not None
 
 
 def _check_classes(session: Session, model: registry.ModelRow, indices: list[int]) -> None:

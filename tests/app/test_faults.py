@@ -187,7 +187,7 @@ def test_a_data_set_that_is_not_needed_is_discarded_and_a_used_one_is_not(servic
     service.operator.discard_dataset("birds", dataset["id"])  # again: nothing happens
     held_out = service.operator.upload_dataset("birds", service.archive(["emu"]), purpose="evaluation")
     service.queue(["auk"])
-    with pytest.raises(LirfError, match="is used by a deposit that has not ended; cancel it first"):
+    with pytest.raises(LirfError, match=r"An unfinished deposit uses data set '.*'. Cancel that deposit first."):
         service.operator.discard_dataset("birds", held_out["id"])
     service.register("others", seed=1)
     with pytest.raises(LirfError, match="is of another model"):

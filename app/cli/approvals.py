@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url, cell, moment, service, show, table
+from app.cli.connection import connect
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url
+from app.cli.output import cell, moment, show, table
 
 commands = typer.Typer(help="What waits for a second person.", no_args_is_help=True)
 
@@ -21,7 +23,7 @@ def list_approvals(
     as_json: Json = False,
 ) -> None:
     """List what was asked for and needs somebody with another key."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.approvals(model=model, waiting=not decided)
         headers = "id", "model", "act", "asked by", "reason", "state", "until", "decided by"
         rows = [
@@ -41,7 +43,7 @@ def approve(
     approval_id: ApprovalId, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False
 ) -> None:
     """Carry out what somebody else asked for."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.approve(approval_id)
         done = f"Approved: {found['act']} of {found['model']}, asked for by {escape(found['requested_by'])}"
         show(as_json, found, f"{done} ({found['result_id']}).")
@@ -56,6 +58,6 @@ def refuse(
     as_json: Json = False,
 ) -> None:
     """End a request without carrying it out; also one's own."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.refuse(approval_id, reason=reason)
         show(as_json, found, f"Refused: {found['act']} of {found['model']} is not carried out.")

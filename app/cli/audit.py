@@ -8,7 +8,9 @@ from rich.markup import escape
 
 from app.audit import anchors
 from app.audit.chain import Head
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, fail, moment, service, show, table
+from app.cli.connection import connect
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
+from app.cli.output import cell, fail, moment, show, table
 from lirf_client import AuditHead
 
 commands = typer.Typer(
@@ -35,7 +37,7 @@ def list_audit(
     as_json: Json = False,
 ) -> None:
     """List audit events: who did what, when and why."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = list(lirf.audit_events(limit=limit, **_given(model=model, action=action)))
         headers = "at (UTC)", "actor", "action", "model", "subject", "reason"
         rows = [(moment(event["at"]), *(cell(event[name]) for name in headers[1:])) for event in found]  # type: ignore[literal-required]
@@ -54,7 +56,7 @@ def export_audit(
 ) -> None:
     """Print all events, oldest first, for a file or another program."""
     filters = _given(model=model, action=action, since=since, until=until)
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         for line in lirf.audit_export("csv" if csv else "jsonl", **filters):
             typer.echo(line)
 
@@ -62,7 +64,7 @@ def export_audit(
 @commands.command("anchor")
 def anchor_audit(file: AnchorFile, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Add the newest event's number and digest to a file, for `lirf audit verify --anchor FILE`."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         head = lirf.audit_head()
     anchors.append(file, Head(**head))
     told = f"Event {head['number']} is anchored in {escape(str(file))}; keep it where the service cannot write."
@@ -79,7 +81,7 @@ def verify_audit(
     as_json: Json = False,
 ) -> None:
     """Walk the chain of events and tell what was changed, removed, added or reordered; exit code 1 if anything was."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.verify_audit(_anchor_in(anchor) if anchor else None)
     faults = [(str(fault["number"]), fault["what"]) for fault in found["faults"]]
     told = f"All {found['head']['number']} events are as they were written."

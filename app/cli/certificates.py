@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from rich.markup import escape
 
 from app.certificates.signatures import NotGenuine, key_id, verified
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, State, Url, err, fail, out, service
+from app.cli.connection import connect
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, State, Url
+from app.cli.output import err, fail, out
 
 commands = typer.Typer(no_args_is_help=True, help="Certificates of deposit: evidence on a signed page.")
 
@@ -24,7 +26,7 @@ def get(
     """Write the certificate of a deposit's newest evidence to a file."""
     if file.suffix not in (".pdf", ".html"):
         raise typer.BadParameter(f"'{file.name}' ends neither with .pdf nor with .html.")
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         finished = [one for one in lirf.evidence_of(deposit_id) if one["state"] == "finished"]
         if not finished:
             fail(f"there is no finished evidence of this deposit; `lirf evidence {deposit_id} --again` gathers it.")
@@ -35,7 +37,7 @@ def get(
 @commands.command("key")
 def key(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE) -> None:
     """Print the public key that certificates are signed by, as PEM."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         out.print(lirf.certificate_key(), end="", markup=False, highlight=False)
 
 
@@ -53,7 +55,7 @@ def verify(
     if public_key:
         pem = public_key.read_bytes()
     else:
-        with service(url, state) as lirf:
+        with connect(url, state) as lirf:
             pem = lirf.certificate_key().encode()
         err.print(f"With the key of {url}; with --public-key no service has to be trusted.", soft_wrap=True)
     source = public_key or url

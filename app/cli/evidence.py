@@ -9,7 +9,9 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, err, fail, moment, out, service, show
+from app.cli.connection import connect
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
+from app.cli.output import err, fail, moment, out, show
 from app.evidence import figures
 from lirf_client import Client, Evidence
 
@@ -30,7 +32,7 @@ def evidence(
     """Show what is left of the deposited classes: answers, and attacks beyond them."""
     if reference and not again:
         raise typer.BadParameter("a reference is compared with when evidence is gathered: give --again, too.")
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         if again:
             evidence_id = lirf.request_evidence(deposit_id, reference=reference)["id"]
         else:

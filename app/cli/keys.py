@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, cell, moment, service, show, table
+from app.cli.connection import connect
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
+from app.cli.output import cell, moment, show, table
 
 commands = typer.Typer(help="API keys (administrators).", no_args_is_help=True)
 
@@ -32,7 +34,7 @@ def create_key(
         key = _create_local_key(name, role or [], days, state)
         show(as_json, {"key": key}, key)
         return
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.create_key(name, role or [], expires_in_seconds=None if days is None else days * 86400)
         show(as_json, found, found["key"])
 
@@ -52,7 +54,7 @@ def _create_local_key(name: str, roles: list[str], days: float | None, state: Pa
 @commands.command("list")
 def list_keys(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """List the API keys, without their secrets."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.keys()
         headers = "id", "name", "prefix", "roles", "made", "used", "ends", "revoked"
         rows = [
@@ -73,6 +75,6 @@ def revoke_key(
     as_json: Json = False,
 ) -> None:
     """Refuse a key from now on."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         lirf.revoke_key(key_id)
         show(as_json, {"revoked": key_id}, f"Key {key_id} is refused from now on.")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from app.cli.common import DEFAULT_STATE, Json, State, err, fail, show
+from app.cli.options import DEFAULT_STATE, Json, State
+from app.cli.output import err, fail, show
 
 commands = typer.Typer(help="The vault of a service on this machine.", no_args_is_help=True)
 

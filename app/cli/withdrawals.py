@@ -4,22 +4,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import (
-    DEFAULT_STATE,
-    DEFAULT_URL,
-    Json,
-    Reason,
-    State,
-    Url,
-    cell,
-    err,
-    moment,
-    names,
-    quoted,
-    service,
-    show,
-    table,
-)
+from app.cli.connection import connect
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url
+from app.cli.output import cell, err, moment, names, quoted, show, table
 from lirf_client import Withdrawal
 
 commands = typer.Typer()
@@ -40,7 +27,7 @@ def withdraw(
     as_json: Json = False,
 ) -> None:
     """Make deposited classes answer again, for a time."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.withdraw(
             deposits,
             holder=holder,
@@ -63,7 +50,7 @@ def list_withdrawals(
     as_json: Json = False,
 ) -> None:
     """List withdrawals, newest first, ended ones too."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.withdrawals(model)
         headers = "id", "model", "classes", "holder", "visibility", "state", "until", "reason"
         rows = [
@@ -101,7 +88,7 @@ def renew(
     as_json: Json = False,
 ) -> None:
     """Let a withdrawal end at another time, counted from now."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.renew(withdrawal_id, reason=reason, expires_in_seconds=_seconds(hours))
         show(as_json, found, f"Renewed: {quoted(found)} of {found['model']} answer {_until(found)}.")
 
@@ -114,7 +101,7 @@ def token(
     as_json: Json = False,
 ) -> None:
     """Issue a held withdrawal's token, told this once; one that was issued before ends."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         issued = lirf.withdrawal_token(withdrawal_id)
         if as_json:
             show(as_json, {"withdrawal": withdrawal_id, "token": issued}, "")
@@ -131,6 +118,6 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """End a withdrawal at once."""
-    with service(url, state) as lirf:
+    with connect(url, state) as lirf:
         found = lirf.revoke(withdrawal_id)
         show(as_json, found, f"Revoked: {quoted(found)} of {found['model']} do not answer any more.")

@@ -5,7 +5,8 @@ import re
 import pytest
 from rich.console import Console
 
-from app.cli import ARCHITECTURES, common
+from app.cli import output
+from app.cli.models import ARCHITECTURES
 from lirf_core.architectures import ARCHITECTURES as KNOWN
 
 HEADERS = "id", "state", "by", "reason"
@@ -14,9 +15,9 @@ ROW = "01a2160e-5e37-7451-b66a-69bf65fe18ea", "deposited", "administrator", "the
 
 def listed(monkeypatch: pytest.MonkeyPatch, width: int, is_terminal: bool = True) -> str:
     console = Console(width=width, force_terminal=is_terminal, color_system=None)
-    monkeypatch.setattr(common, "out", console)
+    monkeypatch.setattr(output, "out", console)
     with console.capture() as capture:
-        console.print(common.table(HEADERS, [ROW], ("by", "reason")))
+        console.print(output.table(HEADERS, [ROW], ("by", "reason")))
     return capture.get()
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.progress import Progress
 
-from app.cli import _advance
+from app.cli.deposits import _advance
 from lirf_client import Deposit
 
 

@@ -6,12 +6,16 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.oidc import IdentityProvider
 from app.api import problems
@@ -93,40 +97,43 @@ ROUTERS = (
 )
 
 log = logging.getLogger(__name__)
+_settings: ContextVar[Settings] = ContextVar("settings")  # of the run whose lifespan begins
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    settings = settings or Settings()
-    logs.configure(settings)
-    traces.configure(settings, "lirf-api")
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """What one run of the server works with, as `request.state` shows it to every request."""
+    settings = _settings.get()
+    database, vault = Database(settings.database), open_vault(settings)
+    compute, decoders = Compute.for_inference(settings.device), Decoders()
+    limits = BatchLimits.of(settings, compute.device)
+    engine = InferenceEngine(database, vault, compute, settings.cache_bytes, limits, settings.inference_seconds)
+    # Importing it takes seconds, which the first request should not wait for.
+    threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()
+    stop = threading.Event()
+    cleaner = threading.Thread(target=_keep_clean, args=(engine, settings.reconcile_seconds, stop))
+    cleaner.start()
+    yield {
+        "settings": settings,
+        "database": database,
+        "vault": vault,
+        "doorbell": Doorbell(settings),
+        "decoders": decoders,
+        "metrics": Metrics(database),
+        "callers": Callers(database, RateLimit(settings), _identity_provider(settings)),
+        "engine": engine,
+    }
+    stop.set()
+    cleaner.join()
+    engine.close()
+    decoders.close()
+    database.engine.dispose()
+    traces.flush()
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.settings = settings
-        app.state.database = database = Database(settings.database)
-        app.state.vault = vault = open_vault(settings)
-        app.state.doorbell = Doorbell(settings)
-        app.state.decoders = Decoders()
-        app.state.metrics = Metrics(database)
-        app.state.callers = Callers(database, RateLimit(settings), _identity_provider(settings))
-        compute = Compute.for_inference(settings.device)
-        limits = BatchLimits.of(settings, compute.device)
-        app.state.engine = InferenceEngine(
-            database, vault, compute, settings.cache_bytes, limits, settings.inference_seconds
-        )
-        # Importing it takes seconds, which the first request should not wait for.
-        threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()
-        stop = threading.Event()
-        cleaner = threading.Thread(target=_keep_clean, args=(app.state.engine, settings.reconcile_seconds, stop))
-        cleaner.start()
-        yield
-        stop.set()
-        cleaner.join()
-        app.state.engine.close()
-        app.state.decoders.close()
-        database.engine.dispose()
-        traces.flush()
 
+@cache
+def routes() -> FastAPI:
+    """Every route, built once per process. It holds nothing of a run: `create_app` gives a run its settings."""
     app = FastAPIOffline(
         redoc_url=None,
         title="LIRF",
@@ -152,12 +159,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def application() -> FastAPI:
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """The application for one run of a server with these settings. Several may run in a process at the same time."""
+    settings = settings or Settings()
+    logs.configure(settings)
+    traces.configure(settings, "lirf-api")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":  # which runs in a task of its own, so that nothing else sees these settings
+            _settings.set(settings)
+        await routes()(scope, receive, send)
+
+    return app
+
+
+def application() -> ASGIApp:
     """`create_app` for a process that only serves: its garbage collector skips everything that is loaded by now.
 
     A full collection took a third of a second, in which no request was answered.
     """
     app = create_app()
+    routes()
     gc.collect()
     gc.freeze()
     return app

@@ -42,9 +42,9 @@ def _outward(link: str, page: str) -> str:
 
 def routes() -> str:
     """Each operation of the application's own description."""
-    from app.main import create_app
+    from app.main import routes as application_routes
 
-    described = create_app().openapi()
+    described = application_routes().openapi()
     schemas, by_tag = described["components"]["schemas"], dict[str, list[str]]()
     for path, methods in described["paths"].items():
         for method, operation in methods.items():

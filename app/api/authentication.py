@@ -97,7 +97,7 @@ async def authenticated(request: Request) -> Actor:
 
 async def identified(request: Request, bearer: str) -> Actor:
     """Whose key or token it is, which came with a request. Raises what `Callers.actor` does."""
-    callers: Callers = request.app.state.callers
+    callers: Callers = request.state.callers
     return await callers.actor(bearer, request.client.host if request.client else "unknown")
 
 

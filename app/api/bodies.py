@@ -48,7 +48,7 @@ class LimitedRoute(IdempotentRoute):
 
         async def limited(request: Request) -> Response:
             await authenticated(request)
-            settings: Settings = request.app.state.settings
+            settings: Settings = request.state.settings
             return await handler(await self.prepared(bounded(request, settings.max_body_bytes)))
 
         return limited

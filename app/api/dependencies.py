@@ -26,32 +26,32 @@ _bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`, or a
 
 
 async def get_settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
+    settings: Settings = request.state.settings
     return settings
 
 
 async def get_database(request: Request) -> Database:
-    database: Database = request.app.state.database
+    database: Database = request.state.database
     return database
 
 
 async def get_vault(request: Request) -> Vault:
-    vault: Vault = request.app.state.vault
+    vault: Vault = request.state.vault
     return vault
 
 
 async def get_engine(request: Request) -> InferenceEngine:
-    engine: InferenceEngine = request.app.state.engine
+    engine: InferenceEngine = request.state.engine
     return engine
 
 
 async def get_decoders(request: Request) -> Decoders:
-    decoders: Decoders = request.app.state.decoders
+    decoders: Decoders = request.state.decoders
     return decoders
 
 
 async def get_doorbell(request: Request) -> Doorbell:
-    doorbell: Doorbell = request.app.state.doorbell
+    doorbell: Doorbell = request.state.doorbell
     return doorbell
 
 

@@ -104,8 +104,8 @@ async def demand_new(request: Request, claim: Claim, body_digest: str) -> None:
 
 
 def _answered_before(request: Request, claim: Claim) -> Response | None:
-    vault: Vault = request.app.state.vault
-    with request.app.state.database.reading() as session:
+    vault: Vault = request.state.vault
+    with request.state.database.reading() as session:
         sealed = idempotency.find(session, claim)
     if sealed is None:
         return None
@@ -119,11 +119,11 @@ def _answered_before(request: Request, claim: Claim) -> Response | None:
 
 
 def _keep(request: Request, claim: Claim, response: Response) -> None:
-    vault: Vault = request.app.state.vault
+    vault: Vault = request.state.vault
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
     head = json.dumps({"status": response.status_code, "headers": headers}).encode()
     sealed = vault.seal(head + b"\n" + bytes(response.body), _associated(claim))
-    with request.app.state.database.session() as session:
+    with request.state.database.session() as session:
         idempotency.keep(session, claim, sealed)
 
 

@@ -11,5 +11,5 @@ router = APIRouter(tags=["health"])
 @router.get("/metrics", response_class=PlainTextResponse)
 def tell_metrics(actor: AnyKey, request: Request) -> Response:
     """What this server did and the state of the jobs, for Prometheus (give it a key as `authorization`)."""
-    metrics: Metrics = request.app.state.metrics
+    metrics: Metrics = request.state.metrics
     return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -46,7 +46,7 @@ class Told:
 def _tell(scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", None)
     labels = (scope["method"], route) if route else ("none", "none")  # a stranger's words would fill the memory
-    metrics: Metrics = scope["app"].state.metrics
+    metrics: Metrics = scope["state"]["metrics"]
     metrics.requests.labels(*labels, status).inc()
     metrics.seconds.labels(*labels).observe(seconds)
     told: dict[str, Any] = {

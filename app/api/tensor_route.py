@@ -30,7 +30,7 @@ class TensorRoute(LimitedRoute):
 
     def answering(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def answer(request: Request) -> Response:
-            actor, state, path = known(request), request.app.state, request.path_params
+            actor, state, path = known(request), request.state, request.path_params
             try:
                 body = InferRequest.model_validate_json(await request.body())
             except ValidationError as error:

@@ -65,7 +65,7 @@ class ConsoleRoute(APIRoute):
                     limit = sign_in.MAX_BYTES
                 else:
                     await sign_in.actor_of(request)
-                    limit = request.app.state.settings.max_body_bytes
+                    limit = request.state.settings.max_body_bytes
                 response = await handler(bounded(request, limit))
             except Unauthenticated:
                 response = _to_sign_in(request)

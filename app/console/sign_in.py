@@ -28,7 +28,7 @@ _ASSOCIATED: Final = b'["console"]'
 async def actor_of(request: Request) -> Actor:
     """The actor of the session. Raises `Unauthenticated` where there is none, and what `Callers.actor` does."""
     if (actor := known(request)) is None:
-        bearer = _opened(request.app.state.vault, request.cookies.get(COOKIE, ""))
+        bearer = _opened(request.state.vault, request.cookies.get(COOKIE, ""))
         request.state.actor = actor = await identified(request, bearer or "")
     return actor
 
@@ -36,7 +36,7 @@ async def actor_of(request: Request) -> Actor:
 def begin(request: Request, response: Response, bearer: str) -> None:
     """The browser keeps the sealed key, and sends it with what comes from the console's own pages alone."""
     told = json.dumps([int(time.time()) + SECONDS, bearer]).encode()
-    vault: Vault = request.app.state.vault
+    vault: Vault = request.state.vault
     sealed = urlsafe_b64encode(vault.seal(told, _ASSOCIATED)).decode()
     response.set_cookie(COOKIE, sealed, max_age=SECONDS, **_of(request))
 

@@ -17,8 +17,6 @@ import pytest
 import safetensors.torch
 import sqlalchemy as sa
 import uvicorn
-from fastapi import FastAPI
-from fastapi.dependencies import models
 
 from app import serving
 from app.access import service as access
@@ -160,8 +158,8 @@ class Service:
 
 
 @contextmanager
-def started(settings: Settings) -> Iterator[tuple[str, FastAPI]]:
-    """The API in a thread of this process: its URL and the application."""
+def started(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The API in a thread of this process: its URL, and the state that its lifespan made."""
     app = create_app(settings)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", **serving.OPTIONS))
     thread = threading.Thread(target=server.run)
@@ -170,12 +168,10 @@ def started(settings: Settings) -> Iterator[tuple[str, FastAPI]]:
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", app
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", server.lifespan.state
     finally:
         server.should_exit = True
         thread.join()
-        for name in vars(models):  # FastAPI's caches hold functions of the application, and so each of hundreds
-            getattr(getattr(models, name), "cache_clear", lambda: None)()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from app.access.service import LAST_USED_STEP, Role
 from app.access.tables import ApiKeyRow
 from app.api import authentication
-from app.main import create_app
+from app.main import routes as application_routes
 from lirf_client import LirfError
 from tests.app.conftest import HTTP, Service
 
@@ -81,7 +81,7 @@ def test_a_method_that_a_path_has_not_is_told_which_it_has(service: Service) -> 
 
 
 def test_the_description_hides_no_route() -> None:
-    app = create_app()
+    app = application_routes()
 
     def paths(routes: Iterable[Any]) -> Iterator[str]:
         for route in routes:

@@ -13,7 +13,7 @@ import pytest
 from app.access.service import Role
 from app.base.paging import PageRequest
 from app.console import sign_in
-from app.main import create_app
+from app.main import routes as application_routes
 from lirf_client import LirfError
 from tests.app.conftest import Service, on_one_database
 from tests.app.factories import CLASSES, png
@@ -56,7 +56,7 @@ def routes() -> Iterator[tuple[str, str]]:
                 for method in getattr(route, "methods", None) or ["GET"]:
                     yield method, route.path
 
-    yield from of(create_app().routes)
+    yield from of(application_routes().routes)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from app.access.schemas import KeyCreate
 from app.deposits.schemas import DepositCreate
 from app.evidence.schemas import EvidenceCreate
 from app.inference.schemas import InferRequest, RepositoryQuery
-from app.main import create_app
+from app.main import routes as application_routes
 from app.purges.schemas import PurgeCreate
 from app.registry.schemas import ModelCreate, PolicyChange
 from app.restorations.schemas import RestorationCreate
@@ -35,7 +35,7 @@ BODIES: tuple[type[BaseModel], ...] = (
 
 
 def test_every_json_body_has_an_example_that_it_takes() -> None:
-    described = create_app().openapi()
+    described = application_routes().openapi()
     bodies = {
         operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
         for path in described["paths"].values()
@@ -87,6 +87,6 @@ def test_the_interactive_documentation_needs_no_other_host(service: Service) -> 
 
 
 def test_every_operation_says_what_it_does() -> None:
-    for path, operations in create_app().openapi()["paths"].items():
+    for path, operations in application_routes().openapi()["paths"].items():
         for method, operation in operations.items():
             assert operation.get("description"), (method, path)

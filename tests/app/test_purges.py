@@ -152,8 +152,8 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
 def test_an_api_process_drops_what_another_one_purged(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
-    with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, app):
-        engine: InferenceEngine = app.state.engine
+    with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, state):
+        engine: InferenceEngine = state["engine"]
         engine.prepare([deposit_id])
         assert engine._cache.names()
         service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)

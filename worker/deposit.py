@@ -122,7 +122,7 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
             kept.enter_context(work.vault.discarded_on_error(scrubbed[-1].stored))
         measured = _measure(work, job, original, *read_back, deposit_set, pulse)
     if jobs.publish(session, work.vault, job, target, module, scrubbed, measured):
-        work.database.forget_freed()
+        work.database.erase_freed_data()
 
 
 def _first_line(error: Exception) -> str:

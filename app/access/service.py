@@ -16,7 +16,7 @@ from app.audit import service as audit
 from app.base import tokens
 from app.base.database import changes, new_id, now
 from app.base.errors import Problem
-from app.base.expiry import demand_to_come
+from app.base.expiry import demand_future
 from app.base.paging import PageRequest, newest_first
 
 LAST_USED_STEP = timedelta(minutes=1)
@@ -68,7 +68,7 @@ def create_key(
     session: Session, actor: Actor, name: str, roles: Sequence[Role], expires_at: datetime | None = None
 ) -> tuple[ApiKeyRow, str]:
     """A new key and its secret, which is told this once. Raises `ExpiryPassed`."""
-    demand_to_come(expires_at)
+    demand_future(expires_at)
     prefix, secret = secrets.token_hex(6), tokens.new()
     row = ApiKeyRow(
         id=new_id(),
@@ -118,7 +118,7 @@ def actor_of(session: Session, token: str) -> Actor | None:
     is_formed = len(parts) == 3 and parts[0] == "lirf" and _PREFIX.fullmatch(parts[1])
     prefix, secret = parts[1:] if is_formed else ("", "")
     row = session.execute(_KEY_OF_PREFIX, {"prefix": prefix}).one_or_none()
-    is_right = tokens.is_right(secret, row.secret_digest if row else None)
+    is_right = tokens.matches(secret, row.secret_digest if row else None)
     if row is None or not is_right or _is_over(row):
         return None
     is_use_due = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP

@@ -1,4 +1,4 @@
-"""SQLAlchemy for SQLite and PostgreSQL alike: engine, sessions, column types."""
+"""The engine, sessions and column types, the same for SQLite and PostgreSQL."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +12,7 @@ from uuid6 import uuid7
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
-    """Aware datetimes in UTC on both databases; SQLite would drop the zone."""
+    """Aware datetimes in UTC on both databases. SQLite alone would drop the time zone."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -23,11 +23,13 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         if value is None:
             return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)  # PostgreSQL's session has a zone
+        return (
+            value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        )  # PostgreSQL answers in its session's zone
 
 
 class Base(DeclarativeBase):
-    """Rows of every domain. Constraints have names, so that migrations can change them on both databases."""
+    """The base of every table. Constraints have names, so that migrations can change them on both databases."""
 
     metadata = sa.MetaData(
         naming_convention={
@@ -45,11 +47,11 @@ def now() -> datetime:
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562): ids sort by the time they were made, which is the order of every listing."""
+    """A UUIDv7 (RFC 9562). Ids sort by creation time, and every listing uses that order."""
     return str(uuid7())
 
 
-# A server that went away without a word is noticed: when connecting, when idle, and when it takes nothing more.
+# Detect a server that has silently gone: while connecting, while idle, and while it acknowledges no data.
 _POSTGRESQL = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -60,11 +62,11 @@ _POSTGRESQL = {
 
 
 class Database:
-    """One engine. `session` is for changes, `reading` for reads that need no lock."""
+    """One engine. Use `session` for changes and `reading` for reads, which take no lock."""
 
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
-        # Parameters hold wrapped keys and digests: errors, and so logs, go without them.
+        # Parameters hold wrapped keys and digests, which must not appear in errors and logs.
         if self.url.get_backend_name() == "sqlite":
             self.engine = sa.create_engine(self.url, connect_args={"timeout": 30}, hide_parameters=True)
             event.listen(self.engine, "connect", _prepare_sqlite)
@@ -79,51 +81,51 @@ class Database:
                 pool_timeout=10,
                 hide_parameters=True,
             )
-        self._changing = sessionmaker(self.engine, expire_on_commit=False)
+        self._writers = sessionmaker(self.engine, expire_on_commit=False)
         reading = self.engine.execution_options(is_reading=True)
-        if self.url.get_backend_name() != "sqlite":  # one snapshot for all that is read, as SQLite gives anyway
+        if self.url.get_backend_name() != "sqlite":  # one snapshot for a whole transaction, as on SQLite
             reading = reading.execution_options(isolation_level="REPEATABLE READ")
-        self._reading = sessionmaker(reading, expire_on_commit=False)
+        self._readers = sessionmaker(reading, expire_on_commit=False)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        with self._changing() as session:
+        with self._writers() as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        with self._reading() as session:
+        with self._readers() as session:
             yield session
 
-    def forget_freed(self) -> None:
-        """What was overwritten or deleted leaves the database's files, as far as the database can do it now.
+    def erase_freed_data(self) -> None:
+        """Remove overwritten and deleted data from the database's files, as far as that is possible now.
 
-        SQLite's log still has it until it is truncated (`secure_delete` cleans the file itself); PostgreSQL's dead rows
-        until they are vacuumed. Its log and replicas keep it for as long as they are kept.
+        SQLite: truncates the write-ahead log (`secure_delete` cleans the main file). PostgreSQL: vacuums dead rows.
+        PostgreSQL's own log, and its replicas, hold the data until they are recycled.
         """
         if self.url.get_backend_name() == "sqlite":
-            with closing(self.engine.raw_connection()) as connection:  # outside of a transaction
+            with closing(self.engine.raw_connection()) as connection:  # not in a transaction
                 connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         else:
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as outside:
-                outside.exec_driver_sql("VACUUM vault_objects")
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM vault_objects")
 
 
 def count_by_state(session: Session, state: InstrumentedAttribute[str], states: Iterable[str]) -> dict[str, int]:
-    """How many rows are in each of the states."""
-    found = dict(session.execute(sa.select(state, sa.func.count()).group_by(state)).all())
-    return {one: found.get(one, 0) for one in states}
+    """The number of rows in each of the states; 0 if a state has none."""
+    row_counts = dict(session.execute(sa.select(state, sa.func.count()).group_by(state)).all())
+    return {name: row_counts.get(name, 0) for name in states}
 
 
 def changes(session: Session, statement: sa.Update) -> bool:
-    """Executes a guarded update; whether its guard held. Of two that try, the one that is told False has lost."""
+    """Execute a guarded update and say whether it changed a row. If two transactions race, the loser gets False."""
     result = session.execute(statement, execution_options={"synchronize_session": False})
     assert isinstance(result, sa.CursorResult)
     return result.rowcount > 0
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # sqlite3 would begin by itself, and deferred
+    connection.isolation_level = None  # otherwise sqlite3 begins transactions by itself, and deferred ones
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -1,4 +1,4 @@
-"""Ends of what is made for a time: withdrawals, API keys."""
+"""Expiry times, of withdrawals and API keys."""
 
 from datetime import datetime
 
@@ -7,10 +7,10 @@ from app.base.errors import Problem
 
 
 class ExpiryPassed(Problem):
-    status, slug, title = 422, "expiry-passed", "It would have ended before it began"
+    status, slug, title = 422, "expiry-passed", "The expiry time is in the past"
 
 
-def demand_to_come(expires_at: datetime | None) -> None:
-    """Raises `ExpiryPassed`."""
+def demand_future(expires_at: datetime | None) -> None:
+    """Raise `ExpiryPassed` if the time has passed."""
     if expires_at and expires_at <= now():
-        raise ExpiryPassed(f"expires_at is {expires_at:%Y-%m-%d %H:%M:%S} UTC, which has passed; give a later time.")
+        raise ExpiryPassed(f"The expiry time {expires_at:%Y-%m-%d %H:%M:%S} UTC has passed. Give a later time.")

@@ -1,4 +1,4 @@
-"""Types of the wire that every domain shares."""
+"""Field types that the request bodies and queries of all domains share."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -20,39 +20,39 @@ from app.base.database import now
 
 def _without_nul(text: str) -> str:
     if "\0" in text:
-        raise ValueError("text may not hold a NUL character")  # PostgreSQL stores none
+        raise ValueError("the text must not contain a NUL character")  # PostgreSQL cannot store one
     return text
 
 
-def _no_number(given: Any) -> Any:
-    """What pydantic would take for seconds since 1970, or since 1970 in milliseconds."""
-    if not isinstance(given, datetime) and not re.match(r"\d{4}-", str(given)):
-        raise ValueError("give a time with its offset, as RFC 3339 has it: 2026-10-31T23:59:00Z")
-    return given
+def _reject_number(value: Any) -> Any:
+    """Reject a number, which pydantic would read as seconds or milliseconds since 1970."""
+    if not isinstance(value, datetime) and not re.match(r"\d{4}-", str(value)):
+        raise ValueError("give a time with its offset (RFC 3339), for example 2026-10-31T23:59:00Z")
+    return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_no_number)]
+Time = Annotated[AwareDatetime, BeforeValidator(_reject_number)]
 Text = Annotated[str, AfterValidator(_without_nul)]
-Reason = Annotated[Text, Field(min_length=1, max_length=2000, description="Why; the audit keeps it.")]
+Reason = Annotated[Text, Field(min_length=1, max_length=2000, description="Why. The audit records it.")]
 Id = Annotated[str, StringConstraints(max_length=64), AfterValidator(_without_nul)]
 
 
 class Expiring(BaseModel):
-    """A body that may say when what it makes ends."""
+    """A request body with an optional expiry time."""
 
     expires_at: Time | None = Field(
         None,
         lt=datetime(2200, 1, 1, tzinfo=UTC),
-        description="When it ends; without an end it holds until it is revoked.",
+        description="When it ends. If not set, it lasts until it is revoked.",
     )
     expires_in_seconds: StrictFloat | None = Field(None, gt=0, le=10 * 365 * 86400, allow_inf_nan=False)
 
     @model_validator(mode="after")
-    def one_end(self) -> Self:
+    def at_most_one_end(self) -> Self:
         if self.expires_at and self.expires_in_seconds:
             raise ValueError("give expires_at or expires_in_seconds, not both")
         return self
 
     def end(self) -> datetime | None:
-        """When it ends, if it is made now."""
+        """The expiry time, counted from now; None if there is none."""
         return now() + timedelta(seconds=self.expires_in_seconds) if self.expires_in_seconds else self.expires_at

@@ -1,4 +1,4 @@
-"""Cursor pagination for every listing: rows are ordered by their time-ordered id."""
+"""Cursor pagination, for every listing. Rows are ordered by id, which is the order of their creation."""
 
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -14,10 +14,10 @@ RowT = TypeVar("RowT")
 
 
 class Page(BaseModel, Generic[ItemT]):
-    """Items and, where there are more, the cursor for the next page."""
+    """One page of items and, if there are more, the cursor of the next page."""
 
     items: list[ItemT]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Send it as `cursor` to get the next page. Null on the last page.")
 
 
 class PageRequest(BaseModel):
@@ -28,7 +28,7 @@ class PageRequest(BaseModel):
 def newest_first(
     session: Session, query: sa.Select[RowT], id_column: InstrumentedAttribute[str], page: PageRequest
 ) -> tuple[Sequence[RowT], str | None]:
-    """The rows of one page, newest first, and the cursor of the next."""
+    """The rows of one page, newest first, and the cursor of the next page (None on the last)."""
     if page.cursor:
         query = query.where(id_column < page.cursor)
     rows = session.scalars(query.order_by(id_column.desc()).limit(page.limit + 1)).all()

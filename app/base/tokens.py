@@ -1,4 +1,4 @@
-"""Secrets that are told once and kept as digests: of API keys and of held withdrawals."""
+"""Secrets of API keys and held withdrawals. A secret is shown once; only its digest is stored."""
 
 import hashlib
 import hmac
@@ -6,15 +6,15 @@ import secrets
 
 
 def new() -> str:
-    """256 random bits, as text that fits into a header."""
+    """A new secret: 256 random bits, as text that can stand in a header."""
     return secrets.token_urlsafe(32)
 
 
 def digest(secret: str) -> str:
-    """SHA-256, in hexadecimal: of so many random bits no slow hash is needed."""
+    """SHA-256, in hexadecimal. 256 random bits cannot be guessed, so a slow hash is not needed."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def is_right(secret: str, known: str | None) -> bool:
-    """Whether the secret has this digest, in the same time whatever it is; of None, none has it."""
-    return hmac.compare_digest(known or digest(""), digest(secret)) and known is not None
+def matches(secret: str, stored_digest: str | None) -> bool:
+    """Whether the secret has this digest; False for None. Takes the same time in every case."""
+    return hmac.compare_digest(stored_digest or digest(""), digest(secret)) and stored_digest is not None

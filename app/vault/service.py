@@ -237,7 +237,7 @@ def shred(session: Session, object_id: str) -> str:
 def clear(database: Database, vault: Vault, garbage: Sequence[str]) -> None:
     """After the transaction that shredded them: keys leave the database's files, and their bytes the store."""
     if garbage:
-        database.forget_freed()
+        database.erase_freed_data()
         vault.remove(garbage)
 
 

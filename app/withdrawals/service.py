@@ -11,7 +11,7 @@ from app.audit import service as audit
 from app.base import tokens
 from app.base.database import changes, new_id, now
 from app.base.errors import Problem
-from app.base.expiry import demand_to_come
+from app.base.expiry import demand_future
 from app.base.paging import PageRequest, newest_first
 from app.deposits import service as deposits
 from app.registry import service as registry
@@ -92,7 +92,7 @@ def _lendable(session: Session, asked: WithdrawalCreate) -> tuple[registry.Model
         deposits.demand_not_restored(row)
     if len(models) > 1:
         raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
-    demand_to_come(asked.end())
+    demand_future(asked.end())
     return models[0], rows
 
 
@@ -157,7 +157,7 @@ def renew(session: Session, actor: Actor, withdrawal_id: str, renewal: Withdrawa
     longer than somebody approved.
     """
     end = renewal.end()
-    demand_to_come(end)
+    demand_future(end)
     with session.begin():
         row, model = _locked(session, withdrawal_id)
         is_longer = row.expires_at is not None and (end is None or end > row.expires_at)
@@ -276,7 +276,7 @@ def _presented(session: Session, model: registry.ModelRow, token: str) -> Withdr
     """In the same words for every wrong token."""
     withdrawal_id, _, secret = token.removeprefix(TOKEN_PREFIX).partition("_")
     row = session.get(WithdrawalRow, withdrawal_id) if token.startswith(TOKEN_PREFIX) else None
-    is_right = tokens.is_right(secret, row.token_digest if row else None)
+    is_right = tokens.matches(secret, row.token_digest if row else None)
     if row is None or not is_right or row.model_id != model.id:
         raise TokenRefused(f"a Withdrawal-Token is none of model '{model.name}'; ask who gave it for a new one.")
     _demand_active(row)

@@ -152,7 +152,7 @@ def test_a_key_is_refused_after_its_end(service: Service) -> None:
 
 def test_a_key_that_ends_in_the_past_is_not_made(service: Service) -> None:
     body = {"name": "late", "roles": [], "expires_at": "2020-01-01T00:00:00Z"}
-    with pytest.raises(LirfError, match="give a later time"):
+    with pytest.raises(LirfError, match="Give a later time"):
         service.administrator._call("POST", "/v1/keys", json=body)
 
 

@@ -62,7 +62,7 @@ def test_an_address_that_guesses_keys_is_slowed_down(settings: Settings, databas
 
 
 def test_a_limit_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="no limit such as 600/minute"):
+    with pytest.raises(ValidationError, match="is not a rate limit; write it like 600/minute"):
         Settings(state_folder=tmp_path, rate_limit="many")
 
 

@@ -11,14 +11,14 @@ class KeyCreate(Expiring):
         extra="forbid", json_schema_extra={"examples": [{"name": "licensing-team", "roles": ["custodian"]}]}
     )
 
-    name: Text = Field(min_length=1, max_length=100, description="Who uses it; the audit names it.")
-    roles: list[Role] = Field([], description="None: may ask for predictions and read, nothing else.")
+    name: Text = Field(min_length=1, max_length=100, description="Who uses the key. The audit records this name.")
+    roles: list[Role] = Field([], description="Without a role, the key may only ask for predictions and read.")
 
     @field_validator("name")
     @classmethod
-    def nobody_of_a_provider(cls, name: str) -> str:
+    def name_is_not_external(cls, name: str) -> str:
         if name.startswith(f"{EXTERNAL}:"):
-            raise ValueError(f"`{EXTERNAL}:` begins the names of an identity provider's people")
+            raise ValueError(f"names that begin with `{EXTERNAL}:` are reserved for users of the identity provider")
         return name
 
 
@@ -31,9 +31,9 @@ class Key(BaseModel):
     roles: list[Role]
     created_at: datetime
     expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute; none: never.")
+    last_used_at: datetime | None = Field(description="To the minute. Null if the key was never used.")
     revoked_at: datetime | None
 
 
 class NewKey(Key):
-    key: str = Field(description="The key itself; it is told this once.")
+    key: str = Field(description="The key itself. It is shown only this once.")

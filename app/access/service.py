@@ -1,4 +1,4 @@
-"""Who may do what: API keys and roles."""
+"""API keys and roles: who may do what."""
 
 import re
 import secrets
@@ -20,13 +20,13 @@ from app.base.expiry import demand_future
 from app.base.paging import PageRequest, newest_first
 
 LAST_USED_STEP = timedelta(minutes=1)
-EXTERNAL = "oidc"  # begins ids and names of an identity provider's people; the ids of API keys are hexadecimal
+EXTERNAL = "oidc"  # prefix of the ids and names of an identity provider's users; ids of API keys are hexadecimal
 
 
 class Role(StrEnum):
     """operator: register, deposit; custodian: withdraw, revoke, restore; auditor: read the audit; administrator: all.
 
-    A key without a role may ask models for predictions and read what they are.
+    A key without a role may ask models for predictions and read their descriptions.
     """
 
     OPERATOR = "operator"
@@ -37,13 +37,13 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts: the name goes into the audit. `is_use_due`: it is time for `note_use`."""
+    """Who sends a request. The audit records the name. `is_use_unrecorded`: call `record_use` for it."""
 
     key_id: str
     name: str
     roles: frozenset[Role]
-    is_use_due: bool = False
-    key_made_at: datetime | None = None
+    is_use_unrecorded: bool = False
+    key_created_at: datetime | None = None
 
     def has(self, *roles: Role) -> bool:
         return Role.ADMINISTRATOR in self.roles or not self.roles.isdisjoint(roles)
@@ -57,7 +57,7 @@ class Unauthenticated(Problem):
 
 
 class Forbidden(Problem):
-    status, slug, title = 403, "forbidden", "Whoever asks has not the role this needs"
+    status, slug, title = 403, "forbidden", "A role is missing"
 
 
 class UnknownKey(Problem):
@@ -67,7 +67,7 @@ class UnknownKey(Problem):
 def create_key(
     session: Session, actor: Actor, name: str, roles: Sequence[Role], expires_at: datetime | None = None
 ) -> tuple[ApiKeyRow, str]:
-    """A new key and its secret, which is told this once. Raises `ExpiryPassed`."""
+    """Create a key. Returns its row and the key itself, which is not stored. Raises `ExpiryPassed`."""
     demand_future(expires_at)
     prefix, secret = secrets.token_hex(6), tokens.new()
     row = ApiKeyRow(
@@ -88,14 +88,14 @@ def create_key(
 
 
 def revoke_key(session: Session, actor: Actor, key_id: str) -> None:
-    """The key is refused from now on. Raises `UnknownKey`."""
+    """Revoke a key, at once. Raises `UnknownKey`."""
     with session.begin():
         revoked = changes(
             session,
             sa.update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None)).values(revoked_at=now()),
         )
         if not revoked:
-            raise UnknownKey(f"there is no API key '{key_id}' to revoke; `GET /v1/keys` lists them.")
+            raise UnknownKey(f"There is no API key '{key_id}' to revoke. `GET /v1/keys` lists the keys.")
         audit.record(session, actor.name, "key.revoked", subject=key_id)
 
 
@@ -108,46 +108,52 @@ def has_keys(session: Session) -> bool:
 
 
 _PREFIX = re.compile(r"[0-9a-f]{12}")
-# Columns and no object: each request asks this.
+# Columns instead of an ORM object: every request runs this query.
 _KEY_OF_PREFIX = sa.select(*ApiKeyRow.__table__.columns).where(ApiKeyRow.prefix == sa.bindparam("prefix"))
 
 
 def actor_of(session: Session, token: str) -> Actor | None:
-    """The actor behind a bearer token; None where it is none, a wrong or an ended one, in the same time."""
+    """The actor of an API key; None if it is malformed, wrong, revoked or expired. Takes the same time in each case."""
     parts = token.split("_", 2)
     is_formed = len(parts) == 3 and parts[0] == "lirf" and _PREFIX.fullmatch(parts[1])
     prefix, secret = parts[1:] if is_formed else ("", "")
     row = session.execute(_KEY_OF_PREFIX, {"prefix": prefix}).one_or_none()
-    is_right = tokens.matches(secret, row.secret_digest if row else None)
-    if row is None or not is_right or _is_over(row):
+    is_match = tokens.matches(secret, row.secret_digest if row else None)
+    if row is None or not is_match or _has_ended(row):
         return None
-    is_use_due = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP
-    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles), is_use_due, row.created_at)
+    is_use_unrecorded = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP
+    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles), is_use_unrecorded, row.created_at)
 
 
 def is_valid(session: Session, key_id: str) -> bool:
-    """Whether the key is there, and neither revoked nor ended. Of others, their provider says so at each token."""
+    """Whether the key exists and is neither revoked nor expired.
+
+    True for a user of an identity provider: the provider decides that with every token it signs.
+    """
     if key_id.startswith(EXTERNAL):
         return True
     row = session.get(ApiKeyRow, key_id)
-    return row is not None and not _is_over(row)
+    return row is not None and not _has_ended(row)
 
 
-def _is_over(row: ApiKeyRow | sa.Row[Any]) -> bool:
+def _has_ended(row: ApiKeyRow | sa.Row[Any]) -> bool:
     return row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now())
 
 
-def note_use(session: Session, actor: Actor) -> None:
-    """Writes down that the key was used, once in each `LAST_USED_STEP`."""
+def record_use(session: Session, actor: Actor) -> None:
+    """Record that the key is in use, at most once in each `LAST_USED_STEP`."""
     used, at = ApiKeyRow.last_used_at, now()
-    is_due = sa.or_(used.is_(None), used < at - LAST_USED_STEP)
+    is_unrecorded = sa.or_(used.is_(None), used < at - LAST_USED_STEP)
     with session.begin():
-        changes(session, sa.update(ApiKeyRow).where(ApiKeyRow.id == actor.key_id, is_due).values(last_used_at=at))
+        changes(
+            session, sa.update(ApiKeyRow).where(ApiKeyRow.id == actor.key_id, is_unrecorded).values(last_used_at=at)
+        )
 
 
 def demand(actor: Actor, *roles: Role) -> None:
-    """Raises `Forbidden` unless the actor has one of the roles (an administrator has all)."""
+    """Raise `Forbidden` unless the actor has one of the roles. An administrator has all."""
     if not actor.has(*roles):
+        missing, present = " or ".join(f"'{role}'" for role in roles), ", ".join(sorted(actor.roles)) or "no role"
         raise Forbidden(
-            f"this needs the role {' or '.join(roles)}; '{actor.name}' has {', '.join(actor.roles) or 'none'}."
+            f"Missing role {missing}. '{actor.name}' has {present}. Ask an administrator for a key that has the role."
         )

@@ -9,7 +9,7 @@ from app.base.database import Base, new_id, now
 
 
 class ApiKeyRow(Base):
-    """A key is kept as the SHA-256 of its 256 random bits; `prefix` finds it without telling it.
+    """An API key, stored as the SHA-256 of its 256 random bits. `prefix` identifies the key and is not secret.
 
     `last_used_at` is exact to `LAST_USED_STEP`.
     """

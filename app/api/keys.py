@@ -11,19 +11,19 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=LimitedRoute)
 
 @router.post("", status_code=201)
 def create_key(body: KeyCreate, actor: Administrator, session: SessionDep) -> NewKey:
-    """Make an API key. Its secret is in this answer and nowhere else (sealed for a day, with an `Idempotency-Key`)."""
+    """Create an API key. Only this answer shows it, or its repetition with the same `Idempotency-Key`."""
     row, key = service.create_key(session, actor, body.name, body.roles, body.end())
     return NewKey(**Key.model_validate(row).model_dump(), key=key)
 
 
 @router.get("")
 def list_keys(actor: Administrator, session: ReadingDep, page: PageQuery) -> Page[Key]:
-    """API keys, newest first, without their secrets."""
+    """List the API keys, newest first, without their secrets."""
     rows, cursor = service.list_keys(session, page)
     return Page(items=[Key.model_validate(row) for row in rows], next_cursor=cursor)
 
 
 @router.delete("/{key_id}", status_code=204)
 def revoke_key(key_id: str, actor: Administrator, session: SessionDep) -> None:
-    """The key is refused from now on."""
+    """Revoke an API key, at once."""
     service.revoke_key(session, actor, key_id)

@@ -1,4 +1,4 @@
-"""How many requests a key, or an address without one, may send. Off unless `LIRF_RATE_LIMIT` says otherwise."""
+"""Limits the requests of each key, and of each address without a valid key. Off unless `LIRF_RATE_LIMIT` is set."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ def _shared(url: str) -> Storage:
 
 
 class RateLimit:
-    """Counted over a moving window: in Redis where that is the broker, so that replicas count together."""
+    """Counts requests over a moving window. The count is in Redis, shared by all replicas, if Redis is the broker."""
 
     def __init__(self, settings: Settings) -> None:
         self._limit: RateLimitItem | None = parse(settings.rate_limit) if settings.rate_limit else None
@@ -38,7 +38,10 @@ class RateLimit:
         return self._limit is not None
 
     def count(self, who: str) -> None:
-        """Raises `TooManyRequests`. Where Redis is away, nothing is counted: a limit is no reason to answer nobody."""
+        """Count a request of this caller. Raises `TooManyRequests`.
+
+        Counts nothing while Redis does not answer, so that the service stays available.
+        """
         if self._limit is None:
             return
         try:
@@ -46,9 +49,9 @@ class RateLimit:
                 return
             ends = self._window.get_window_stats(self._limit, "lirf", who).reset_time
         except StorageError:
-            log.warning("requests are not counted while Redis does not answer")
+            log.warning("Redis does not answer, so requests are not counted")
             return
         seconds = max(1, math.ceil(ends - time.time()))
         raise TooManyRequests(
-            f"more than {self._limit} were sent; send the next one in {seconds} seconds.", retry_after=seconds
+            f"More than {self._limit} were sent. Send the next request in {seconds} seconds.", retry_after=seconds
         )

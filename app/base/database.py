@@ -23,9 +23,8 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         if value is None:
             return None
-        return (
-            value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-        )  # PostgreSQL answers in its session's zone
+        # PostgreSQL answers in the time zone of its session, SQLite without one.
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Base(DeclarativeBase):

@@ -99,7 +99,7 @@ def demand_approver(session: Session, actor: Actor, row: ApprovalRow) -> None:
     demand(actor, ROLES[Act(row.act)])
     if row.requested_key_id == actor.key_id:
         raise OwnRequest(f"'{actor.name}' asked for this itself; somebody else approves it, with another key.")
-    if actor.key_made_at and actor.key_made_at > row.requested_at:
+    if actor.key_created_at and actor.key_created_at > row.requested_at:
         raise OwnRequest(f"key '{actor.name}' is younger than the request; it takes a key that was there before.")
     if state(row) != ApprovalState.WAITING:
         raise _decided(row)

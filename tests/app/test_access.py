@@ -57,19 +57,19 @@ NEEDS = {
 
 
 def routes(service: Service) -> Iterator[tuple[str, str]]:
-    """Every method and path of the application, from its own description."""
+    """Every method and path of the application, from its OpenAPI description."""
     paths = HTTP.get(f"{service.url}/openapi.json").json()["paths"]
     for path, methods in paths.items():
         for method in methods:
             yield method.upper(), path
 
 
-def test_a_key_bears_no_name_of_an_identity_providers_people(service: Service) -> None:
+def test_a_key_name_must_not_look_like_an_identity_providers_user(service: Service) -> None:
     with pytest.raises(LirfError, match="identity provider"):
         service.administrator.create_key("oidc:alice", [])
 
 
-def test_a_method_that_a_path_has_not_is_told_which_it_has(service: Service) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_ones(service: Service) -> None:
     for path, methods in {
         "/v1/models": "GET, POST",
         "/v1/models/x": "DELETE, GET",
@@ -80,7 +80,7 @@ def test_a_method_that_a_path_has_not_is_told_which_it_has(service: Service) -> 
         assert set(answer.headers["Allow"].split(", ")) == set(methods.split(", ")), path
 
 
-def test_the_description_hides_no_route() -> None:
+def test_the_openapi_description_has_every_route() -> None:
     app = application_routes()
 
     def paths(routes: Iterable[Any]) -> Iterator[str]:
@@ -90,10 +90,10 @@ def test_the_description_hides_no_route() -> None:
             elif hasattr(route, "path"):
                 yield route.path
 
-    console = {path for path in paths(app.routes) if path.startswith("/console")}  # test_console.py has its matrix
-    found = set(paths(app.routes)) - console
-    assert "/v1/models/{name}/weights" in found
-    assert found <= set(app.openapi()["paths"]) | OPEN
+    console = {path for path in paths(app.routes) if path.startswith("/console")}  # test_console.py covers its roles
+    api = set(paths(app.routes)) - console
+    assert "/v1/models/{name}/weights" in api
+    assert api <= set(app.openapi()["paths"]) | OPEN
 
 
 def test_no_route_but_health_answers_without_a_key(service: Service) -> None:
@@ -113,7 +113,7 @@ def test_no_route_but_health_answers_without_a_key(service: Service) -> None:
 
 
 @pytest.mark.parametrize("role", [None, *Role])
-def test_no_role_passes_its_matrix(service: Service, role: Role | None) -> None:
+def test_each_role_may_use_only_its_own_routes(service: Service, role: Role | None) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('k', *([role] if role else []))}"}
     for method, path in routes(service):
         url = service.url + re.sub(r"\{.*?\}", "x", path)
@@ -124,25 +124,25 @@ def test_no_role_passes_its_matrix(service: Service, role: Role | None) -> None:
         assert status != 401
 
 
-def test_a_key_is_told_once_listed_without_its_secret_and_refused_once_revoked(service: Service) -> None:
-    made = service.administrator.create_key("team", ["operator"])
+def test_a_key_is_shown_once_listed_without_its_secret_and_refused_after_revocation(service: Service) -> None:
+    new = service.administrator.create_key("team", ["operator"])
     listed = service.administrator.keys()
-    assert made["key"].startswith(f"lirf_{made['prefix']}_")
-    assert made["key"] not in str(listed)
-    assert made["id"] in {key["id"] for key in listed}
-    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert new["key"].startswith(f"lirf_{new['prefix']}_")
+    assert new["key"] not in str(listed)
+    assert new["id"] in {key["id"] for key in listed}
+    headers = {"Authorization": f"Bearer {new['key']}"}
     assert HTTP.get(f"{service.url}/v1/models", headers=headers).status_code == 200
-    service.administrator.revoke_key(made["id"])
+    service.administrator.revoke_key(new["id"])
     assert HTTP.get(f"{service.url}/v1/models", headers=headers).status_code == 401
-    with pytest.raises(LirfError, match="there is no API key"):
-        service.administrator.revoke_key(made["id"])
+    with pytest.raises(LirfError, match="There is no API key"):
+        service.administrator.revoke_key(new["id"])
 
 
-def test_a_key_is_refused_after_its_end(service: Service) -> None:
-    made = service.administrator.create_key("guest", [], expires_in_seconds=2)
-    headers = {"Authorization": f"Bearer {made['key']}"}
+def test_an_expired_key_is_refused(service: Service) -> None:
+    new = service.administrator.create_key("guest", [], expires_in_seconds=2)
+    headers = {"Authorization": f"Bearer {new['key']}"}
     assert HTTP.get(f"{service.url}/v1/models", headers=headers).status_code == 200
-    ends = datetime.fromisoformat(made["expires_at"])
+    ends = datetime.fromisoformat(new["expires_at"])
     time.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()) + 0.05)
     refused = HTTP.get(f"{service.url}/v1/models", headers=headers)
     assert refused.status_code == 401
@@ -150,37 +150,37 @@ def test_a_key_is_refused_after_its_end(service: Service) -> None:
     assert refused.content == wrong.content
 
 
-def test_a_key_that_ends_in_the_past_is_not_made(service: Service) -> None:
+def test_a_key_must_not_expire_in_the_past(service: Service) -> None:
     body = {"name": "late", "roles": [], "expires_at": "2020-01-01T00:00:00Z"}
     with pytest.raises(LirfError, match="Give a later time"):
         service.administrator._call("POST", "/v1/keys", json=body)
 
 
-def test_a_key_tells_when_it_was_used_last(service: Service) -> None:
+def test_a_key_shows_when_it_was_last_used(service: Service) -> None:
     def last_used(key_id: str) -> str | None:
         every_key = service.administrator.keys
-        (found,) = (key for key in every_key() if key["id"] == key_id)
-        told: str | None = found["last_used_at"]
-        return told
+        (key,) = (key for key in every_key() if key["id"] == key_id)
+        used_at: str | None = key["last_used_at"]
+        return used_at
 
-    made = service.administrator.create_key("team", [])
-    assert last_used(made["id"]) is None
-    headers = {"Authorization": f"Bearer {made['key']}"}
+    key = service.administrator.create_key("team", [])
+    assert last_used(key["id"]) is None
+    headers = {"Authorization": f"Bearer {key['key']}"}
     HTTP.get(f"{service.url}/v1/models", headers=headers)
-    first = last_used(made["id"])
+    first = last_used(key["id"])
     assert first
     HTTP.get(f"{service.url}/v1/models", headers=headers)
-    assert last_used(made["id"]) == first  # once a minute
+    assert last_used(key["id"]) == first  # recorded once a minute
     with service.database.session() as session, session.begin():
         a_minute_ago = datetime.now(UTC) - LAST_USED_STEP - timedelta(seconds=1)
         session.execute(sa.update(ApiKeyRow).values(last_used_at=a_minute_ago))
     HTTP.get(f"{service.url}/v1/models", headers=headers)
-    assert (last_used(made["id"]) or "") > first
+    assert (last_used(key["id"]) or "") > first
 
 
-def test_requests_that_are_looked_up_together_are_each_who_they_are(service: Service) -> None:
-    """Keys of all kinds at the same time, many times each: none is taken for another."""
-    may = {
+def test_keys_that_are_looked_up_together_are_not_confused(service: Service) -> None:
+    """Keys of all kinds arrive together, many times each; each gets its own answer."""
+    expected_status = {
         service.key_of("administrator", Role.ADMINISTRATOR): 200,
         service.key_of("auditor", Role.AUDITOR): 403,
         service.key_of("nobody"): 403,
@@ -190,20 +190,18 @@ def test_requests_that_are_looked_up_together_are_each_who_they_are(service: Ser
 
     def ask(key: str) -> tuple[int, int]:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return may[key], HTTP.get(f"{service.url}/v1/keys", headers=headers).status_code
+        return expected_status[key], HTTP.get(f"{service.url}/v1/keys", headers=headers).status_code
 
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, [*may] * 20))
-    assert [wanted for wanted, _ in answers] == [status for _, status in answers]
+        answers = list(pool.map(ask, [*expected_status] * 20))
+    assert [expected for expected, _ in answers] == [status for _, status in answers]
 
 
-def test_a_database_that_takes_no_writes_still_lets_readers_in(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_database_still_lets_readers_in(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OperationalError("UPDATE", {}, Exception("the disk is full"))
 
-    monkeypatch.setattr(authentication, "note_use", fails)
+    monkeypatch.setattr(authentication, "record_use", fails)
     assert service.reader.models() == []
 
 

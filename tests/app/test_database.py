@@ -7,7 +7,7 @@ from migrations import upgrade
 from migrations.tables import metadata
 
 
-def test_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
+def test_migrations_create_exactly_the_tables_in_the_code(database: Database) -> None:
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
@@ -18,7 +18,7 @@ def test_upgrading_twice_changes_nothing(database: Database) -> None:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_times_come_back_in_utc(database: Database) -> None:
+def test_times_are_read_in_utc(database: Database) -> None:
     moment = now()
     with database.engine.begin() as connection:
         table = metadata.tables["audit_events"]

@@ -82,7 +82,7 @@ def test_deposited_classes_are_masked_and_raw_logits_are_for_auditors(service: S
     answer = {o["name"]: o["data"] for o in service.reader.infer("birds", infer_request(1))["outputs"]}
     assert answer["probabilities"][:2] == [0.0, 0.0]
     assert answer["class"][0] not in ("auk", "dodo")
-    with pytest.raises(LirfError, match="this needs the role auditor") as caught:
+    with pytest.raises(LirfError, match="Missing role 'auditor'") as caught:
         service.operator.infer("birds", infer_request(1, raw=True))
     assert caught.value.status == 403
     raw = service.auditor.infer("birds", infer_request(1, raw=True))["outputs"][0]["data"]

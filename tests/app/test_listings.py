@@ -1,4 +1,4 @@
-"""What the command line lists fits the terminal, and nothing of it is cut."""
+"""Tables of the command line fit the terminal, and no cell is cut."""
 
 import re
 
@@ -21,7 +21,7 @@ def listed(monkeypatch: pytest.MonkeyPatch, width: int, is_terminal: bool = True
     return capture.get()
 
 
-def test_a_wide_terminal_shows_everything_and_a_narrow_one_says_what_it_left_out(
+def test_a_wide_terminal_shows_everything_and_a_narrow_one_names_what_it_omits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wide = listed(monkeypatch, 120)

@@ -81,7 +81,7 @@ def test_the_public_client_finds_server_and_model(service: Service) -> None:
             ("birds", "1", "READY"),
             ("empty", "", "UNAVAILABLE"),
         ]
-        with pytest.raises(InferenceServerException, match="send a valid API key"):
+        with pytest.raises(InferenceServerException, match="Send a valid API key"):
             client.get_server_metadata()
     ready = HTTP.post(f"{service.url}/v2/repository/index", json={"ready": True}, headers=headers).json()
     assert [entry["name"] for entry in ready] == ["birds"]

@@ -1,4 +1,4 @@
-"""What is too much, and what does not answer, says when to try again."""
+"""Answers to too many requests, and while the database is down, say when to try again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ BROKERS = [None, *([REDIS] if REDIS else [])]
 
 
 @pytest.mark.parametrize("broker", BROKERS, ids=lambda broker: "redis" if broker else "memory")
-def test_a_key_that_sends_too_much_waits_and_others_do_not(
+def test_a_key_over_its_limit_waits_and_others_do_not(
     settings: Settings, database: Database, broker: str | None
 ) -> None:
     settings.rate_limit, settings.broker_url = "3/hour", broker
@@ -29,18 +29,18 @@ def test_a_key_that_sends_too_much_waits_and_others_do_not(
         first, second = (access.create_key(session, LOCAL_ADMINISTRATOR, name, [])[1] for name in ("a", "b"))
     with started(settings) as (url, _):
 
-        def ask(key: str) -> httpx.Response:
+        def get(key: str) -> httpx.Response:
             return HTTP.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
 
-        assert [ask(first).status_code for _ in range(4)] == [200, 200, 200, 429]
-        refused = ask(first)
+        assert [get(first).status_code for _ in range(4)] == [200, 200, 200, 429]
+        refused = get(first)
         assert 3000 < int(refused.headers["Retry-After"]) <= 3600
         assert refused.json()["type"] == "urn:lirf:problem:too-many-requests"
-        assert ask(second).status_code == 200
+        assert get(second).status_code == 200
         assert HTTP.get(f"{url}/v2/health/live").status_code == 200
 
 
-def test_a_limit_whose_redis_is_away_stops_nobody(settings: Settings, database: Database) -> None:
+def test_no_request_is_refused_while_redis_is_down(settings: Settings, database: Database) -> None:
     settings.rate_limit, settings.broker_url = "1/hour", "redis://127.0.0.1:1/0"
     with database.session() as session:
         key = access.create_key(session, LOCAL_ADMINISTRATOR, "a", [])[1]
@@ -61,19 +61,19 @@ def test_an_address_that_guesses_keys_is_slowed_down(settings: Settings, databas
         assert HTTP.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
-def test_a_limit_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
+def test_a_malformed_limit_is_reported_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="is not a rate limit; write it like 600/minute"):
         Settings(state_folder=tmp_path, rate_limit="many")
 
 
 @pytest.mark.parametrize(
-    "trouble", [lambda: OperationalError("SELECT", {}, Exception("server closed the connection")), PoolTimeout]
+    "error", [lambda: OperationalError("SELECT", {}, Exception("server closed the connection")), PoolTimeout]
 )
-def test_a_database_that_does_not_answer_is_503_with_when_to_try_again(
-    service: Service, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[], Exception]
+def test_a_database_that_does_not_answer_gives_503_with_retry_after(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Exception]
 ) -> None:
     def broken(*_: object) -> None:
-        raise trouble()
+        raise error()
 
     monkeypatch.setattr(registry, "list_models", broken)
     headers = {"Authorization": f"Bearer {service.key_of('k')}"}

@@ -168,7 +168,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     key = terminal.json("keys", "create", "reader")["key"]
     terminal.environment["LIRF_API_KEY"] = key
     try:
-        assert "this needs the role auditor" in terminal.run("audit", "list", code=1)
+        assert "Missing role 'auditor'" in terminal.run("audit", "list", code=1)
     finally:
         del terminal.environment["LIRF_API_KEY"]
 

@@ -30,10 +30,12 @@ from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, deposit
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.features import answers_of
+from lirf_core.lesson import Lesson
 from lirf_core.metrics import Accuracy
 from lirf_core.network import SplitNetwork, flat_state
 from lirf_core.pretraining import train_original
 from lirf_core.recover import RecoverNetwork
+from lirf_core.training import Run
 
 RESULTS = Path(__file__).parent / "results"
 ORIGINALS = Path(os.environ.get("LIRF_BENCHMARK_ORIGINALS", sources.DOWNLOADS / "originals"))
@@ -138,17 +140,9 @@ def deposit_of(
     on_step: OnStep = lambda *_: None,
 ) -> DepositResult:
     """A deposit of these images, augmented as the data are."""
-    return deposit(
-        network,
-        shown.pixels,
-        shown.labels,
-        data.deposited,
-        data.preserved,
-        data.preprocessing,
-        replace(config, augmentation=data.augmentation),
-        compute,
-        lambda at: on_step(at.step, at.steps),
-    )
+    lesson = Lesson(shown.pixels, shown.labels, data.deposited, data.preserved, data.preprocessing)
+    augmented = replace(config, augmentation=data.augmentation)
+    return deposit(network, lesson, Run(augmented, compute, lambda progress: on_step(progress.step, progress.steps)))
 
 
 def deposit_set(data: Data, experiment: Experiment) -> Images:

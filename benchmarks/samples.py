@@ -19,10 +19,12 @@ from benchmarks.options import DataOption, DeviceOption, SplitOption, WidthOptio
 from benchmarks.settings import SAMPLES
 from lirf_core import metrics
 from lirf_core.compute import Compute
-from lirf_core.deposit import deposit_samples
+from lirf_core.deposit import UnseenMargins, deposit_samples
 from lirf_core.evidence.membership import attack
+from lirf_core.lesson import Lesson
 from lirf_core.losses import margins
 from lirf_core.recover import RecoverNetwork
+from lirf_core.training import Run
 
 
 def main(
@@ -53,10 +55,12 @@ def main(
     unseen, _ = margins_of(network, reference)
     compute.place(network)
     config = replace(SAMPLES, augmentation=source.augmentation, seed=seed)
-    arguments = shown.pixels, shown.labels, (unseen, reference.labels), classes, source.preprocessing, config, compute
+    deposited = sorted(set(shown.labels.tolist()))
+    preserved = sorted(set(classes) - set(deposited))
+    lesson = Lesson(shown.pixels, shown.labels, deposited, preserved, source.preprocessing)
     with progress("deposit") as on_step:
-        result = deposit_samples(network, *arguments, lambda at: on_step(at.step, at.steps))
-    preserved = sorted(set(classes) - set(result.module.classes))
+        run = Run(config, compute, lambda progress: on_step(progress.step, progress.steps))
+        result = deposit_samples(network, lesson, UnseenMargins(unseen, reference.labels), run)
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, preserved)
 
     outcomes: dict[str, list[dict[str, Any]]] = {}

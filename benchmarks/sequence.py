@@ -21,10 +21,11 @@ from lirf_core.compute import Compute
 from lirf_core.deposit import deposit, scrub
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.features import answers_of
+from lirf_core.lesson import Lesson
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
-from lirf_core.training import Progress
+from lirf_core.training import Progress, Run
 
 
 def main(
@@ -49,15 +50,15 @@ def main(
     for index in range(deposits):
         shown = source.training.of_classes([index]).first_of_each(images)
         preserved = everything[index + 1 :]
-        arguments = shown.pixels, shown.labels, [index], preserved, source.preprocessing, config, compute
+        lesson = Lesson(shown.pixels, shown.labels, [index], preserved, source.preprocessing)
         with progress(f"deposit of {source.classes[index]}") as on_step:
-            made = deposit(target, *arguments, partial(_tell, on_step))
+            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)))
         for number, module in enumerate(modules):
             with progress(f"  scrub of {source.classes[module.classes[0]]}'s module") as on_step:
-                modules[number] = scrub(module, network.upper, *arguments, partial(_tell, on_step))
-        target = made.target
-        modules.append(made.module)
-        as_made.append(made.module)
+                modules[number] = scrub(module, network.upper, lesson, Run(config, compute, partial(_show, on_step)))
+        target = result.target
+        modules.append(result.module)
+        as_made.append(result.module)
         targets.append(_forgotten(source, network, target, index + 1, exact))
 
     outcomes = {
@@ -116,8 +117,8 @@ def _forgotten(
     return found
 
 
-def _tell(on_step: OnStep, at: Progress) -> None:
-    on_step(at.step, at.steps)
+def _show(on_step: OnStep, progress: Progress) -> None:
+    on_step(progress.step, progress.steps)
 
 
 def _subsets(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lirf_core.checkpoints import optimiser_state, restore_optimiser
 from lirf_core.features import classifier
 from lirf_core.network import SplitNetwork
+from lirf_core.state import optimiser_state, restore_optimiser
 
 LEARNING_RATE = 0.003
 STEPS = 3  # of the probe for each step of the target: an adversary that lags teaches little

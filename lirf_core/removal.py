@@ -11,7 +11,7 @@ from lirf_core.config import DepositConfig
 from lirf_core.network import SplitNetwork
 from lirf_core.probe_adversary import ProbeAdversary
 
-Terms = dict[str, tuple[float, Tensor]]
+Terms = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Removal(Protocol):
     learns_statistics: bool
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
-        """Weight and loss of each term, by its name."""
+        """The terms of eq. 9 that the target learns from, by their name."""
 
     def state(self) -> dict[str, Tensor]:
         """What it has learnt so far, for a checkpoint."""
@@ -80,11 +80,11 @@ class ClassRemoval:
         known = self._adversary.logits(target.features[:count])
         kept = losses.knowledge_preservation(target.logits, original.logits, self.goals, cfg.temperature)
         return {
-            "kr": (1.0, losses.knowledge_removal(removed, attention, cfg.lambda_at)),
-            "pr": (cfg.lambda_pr, losses.probe_removal(known)),
-            "kp": (cfg.lambda_kp, kept),
-            "fp": (cfg.lambda_fp, batch.features_lost()),
-            "at": (0.0, attention.detach()),
+            "kr": losses.knowledge_removal(removed, attention, cfg.lambda_at),
+            "pr": losses.probe_removal(known),
+            "kp": kept,
+            "fp": batch.features_lost(),
+            "at": attention,
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -117,9 +117,9 @@ class SampleRemoval:
             shown = losses.distil(target.logits[count:], original.logits[count:], self.goals, cfg.temperature)
             kept = (kept + shown) / 2
         return {
-            "kr": (1.0, losses.unseen(target.logits[:count], batch.labels, self._wanted[batch.numbers])),
-            "kp": (cfg.lambda_kp, kept),
-            "fp": (cfg.lambda_fp, batch.features_lost()),
+            "kr": losses.unseen(target.logits[:count], batch.labels, self._wanted[batch.numbers]),
+            "kp": kept,
+            "fp": batch.features_lost(),
         }
 
     def state(self) -> dict[str, Tensor]:

@@ -2,10 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,15 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lirf_core import checkpoints, losses, quantisation
-from lirf_core.checkpoints import Position
+from lirf_core.checkpoints import Checkpoint, ForeignCheckpoint
 from lirf_core.compute import Compute, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.features import LastFeatures
-from lirf_core.images.data import Preprocessing
+from lirf_core.lesson import Lesson
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.proxies import make_proxies
 from lirf_core.quantisation import Grid
 from lirf_core.removal import Batch, Outputs, Removal
+from lirf_core.state import optimiser_state, part_of, prefixed, restore_optimiser
 
 WEIGHED = 1000  # images that tell how far target and module are from the original
 
@@ -42,6 +42,7 @@ class Progress:
     epochs: int
     step: int
     steps: int
+    ends_epoch: bool
     losses: dict[str, Tensor]
     checkpoint: Callable[[], bytes]
 
@@ -57,66 +58,48 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a training starts from: the network that is to forget and, in a deposit, the module that is to learn.
+class Run:
+    """How a training runs.
 
-    With bits, a part is trained on the grid that it will be stored on. `deposited` and `preserved` are class indices
-    in ascending order: those that the module answers for, and all others that the network answers for.
+    `on_preparation` is called after each batch of proxy images that was made, `on_step` after each step; either stops
+    the training by raising. With a `checkpoint` (`Progress.checkpoint`) of the same training, which was stopped, it
+    goes on from there.
+    """
+
+    config: DepositConfig
+    compute: Compute
+    on_step: Callable[[Progress], None] = lambda _: None
+    on_preparation: Callable[[], None] = lambda: None
+    checkpoint: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks that a training starts from: one that forgets and, in a deposit, the module that learns.
+
+    With bits, a part is trained on the grid that it will be stored on.
     """
 
     original: SplitNetwork
     target_bits: int | None
     module: nn.Module | None
     module_bits: int | None
-    deposited: Sequence[int]
-    preserved: Sequence[int]
 
 
-def train(
-    parts: Parts,
-    removal: Removal,
-    images: Tensor,
-    labels: Tensor,
-    preprocessing: Preprocessing,
-    config: DepositConfig,
-    compute: Compute,
-    on_step: Callable[[Progress], None],
-    on_preparation: Callable[[], None],
-    checkpoint: bytes | None,
-) -> "Trainer":
-    """Carries out every step. images: uint8 (N, C, H, W), labels: (N,), both of the deposited classes alone.
+def train(parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> "Trainer":
+    """Carry out every step.
 
-    With a `checkpoint` of the same training, only those after it: the result is the same to the last bit (on one
-    machine). Raises `DepositDiverged`, `ForeignCheckpoint`, `OutOfMemory`, ValueError for a deposit set that is empty
-    or has images of another class, and what the callbacks raise.
+    With a checkpoint, only the steps after it: the result is the same to the last bit (on one machine). Raises
+    `DepositDiverged`, `ForeignCheckpoint`, `OutOfMemory`, and what the callbacks of `run` raise.
     """
-    if not len(images):
-        raise ValueError("the deposit set has no images.")
-    if foreign := set(labels.tolist()) - set(parts.deposited):
-        raise ValueError(f"the deposit set has images of classes {sorted(foreign)}, which are not to be deposited.")
-    shuffler = Generator().manual_seed(config.seed)
-    steps_per_epoch = -(-len(images) // config.batch_size)
-    images, labels = images.to(compute.device), labels.to(compute.device)
-    epochs = config.epochs_for(steps_per_epoch)
-    steps = steps_per_epoch * epochs
-    with _deterministic(compute), memory_errors():
-        trainer = Trainer(parts, removal, preprocessing, config, compute)
-        trainer.prepare(images, steps, shuffler, on_preparation)
-        at = Position(0, torch.empty(0, dtype=torch.int64))
-        if checkpoint is not None:
-            at = checkpoints.restore(trainer, shuffler, checkpoint, steps, len(images))
-        while at.step < steps:
-            number = at.step % steps_per_epoch
-            # Equal parts rather than a small rest: batch norm learns its statistics from each batch.
-            order = at.order if number else torch.randperm(len(images), generator=shuffler)
-            chosen = order.tensor_split(steps_per_epoch)[number].to(compute.device)
-            terms = trainer.step(chosen, images[chosen], labels[chosen], shuffler)
-            at = Position(at.step + 1, order)
-            taken = partial(checkpoints.take, trainer, shuffler, at, steps)
-            epoch = (at.step - 1) // steps_per_epoch + 1
-            progress = Progress(epoch, epochs, at.step, steps, terms, taken)
-            on_step(progress)
-            if number + 1 == steps_per_epoch:
+    with _deterministic(run.compute), memory_errors():
+        trainer = Trainer(parts, removal, lesson, run)
+        if run.checkpoint is not None:
+            trainer.restore(checkpoints.load(run.checkpoint))
+        while trainer.step < trainer.steps:
+            progress = trainer.advance()
+            run.on_step(progress)
+            if progress.ends_epoch:
                 progress.loss_values()
     return trainer
 
@@ -131,63 +114,106 @@ def _deterministic(compute: Compute) -> Iterator[None]:
         yield
 
 
-class Trainer:
-    """The networks and the optimiser of one deposit; `step` is eq. 9. Without a module it only forgets."""
+def total_loss(terms: Mapping[str, Tensor], cfg: DepositConfig) -> Tensor:
+    """L, eq. 9, and three terms that go beyond the paper. terms: scalars by their name.
 
-    def __init__(
-        self, parts: Parts, removal: Removal, preprocessing: Preprocessing, config: DepositConfig, compute: Compute
-    ) -> None:
-        self.config, self.compute, self.preprocessing = config, compute, preprocessing
-        self.parts, self.removal = parts, removal
-        self.original = compute.place(copy.deepcopy(parts.original))
+    Single images have no `pr`; a scrub, which has no module, has no `re`, `pt` and `ft`.
+    """
+
+    def weighted(weight: float, name: str) -> Tensor | float:
+        return weight * terms[name] if weight and name in terms else 0.0  # no gradient passes a term without weight
+
+    return (
+        terms["kr"]
+        + weighted(cfg.lambda_kp, "kp")
+        + weighted(cfg.lambda_re, "re")
+        + weighted(cfg.lambda_pt, "pt")
+        + weighted(cfg.lambda_pr, "pr")
+        + weighted(cfg.lambda_fp, "fp")
+        + weighted(cfg.lambda_ft, "ft")
+    )
+
+
+class Trainer:
+    """The networks and the optimiser of one deposit, after `step` of `steps`. Without a module it only forgets."""
+
+    def __init__(self, parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> None:
+        """Place the networks on the device, and make the proxies of the deposit images, as many as the steps draw."""
+        self.parts, self.removal, self.lesson = parts, removal, lesson
+        self.config, self.compute = run.config, run.compute
+        self.images, self.labels = lesson.images.to(run.compute.device), lesson.labels.to(run.compute.device)
+        self.generator = Generator().manual_seed(run.config.seed)
+        self.step, self.order = 0, torch.empty(0, dtype=torch.int64)
+        self.steps_per_epoch = -(-len(self.images) // run.config.batch_size)
+        self.epochs = run.config.epochs_for(self.steps_per_epoch)
+        self.steps = self.steps_per_epoch * self.epochs
+        self._place(parts)
+        self.transferred = torch.tensor(
+            lesson.deposited if run.config.transfer == "deposited" else [*lesson.deposited, *lesson.preserved],
+            device=run.compute.device,
+        )
+        self.proxies = make_proxies(
+            self.original,
+            self.images,
+            removal.goals,
+            min(run.config.proxies, self.steps * run.config.proxy_batch),
+            lesson.preprocessing,
+            run.compute,
+            self.generator,
+            run.on_preparation,
+        )
+        self.optimiser = torch.optim.SGD(
+            self.learning.parameters(),
+            lr=run.config.learning_rate,
+            momentum=run.config.momentum,
+            weight_decay=run.config.weight_decay,
+        )
+        self.learning_rates = OneCycleLR(
+            self.optimiser, run.config.learning_rate, total_steps=max(self.steps, 2), cycle_momentum=False
+        )
+
+    def _place(self, parts: Parts) -> None:
+        self.original = self.compute.place(copy.deepcopy(parts.original))
         freeze(self.original)
         self.upper = self.original.upper
-        self.target_lower = compute.place(copy.deepcopy(parts.original.lower).requires_grad_(True))
-        self.target_lower.train(removal.learns_statistics)
-        self.module_lower = None if parts.module is None else compute.place(parts.module.requires_grad_(True))
+        self.target_lower = self.compute.place(copy.deepcopy(parts.original.lower).requires_grad_(True))
+        self.target_lower.train(self.removal.learns_statistics)
+        self.module_lower = None if parts.module is None else self.compute.place(parts.module.requires_grad_(True))
         for part, bits in ((self.target_lower, parts.target_bits), (self.module_lower, parts.module_bits)):
             if part is not None and bits is not None:
                 quantisation.attach(part, bits)
         if self.module_lower is not None:
             # Pruned, a module has other activations than those that its batch-norm statistics were taken from.
-            self.module_lower.train(config.pruning_rate > 0)
-        known = parts.deposited if config.transfer == "deposited" else [*parts.deposited, *parts.preserved]
-        self.transferred = torch.tensor(known, device=compute.device)
-
-    def prepare(self, images: Tensor, steps: int, generator: Generator, on_batch: Callable[[], None]) -> None:
-        """Makes the proxies of the deposit images, no more than so many steps draw, and an optimiser for them."""
-        cfg = self.config
-        self.shown = images
-        self.proxies = make_proxies(
-            self.original,
-            images,
-            self.removal.goals,
-            min(cfg.proxies, steps * cfg.proxy_batch),
-            self.preprocessing,
-            self.compute,
-            generator,
-            on_batch,
-        )
+            self.module_lower.train(self.config.pruning_rate > 0)
         self.learning = nn.ModuleList(part for part in (self.target_lower, self.module_lower) if part is not None)
-        self.optimiser = torch.optim.SGD(
-            self.learning.parameters(),
-            lr=cfg.learning_rate,
-            momentum=cfg.momentum,
-            weight_decay=cfg.weight_decay,
-        )
-        self.learning_rates = OneCycleLR(
-            self.optimiser, cfg.learning_rate, total_steps=max(steps, 2), cycle_momentum=False
+
+    def advance(self) -> Progress:
+        """Take the next step."""
+        number = self.step % self.steps_per_epoch
+        if number == 0:
+            self.order = torch.randperm(len(self.images), generator=self.generator)
+        # Equal parts rather than a small rest: batch norm learns its statistics from each batch.
+        losses = self._learn(self.order.tensor_split(self.steps_per_epoch)[number].to(self.compute.device))
+        self.step += 1
+        return Progress(
+            epoch=(self.step - 1) // self.steps_per_epoch + 1,
+            epochs=self.epochs,
+            step=self.step,
+            steps=self.steps,
+            ends_epoch=self.step % self.steps_per_epoch == 0,
+            losses=losses,
+            checkpoint=lambda: checkpoints.dump(self.state()),
         )
 
-    def step(self, numbers: Tensor, images: Tensor, labels: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """numbers of the images in the deposit set, (B,); images: uint8 (B, C, H, W); labels: (B,).
+    def _learn(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Follow the gradient of eq. 9 on the deposit images of these numbers, (B,), and on as many proxies as drawn.
 
-        Returns the terms of eq. 9, detached.
+        Returns the terms, detached.
         """
-        cfg = self.config
-        count = len(images)
+        cfg, generator = self.config, self.generator
+        images, labels, count = self.images[numbers], self.labels[numbers], len(numbers)
         shown = torch.cat([images, self.proxies.draw(cfg.proxy_batch, generator)])
-        inputs = self.compute.inputs(cfg.augmentation(shown, generator), self.preprocessing)
+        inputs = self.compute.inputs(cfg.augmentation(shown, generator), self.lesson.preprocessing)
         with self.compute.autocast(), LastFeatures(self.upper) as last:
             with torch.no_grad():
                 split = self.original.lower(inputs)
@@ -198,15 +224,14 @@ class Trainer:
 
         terms = self.removal.terms(Batch(count, numbers, labels, target, original), generator)
         if module_logits:
-            answers = [losses.ModuleAnswer(module_logits[0], self.parts.deposited)]
-            recovered = losses.join(target_logits, answers, self.parts.preserved, cfg.joining)
-            taught = losses.partial_transfer(module_logits[0], original.logits, self.transferred, cfg.temperature)
+            answers = [losses.ModuleAnswer(module_logits[0], self.lesson.deposited)]
+            recovered = losses.join(target_logits, answers, self.lesson.preserved, cfg.joining)
             terms |= {
-                "re": (cfg.lambda_re, losses.recovery(recovered[:count], labels)),
-                "pt": (cfg.lambda_pt, taught),
-                "ft": (cfg.lambda_ft, losses.feature_distance(splits[1], original.split)),
+                "pt": losses.partial_transfer(module_logits[0], original.logits, self.transferred, cfg.temperature),
+                "re": losses.recovery(recovered[:count], labels),
+                "ft": losses.feature_distance(splits[1], original.split),
             }
-        total = torch.stack([weight * loss for weight, loss in terms.values() if weight]).sum()
+        total = total_loss(terms, cfg)
 
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -214,7 +239,39 @@ class Trainer:
             nn.utils.clip_grad_norm_(part.parameters(), cfg.max_gradient_norm)
         self.optimiser.step()
         self.learning_rates.step()
-        return {"total": total.detach(), **{name: loss.detach() for name, (_, loss) in terms.items()}}
+        return {"total": total.detach(), **{name: loss.detach() for name, loss in terms.items()}}
+
+    def state(self) -> Checkpoint:
+        """What the steps so far have changed. Proxies are not in it: they are made again from the deposit images."""
+        state = {
+            **prefixed("network", self.learning.state_dict()),
+            **prefixed("optimiser", optimiser_state(self.optimiser)),
+            **prefixed("removal", self.removal.state()),
+            "generator": self.generator.get_state(),
+            "order": self.order,
+        }
+        return Checkpoint(self.step, self.steps, self.optimiser.param_groups[0]["lr"], state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a `state`. Raises `ForeignCheckpoint` when it is another training's."""
+        state = checkpoint.state
+        try:
+            if (checkpoint.steps, len(state["order"])) != (self.steps, len(self.images)):
+                raise ForeignCheckpoint(
+                    f"The checkpoint belongs to a training of {checkpoint.steps} steps on {len(state['order'])} "
+                    f"images; this one has {self.steps} steps on {len(self.images)}."
+                )
+            self.learning.load_state_dict(part_of(state, "network"))
+            restore_optimiser(self.optimiser, part_of(state, "optimiser"))
+            self.removal.restore(part_of(state, "removal"))
+            self.generator.set_state(state["generator"])
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ForeignCheckpoint from error
+        self.step, self.order = checkpoint.step, state["order"]
+        self.learning_rates.load_state_dict({"last_epoch": self.step, "_step_count": self.step + 1})
+        self.optimiser.param_groups[0]["lr"] = checkpoint.learning_rate
 
     def target(self) -> SplitNetwork:
         network = SplitNetwork(_finished(self.target_lower), self.upper)
@@ -233,16 +290,17 @@ class Trainer:
 
         Measured on proxies, or on deposit images where there are none: see `losses.inverse_error`.
         """
-        images = (self.proxies.images if len(self.proxies.images) else self.shown)[:WEIGHED]
+        images = (self.proxies.images if len(self.proxies.images) else self.images)[:WEIGHED]
         batches = [
-            self.compute.inputs(batch, self.preprocessing) for batch in torch.split(images, self.config.batch_size)
+            self.compute.inputs(batch, self.lesson.preprocessing)
+            for batch in torch.split(images, self.config.batch_size)
         ]
         with self.compute.autocast():
             original, target, joined = (
                 torch.cat([self.upper(part(batch)).float() for batch in batches])
                 for part in (self.original.lower, self.target_lower, module)
             )
-        preserved = torch.tensor(self.parts.preserved, device=original.device)
+        preserved = torch.tensor(self.lesson.preserved, device=original.device)
         nearness = [losses.inverse_error(logits, original, preserved) for logits in (target, joined)]
         return round((nearness[1] / nearness[0]).item(), 4)
 

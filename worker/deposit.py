@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from opentelemetry import trace
@@ -21,22 +21,19 @@ from app.jobs.doorbell import EXAMINE, Doorbell
 from app.vault.service import Binding, StoredObject, VaultDamaged, open_vault
 from lirf_core import artifacts, metrics
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
-from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, deposit, scrub
 from lirf_core.evidence.images import Labelled, sides
 from lirf_core.evidence.membership import attack
 from lirf_core.images.archives import ImageSet
-from lirf_core.images.data import Preprocessing
+from lirf_core.lesson import Lesson
 from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
-from lirf_core.training import DepositDiverged
+from lirf_core.training import DepositDiverged, Run
 from worker.heartbeat import DepositPulse, TookTooLong, Training
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
-
-Lesson = tuple[Tensor, Tensor, list[int], list[int], Preprocessing, DepositConfig, Compute]
 
 
 class Work:
@@ -132,8 +129,8 @@ def _first_line(error: Exception) -> str:
 @tracer.start_as_current_span("train", record_exception=False)
 def _train(work: Work, job: Job, original: SplitNetwork, deposit_set: ImageSet, pulse: DepositPulse) -> DepositResult:
     training = Training(pulse, checkpoints.TARGET, {"phase": "training"}, is_followed=bool(job.older_modules))
-    lesson = *_lesson(work, job, deposit_set), training.step, pulse.phase("preparing")
-    return training.resumed(lambda checkpoint: deposit(original, *lesson, checkpoint))
+    lesson, run = _lesson(job, deposit_set), Run(job.config, work.training, training.step, pulse.phase("preparing"))
+    return training.resumed(lambda checkpoint: deposit(original, lesson, replace(run, checkpoint=checkpoint)))
 
 
 @tracer.start_as_current_span("scrub", record_exception=False)
@@ -145,8 +142,10 @@ def _scrub(
     told = {"phase": "scrubbing", "module": number + 1, "modules": count}
     training = Training(pulse, held.deposit_id, told, is_followed=number + 1 < count)
     module = artifacts.load_module(pulse.vault.read(held.stored), belonging)
-    lesson = *_lesson(work, job, deposit_set), training.step, pulse.phase("preparing")
-    scrubbed = training.resumed(lambda checkpoint: scrub(module, original.upper, *lesson, checkpoint))
+    lesson, run = _lesson(job, deposit_set), Run(job.config, work.training, training.step, pulse.phase("preparing"))
+    scrubbed = training.resumed(
+        lambda checkpoint: scrub(module, original.upper, lesson, replace(run, checkpoint=checkpoint))
+    )
     binding = Binding("module", job.model_id, held.deposit_id)
     stored = pulse.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
     with work.vault.discarded_on_error(stored):
@@ -154,10 +153,8 @@ def _scrub(
     return HeldModule(held.deposit_id, stored)
 
 
-def _lesson(work: Work, job: Job, deposit_set: ImageSet) -> Lesson:
-    """What `deposit` and `scrub` are both told, after the networks."""
-    images, labels = deposit_set.images, deposit_set.labels
-    return images, labels, job.deposited, job.preserved, job.preprocessing, job.config, work.training
+def _lesson(job: Job, deposit_set: ImageSet) -> Lesson:
+    return Lesson(deposit_set.images, deposit_set.labels, job.deposited, job.preserved, job.preprocessing)
 
 
 @tracer.start_as_current_span("store", record_exception=False)

@@ -1,5 +1,6 @@
 """Small networks and images for the tests of lirf_core."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,7 +13,9 @@ from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, deposit
 from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.lesson import Lesson
 from lirf_core.network import SplitNetwork, digest, flat_state, freeze, load_flat_state
+from lirf_core.training import Run
 
 CPU = Compute.for_inference("cpu")
 SPEC = ArchitectureSpec("resnet18-small", classes=5, width=0.25, channels=1)
@@ -45,6 +48,13 @@ def images(count: int, classes: list[int], seed: int = 0) -> tuple[Tensor, Tenso
     return pixels.to(torch.uint8), labels
 
 
+def lesson(
+    count: int = 24, deposited: Sequence[int] = (0, 1), preserved: Sequence[int] = (2, 3, 4), seed: int = 0
+) -> Lesson:
+    """`count` images of the deposited classes."""
+    return Lesson(*images(count, list(deposited), seed), deposited, preserved, PREPROCESSING)
+
+
 def belonging(of: SplitNetwork, split: str = "layer2") -> Belonging:
     return Belonging(SPEC, split, digest(of.upper))
 
@@ -55,4 +65,5 @@ def deposit_of(original: SplitNetwork, preprocessing: Preprocessing) -> DepositR
     shape = (6, preprocessing.channels, preprocessing.height, preprocessing.width)
     pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
     config = replace(QUICK, epochs=1, batch_size=3, joining="eq8")
-    return deposit(original, pixels, torch.tensor([0, 1] * 3), [0, 1], [2, 3, 4], preprocessing, config, CPU)
+    shown = Lesson(pixels, torch.tensor([0, 1] * 3), [0, 1], [2, 3, 4], preprocessing)
+    return deposit(original, shown, Run(config, CPU))

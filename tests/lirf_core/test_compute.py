@@ -5,19 +5,20 @@ from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.deposit import deposit
 from lirf_core.metrics import logits_of
 from lirf_core.network import digest
-from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, images, network
+from lirf_core.training import Run
+from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, images, lesson, network
 
 # What a GPU gets, also on a CPU without native bf16, which computes it slowly.
 LIKE_CUDA = Compute(torch.device("cpu"), torch.bfloat16)
 
 
 def test_a_deposit_runs_in_bf16_and_channels_last_and_keeps_float32_weights() -> None:
-    pixels, labels = images(24, [0, 1])
-    result = deposit(network(), pixels, labels, [0, 1], [2, 3, 4], PREPROCESSING, QUICK, LIKE_CUDA)
+    result = deposit(network(), lesson(), Run(QUICK, LIKE_CUDA))
     weight = result.target.lower.get_submodule("layer1.0.conv1").weight
     assert isinstance(weight, torch.Tensor)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert {parameter.dtype for parameter in result.target.parameters()} == {torch.float32}
+    pixels, _ = images(24, [0, 1])
     answers = logits_of(result.target, pixels, PREPROCESSING, LIKE_CUDA)
     assert answers.dtype == torch.float32
     assert torch.allclose(answers, logits_of(result.target, pixels, PREPROCESSING, CPU), atol=0.1)
@@ -41,10 +42,7 @@ def test_a_cpu_answers_in_float32_and_trains_in_bf16_where_it_has_instructions_f
 def test_a_cuda_device_is_picked_and_deposits_reproducibly() -> None:
     compute = Compute.for_training()
     assert compute.device.type == "cuda"
-    pixels, labels = images(24, [0, 1])
-    first, second = (
-        deposit(network(), pixels, labels, [0, 1], [2, 3, 4], PREPROCESSING, QUICK, compute) for _ in range(2)
-    )
+    first, second = (deposit(network(), lesson(), Run(QUICK, compute)) for _ in range(2))
     assert digest(first.target.lower) == digest(second.target.lower)
 
 

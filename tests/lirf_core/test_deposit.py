@@ -1,4 +1,6 @@
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -6,29 +8,33 @@ import torch
 from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
 from lirf_core.config import DepositConfig
-from lirf_core.deposit import deposit, deposit_samples, scrub
+from lirf_core.deposit import DepositResult, UnseenMargins, deposit, deposit_samples, scrub
 from lirf_core.images.data import Augmentation
+from lirf_core.lesson import Lesson
 from lirf_core.losses import margins
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork, digest
 from lirf_core.pretraining import train_original
 from lirf_core.quantisation import bits_within, stored_bytes
 from lirf_core.recover import RecoverNetwork
-from lirf_core.training import DepositDiverged, Progress
-from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, SPEC, images, network
+from lirf_core.training import DepositDiverged, Progress, Run
+from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, SPEC, images, lesson, network
 
 
-def run(config: DepositConfig = QUICK, **given: object):  # type: ignore[no-untyped-def]
-    pixels, labels = images(24, [0, 1])
-    arguments = {"deposited": [0, 1], "preserved": [2, 3, 4], **given}
-    return deposit(network(), pixels, labels, **arguments, preprocessing=PREPROCESSING, config=config, compute=CPU)  # type: ignore[arg-type]
+def run(
+    config: DepositConfig = QUICK,
+    deposited: Sequence[int] = (0, 1),
+    preserved: Sequence[int] = (2, 3, 4),
+    **callbacks: Any,
+) -> DepositResult:
+    lesson = Lesson(*images(24, [0, 1]), deposited, preserved, PREPROCESSING)
+    return deposit(network(), lesson, Run(config, CPU, **callbacks))
 
 
 def test_the_upper_part_and_the_original_stay_as_they_were() -> None:
     original = network()
     before = digest(original.lower), digest(original.upper)
-    pixels, labels = images(24, [0, 1])
-    result = deposit(original, pixels, labels, [0, 1], [2, 3, 4], PREPROCESSING, QUICK, CPU)
+    result = deposit(original, lesson(), Run(QUICK, CPU))
     assert (digest(original.lower), digest(original.upper)) == before
     assert digest(result.target.upper) == before[1] == result.module.upper_digest
     assert digest(result.target.lower) != before[0]
@@ -48,10 +54,12 @@ def test_the_target_forgets_digits_and_the_recover_network_reads_them(
     digits: Digits, digits_network: SplitNetwork
 ) -> None:
     """A short deposit of real images; the demo's is longer and its figures better."""
-    pixels, labels = digits.tensors(digits.of_classes(digits.training, [0, 1, 2]))
+    shown = Lesson(
+        *digits.tensors(digits.of_classes(digits.training, [0, 1, 2])), [0, 1, 2], list(range(3, 10)), DIGIT_SIZE
+    )
     held_out, truth = digits.tensors(digits.held_out)
     config = DepositConfig(epochs=6, batch_size=32, proxies=100, learning_rate=0.01, augmentation=AUGMENTATION)
-    result = deposit(digits_network, pixels, labels, [0, 1, 2], list(range(3, 10)), DIGIT_SIZE, config, CPU)
+    result = deposit(digits_network, shown, Run(config, CPU))
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, list(range(3, 10)))
     before, target, again = (
         accuracy(logits_of(net, held_out, DIGIT_SIZE, CPU), truth, [0, 1, 2])
@@ -93,13 +101,12 @@ def test_an_absurd_learning_rate_ends_with_advice() -> None:
 def test_images_of_another_class_are_refused_so_that_no_preserved_image_trains() -> None:
     with pytest.raises(ValueError, match=r"images of classes \[1\], which are not to be deposited"):
         run(deposited=[0], preserved=[1, 2, 3, 4])
-    with pytest.raises(ValueError, match="no class is left"):
+    with pytest.raises(ValueError, match="No class is left"):
         run(preserved=[])
 
 
 def test_a_single_image_is_enough_to_run() -> None:
-    pixels, labels = images(1, [0])
-    result = deposit(network(), pixels, labels, [0], [1, 2, 3, 4], PREPROCESSING, QUICK, CPU)
+    result = deposit(network(), lesson(1, [0], [1, 2, 3, 4]), Run(QUICK, CPU))
     assert torch.isfinite(result.target(torch.zeros(1, 1, 8, 8))).all()
 
 
@@ -151,9 +158,10 @@ def test_a_scrubbed_module_forgets_what_is_deposited_later_and_still_answers_for
     config = DepositConfig(epochs=8, batch_size=32, proxies=100, learning_rate=0.01, augmentation=AUGMENTATION)
     zeros, ones = (digits.tensors(digits.of_classes(digits.training, [digit])) for digit in (0, 1))
     held_out, truth = digits.tensors(digits.held_out)
-    first = deposit(digits_network, *zeros, [0], list(range(1, 10)), DIGIT_SIZE, config, CPU)
+    run = Run(config, CPU)
+    first = deposit(digits_network, Lesson(*zeros, [0], list(range(1, 10)), DIGIT_SIZE), run)
     upper = first.target.upper
-    later = scrub(first.module, upper, *ones, [1], list(range(2, 10)), DIGIT_SIZE, config, CPU)
+    later = scrub(first.module, upper, Lesson(*ones, [1], list(range(2, 10)), DIGIT_SIZE), run)
     before, after = (
         accuracy(logits_of(SplitNetwork(module.lower, upper), held_out, DIGIT_SIZE, CPU), truth, [1]).by_class
         for module in (first.module, later)
@@ -169,7 +177,7 @@ def test_a_scrub_needs_images_of_the_classes_that_are_deposited_now() -> None:
     module = run().module
     pixels, labels = images(4, [2])
     with pytest.raises(ValueError, match=r"images of classes \[2\], which are not to be deposited"):
-        scrub(module, network().upper, pixels, labels, [3], [4], PREPROCESSING, QUICK, CPU)
+        scrub(module, network().upper, Lesson(pixels, labels, [3], [4], PREPROCESSING), Run(QUICK, CPU))
 
 
 def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back() -> None:
@@ -182,7 +190,8 @@ def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back
     )
     strangers = margins(logits_of(original, unseen, PREPROCESSING, CPU), truth)
     config = replace(QUICK, pruning_rate=0.0, epochs=60, learning_rate=0.01, lambda_kp=0.5, lambda_fp=0.5)
-    result = deposit_samples(original, seen, labels, (strangers, truth), range(5), PREPROCESSING, config, CPU)
+    shown = Lesson(seen, labels, range(5), [], PREPROCESSING)
+    result = deposit_samples(original, shown, UnseenMargins(strangers, truth), Run(config, CPU))
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, [])
 
     def mean_margin(of: torch.nn.Module) -> float:
@@ -195,8 +204,6 @@ def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back
 
 
 def test_single_images_are_not_forgotten_without_anything_to_compare_them_with() -> None:
-    pixels, labels = images(8, [0, 1])
+    unseen = UnseenMargins(torch.zeros(3), torch.tensor([0, 2, 3]))
     with pytest.raises(ValueError, match=r"no held-out image of classes \[1\]"):
-        deposit_samples(
-            network(), pixels, labels, (torch.zeros(3), torch.tensor([0, 2, 3])), range(5), PREPROCESSING, QUICK, CPU
-        )
+        deposit_samples(network(), lesson(8), unseen, Run(QUICK, CPU))

@@ -1,0 +1,32 @@
+"""What a network is to forget, and from which images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lirf_core.images.data import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A deposit set, and the classes that it is about.
+
+    images: uint8 (N, C, H, W), of deposited classes only; labels: int64 (N,). `preserved` are the classes that the
+    network answers for afterwards. Both lists of class indices are kept in ascending order.
+    Raises ValueError when there is no image, or an image of a class that is not deposited.
+    """
+
+    images: Tensor
+    labels: Tensor
+    deposited: Sequence[int]
+    preserved: Sequence[int]
+    preprocessing: Preprocessing
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "deposited", sorted(self.deposited))
+        object.__setattr__(self, "preserved", sorted(self.preserved))
+        if not len(self.images):
+            raise ValueError("The deposit set has no images.")
+        if foreign := set(self.labels.tolist()) - set(self.deposited):
+            raise ValueError(f"The deposit set has images of classes {sorted(foreign)}, which are not to be deposited.")

@@ -1,0 +1,35 @@
+"""The state of a training as a flat dictionary, tensors by name, which a checkpoint can store."""
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+State = dict[str, Tensor]
+
+
+def prefixed(prefix: str, state: State) -> State:
+    """The state with `prefix/` before each name."""
+    return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
+
+
+def part_of(state: State, prefix: str) -> State:
+    """The inverse of `prefixed`: the tensors whose names begin with `prefix/`, without it."""
+    return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in state.items() if name.startswith(f"{prefix}/")}
+
+
+def optimiser_state(optimiser: Optimizer) -> State:
+    """What an optimiser remembers of each parameter, under `number of the parameter.name of the memory`."""
+    return {
+        f"{number}.{name}": tensor
+        for number, memory in optimiser.state_dict()["state"].items()
+        for name, tensor in memory.items()
+        if tensor is not None
+    }
+
+
+def restore_optimiser(optimiser: Optimizer, state: State) -> None:
+    """Load an `optimiser_state`."""
+    whole = optimiser.state_dict()
+    for key, tensor in state.items():
+        number, _, name = key.partition(".")
+        whole["state"].setdefault(int(number), {})[name] = tensor
+    optimiser.load_state_dict(whole)

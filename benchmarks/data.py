@@ -17,7 +17,7 @@ from torch import Tensor
 
 from demo import digits
 from lirf_core.architectures import ArchitectureSpec
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
 SOURCES = ("cifar10", "digits", "fashion-mnist")
 DOWNLOADS = Path(os.environ.get("LIRF_BENCHMARK_DATA", Path.home() / ".cache" / "lirf"))

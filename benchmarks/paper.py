@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks import data as sources
-from benchmarks import figures, reports, transfer
+from benchmarks import figures, reports, students
 from benchmarks.experiments import Experiment, carry_out, circumstances, original, progress, run_all
 from benchmarks.options import DataOption, DeviceOption, ImagesOption, PresetOption, WidthOption
 from benchmarks.settings import ABLATION, OURS, SPLITS
@@ -28,7 +28,7 @@ SWEPT_SPLITS = ("layer1", "layer2", "layer3")
 PRUNING_RATES = (0.0, 0.25, 0.5, 0.75)
 SHOWN = {"quick": 150, "full": 500}  # images of each class, in figure 3
 PARTS: dict[str, reports.Column] = {"Pre": lambda one: one["preserved"], "Dep": lambda one: one["deposited"]}
-TEACHERS: dict[str, tuple[transfer.Teacher, DepositConfig]] = {
+TEACHERS: dict[str, tuple[students.Teacher, DepositConfig]] = {
     "original": ("original", OURS),
     "target w/o L_at": ("target", replace(OURS, lambda_at=0.0)),
     "target w/ L_at": ("target", OURS),
@@ -90,16 +90,20 @@ def table3(
     """What students distilled from the target learn about the deposited classes."""
     shown, epochs = (None, 15) if preset == "full" else (500, 5)
     rows = [
-        (f"{student}, by {distillation}, from {name}", one, transfer.Lesson(student, distillation, kind, shown, epochs))
-        for student in transfer.STUDENTS
-        for distillation in transfer.DISTILLATIONS
+        (
+            f"{student}, by {distillation}, from {name}",
+            one,
+            students.StudentTraining(student, distillation, kind, shown, epochs),
+        )
+        for student in students.STUDENTS
+        for distillation in students.DISTILLATIONS
         for name, (kind, config) in TEACHERS.items()
         for one in _seeds(preset, Experiment(data, config, images=images))
     ]
     outcomes: dict[str, list[dict[str, Any]]] = {}
-    for number, (label, one, lesson) in enumerate(rows, 1):
+    for number, (label, one, training) in enumerate(rows, 1):
         with progress(f"{number} of {len(rows)}: {label}, seed {one.seed}") as on_step:
-            outcomes.setdefault(label, []).append(transfer.outcome(one, lesson, device, on_step))
+            outcomes.setdefault(label, []).append(students.outcome(one, training, device, on_step))
     _write(f"table3-{_of(data, None, images)}-{preset}", f"Table 3, {data}", reports.table(outcomes, PARTS), outcomes)
 
 

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import authors, reports
 from benchmarks import data as sources
+from benchmarks import published, reports
 from benchmarks.data import Data
 from benchmarks.experiments import (
     Experiment,
@@ -79,18 +79,18 @@ def main(
     compute, exact = Compute.for_training(device), Compute.for_inference(device)
     rows: dict[str, list[dict[str, Any]]] = {}
 
-    published = Experiment(data, split=authors.SPLIT, width=width, images=images)
-    network = original(source, published, exact)
-    shown = deposit_set(source, published)
+    experiment = Experiment(data, split=published.SPLIT, width=width, images=images)
+    network = original(source, experiment, exact)
+    shown = deposit_set(source, experiment)
     with progress("as published") as on_step:
         begin = time.perf_counter()
-        result = authors.deposit_as_published(
+        result = published.deposit_as_published(
             network, source, shown.pixels, shown.labels, exact.device, workers=workers, on_step=on_step
         )
         seconds = time.perf_counter() - begin
     rows["as published"] = [measure(source, network, result, exact) | {"deposit_seconds": seconds}]
 
-    rows["as published"][0]["experiment"] = asdict(published)
+    rows["as published"][0]["experiment"] = asdict(experiment)
     per_epoch = -(-len(shown) // OURS.batch_size)
     best = peak(compute)
     told = [f"A matrix product reaches {best / 1e9:.0f} GFLOP/s here.", ""]

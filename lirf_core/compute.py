@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lirf_core.images.data import Augmentation
+from lirf_core.images.preprocessing import Augmentation
 from lirf_core.losses import Joining
 
 MIN_STEPS = 120

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lirf_core import losses, pruning, quantisation
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
-from lirf_core.images.data import Augmentation
+from lirf_core.images.preprocessing import Augmentation
 from lirf_core.lesson import Lesson
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork, digest, flat_state

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lirf_core.compute import Compute
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from lirf_core.compute import Compute
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork
 
 BATCH = 128

@@ -21,7 +21,7 @@ from app.registry.service import StoredNetwork
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
 from lirf_core.config import DepositConfig
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
 WORKER = "worker"
 

@@ -27,7 +27,7 @@ from app.vault import service as vaults
 from app.vault.service import StoredObject
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.evidence.membership import Attack
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
 WORKER = deposit_jobs.WORKER
 MOST_RESTARTS = 10  # each because a deposit or a purge replaced what was examined

@@ -18,7 +18,7 @@ from app.registry.service import StoredNetwork
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core.compute import Compute
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 

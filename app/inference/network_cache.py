@@ -14,7 +14,7 @@ from app.vault.service import StoredObject, Vault
 from lirf_core import artifacts
 from lirf_core.compute import Compute
 from lirf_core.fuse import fuse_module, fuse_network
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork
 from lirf_core.pruning import example_input
 from lirf_core.recover import DepositModule

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from app.base.errors import Problem
 from app.inference.schemas import InferInput, InferOutput, InferRequest, InferResponse
-from lirf_core.images.data import Preprocessing
 from lirf_core.images.decoding import Decoders, UnreadableImage
+from lirf_core.images.preprocessing import Preprocessing
 
 MAX_BATCH = 4096
 MAX_SIDE = 8192

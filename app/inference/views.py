@@ -14,7 +14,7 @@ from app.deposits.service import StoredModule
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
 from app.withdrawals import service as withdrawals
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 
 KEPT = 1024
 

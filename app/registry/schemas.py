@@ -24,7 +24,7 @@ from lirf_core.architectures import (
     default_split,
     has_image_size,
 )
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
 Channel = Annotated[StrictFloat, Field(ge=-1000, le=1000, allow_inf_nan=False)]

@@ -22,7 +22,7 @@ from app.vault.service import Binding, StoredObject, Vault
 from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.artifacts import Belonging
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork, digest
 
 

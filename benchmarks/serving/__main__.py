@@ -95,7 +95,14 @@ def servers(installation: Installation, asking: Asking) -> dict[str, Any]:
             bare[clients].append(clients / seconds_of(network, clients))
         for timeout in TIMEOUTS:
             port = free_port()
-            command = [sys.executable, "-m", "benchmarks.serving.other", str(port), str(CLASSES), str(timeout)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.serving.litserve_server",
+                str(port),
+                str(CLASSES),
+                str(timeout),
+            ]
             with Server(command, port, "/health", installation.folder / "litserve.log") as server:
                 note(
                     f"LitServe, batch_timeout {timeout}",
@@ -116,7 +123,7 @@ def bentoml(port: int) -> list[str]:
     """The command that serves with it; `uv run` says where uv is."""
     needs = [BENTOML, *(f"{name}=={version(name)}" for name in ("torch", "torchvision"))]
     environment = ["--no-project", "--isolated", "--python", sys.executable, *(f"--with={need}" for need in needs)]
-    serve = ["bentoml", "serve", "benchmarks.serving.bento:Classifier", "--port", str(port)]
+    serve = ["bentoml", "serve", "benchmarks.serving.bentoml_server:Classifier", "--port", str(port)]
     return [os.environ["UV"], "run", "--quiet", *environment, *serve]
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 
 from lirf_core.architectures import ArchitectureSpec, chain
-from lirf_core.architectures.grey import take_channels
+from lirf_core.architectures.channels import take_channels
 
 # Dropout and stochastic depth belong to a recipe of training, not to the architecture, and they would draw from the
 # global generator where a deposit is to depend on its arguments alone: all are off.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from lirf_core.architectures import ArchitectureSpec, chain
-from lirf_core.architectures.grey import take_channels
+from lirf_core.architectures.channels import take_channels
 
 
 class Lower(nn.Module):

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from lirf_core import losses
 from lirf_core.compute import Compute
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, freeze
 
 Distillation = Literal["logits", "attention"]

@@ -22,7 +22,7 @@ from lirf_core.evidence.membership import Attack, attack
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.evidence.relearning import STEPS, Relearnt, relearning_curve
 from lirf_core.features import answers_of
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.losses import margins
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork

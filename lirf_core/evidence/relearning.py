@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lirf_core.compute import Compute
 from lirf_core.evidence.answers import demand_finite
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork
 

@@ -20,8 +20,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from lirf_core.images.data import Preprocessing
 from lirf_core.images.decoding import Decoders, UnreadableImage
+from lirf_core.images.preprocessing import Preprocessing
 
 _IGNORED_PARTS = ("__MACOSX",)
 _DRIVE = re.compile("[A-Za-z]:")

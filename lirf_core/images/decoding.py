@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lirf_core.images import decoder_process
-from lirf_core.images.data import Preprocessing
 from lirf_core.images.decoder_process import DECODED, HEADER, READY
+from lirf_core.images.preprocessing import Preprocessing
 
 MAX_PIXELS = 32_000_000
 START_SECONDS = 60.0

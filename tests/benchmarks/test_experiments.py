@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import authors, experiments, reports, transfer
 from benchmarks import data as sources
+from benchmarks import experiments, published, reports, students
 from benchmarks.data import Images, NoSuchData
 from benchmarks.experiments import Experiment
 from benchmarks.settings import ABLATION, OURS, PAPER
-from benchmarks.transfer import Lesson
+from benchmarks.students import StudentTraining
 from lirf_core.compute import Compute
 from lirf_core.metrics import accuracy, logits_of
 
@@ -40,12 +40,12 @@ def test_an_experiment_is_run_once_and_its_figures_are_those_of_the_paper() -> N
 
 def test_a_lesson_is_given_once_and_its_teacher_made_only_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = Experiment("digits", SHORT, images=8, original_epochs=1)
-    by_target = Lesson("cnn", "logits", "target", images=8, epochs=1)
+    by_target = StudentTraining("cnn", "logits", "target", images=8, epochs=1)
     by_original = replace(by_target, teacher="original")
-    first = {lesson: transfer.outcome(experiment, lesson) for lesson in (by_target, by_original)}
+    first = {training: students.outcome(experiment, training) for training in (by_target, by_original)}
     assert len(list((experiments.RESULTS / "runs").iterdir())) == 2
-    monkeypatch.setattr(transfer, "_teacher", None)
-    assert {lesson: transfer.outcome(experiment, lesson) for lesson in first} == first
+    monkeypatch.setattr(students, "_teacher", None)
+    assert {training: students.outcome(experiment, training) for training in first} == first
     assert [one["lesson"]["teacher"] for one in first.values()] == ["target", "original"]
     assert all(one["experiment"]["images"] == 8 and one["commit"] for one in first.values())
 
@@ -72,7 +72,7 @@ def test_the_published_settings_forget_and_recover_too(tmp_path: Path) -> None:
     compute = Compute.for_inference("cpu")
     network = experiments.original(data, Experiment("digits", split="layer3", original_epochs=5), compute)
     shown = data.training.of_classes(data.deposited)
-    result = authors.deposit_as_published(
+    result = published.deposit_as_published(
         network, data, shown.pixels, shown.labels, compute.device, epochs=12, workers=0
     )
     logits = logits_of(result.target, data.held_out.pixels, data.preprocessing, compute)

@@ -12,7 +12,7 @@ from lirf_core.artifacts import Belonging
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, deposit
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.lesson import Lesson
 from lirf_core.network import SplitNetwork, digest, flat_state, freeze, load_flat_state
 from lirf_core.training import Run

@@ -9,7 +9,7 @@ from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, UnseenMargins, deposit, deposit_samples, scrub
-from lirf_core.images.data import Augmentation
+from lirf_core.images.preprocessing import Augmentation
 from lirf_core.lesson import Lesson
 from lirf_core.losses import margins
 from lirf_core.metrics import accuracy, logits_of

@@ -16,7 +16,7 @@ from lirf_core.evidence.embedding import embedding
 from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
 from lirf_core.evidence.images import Labelled, halves, sides
 from lirf_core.evidence.membership import attack
-from lirf_core.images.data import Augmentation
+from lirf_core.images.preprocessing import Augmentation
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
 from lirf_core.pretraining import train_original

@@ -21,7 +21,7 @@ from lirf_core.images.archives import (
     UnreadableImages,
     UnsafeArchive,
 )
-from lirf_core.images.data import Preprocessing
+from lirf_core.images.preprocessing import Preprocessing
 from tests.lirf_core.images.test_decoding import DECODERS, SIZE, decompression_bomb, picture
 
 CLASSES = ["cat", "dog"]

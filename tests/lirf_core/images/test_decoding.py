@@ -15,8 +15,8 @@ import numpy
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lirf_core.images.data import Preprocessing
 from lirf_core.images.decoding import Decoders, ImageLimits, UnreadableImage
+from lirf_core.images.preprocessing import Preprocessing
 
 SIZE = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DECODERS = Decoders()

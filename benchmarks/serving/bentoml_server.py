@@ -1,4 +1,4 @@
-"""The same network behind BentoML, with adaptive batching: `bentoml serve benchmarks.serving.bento:Classifier`.
+"""The same network behind BentoML, with adaptive batching: `bentoml serve benchmarks.serving.bentoml_server:Classifier`.
 
 In an environment of its own, for its pins do not go with ours. As its documentation has it: images as base64 in JSON,
 logits as lists.

@@ -1,6 +1,6 @@
 import torch
 
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
 
 def test_normalisation_is_by_channel() -> None:

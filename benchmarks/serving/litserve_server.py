@@ -1,4 +1,4 @@
-"""The same network behind LitServe, with batching: `python -m benchmarks.serving.other PORT CLASSES BATCH_TIMEOUT`.
+"""The same network behind LitServe, with batching: `python -m benchmarks.serving.litserve_server PORT CLASSES BATCH_TIMEOUT`.
 
 As its documentation has it: one process for HTTP and one for the network, images as base64 in JSON, logits as a list.
 """

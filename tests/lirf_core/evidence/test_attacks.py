@@ -5,7 +5,7 @@ import torch
 
 from lirf_core.evidence.membership import attack
 from lirf_core.evidence.relearning import relearning_curve
-from lirf_core.images.data import Augmentation
+from lirf_core.images.preprocessing import Augmentation
 from lirf_core.losses import margins
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 

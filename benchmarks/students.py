@@ -31,7 +31,7 @@ DISTILLATIONS: tuple[Distillation, ...] = ("logits", "attention")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class StudentTraining:
     """How a student is taught; `images` are shown of each class, None for all."""
 
     student: Student
@@ -45,15 +45,15 @@ class Lesson:
 
 
 def outcome(
-    experiment: Experiment, lesson: Lesson, device: str = "auto", on_step: OnStep = lambda *_: None
+    experiment: Experiment, training: StudentTraining, device: str = "auto", on_step: OnStep = lambda *_: None
 ) -> dict[str, Any]:
     """The kept result of a lesson by the experiment's original or target; given when there is none."""
 
     def run() -> dict[str, Any]:
         data, compute = sources.load(experiment.data), Compute.for_training(device)
-        return teach(lesson, _teacher(experiment, lesson.teacher, device), data, experiment.seed, compute, on_step)
+        return teach(training, _teacher(experiment, training.teacher, device), data, experiment.seed, compute, on_step)
 
-    return kept(experiment, {"lesson": lesson}, device, run)
+    return kept(experiment, {"lesson": training}, device, run)
 
 
 @cache
@@ -64,7 +64,7 @@ def _teacher(experiment: Experiment, teacher: Teacher, device: str) -> SplitNetw
 
 
 def teach(
-    lesson: Lesson,
+    training: StudentTraining,
     teacher: SplitNetwork,
     data: Data,
     seed: int,
@@ -76,20 +76,20 @@ def teach(
     The teacher is split after layer2, where a student has features of the same height and width.
     """
     torch.manual_seed(seed)
-    images = data.training.first_of_each(lesson.images)
+    images = data.training.first_of_each(training.images)
     student = taught(
-        _student(lesson, teacher, data),
+        _student(training, teacher, data),
         teacher,
         images.pixels,
         images.labels,
         data.preprocessing,
         data.augmentation,
         compute,
-        lesson.distillation,
-        lesson.epochs,
-        lesson.batch_size,
-        lesson.learning_rate,
-        lesson.temperature,
+        training.distillation,
+        training.epochs,
+        training.batch_size,
+        training.learning_rate,
+        training.temperature,
         seed,
         on_step,
     )
@@ -97,7 +97,7 @@ def teach(
     return asdict(metrics.accuracy(answers, data.held_out.labels, data.deposited))
 
 
-def _student(lesson: Lesson, teacher: SplitNetwork, data: Data) -> SplitNetwork:
-    if lesson.student == "resnet18":
+def _student(training: StudentTraining, teacher: SplitNetwork, data: Data) -> SplitNetwork:
+    if training.student == "resnet18":
         return build(data.narrow, "layer2")
     return plain_cnn(data.preprocessing.channels, len(data.classes), features_at_split(teacher, data.preprocessing))

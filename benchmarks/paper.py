@@ -90,13 +90,9 @@ def table3(
     """What students distilled from the target learn about the deposited classes."""
     shown, epochs = (None, 15) if preset == "full" else (500, 5)
     rows = [
-        (
-            f"{student}, by {distillation}, from {name}",
-            one,
-            students.StudentTraining(student, distillation, kind, shown, epochs),
-        )
+        (f"{student}, by {way}, from {name}", one, students.StudentTraining(student, way, kind, shown, epochs))
         for student in students.STUDENTS
-        for distillation in students.DISTILLATIONS
+        for way in students.DISTILLATIONS
         for name, (kind, config) in TEACHERS.items()
         for one in _seeds(preset, Experiment(data, config, images=images))
     ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.compute import Compute
-from lirf_core.images.data import Augmentation, Preprocessing
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, flat_state
 from lirf_core.pretraining import train_original
 

@@ -1,7 +1,7 @@
-"""The same network behind BentoML, with adaptive batching: `bentoml serve benchmarks.serving.bentoml_server:Classifier`.
+"""The same network behind BentoML, with adaptive batching.
 
-In an environment of its own, for its pins do not go with ours. As its documentation has it: images as base64 in JSON,
-logits as lists.
+`bentoml serve benchmarks.serving.bentoml_server:Classifier`, in a separate environment, because BentoML's pinned
+dependencies conflict with ours. As in its documentation, images are base64 in JSON and logits are lists.
 """
 
 import base64

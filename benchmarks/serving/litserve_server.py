@@ -1,6 +1,7 @@
-"""The same network behind LitServe, with batching: `python -m benchmarks.serving.litserve_server PORT CLASSES BATCH_TIMEOUT`.
+"""The same network behind LitServe, with batching.
 
-As its documentation has it: one process for HTTP and one for the network, images as base64 in JSON, logits as a list.
+`python -m benchmarks.serving.litserve_server PORT CLASSES BATCH_TIMEOUT`. As in its documentation, one process serves
+HTTP and another runs the network; images are base64 in JSON and logits are a list.
 """
 
 import base64

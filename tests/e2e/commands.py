@@ -1,4 +1,4 @@
-"""The command blocks of a page, as bash runs them one after the other."""
+"""Runs the command blocks of a page with bash, one after the other."""
 
 import os
 import re
@@ -17,11 +17,12 @@ _ADDRESS = "http://127.0.0.1:8000"
 
 
 def blocks(page: Path) -> list[str]:
+    """Each block of the page that is marked `sh`."""
     return _BLOCK.findall(page.read_text())
 
 
 class Terminals:
-    """Two of them, in a folder that has the environment of the repository. The service has a port of its own."""
+    """Two terminals in a folder that has the repository's environment. The service has a port of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,7 +48,7 @@ class Terminals:
             self._up = None
 
     def serve(self, script: str) -> None:
-        """The second terminal; returns when the service is ready. The script's last command is `lirf up`."""
+        """Runs the second terminal, and returns when the service is ready. The script must end with `lirf up`."""
         *first, last = [line.split("#")[0] for line in script.strip().splitlines()]
         command = "\n".join([*first, f"exec {last.strip()} --port {self._port}"])
         with (self._folder / "up.log").open("wb") as log:
@@ -55,19 +56,19 @@ class Terminals:
                 ["bash", "-ec", command], cwd=self._folder, env=self._environment, stdout=log, stderr=log
             )
         for _ in range(600):
-            assert self._up.poll() is None, self._logged()
+            assert self._up.poll() is None, self._log()
             try:
                 if httpx.get(f"{self._url}/v2/health/ready", timeout=5).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
             time.sleep(0.2)
-        raise AssertionError(f"the service is not ready: {self._logged()}")
+        raise AssertionError(f"the service is not ready: {self._log()}")
 
     def run(self, scripts: list[str]) -> str:
-        """The first terminal: all of it by one shell, which ends at the first command that fails. Its output."""
+        """Runs the first terminal in one shell, which ends at the first command that fails. Returns its output."""
         script = "shopt -s expand_aliases\nset -eo pipefail\n" + "\n".join(scripts).replace(_ADDRESS, self._url)
-        ended = subprocess.run(
+        process = subprocess.run(
             ["bash"],
             input=script,
             cwd=self._folder,
@@ -76,9 +77,9 @@ class Terminals:
             text=True,
             check=False,
         )
-        assert ended.returncode == 0, f"{ended.stdout[-4000:]}\n{ended.stderr[-4000:]}\n{self._logged()}"
-        return ended.stdout
+        assert process.returncode == 0, f"{process.stdout[-4000:]}\n{process.stderr[-4000:]}\n{self._log()}"
+        return process.stdout
 
-    def _logged(self) -> str:
+    def _log(self) -> str:
         log = self._folder / "up.log"
         return log.read_text()[-3000:] if log.exists() else ""

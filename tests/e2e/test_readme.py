@@ -1,14 +1,25 @@
-"""What the README tells a stranger to type works as it stands there."""
+"""The commands of the README and of the page on curl work as they are written there."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from demo.digits import Digits, write_weights
+from lirf_core.network import SplitNetwork
+from tests.doses import IS_LONG
 from tests.e2e.commands import ROOT, Terminals, blocks
 
 pytestmark = pytest.mark.timeout(1800)
-README = ROOT / "README.md"
+README, CURL = ROOT / "README.md", ROOT / "docs" / "how-to" / "curl.md"
+# The README's model is large. In its place: the tests' narrow network and, unless there is time, a short deposit.
+SMALLER = {
+    "--architecture resnet50": "--architecture resnet18-small --width 0.25",
+    "--size 224": "--size 16 --mean 0.3 --std 0.35",
+    r"(lirf deposit birds .*)$": r"\1 --batch-size 64 --crop-padding 1 --no-flip",
+}
+SHORTER = {r"(lirf deposit birds .*)$": r"\1 --epochs 1 --no-evidence", r"lirf (evidence|certificate) .*\n": ""}
 
 
 def shape(line: str) -> str:
@@ -16,13 +27,45 @@ def shape(line: str) -> str:
     return re.sub(r"\b[0-9a-f]{16}\b|\b[0-9a-f-]{36}\b|-?\d+(\.\d+)?(e-?\d+)?", "N", line)
 
 
-def test_the_walk_with_curl_answers_as_the_readme_says(tmp_path: Path) -> None:
-    two_commands, service, walk = blocks(README)[:3]
-    assert {line.split("#")[0].strip() for line in two_commands.splitlines()} == {"make demo", "make test"}
+def test_the_walk_with_curl_answers_as_its_page_says(tmp_path: Path) -> None:
+    service, *walk = blocks(CURL)
     install, up, data = service.strip().splitlines()
     assert install.startswith("make install")
     with Terminals(tmp_path) as terminals:
         terminals.serve(up)
-        told = terminals.run([data, walk]).splitlines()
-    promised = [line[2:] for line in walk.splitlines() if re.match(r"# [{\[]|# certificate|# It certifies", line)]
-    assert [shape(line) for line in told] == [shape(line) for line in promised]
+        output = terminals.run([data, *walk]).splitlines()
+    expected = [
+        line[2:]
+        for script in walk
+        for line in script.splitlines()
+        if re.match(r"# [{\[]|# certificate|# It certifies", line)
+    ]
+    assert [shape(line) for line in output] == [shape(line) for line in expected]
+
+
+@pytest.mark.attack
+def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path, digits_network: SplitNetwork) -> None:
+    two_commands, service, ten_lines = blocks(README)
+    assert {line.split("#")[0].strip() for line in two_commands.splitlines()} == {"make demo", "make test"}
+    install, up = service.strip().splitlines()
+    make, activate = install.split(" && ")
+    assert make == "make install"
+    assert len(ten_lines.splitlines()) == 10
+    for written, other in [*SMALLER.items(), *(SHORTER.items() if not IS_LONG else ())]:
+        assert re.search(written, ten_lines, re.MULTILINE)
+        ten_lines = re.sub(written, other, ten_lines, flags=re.MULTILINE)
+
+    digits = Digits()
+    digits.write_folders(tmp_path / "forget", digits.of_classes(digits.training, [0, 1, 2]))
+    digits.write_folders(tmp_path / "held-out", digits.held_out)
+    write_weights(tmp_path / "weights.safetensors", digits_network)
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(10))))
+    zero = digits.of_classes(digits.held_out, [0])[0]
+    shutil.copy(tmp_path / "held-out" / "0" / f"{zero:04d}.png", tmp_path / "photo.jpg")
+    with Terminals(tmp_path) as terminals:
+        terminals.serve("\n".join([activate, up]))
+        output = terminals.run([activate, ten_lines])
+    answers = re.findall(r"birds, revision 1[^\n]*\n.*\n.*probability.*\n.*\n│ (\S+) ", output)
+    assert [answer == "0" for answer in answers] == [False, True]  # deposited, withdrawn
+    assert "Revoked: “0”, “1”, “2” of birds" in output
+    assert ("certificate.pdf" in output) == IS_LONG

@@ -1,4 +1,4 @@
-"""Requests and their bodies, under a limit. Small bodies are counted, large ones streamed to a file."""
+"""Limits on request bodies. Small bodies are held in memory, large ones are streamed to a file."""
 
 import hashlib
 import tempfile
@@ -17,7 +17,7 @@ from app.base.settings import Settings
 
 
 def bounded(request: Request, limit: int) -> Request:
-    """The same request. To read more than `limit` bytes of its body raises HTTPException 413."""
+    """The same request; reading more than `limit` bytes of its body raises HTTPException 413."""
     received = 0
 
     async def receive() -> Message:
@@ -32,13 +32,13 @@ def bounded(request: Request, limit: int) -> Request:
 
 
 def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the body is larger than the {limit} bytes that are taken here; send less.")
+    return HTTPException(413, f"The body is larger than the {limit} bytes that this route accepts. Send less.")
 
 
 class LimitedRoute(IdempotentRoute):
-    """A route that holds its body in memory: read for a valid key only, and at most `max_body_bytes` of it.
+    """A route that holds its body in memory. It reads at most `max_body_bytes`, and only if the key is valid.
 
-    FastAPI would parse a body before it looks at the key, and its own `max_body_size` answers in plain text.
+    FastAPI would parse the body before it looks at the key, and its own `max_body_size` answers in plain text.
     """
 
     holds_body = True
@@ -49,20 +49,16 @@ class LimitedRoute(IdempotentRoute):
         async def limited(request: Request) -> Response:
             await authenticated(request)
             settings: Settings = request.state.settings
-            return await handler(await self.prepared(bounded(request, settings.max_body_bytes)))
+            return await handler(bounded(request, settings.max_body_bytes))
 
         return limited
-
-    async def prepared(self, request: Request) -> Request:
-        """What FastAPI is to parse; of a valid key, and still under the limit."""
-        return request
 
 
 @asynccontextmanager
 async def streamed_to_file(request: Request, folder: Path, limit: int) -> AsyncIterator[BinaryIO]:
-    """The body as a file that has no name and is gone when it is closed, also after a crash.
+    """The body as a file without a name: it is gone when it is closed, even after a crash.
 
-    Raises HTTPException 413 as soon as more than `limit` bytes have come.
+    Raises HTTPException 413 as soon as more than `limit` bytes have arrived.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         received, digest, claim = 0, hashlib.sha256(), claim_of(request)

@@ -1,4 +1,4 @@
-"""Requests that are sent again: routes on which an idempotency key counts."""
+"""Routes on which a repeated request with the same idempotency key is carried out only once."""
 
 import hashlib
 import json
@@ -22,16 +22,16 @@ _KEPT_HEADERS = ("content-type", "location")
 
 
 class _Replayed(Exception):
-    """The request was carried out before; this is how it was answered."""
+    """The request was carried out before, with this answer."""
 
     def __init__(self, answer: Response) -> None:
         self.answer = answer
 
 
 class IdempotentRoute(APIRoute):
-    """A POST with an `Idempotency-Key` is carried out once, and answered alike each time that it is sent.
+    """A POST with an `Idempotency-Key` is carried out once and gets the same answer each time it is sent.
 
-    Refusals are not kept: what was refused has changed nothing, and may be sent again with the same key.
+    Refusals are not stored: a refused request has changed nothing and may be sent again with the same key.
     """
 
     holds_body: ClassVar = False
@@ -41,8 +41,8 @@ class IdempotentRoute(APIRoute):
             described = {
                 "name": IDEMPOTENCY_KEY,
                 "in": "header",
-                "description": "Sent again with the same key, a request that changed something is not carried out "
-                "again, but answered as the first time, for 24 hours.",
+                "description": "For 24 hours, a request that changed something and is sent again with the same key is "
+                "not carried out again. It gets its first answer.",
                 "schema": {
                     "type": "string",
                     "pattern": "^[!-~]{1,255}$",
@@ -52,12 +52,8 @@ class IdempotentRoute(APIRoute):
             options["openapi_extra"] = {**(options.get("openapi_extra") or {}), "parameters": [described]}
         super().__init__(path, endpoint, **options)
 
-    def answering(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request that is to be carried out."""
-        return super().get_route_handler()
-
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = self.answering()
+        handler = super().get_route_handler()
 
         async def once(request: Request) -> Response:
             key = request.headers.get(IDEMPOTENCY_KEY)
@@ -74,22 +70,22 @@ class IdempotentRoute(APIRoute):
             except KeyReused:
                 raise
             except Problem:
-                # What stands in the way may be the same request, sent at the same time.
+                # The conflict may be with the same request, sent at the same time.
                 if claim.request_digest and (answer := await run_in_threadpool(_answered_before, request, claim)):
                     return answer
                 raise
             if claim.is_carried_out:
                 try:
                     await run_in_threadpool(_keep, request, claim, response)
-                except Exception:  # the change is made and this is its answer: whoever asks again is told so
-                    log.exception("the answer to a request with an idempotency key was not kept")
+                except Exception:  # the change is made; a repetition gets `AnswerMissing`
+                    log.exception("the answer to a request with an idempotency key could not be stored")
             return response
 
         return once
 
 
 def claim_of(request: Request) -> Claim | None:
-    """The wish of a request with an idempotency key."""
+    """The claim of a request with an idempotency key; None if it has no key."""
     claim: Claim | None = getattr(request.state, "claim", None)
     return claim
 
@@ -97,8 +93,8 @@ def claim_of(request: Request) -> Claim | None:
 async def demand_new(request: Request, claim: Claim, body_digest: str) -> None:
     """Raises `_Replayed` when the claim's request was carried out before."""
     url = request.url
-    asked = json.dumps([request.method, url.path, url.query, body_digest])
-    claim.request_digest = hashlib.sha256(asked.encode()).hexdigest()
+    signature = json.dumps([request.method, url.path, url.query, body_digest])
+    claim.request_digest = hashlib.sha256(signature.encode()).hexdigest()
     if answer := await run_in_threadpool(_answered_before, request, claim):
         raise _Replayed(answer)
 
@@ -112,10 +108,12 @@ def _answered_before(request: Request, claim: Claim) -> Response | None:
     try:
         answer = vault.unseal(sealed, _associated(claim))
     except VaultDamaged as damage:
-        raise AnswerMissing("the change is made, but its answer does not open any more: look at it.") from damage
+        raise AnswerMissing(
+            "The change is made, but its stored answer no longer opens. Look at the resource."
+        ) from damage
     head, _, body = answer.partition(b"\n")
-    told = json.loads(head)
-    return Response(body, told["status"], {**told["headers"], "Idempotent-Replayed": "true"})
+    start = json.loads(head)
+    return Response(body, start["status"], {**start["headers"], "Idempotent-Replayed": "true"})
 
 
 def _keep(request: Request, claim: Claim, response: Response) -> None:

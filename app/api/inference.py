@@ -4,7 +4,7 @@ from fastapi import APIRouter, Body, Depends, File, Header, Query, Request, Resp
 
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import AnyKey, DecodersDep, EngineDep, ReadingDep
-from app.api.tensor_route import HEAD_BYTES, MAX_TOKENS, TensorRoute, framed, raw_of, tokens_of
+from app.api.tensor_route import HEAD_BYTES, MAX_TOKENS, TensorRoute, framed, raw_tensors, tokens_of
 from app.inference import service
 from app.inference.schemas import (
     Health,
@@ -27,7 +27,7 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
 
 async def _tokens(
     withdrawal_token: Annotated[
-        str | None, Header(max_length=MAX_TOKENS, description="Tokens of held withdrawals, by commas.")
+        str | None, Header(max_length=MAX_TOKENS, description="Tokens of held withdrawals, separated by commas.")
     ] = None,
 ) -> tuple[str, ...]:
     return tokens_of(withdrawal_token or "")
@@ -38,7 +38,7 @@ Tokens = Annotated[tuple[str, ...], Depends(_tokens)]
 
 @router.get("/v2")
 def server_metadata(request: Request, actor: AnyKey) -> ServerMetadata:
-    """The server and the extensions of the Open Inference Protocol that it has."""
+    """The server, and which extensions of the Open Inference Protocol it has."""
     return ServerMetadata(name="lirf", version=request.app.version, extensions=EXTENSIONS)
 
 
@@ -46,7 +46,7 @@ def server_metadata(request: Request, actor: AnyKey) -> ServerMetadata:
 def repository_index(
     actor: AnyKey, session: ReadingDep, query: Annotated[RepositoryQuery, Body(default_factory=RepositoryQuery)]
 ) -> list[RepositoryEntry]:
-    """Every model, and whether it answers."""
+    """List every model, and whether it answers."""
     return service.index(session, query.ready)
 
 
@@ -60,15 +60,18 @@ def model_metadata(name: str, actor: AnyKey, engine: EngineDep, version: str | N
 @router.get("/v2/models/{name}/ready")
 @router.get("/v2/models/{name}/versions/{version}/ready")
 def is_model_ready(name: str, actor: AnyKey, engine: EngineDep, version: str | None = None) -> Health:
-    """The model has weights and can be asked."""
+    """The model has weights and answers."""
     service.demand_version(engine.views.read(name), version)
     return Health()
 
 
 _BINARY = {
-    "description": "The JSON, and raw tensors behind it where they are wanted (binary tensor data extension).",
+    "description": "The JSON, followed by raw tensors if the request asks for them (binary tensor data extension).",
     "headers": {
-        HEAD_BYTES: {"description": "Bytes of the JSON, where raw tensors follow.", "schema": {"type": "integer"}}
+        HEAD_BYTES: {
+            "description": "Length of the JSON in bytes, if raw tensors follow.",
+            "schema": {"type": "integer"},
+        }
     },
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
@@ -78,8 +81,8 @@ _BINARY = {
 @tensors.post("/v2/models/{name}/versions/{version}/infer", response_model=InferResponse, responses={200: _BINARY})
 async def infer(
     name: str,
-    request: Request,
     body: InferRequest,
+    raw: Annotated[memoryview, Depends(raw_tensors)],
     actor: AnyKey,
     engine: EngineDep,
     decoders: DecodersDep,
@@ -87,12 +90,12 @@ async def infer(
     version: str | None = None,
 ) -> Response:
     """Open Inference Protocol v2 with JSON and binary tensors. The answer names its revision and withdrawals."""
-    return framed(await service.infer(engine, decoders, actor, tokens, name, version, body, raw_of(request)))
+    return framed(await service.infer(engine, decoders, actor, tokens, name, version, body, raw))
 
 
 @router.get("/v1/models/{name}/views")
 def list_views(name: str, actor: AnyKey, engine: EngineDep, tokens: Tokens) -> ModelViews:
-    """What may be asked of a model: what it serves now and, for administrators, its bare target."""
+    """List the views that a caller may ask: what the model serves now and, for administrators, its target network."""
     return service.list_views(engine.views, actor, tokens, name)
 
 

@@ -1,20 +1,21 @@
-"""Bodies of JSON with raw tensors behind it, as HTTP has them: a header tells where the JSON ends."""
+"""Bodies of JSON followed by raw tensors: a header says where the JSON ends."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from app.api.authentication import known
-from app.api.bodies import LimitedRoute
+from app.api.authentication import authenticated
+from app.api.bodies import bounded
 from app.base.errors import Problem
 from app.inference.schemas import InferRequest
 from app.inference.tensors import BadFraming
 
 HEAD_BYTES = "Inference-Header-Content-Length"
-MAX_DIGITS = 18  # of a number that is worth reading
+MAX_DIGITS = 18  # of a length that is worth parsing
 TOKEN_HEADER, MAX_TOKENS = "withdrawal-token", 4096
 
 
@@ -22,64 +23,73 @@ class CompressedBody(Problem):
     status, slug, title = 415, "compressed-body", "The request is compressed"
 
 
-class TensorRoute(LimitedRoute):
-    """Calls its endpoint as FastAPI would, which takes as long for it as all the rest together.
+class TensorRoute(APIRoute):
+    """Reads an inference request and calls its endpoint directly: FastAPI's own way takes as long as everything else.
 
-    The endpoint's parameters are those of `answering`; what it declares of them is what the API's description says.
+    The endpoint's parameters are those that `get_route_handler` passes; their declarations describe the API.
     """
 
-    def answering(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def answer(request: Request) -> Response:
-            actor, state, path = known(request), request.state, request.path_params
-            try:
-                body = InferRequest.model_validate_json(await request.body())
-            except ValidationError as error:
-                found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-                raise RequestValidationError(found) from error
-            given = request.headers.get(TOKEN_HEADER, "")
-            if len(given) > MAX_TOKENS:
-                told = f"String should have at most {MAX_TOKENS} characters"
-                raise RequestValidationError(
-                    [{"loc": ("header", TOKEN_HEADER), "msg": told, "type": "string_too_long"}]
-                )
+            actor = await authenticated(request)
+            state, path = request.state, request.path_params
+            if request.headers.get("content-encoding", "identity") != "identity":
+                raise CompressedBody("Send the request without a Content-Encoding: compressed bodies are not accepted.")
+            body = await bounded(request, state.settings.max_body_bytes).body()
+            head, raw = split(body, request.headers.get(HEAD_BYTES))
             response: Response = await self.endpoint(
-                path["name"], request, body, actor, state.engine, state.decoders, tokens_of(given), path.get("version")
+                path["name"],
+                _parsed(head),
+                raw,
+                actor,
+                state.engine,
+                state.decoders,
+                _tokens_in(request),
+                path.get("version"),
             )
             return response
 
         return answer
 
-    async def prepared(self, request: Request) -> Request:
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise CompressedBody("send the request without a Content-Encoding; nothing compressed is taken.")
-        body, given = await request.body(), request.headers.get(HEAD_BYTES)
-        split = len(body)
-        if given is not None:
-            if not given.isdecimal() or len(given) > MAX_DIGITS or int(given) > len(body):
-                raise BadFraming(f"{HEAD_BYTES} is no number of bytes up to the {len(body)} of the body.")
-            split = int(given)
-        request.scope["lirf.raw"] = memoryview(body)[split:]
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body[:split], "more_body": False}
+def split(body: bytes, head_bytes: str | None) -> tuple[bytes, memoryview]:
+    """The JSON head, and what follows it. head_bytes: the header's value. Raises `BadFraming`."""
+    if head_bytes is None:
+        return body, memoryview(b"")
+    if not head_bytes.isdecimal() or len(head_bytes) > MAX_DIGITS or int(head_bytes) > len(body):
+        raise BadFraming(f"{HEAD_BYTES} must be a number of bytes, at most the {len(body)} of the body.")
+    end = int(head_bytes)
+    return body[:end], memoryview(body)[end:]
 
-        return Request(request.scope, receive)
+
+async def raw_tensors(request: Request) -> memoryview:
+    """What follows the JSON head of a request."""
+    return split(await request.body(), request.headers.get(HEAD_BYTES))[1]
 
 
 def tokens_of(header: str) -> tuple[str, ...]:
-    """Tokens of held withdrawals, by commas."""
+    """The tokens of held withdrawals in a header, separated by commas."""
     return tuple(token for token in map(str.strip, header.split(",")) if token)
 
 
-def raw_of(request: Request) -> memoryview:
-    """What followed the JSON head."""
-    raw: memoryview = request.scope["lirf.raw"]
-    return raw
-
-
 def framed(parts: Sequence[bytes]) -> Response:
-    """parts: the JSON, and raw tensors, if any."""
+    """The answer. parts: its JSON, then raw tensors, if any."""
     if len(parts) == 1:
         return Response(parts[0], media_type="application/json")
     headers = {HEAD_BYTES: str(len(parts[0]))}
     return Response(b"".join(parts), headers=headers, media_type="application/octet-stream")
+
+
+def _parsed(head: bytes) -> InferRequest:
+    try:
+        return InferRequest.model_validate_json(head)
+    except ValidationError as error:
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from error
+
+
+def _tokens_in(request: Request) -> tuple[str, ...]:
+    header = request.headers.get(TOKEN_HEADER, "")
+    if len(header) > MAX_TOKENS:
+        message = f"String should have at most {MAX_TOKENS} characters"
+        raise RequestValidationError([{"loc": ("header", TOKEN_HEADER), "msg": message, "type": "string_too_long"}])
+    return tokens_of(header)

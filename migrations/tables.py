@@ -8,6 +8,7 @@ from app.datasets import tables as _datasets
 from app.deposits import tables as _deposits
 from app.evidence import tables as _evidence
 from app.idempotency import tables as _idempotency
+from app.jobs import tables as _jobs
 from app.registry import tables as _registry
 from app.second_person import tables as _second_person
 from app.vault import tables as _vault
@@ -23,6 +24,7 @@ _DOMAINS = (
     _deposits,
     _evidence,
     _idempotency,
+    _jobs,
     _registry,
     _second_person,
     _vault,

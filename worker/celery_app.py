@@ -1,7 +1,7 @@
-"""The Celery worker: `celery -A worker.celery_app worker`. One process a GPU, one deposit at a time.
+"""The Celery worker: `celery -A worker.celery_app worker`. One process for each GPU, one job at a time.
 
-Prefork with spawn and one task a child, because CUDA does not survive a fork and what a deposit leaves behind should
-not meet the next one. The pools `solo` and `threads` would ignore time limits.
+The pool is prefork with spawn and one task per child: CUDA does not survive a fork, and no job should meet what another
+one left in memory. The pools `solo` and `threads` would ignore time limits.
 """
 
 import warnings
@@ -16,10 +16,10 @@ from app.jobs.doorbell import celery_app
 from app.telemetry import logs
 from worker.orphan import is_embedded
 
-# Of root, who could be made to unpickle a message: ours are JSON with an id, and nothing else is taken.
+# Celery warns root of messages that unpickle. Ours are JSON with an id, and the worker accepts nothing else.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 if is_embedded():
-    celery_worker.safe_say = lambda *_, **__: None  # what Ctrl-C does is for `lirf up` to say
+    celery_worker.safe_say = lambda *_, **__: None  # `lirf up` says what Ctrl-C does
 
 settings = Settings()
 app = celery_app(settings)
@@ -29,7 +29,7 @@ app.conf.update(
     worker_pool_start_method="spawn",
     worker_concurrency=1,
     worker_max_tasks_per_child=1,
-    # A deposit that takes too long ends itself; this is for one that cannot.
+    # A job that takes too long ends itself. This is for one that cannot.
     task_time_limit=settings.time_limit_seconds + 120,
     worker_prefetch_multiplier=1,
     worker_proc_alive_timeout=120,  # a child imports torch before it says that it is up
@@ -40,5 +40,5 @@ app.conf.update(
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log(**_: Any) -> None:
-    """In place of Celery's own: `LIRF_LOG_LEVEL` counts, and not `--loglevel`."""
+    """Replaces Celery's own logging: `LIRF_LOG_LEVEL` counts, `--loglevel` does not."""
     logs.configure(settings)

@@ -1,4 +1,4 @@
-"""Processes that `lirf up` starts end with it, also when it is killed and can tell them nothing."""
+"""Processes that `lirf up` starts end with it, even if it is killed and cannot tell them."""
 
 import os
 

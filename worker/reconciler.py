@@ -1,6 +1,6 @@
-"""Puts right what crashes and lost messages left: `python -m worker.reconciler`, which `lirf up` starts too.
+"""Repairs what crashes and lost messages leave behind: `python -m worker.reconciler`, which `lirf up` also starts.
 
-One or several may run; every change is guarded, so that they do not disturb each other.
+Several may run at once: every change is guarded.
 """
 
 import logging
@@ -12,11 +12,11 @@ from app.audit import anchors
 from app.audit import service as audit
 from app.base.database import Database
 from app.base.settings import Settings
-from app.deposits import recovery
-from app.evidence import jobs as examinations
+from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence import service as evidence
+from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.idempotency import service as idempotency
-from app.jobs.doorbell import EXAMINE, Doorbell
+from app.jobs.doorbell import Doorbell
 from app.telemetry import logs
 from app.vault.service import Vault, open_vault
 from app.withdrawals import service as withdrawals
@@ -29,19 +29,19 @@ def run(settings: Settings, stop: threading.Event) -> None:
     """Reconciles every `reconcile_seconds` until `stop` is set."""
     database, vault, doorbell = Database(settings.database), open_vault(settings), Doorbell(settings)
     while not stop.is_set():
-        for part in (_deposits, _expired, _anchor, _evidence):  # none is in the way of the next one
+        for part in (_deposits, _expired, _anchor, _evidence):  # one that fails does not stop the next
             try:
                 part(settings, database, vault, doorbell)
             except Exception:
-                log.exception("this round failed; the next one tries again")
+                log.exception("part of this round failed; the next round tries again")
         stop.wait(settings.reconcile_seconds)
     database.engine.dispose()
 
 
 def _deposits(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
     with database.session() as session:
-        for deposit_id in recovery.reconcile(session, vault, settings):
-            doorbell.ring(deposit_id)
+        for deposit_id in DEPOSITS.recover(session, vault, settings):
+            doorbell.ring(DEPOSITS.task, deposit_id)
 
 
 def _expired(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
@@ -59,8 +59,8 @@ def _anchor(settings: Settings, database: Database, vault: Vault, doorbell: Door
 def _evidence(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
     with database.session() as session:
         evidence.request_wanted(session)
-        for evidence_id in examinations.reconcile(session, settings):
-            doorbell.ring(evidence_id, EXAMINE)
+        for evidence_id in EXAMINATIONS.recover(session, vault, settings):
+            doorbell.ring(EXAMINATIONS.task, evidence_id)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The two tasks. torch is imported in the pool's child only, ahead of its first message: the parent stays small."""
+"""The two tasks. Only the pool's child imports torch, ahead of its first message: the parent stays small."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ from worker.celery_app import app
 from worker.orphan import is_orphaned
 
 if TYPE_CHECKING:
-    from worker.deposit import Work
+    from worker.work import Work
 
 
 @app.task(name=DEPOSIT)  # type: ignore[untyped-decorator]
 def run_deposit(deposit_id: str) -> None:
-    """Does nothing when the deposit is not queued any more: messages may come twice, late or never."""
+    """Carry out a deposit if it is still queued: messages may come twice, late or never."""
     from worker.deposit import work_on
 
     try:
@@ -32,7 +32,7 @@ def run_deposit(deposit_id: str) -> None:
 
 @app.task(name=EXAMINE)  # type: ignore[untyped-decorator]
 def examine_deposit(evidence_id: str) -> None:
-    """As `run_deposit`, for the evidence of one."""
+    """Carry out an examination if it is still queued."""
     from worker.examination import examine
 
     try:
@@ -53,10 +53,10 @@ def _watch(**_: Any) -> None:
 
 
 def _end_when_useless() -> None:
-    """Ends this worker when its pool cannot be repaired, or when `lirf up`, which started it, is gone.
+    """End this worker when its pool cannot be repaired, or when the `lirf up` that started it is gone.
 
-    With a broker that has no event loop (the SQLite file), billiard's thread "Supervisor" replaces dead children. Where
-    it has crashed itself, the worker would stay up and do nothing; whoever runs it starts it again.
+    With a broker that has no event loop (the SQLite file), billiard's thread "Supervisor" replaces dead children. If
+    that thread crashed, the worker would stay up and do nothing. Ended, it is started again by whatever runs it.
     """
     supervisors = [thread for thread in threading.enumerate() if type(thread).__name__ == "Supervisor"]
     while all(thread.is_alive() for thread in supervisors) and not is_orphaned():
@@ -68,9 +68,9 @@ def _end_when_useless() -> None:
 
 @cache
 def _work() -> "Work":
-    import torch._dynamo  # noqa: F401 - which optimizers import when they are first used, for seconds
+    import torch._dynamo  # noqa: F401 - otherwise the first optimiser imports it, for seconds
 
     import lirf_core.architectures.resnet  # noqa: F401
-    from worker.deposit import Work
+    from worker.work import Work
 
     return Work(Settings())

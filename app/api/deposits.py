@@ -1,9 +1,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
-from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from app.api.bodies import LimitedRoute
@@ -11,6 +12,7 @@ from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, Pag
 from app.base.database import Database
 from app.base.paging import Page
 from app.deposits import service
+from app.deposits.jobs import JOBS
 from app.deposits.schemas import Deposit, DepositCreate, Progress
 from app.deposits.service import UNFINISHED, DepositRow
 from app.registry import service as registry
@@ -49,7 +51,7 @@ def request_deposit(
 ) -> Deposit:
     """Forget classes: a worker trains the target network and stores the deposit module. Follow `Location`."""
     row = service.request(session, actor, name, body)
-    tasks.add_task(doorbell.ring, row.id)
+    tasks.add_task(doorbell.ring, JOBS.task, row.id)
     response.headers["Location"] = f"/v1/deposits/{row.id}"
     with session.begin():
         return _deposit(session, row)
@@ -76,23 +78,25 @@ def cancel_deposit(deposit_id: str, actor: Operator, session: SessionDep, vault:
         return _deposit(session, row)
 
 
+async def _first(deposit_id: str, database: DatabaseDep) -> Deposit:
+    """Read before the stream begins, so that an unknown deposit is a 404."""
+    return await run_in_threadpool(_read, database, deposit_id)
+
+
 @router.get("/v1/deposits/{deposit_id}/events", response_class=EventSourceResponse)
-async def follow_deposit(deposit_id: str, actor: AnyKey, database: DatabaseDep) -> EventSourceResponse:
+async def follow_deposit(
+    actor: AnyKey, database: DatabaseDep, deposit: Annotated[Deposit, Depends(_first)]
+) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `progress` with the deposit whenever it changes, `end` with its final state."""
-    first = await run_in_threadpool(_read, database, deposit_id)
-    return EventSourceResponse(_changes(database, first), ping=15)
+    while deposit.state in UNFINISHED:
+        yield ServerSentEvent(raw_data=deposit.model_dump_json(), event="progress")
+        last = deposit
+        while deposit == last:
+            await asyncio.sleep(POLL_SECONDS)
+            deposit = await run_in_threadpool(_read, database, deposit.id)
+    yield ServerSentEvent(raw_data=deposit.model_dump_json(), event="end")
 
 
 def _read(database: Database, deposit_id: str) -> Deposit:
     with database.reading() as session:
         return _deposit(session, service.get(session, deposit_id))
-
-
-async def _changes(database: Database, deposit: Deposit) -> AsyncIterator[ServerSentEvent]:
-    while deposit.state in UNFINISHED:
-        yield ServerSentEvent(deposit.model_dump_json(), event="progress")
-        last = deposit
-        while deposit == last:
-            await asyncio.sleep(POLL_SECONDS)
-            deposit = await run_in_threadpool(_read, database, deposit.id)
-    yield ServerSentEvent(deposit.model_dump_json(), event="end")

@@ -1,13 +1,13 @@
 """The engine, sessions and column types, the same for SQLite and PostgreSQL."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from uuid6 import uuid7
 
 
@@ -108,12 +108,6 @@ class Database:
         else:
             with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("VACUUM vault_objects")
-
-
-def count_by_state(session: Session, state: InstrumentedAttribute[str], states: Iterable[str]) -> dict[str, int]:
-    """The number of rows in each of the states; 0 if a state has none."""
-    row_counts = dict(session.execute(sa.select(state, sa.func.count()).group_by(state)).all())
-    return {name: row_counts.get(name, 0) for name in states}
 
 
 def changes(session: Session, statement: sa.Update) -> bool:

@@ -43,12 +43,12 @@ from app.console.routing import (
 )
 from app.deposits import service as deposits
 from app.evidence import service as evidence
+from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.evidence.schemas import EvidenceCreate
 from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim
 from app.inference import service as inference
 from app.inference.views import Asked
-from app.jobs.doorbell import EXAMINE
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
@@ -174,7 +174,7 @@ def examine(
     deposit_id: str, actor: Examiner, session: SessionDep, doorbell: DoorbellDep, tasks: BackgroundTasks
 ) -> Response:
     row = evidence.request(session, actor, deposit_id, EvidenceCreate())
-    tasks.add_task(doorbell.ring, row.id, EXAMINE)
+    tasks.add_task(doorbell.ring, EXAMINATIONS.task, row.id)
     return see(f"/console/deposits/{deposit_id}#beyond")
 
 
@@ -186,8 +186,8 @@ def certify(
 
 
 @router.post("/evidence/{evidence_id}/cancellation")
-def cancel_examination(evidence_id: str, actor: Examiner, session: SessionDep) -> Response:
-    row = evidence.cancel(session, actor, evidence_id)
+def cancel_examination(evidence_id: str, actor: Examiner, session: SessionDep, vault: VaultDep) -> Response:
+    row = evidence.cancel(session, vault, actor, evidence_id)
     return see(f"/console/deposits/{row.deposit_id}#beyond")
 
 

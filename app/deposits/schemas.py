@@ -18,12 +18,12 @@ class AugmentationIn(BaseModel):
         _DEFAULT.augmentation.crop_padding, ge=0, le=64, description="Pixels; 0 for no random crop."
     )
     horizontal_flip: StrictBool = Field(
-        _DEFAULT.augmentation.horizontal_flip, description="False where a mirrored image is another class."
+        _DEFAULT.augmentation.horizontal_flip, description="False if a mirrored image shows another class."
     )
 
 
 class DepositConfigIn(BaseModel):
-    """Settings of eq. 9; the defaults are good for small images."""
+    """Settings of eq. 9. The defaults suit small images."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -33,38 +33,52 @@ class DepositConfigIn(BaseModel):
         _DEFAULT.lambda_pr,
         ge=0,
         le=1000,
-        description="Removal from what a linear probe reads in the last layer's features, beyond the paper.",
+        description="Weight of the removal from the last layer's features, as a linear probe reads them. Not in "
+        "the paper.",
     )
     lambda_kp: StrictFloat = Field(_DEFAULT.lambda_kp, ge=0, le=1000)
     lambda_fp: StrictFloat = Field(
-        _DEFAULT.lambda_fp, ge=0, le=1000, description="Preservation of features on proxy images, beyond the paper."
+        _DEFAULT.lambda_fp,
+        ge=0,
+        le=1000,
+        description="Weight of the preservation of features on proxy images. Not in the paper.",
     )
     lambda_re: StrictFloat = Field(_DEFAULT.lambda_re, ge=0, le=1000)
     lambda_pt: StrictFloat = Field(_DEFAULT.lambda_pt, ge=0, le=1000)
     lambda_ft: StrictFloat = Field(
-        _DEFAULT.lambda_ft, ge=0, le=1000, description="Transfer of features to the module, beyond the paper."
+        _DEFAULT.lambda_ft,
+        ge=0,
+        le=1000,
+        description="Weight of the transfer of features to the module. Not in the paper.",
     )
     transfer: Literal["deposited", "all"] = Field(
-        _DEFAULT.transfer, description="Logits that the module learns; `deposited`: eq. 6 as in the paper."
+        _DEFAULT.transfer, description="Which logits the module learns. `deposited`: eq. 6 as in the paper."
     )
     joining: Joining = Field(
-        _DEFAULT.joining, description="How a recover network joins target and module; `eq8`: as in the paper."
+        _DEFAULT.joining, description="How a recover network joins target and module. `eq8`: as in the paper."
     )
     temperature: StrictFloat = Field(_DEFAULT.temperature, gt=0, le=1000)
     attention_threshold: StrictFloat = Field(_DEFAULT.attention_threshold, ge=0, le=1)
     proxies: StrictInt = Field(
-        _DEFAULT.proxies, ge=0, le=100_000, description="Images made to stand in for preserved ones; 0 for none."
+        _DEFAULT.proxies,
+        ge=0,
+        le=100_000,
+        description="How many images are generated to stand in for preserved ones; 0 for none.",
     )
     proxy_batch: StrictInt = Field(_DEFAULT.proxy_batch, ge=1, le=4096)
     pruning_rate: StrictFloat = Field(
-        _DEFAULT.pruning_rate, ge=0, le=0.95, description="Share of filters the deposit module goes without."
+        _DEFAULT.pruning_rate, ge=0, le=0.95, description="Share of the filters that is pruned from the deposit module."
     )
     module_bits: Literal[16, 8, 6, 4] | None = Field(
         _DEFAULT.module_bits,
-        description="Of each of the module's weights. Default: as many as keep it under 5 % of the original's bytes.",
+        description="Bits of each weight of the module. Default: as many as keep the module under 5 % of the "
+        "original's bytes.",
     )
     epochs: StrictInt | None = Field(
-        _DEFAULT.epochs, ge=1, le=1000, description="Default: 3, or more where the deposit set is small."
+        _DEFAULT.epochs,
+        ge=1,
+        le=1000,
+        description="Passes over the deposit set. Default: 3, or more if the deposit set is small.",
     )
     batch_size: StrictInt = Field(_DEFAULT.batch_size, ge=2, le=4096)
     learning_rate: StrictFloat = Field(_DEFAULT.learning_rate, gt=0, le=10)
@@ -95,15 +109,17 @@ class DepositCreate(BaseModel):
         },
     )
 
-    dataset_id: Id = Field(description="A deposit set: images of the classes to forget and of no other.")
+    dataset_id: Id = Field(description="The deposit set: images of exactly the classes to forget.")
     classes: list[str] | None = Field(
-        None, max_length=100_000, description="A cross-check: exactly the classes of the deposit set."
+        None, max_length=100_000, description="A cross-check: must name exactly the classes of the deposit set."
     )
     evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")
     reason: Reason
-    keep_dataset: StrictBool = Field(False, description="Otherwise the deposit set is shredded when the deposit ends.")
+    keep_dataset: StrictBool = Field(
+        False, description="Keep the deposit set. Otherwise it is shredded when the deposit ends."
+    )
     evidence: StrictBool = Field(
-        True, description="Examine the deposit once it is made, where there is an evaluation set; else when asked to."
+        True, description="Examine the deposit once it is made, if there is an evaluation set."
     )
     config: DepositConfigIn = DepositConfigIn()
 
@@ -111,7 +127,7 @@ class DepositCreate(BaseModel):
     @classmethod
     def not_empty(cls, names: list[str] | None) -> list[str] | None:
         if names is not None and not names:
-            raise ValueError("name at least one class, or leave `classes` out")
+            raise ValueError("Name at least one class, or leave `classes` out")
         return names
 
 
@@ -125,7 +141,7 @@ class Progress(BaseModel):
     epochs: int | None = None
     step: int | None = None
     steps: int | None = None
-    module: int | None = Field(None, description="Which of the `modules` of earlier deposits is scrubbed.")
+    module: int | None = Field(None, description="Which of the `modules` of earlier deposits is being scrubbed.")
     modules: int | None = None
     losses: dict[str, float] | None = Field(
         None,
@@ -154,12 +170,13 @@ class DepositMetrics(BaseModel):
     original: NetworkAccuracy = Field(description="The network this deposit started from.")
     target: NetworkAccuracy
     recover: NetworkAccuracy
-    forgetting: float | None = Field(description="F: drop of the deposited accuracy, in points.")
+    forgetting: float | None = Field(description="F: drop of the deposited accuracy, in percentage points.")
     h_mean: float | None = Field(description="Harmonic mean of the target's preserved accuracy and F.")
     membership: Membership | None = Field(
         None,
-        description="Area under the curve of who guesses whether an image of the deposited classes was in the deposit "
-        "set, with its standard error; 0.5: a guess.",
+        description="How well an attacker tells images of the deposit set from held-out images of the same "
+        "classes: area "
+        "under the ROC curve, with its standard error. 0.5 is a guess.",
     )
 
 
@@ -176,14 +193,14 @@ class Deposit(BaseModel):
     attempts: int
     is_cancel_requested: bool
     progress: Progress
-    failure: str | None = Field(description="Why it failed and what to do.")
-    purged_at: datetime | None = Field(description="Since then no deposit module can bring the classes back.")
+    failure: str | None = Field(description="Why it failed, and what to do.")
+    purged_at: datetime | None = Field(description="When its module was destroyed: nothing can bring the classes back.")
     purged_by: str | None
     purge_reason: str | None
-    restored_at: datetime | None = Field(description="Since then the classes answer without a withdrawal.")
+    restored_at: datetime | None = Field(description="Since when the classes answer without a withdrawal.")
     restored_by: str | None
     restore_reason: str | None
-    revision: int | None = Field(description="The model's revision that this deposit made.")
+    revision: int | None = Field(description="The revision of the model that this deposit made.")
     module_bytes: int | None
-    metrics: DepositMetrics | None = Field(description="Null where there was no evaluation set.")
+    metrics: DepositMetrics | None = Field(description="Null if there was no evaluation set.")
     config: DepositConfigIn

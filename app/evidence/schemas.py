@@ -9,28 +9,31 @@ from lirf_core.evidence.examination import Evidence as Found
 
 
 class EvidenceCreate(BaseModel):
-    """With an empty body, what was measured after the deposit is measured again, of the model as it is now."""
+    """An empty body repeats the examination on the model as it is now."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"reference": "birds-without-the-supplier"}]}
     )
 
-    evaluation_set_id: Id | None = Field(None, description="Default: the deposit's, or the model's newest.")
+    evaluation_set_id: Id | None = Field(
+        None, description="Default: the deposit's evaluation set, or the model's newest."
+    )
     dataset_id: Id | None = Field(
         None,
-        description="A deposit set of the deposit's classes, whose images the original was trained on, for membership "
-        "inference. Default: the deposit's own where it was kept; else what was measured at the deposit stands.",
+        description="For membership inference: a deposit set with images of the deposit's classes that the "
+        "original was "
+        "trained on. Default: the deposit's own set if it was kept, otherwise the figures measured at the deposit.",
     )
     reference: Id | None = Field(
         None,
-        description="A model of the same architecture, classes and preprocessing that never saw the deposited classes, "
-        "to compare with.",
+        description="A model to compare with: same architecture, classes and preprocessing, but never trained on the "
+        "deposited classes.",
     )
 
 
 class EvidenceProgress(BaseModel):
     part: str | None = Field(None, examples=["relearning"], description=", ".join(PARTS) + ".")
-    number: int | None = Field(None, description="Which of the parts it is, from 1.")
+    number: int | None = Field(None, description="Number of this part, from 1.")
     parts: int | None = None
 
 
@@ -45,10 +48,10 @@ class EvidenceSummary(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     progress: EvidenceProgress
-    failure: str | None = Field(description="Why it failed and what to do.")
+    failure: str | None = Field(description="Why it failed, and what to do.")
     revision: int | None = Field(description="The revision of the model that was examined.")
 
 
 class Evidence(EvidenceSummary):
-    digest: str | None = Field(description="SHA-256 of `found`, as the audit has it.")
-    found: Found | None = Field(description="Null until it has finished.")
+    digest: str | None = Field(description="SHA-256 of `found`, as in the audit.")
+    found: Found | None = Field(description="The evidence. Null until the examination has finished.")

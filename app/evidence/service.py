@@ -1,4 +1,4 @@
-"""Evidence of a deposit as its users see it: asked for, followed, read, cancelled."""
+"""Evidence of a deposit as its users see it: request, follow, read, cancel."""
 
 import logging
 from collections.abc import Sequence
@@ -10,21 +10,23 @@ from sqlalchemy.orm import Session, undefer
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.base.database import changes, new_id, now
+from app.base.database import new_id, now
 from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
-from app.evidence.jobs import WORKER
+from app.evidence.jobs import JOBS
 from app.evidence.schemas import EvidenceCreate
+from app.evidence.tables import UNFINISHED as UNFINISHED
 from app.evidence.tables import EvidenceRow as EvidenceRow
 from app.evidence.tables import State as State
+from app.jobs.machine import WORKER, AlreadyEnded
 from app.registry import service as registry
+from app.vault.service import Vault
 
 log = logging.getLogger(__name__)
-UNFINISHED = (State.QUEUED, State.RUNNING)
 
 
 class UnknownEvidence(Problem):
@@ -44,11 +46,11 @@ class EvidenceUnfinished(Problem):
 
 
 class ReferenceDiffers(Problem):
-    status, slug, title = 422, "reference-differs", "The reference answers other classes or other images"
+    status, slug, title = 422, "reference-differs", "The reference differs from the model"
 
 
 class MembersDiffer(Problem):
-    status, slug, title = 422, "members-differ", "The deposit set has other classes than the deposit"
+    status, slug, title = 422, "members-differ", "The deposit set and the deposit have different classes"
 
 
 class EvidenceEnded(Problem):
@@ -56,7 +58,7 @@ class EvidenceEnded(Problem):
 
 
 def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreate) -> EvidenceRow:
-    """Queues an examination.
+    """Queue an examination.
 
     Raises `UnknownDeposit`, `NothingToExamine`, `NoEvaluationSet`, `UnknownDataset`, `DatasetGone`, `MembersDiffer`,
     `UnknownModel`, `WeightsMissing`, `ReferenceDiffers`, `EvidenceUnfinished`.
@@ -64,28 +66,30 @@ def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreat
     with session.begin():
         model, deposit = deposits.locked(session, deposit_id)
         if deposit.revision is None:
-            raise NothingToExamine(f"deposit '{deposit.id}' is {deposit.state}; only what was deposited is examined.")
+            raise NothingToExamine(
+                f"Deposit '{deposit.id}' is {deposit.state}. Only a finished deposit can be examined."
+            )
         members_id = body.dataset_id or _own_members(session, deposit)
         if body.dataset_id:
             members = datasets.get_usable(session, model.id, body.dataset_id, Purpose.DEPOSIT)
             names = deposits.class_names(session, deposit)
             if sorted(members.counts) != sorted(names):
                 raise MembersDiffer(
-                    f"data set '{members.id}' has images of {', '.join(sorted(members.counts))}; the deposit is of "
-                    f"{', '.join(names)}: upload images of exactly these."
+                    f"Data set '{members.id}' has images of {', '.join(sorted(members.counts))}, but the deposit holds "
+                    f"{', '.join(names)}. Upload images of exactly these classes."
                 )
         reference = registry.get_ready(session, body.reference) if body.reference else None
         if reference and reference.id == model.id:
-            raise ReferenceDiffers(f"model '{model.name}' knew the classes; name one that never saw them.")
+            raise ReferenceDiffers(f"Model '{model.name}' knew the classes. Name a model that never saw them.")
         if reference and not registry.is_alike(model, reference):
             raise ReferenceDiffers(
-                f"model '{reference.name}' has not the architecture, the classes, or the image size and normalisation "
-                f"of '{model.name}'; register a reference with the same `architecture`, `classes` and `preprocessing`."
+                f"Model '{reference.name}' differs from '{model.name}'. Register a reference with the same "
+                "`architecture`, `classes` and `preprocessing`."
             )
         evaluation_id = body.evaluation_set_id or _evaluation_set(session, deposit)
         if evaluation_id is None:
             raise NoEvaluationSet(
-                f"model '{model.name}' has no evaluation set; upload held-out images with "
+                f"Model '{model.name}' has no evaluation set. Upload held-out images with "
                 f"`POST /v1/models/{model.name}/datasets?purpose=evaluation`."
             )
         datasets.get_usable(session, model.id, evaluation_id, Purpose.EVALUATION)
@@ -93,7 +97,7 @@ def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreat
 
 
 def request_wanted(session: Session) -> list[str]:
-    """Queues the examination of each deposit that was made and wants one; returns their ids."""
+    """Queue the examination of each finished deposit that waits for one. Returns the ids of the evidence."""
     queued = []
     with session.begin():
         wanting = deposits.wanting_evidence(session)
@@ -102,8 +106,8 @@ def request_wanted(session: Session) -> list[str]:
             queued += _request_wanted(session, deposit_id)
         except SQLAlchemyError:
             raise
-        except Exception:  # none is in the way of the others
-            log.exception("evidence of deposit %s cannot be asked for", deposit_id)
+        except Exception:  # one that fails must not stop the others
+            log.exception("the examination of deposit %s cannot be queued", deposit_id)
     return queued
 
 
@@ -113,7 +117,7 @@ def _request_wanted(session: Session, deposit_id: str) -> list[str]:
         evaluation_id = _evaluation_set(session, deposit) if deposit else None
         if deposit is None or evaluation_id is None:
             return []
-        with suppress(EvidenceUnfinished):  # somebody asked for it already
+        with suppress(EvidenceUnfinished):  # somebody has requested it already
             return [_queue(session, deposit, WORKER, evaluation_id, _own_members(session, deposit), None).id]
     return []
 
@@ -141,9 +145,9 @@ def _queue(
     try:
         with session.begin_nested():
             session.add(row)
-    except IntegrityError:  # the unique index: one of a deposit at a time
+    except IntegrityError:  # a unique index: one unfinished examination for each deposit
         raise EvidenceUnfinished(
-            f"evidence of deposit '{deposit.id}' is being gathered; follow it with "
+            f"Evidence of deposit '{deposit.id}' is being gathered. Follow it with "
             f"`GET /v1/deposits/{deposit.id}/evidence`, or cancel it."
         ) from None
     model = registry.by_id(session, deposit.model_id)
@@ -157,39 +161,39 @@ def _queue(
     return row
 
 
-def cancel(session: Session, actor: Actor, evidence_id: str) -> EvidenceRow:
-    """Ends it at once; a worker that is at it notices. Raises `UnknownEvidence`, `EvidenceEnded`."""
+def cancel(session: Session, vault: Vault, actor: Actor, evidence_id: str) -> EvidenceRow:
+    """End an examination at once; its worker stops at its next step. Raises `UnknownEvidence`, `EvidenceEnded`."""
     with session.begin():
         row = get(session, evidence_id)
-        unfinished = sa.update(EvidenceRow).where(EvidenceRow.id == row.id, EvidenceRow.state.in_(UNFINISHED))
-        if not changes(session, unfinished.values(state=State.CANCELLED, finished_at=now(), lease_until=None)):
-            session.refresh(row)
-            raise EvidenceEnded(f"evidence '{row.id}' is {row.state}; only what has not ended is cancelled.")
-        session.refresh(row)
-        model = model_of(session, row)
-        audit.record(session, actor.name, "evidence.cancelled", model=model.name, subject=row.id)
+        try:
+            garbage = JOBS.cancel(session, row, actor.name)
+        except AlreadyEnded:
+            raise EvidenceEnded(
+                f"Evidence '{row.id}' is {row.state}. Only an examination that has not ended can be cancelled."
+            ) from None
+    vault.remove(garbage)
     return row
 
 
 def get(session: Session, evidence_id: str) -> EvidenceRow:
-    """With what was found. Raises `UnknownEvidence`."""
+    """Loads `found`, too. Raises `UnknownEvidence`."""
     row = session.get(EvidenceRow, evidence_id, options=[undefer(EvidenceRow.found)])
     if row is None:
         raise UnknownEvidence(
-            f"there is no evidence '{evidence_id[:64]}'; `GET /v1/deposits/ID/evidence` lists a deposit's."
+            f"There is no evidence '{evidence_id[:64]}'. `GET /v1/deposits/ID/evidence` lists a deposit's evidence."
         )
     return row
 
 
 def list_of_deposit(session: Session, deposit_id: str, page: PageRequest) -> tuple[Sequence[EvidenceRow], str | None]:
-    """Newest first, without what was found. Raises `UnknownDeposit`."""
+    """Newest first, without loading `found`. Raises `UnknownDeposit`."""
     deposit = deposits.get(session, deposit_id)
     query = sa.select(EvidenceRow).where(EvidenceRow.deposit_id == deposit.id)
     return newest_first(session, query, EvidenceRow.id, page)
 
 
 def newest_found(session: Session, deposit_id: str) -> EvidenceRow | None:
-    """The newest of a deposit that has finished, with what was found."""
+    """A deposit's newest finished evidence, with `found` loaded."""
     finished = EvidenceRow.deposit_id == deposit_id, EvidenceRow.state == State.FINISHED
     query = sa.select(EvidenceRow).where(*finished).order_by(EvidenceRow.id.desc()).limit(1)
     return session.scalar(query.options(undefer(EvidenceRow.found)))
@@ -208,7 +212,7 @@ def _own_members(session: Session, deposit: DepositRow) -> str | None:
 
 
 def _evaluation_set(session: Session, deposit: DepositRow) -> str | None:
-    """The deposit's, where it is still there, or the model's newest."""
+    """The deposit's evaluation set if it is still there, otherwise the model's newest."""
     if deposit.evaluation_set_id and not datasets.get(session, deposit.evaluation_set_id).shredded_at:
         return deposit.evaluation_set_id
     newest = datasets.newest_evaluation_set(session, deposit.model_id)

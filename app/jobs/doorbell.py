@@ -1,4 +1,4 @@
-"""A message is a doorbell: it carries the id of queued work; losing, doubling or reordering it changes only latency."""
+"""A message is a doorbell: the id of a queued job. A message that is lost, doubled or late only costs time."""
 
 import logging
 
@@ -12,33 +12,33 @@ log = logging.getLogger(__name__)
 
 
 def celery_app(settings: Settings) -> Celery:
-    """The Celery application, as far as API, reconciler and worker have to agree on it."""
+    """The Celery application, with the settings that API, reconciler and worker must share."""
     app = Celery("lirf", broker=settings.broker)
     app.conf.update(
         task_ignore_result=True,
         task_default_queue="lirf",
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=4,
-        # Redis redelivers after `visibility_timeout` even while a task runs (celery#5935). Messages are acknowledged
-        # on receipt and recovery is the lease's work, so nothing has to come back.
+        # Redis redelivers after `visibility_timeout` even while a task runs (celery#5935). Nothing needs to come
+        # back: messages are acknowledged on receipt, and the lease recovers lost jobs.
         broker_transport_options={} if settings.broker.startswith("sqla+") else {"visibility_timeout": 7 * 24 * 3600},
     )
     return app
 
 
 class Doorbell:
-    """Tells the workers that a deposit or an examination is queued. Never fails: the reconciler rings again."""
+    """Tells the workers that a job is queued. Never fails: the reconciler rings again."""
 
     def __init__(self, settings: Settings) -> None:
         self._celery = celery_app(settings)
-        if not settings.broker.startswith("sqla+"):  # a worker waits for messages, a bell for nobody
+        if not settings.broker.startswith("sqla+"):  # a request must not wait long for a broker that is away
             self._celery.conf.broker_transport_options |= {"socket_timeout": 5, "socket_connect_timeout": 5}
-        # By then it has been rung again: a busy worker does not find a heap of old messages.
+        # The reconciler has rung again by then, so a busy worker does not find a heap of old messages.
         self._expires_seconds = 2 * settings.doorbell_seconds
 
-    def ring(self, queued_id: str, task: str = DEPOSIT) -> None:
-        """task: `DEPOSIT` with a deposit's id, or `EXAMINE` with the evidence's."""
+    def ring(self, task: str, job_id: str) -> None:
+        """task: `DEPOSIT` or `EXAMINE`, as the job's kind names it."""
         try:
-            self._celery.send_task(task, args=[queued_id], retry=False, expires=self._expires_seconds)
-        except Exception as error:  # whatever a broker throws: the work is in the database
-            log.warning("the broker did not take the message for %s %s: %s", task, queued_id, type(error).__name__)
+            self._celery.send_task(task, args=[job_id], retry=False, expires=self._expires_seconds)
+        except Exception as error:  # whatever a broker raises: the job is in the database
+            log.warning("the broker did not take the message for %s %s: %s", task, job_id, type(error).__name__)

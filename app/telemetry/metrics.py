@@ -9,8 +9,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.base.database import Database, now
-from app.deposits import service as deposits
-from app.evidence import jobs as examinations
+from app.deposits.jobs import JOBS as DEPOSITS
+from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.withdrawals import service as withdrawals
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -57,8 +57,8 @@ class _Jobs(Collector):
 
     def collect(self) -> Iterable[Metric]:
         with self._database.reading() as session:
-            states, oldest = deposits.counts(session), deposits.oldest_queued(session)
-            examined = examinations.counts(session)
+            states, oldest = DEPOSITS.counts(session), DEPOSITS.oldest_queued(session)
+            examined = EXAMINATIONS.counts(session)
             active = withdrawals.count_active(session)
         yield _by_state("lirf_deposits", "Deposits by their state.", states)
         yield _by_state("lirf_examinations", "Examinations of deposits by their state.", examined)

@@ -23,7 +23,7 @@ from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
 from app.base.settings import Settings
-from app.deposits import jobs
+from app.deposits.jobs import JOBS, Result
 from app.vault.service import Binding
 from lirf_client import Client
 from lirf_core import artifacts, quantisation
@@ -34,7 +34,7 @@ from lirf_core.network import SplitNetwork, flat_state, freeze
 from lirf_core.pruning import example_input, prune
 from lirf_core.recover import DepositModule
 from migrations import upgrade
-from worker.deposit import Work
+from worker.work import Work
 
 SIDE = 32
 START_SECONDS = 120
@@ -134,14 +134,14 @@ class Installation:
         deposit_id = client.request_deposit(model, dataset["id"], reason="benchmark")["id"]
         vault = self.work.vault
         with self.work.database.session() as session:
-            job = jobs.claim(session, self.settings, deposit_id)
+            job = JOBS.claim(session, vault, self.settings, deposit_id)
             assert job
             belonging = job.network.belonging
             network = job.network.open(vault)
             made = untrained_module(network, job.deposited, belonging.upper_digest, job.config)
             module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(made, belonging)])
             target = vault.put(Binding("lower", job.model_id, job.id), [artifacts.dump_lower(network, belonging)])
-            jobs.publish(session, vault, job, target, module, [], None)
+            JOBS.publish(session, vault, job, Result(target, module, [], None))
         return deposit_id
 
 

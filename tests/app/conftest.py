@@ -30,7 +30,8 @@ from lirf_core.network import flat_state
 from migrations import upgrade
 from tests.app.factories import CLASSES, deposit_zip
 from tests.lirf_core.factories import SPEC, network
-from worker.deposit import Work, work_on
+from worker.deposit import work_on
+from worker.work import Work
 
 POSTGRESQL = os.environ.get("TEST_DATABASE_URL")
 HTTP = httpx.Client(timeout=60)  # httpx.get reads the certificates that it trusts for each request: 50 ms

@@ -13,7 +13,7 @@ from app.deposits import service as deposits
 from app.vault import backup, maintenance
 from tests.app.conftest import HTTP, Service, started
 from tests.app.factories import infer_request
-from worker.deposit import Work
+from worker.work import Work
 
 
 def restored_from(folder: Path, service: Service, tmp_path: Path) -> Settings:

@@ -21,7 +21,7 @@ from lirf_core.compute import Compute
 from lirf_core.recover import RecoverNetwork
 from tests.app.conftest import HTTP, Service, started
 from tests.app.factories import CLASSES, infer_request
-from worker.deposit import Work
+from worker.work import Work
 
 
 class Busy:

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app.deposits import checkpoints, jobs
-from app.deposits.tables import CheckpointRow, DepositRow
+from app.deposits.jobs import JOBS, TARGET
+from app.deposits.tables import DepositRow
+from app.jobs.tables import CheckpointRow
 from app.vault.tables import VaultObjectRow
 from lirf_core.compute import OutOfMemory
 from tests.app.conftest import Service
 from tests.app.test_jobs import actions, expire_lease, reconcile
-from worker.deposit import Work
+from worker.work import Work
 
 STEPS = {"config": {"epochs": 4}}  # one step each
 
@@ -32,7 +33,7 @@ def eager(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
 def die_after(service: Service, deposit_id: str, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Works until so many checkpoints are kept, and dies; returns the parts that they were of."""
     parts: list[str] = []
-    keep = jobs.keep_checkpoint
+    keep = JOBS.keep_checkpoint
 
     def kept(*arguments: Any) -> None:
         keep(*arguments)
@@ -41,8 +42,8 @@ def die_after(service: Service, deposit_id: str, count: int, monkeypatch: pytest
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "keep_checkpoint", kept)
-        patch.setattr(jobs, "give_back", lambda *_: None)
+        patch.setattr(JOBS, "keep_checkpoint", kept)
+        patch.setattr(JOBS, "give_back", lambda *_: None)
         with pytest.raises(Killed):
             service.work(deposit_id)
     expire_lease(service, deposit_id)
@@ -53,15 +54,15 @@ def die_after(service: Service, deposit_id: str, count: int, monkeypatch: pytest
 def finish(service: Service, deposit_id: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Works to the end; returns the phases and steps of what was trained."""
     seen: list[tuple[str, int]] = []
-    heartbeat = jobs.heartbeat
+    heartbeat = JOBS.heartbeat
 
-    def counted(session: Any, settings: Any, job: Any, progress: dict[str, Any], *curve: Any) -> None:
+    def counted(*arguments: Any, progress: dict[str, Any], **values: Any) -> None:
         if "step" in progress and (progress["phase"], progress["step"]) not in seen:
             seen.append((progress["phase"], progress["step"]))
-        heartbeat(session, settings, job, progress, *curve)
+        heartbeat(*arguments, progress=progress, **values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "heartbeat", counted)
+        patch.setattr(JOBS, "heartbeat", counted)
         service.work(deposit_id)
     assert service.reader.deposit(deposit_id)["state"] == "deposited"
     return seen
@@ -106,7 +107,7 @@ def test_what_was_done_before_a_scrubbing_is_not_done_again(service: Service, mo
     service.register()
     first, second = service.deposit(["auk"]), service.deposit(["dodo"])
     third = service.queue(["emu"], **STEPS)
-    assert die_after(service, third, 2, monkeypatch) == [checkpoints.TARGET, first]
+    assert die_after(service, third, 2, monkeypatch) == [TARGET, first]
     assert finish(service, third, monkeypatch) == [("scrubbing", step) for step in (1, 2, 3, 4)]
     assert kept_checkpoints(service) == 0
     for deposit_id in (first, second, third):
@@ -137,13 +138,13 @@ def test_checkpoints_go_when_the_deposit_ends_without_a_result(
     if end == "cancelled while queued":
         eager.operator.cancel(deposit_id)
     elif end == "cancelled while running":
-        keep = jobs.keep_checkpoint
+        keep = JOBS.keep_checkpoint
 
         def cancelled(*arguments: Any) -> None:
             eager.operator.cancel(deposit_id)
             keep(*arguments)
 
-        monkeypatch.setattr(jobs, "keep_checkpoint", cancelled)
+        monkeypatch.setattr(JOBS, "keep_checkpoint", cancelled)
         eager.work(deposit_id)
     else:
         for _ in range(2):
@@ -155,7 +156,7 @@ def test_checkpoints_go_when_the_deposit_ends_without_a_result(
 
 def die_after_claim(service: Service, deposit_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with service.database.session() as session:
-        assert jobs.claim(session, service.settings, deposit_id)
+        assert JOBS.claim(session, Work(service.settings).vault, service.settings, deposit_id)
     expire_lease(service, deposit_id)
     reconcile(service)
 
@@ -192,7 +193,7 @@ def test_no_checkpoint_of_a_purged_module_is_kept(eager: Service, monkeypatch: p
     eager.register()
     first = eager.deposit(["auk"])
     second = eager.queue(["dodo"], **STEPS)
-    keep, seen = jobs.keep_checkpoint, []
+    keep, seen = JOBS.keep_checkpoint, []
 
     def purged_before(*arguments: Any) -> None:
         if arguments[4] == first and not seen:
@@ -201,7 +202,7 @@ def test_no_checkpoint_of_a_purged_module_is_kept(eager: Service, monkeypatch: p
         if arguments[4] == first:
             seen.append(kept_checkpoints(eager))
 
-    monkeypatch.setattr(jobs, "keep_checkpoint", purged_before)
+    monkeypatch.setattr(JOBS, "keep_checkpoint", purged_before)
     eager.work(second)
     assert seen == [1, 1, 1, 1]
     assert eager.reader.deposit(second)["state"] == "deposited"
@@ -232,7 +233,7 @@ def test_a_device_that_has_too_little_memory_for_that_too_fails_the_deposit_with
         service.work(deposit_id)
     failed = service.reader.deposit(deposit_id)
     assert failed["state"] == "failed"
-    assert "too little memory for a batch_size of 4; ask for a smaller batch_size" in failed["failure"]
+    assert "too little memory for a batch_size of 4. Ask for a smaller batch_size" in failed["failure"]
     assert actions(service, deposit_id).count("deposit.requeued") == 1
 
 

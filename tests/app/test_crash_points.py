@@ -20,8 +20,9 @@ from tests.app.conftest import Service
 from tests.app.factories import infer_request
 from tests.app.test_jobs import expire_lease, reconcile
 from tests.forks import forks
-from worker import heartbeat as pulse
-from worker.deposit import Work, work_on
+from worker import heartbeat
+from worker.deposit import work_on
+from worker.work import Work
 
 DIED = 137
 
@@ -56,7 +57,7 @@ class Steps:
 
 def carry_out(settings: str, deposit_id: str, dies_at: int | None, after: bool, told: Path) -> None:
     """In a process of its own."""
-    pulse.HEARTBEAT_SECONDS = math.inf  # those that time brings would not come at the same steps again
+    heartbeat.HEARTBEAT_SECONDS = math.inf  # those that time brings would not come at the same steps again
     work = Work(Settings.model_validate_json(settings))
     steps = Steps(dies_at, after)
     work_on(work, deposit_id)

@@ -81,7 +81,7 @@ def test_a_class_is_deposited_once(service: Service) -> None:
     assert (waiting.status, waiting.type) == (409, "urn:lirf:problem:already-deposited")
     assert "'dodo' of model 'birds' is in a deposit that has not ended" in waiting.detail
     service.work(first)
-    assert "'dodo' of model 'birds' is deposited already" in refusal(service, ["dodo", "emu"]).detail
+    assert "'dodo' of model 'birds' is already deposited" in refusal(service, ["dodo", "emu"]).detail
     assert refusal(service, ["emu", "heron", "kiwi"]).type == "urn:lirf:problem:nothing-preserved"
 
 
@@ -147,7 +147,7 @@ def test_a_running_deposit_is_cancelled_while_it_trains(service: Service) -> Non
 def test_an_ended_deposit_cannot_be_cancelled(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
-    with pytest.raises(LirfError, match="is deposited; only a queued or running deposit is cancelled") as caught:
+    with pytest.raises(LirfError, match=r"is deposited\. Only a queued or running deposit can be cancelled") as caught:
         service.operator.cancel(deposit_id)
     assert caught.value.status == 409
 

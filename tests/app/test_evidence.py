@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from app.base.database import now
 from app.deposits.tables import DepositRow
-from app.evidence import jobs
 from app.evidence import service as evidence
 from app.evidence.digests import digest
-from app.evidence.jobs import MOST_RESTARTS, Destroyed, NoLongerHeld
+from app.evidence.jobs import JOBS, MAX_RESTARTS, Destroyed, Job
 from app.evidence.tables import EvidenceRow
+from app.jobs.machine import LeaseLost
 from lirf_client import LirfError
 from lirf_core.evidence.examination import PARTS, Evidence, Examination
 from tests.app.conftest import Service
@@ -59,12 +59,12 @@ def newest(service: Service, deposit_id: str) -> str:
 
 def reconcile(service: Service) -> list[str]:
     with service.database.session() as session:
-        return jobs.reconcile(session, service.settings)
+        return JOBS.recover(session, service.worker.vault, service.settings)
 
 
-def claim(service: Service, evidence_id: str) -> jobs.Job | None:
+def claim(service: Service, evidence_id: str) -> Job | None:
     with service.database.session() as session:
-        return jobs.claim(session, service.settings, evidence_id)
+        return JOBS.claim(session, service.worker.vault, service.settings, evidence_id)
 
 
 def set_values(service: Service, evidence_id: str, **values: Any) -> None:
@@ -205,12 +205,12 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
     assert claim(service, evidence_id) is not None
     with service.database.session() as session:
         for late in (
-            lambda: jobs.heartbeat(session, service.settings, stale, {}),
-            lambda: jobs.finish(session, stale, {"good": {}}),
-            lambda: jobs.fail(session, stale, "late"),
-            lambda: jobs.give_back(session, stale, None, 3),
+            lambda: JOBS.heartbeat(session, service.settings, stale, progress={}),
+            lambda: JOBS.finish(session, stale, {"good": {}}),
+            lambda: JOBS.fail(session, service.worker.vault, stale, "late"),
+            lambda: JOBS.give_back(session, service.worker.vault, service.settings, stale, None),
         ):
-            with pytest.raises(NoLongerHeld):
+            with pytest.raises(LeaseLost):
                 late()
     assert service.reader.evidence(evidence_id)["state"] == "running"
     for _ in range(2):
@@ -219,7 +219,7 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
         claim(service, evidence_id)
     set_values(service, evidence_id, lease_until=now() - timedelta(1))
     assert reconcile(service) == []
-    assert "lost too often" in (service.reader.evidence(evidence_id)["failure"] or "")
+    assert "was lost 3 times" in (service.reader.evidence(evidence_id)["failure"] or "")
     [failed] = service.auditor.audit_events(subject=evidence_id, action="evidence.failed")
     assert failed["actor"] == "reconciler"
 
@@ -324,7 +324,7 @@ def test_an_examination_that_cannot_be_begun_has_failed_and_does_not_wait_for_ev
         assert claim(service, evidence_id) is None
     failed = service.reader.evidence(evidence_id)
     assert failed["state"] == "failed"
-    assert failed["failure"] == "KeyError in the worker; its log says more."
+    assert failed["failure"] == "It cannot be started: KeyError in the worker. The worker's log has the details."
     actions = [event["action"] for event in service.auditor.audit_events(subject=evidence_id)]
     assert actions == ["evidence.failed", "evidence.requested"]  # it was not started
 
@@ -339,7 +339,7 @@ def test_a_deposit_that_cannot_be_begun_fails_and_holds_up_no_evidence(service: 
     service.work(broken)
     failed = service.reader.deposit(broken)
     assert failed["state"] == "failed"
-    assert "cannot be begun" in (failed["failure"] or "")
+    assert "cannot be started" in (failed["failure"] or "")
     assert claim(service, evidence_id) is not None
 
 
@@ -392,7 +392,7 @@ def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
     failing(OSError("the disk"))
     told = service.reader.evidence(evidence_id)
     assert told["state"] == "failed"
-    assert "after 3 attempts" in (told["failure"] or "")
+    assert "After 3 attempts" in (told["failure"] or "")
 
 
 def test_what_is_destroyed_before_it_is_read_is_no_trouble_of_the_examination(
@@ -426,12 +426,12 @@ def test_what_is_examined_may_be_replaced_more_often_than_trouble_is_borne(
         examine_failing(service, evidence_id, error, monkeypatch)
         return dict(service.reader.evidence(evidence_id))
 
-    for _ in range(MOST_RESTARTS):
+    for _ in range(MAX_RESTARTS):
         assert failing(Destroyed())["state"] == "queued"
     assert failing(OSError("the disk"))["state"] == "queued"
     told = failing(Destroyed())
     assert told["state"] == "failed"
-    assert "replaced or destroyed again and again" in (told["failure"] or "")
+    assert "replaced or destroyed too often" in (told["failure"] or "")
 
 
 def test_later_deposits_are_no_preserved_classes_of_earlier_evidence(service: Service) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from app.deposits import jobs
+from app.deposits.jobs import JOBS
 from app.inference.batches import Batches
 from lirf_client import LirfError
 from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
-from worker import deposit as worker_job
 
 
 def vault_files(service: Service) -> set[Path]:
@@ -49,13 +48,13 @@ def test_objects_stay_when_nobody_knows_whether_the_commit_took_place(
 ) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
-    publish = jobs.publish
+    publish = JOBS.publish
 
     def publish_then_fail(*arguments: Any) -> None:
         publish(*arguments)
         raise fault
 
-    monkeypatch.setattr(worker_job.jobs, "publish", publish_then_fail)
+    monkeypatch.setattr(JOBS, "publish", publish_then_fail)
     if isinstance(fault, OperationalError):
         service.work(deposit_id)
     else:
@@ -71,16 +70,16 @@ def test_a_passing_trouble_queues_the_deposit_again_and_keeps_its_images(
 ) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
-    heartbeat = jobs.heartbeat
+    heartbeat = JOBS.heartbeat
 
-    def broken(*arguments: Any) -> None:
+    def broken(*arguments: Any, **values: Any) -> None:
         raise OperationalError("UPDATE", {}, Exception("connection lost"))
 
-    monkeypatch.setattr(worker_job.jobs, "heartbeat", broken)
+    monkeypatch.setattr(JOBS, "heartbeat", broken)
     service.work(deposit_id)
     waiting = service.reader.deposit(deposit_id)
     assert (waiting["state"], waiting["attempts"]) == ("queued", 1)
-    monkeypatch.setattr(worker_job.jobs, "heartbeat", heartbeat)
+    monkeypatch.setattr(JOBS, "heartbeat", heartbeat)
     service.work(deposit_id)
     assert service.reader.deposit(deposit_id)["state"] == "deposited"
 
@@ -91,25 +90,25 @@ def test_a_trouble_that_stays_fails_the_deposit_with_its_name(
     service.register()
     deposit_id = service.queue(["auk"])
 
-    def broken(*arguments: Any) -> None:
+    def broken(*arguments: Any, **values: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(worker_job.jobs, "heartbeat", broken)
+    monkeypatch.setattr(JOBS, "heartbeat", broken)
     for _ in range(service.settings.max_attempts):
         service.work(deposit_id)
     failed = service.reader.deposit(deposit_id)
     assert failed["state"] == "failed"
-    assert failed["failure"] == "after 3 attempts: OSError: no space left on device"
+    assert failed["failure"] == "After 3 attempts: OSError: no space left on device"
 
 
 def test_stopping_the_worker_is_no_attempt(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
 
-    def stopped(*arguments: Any) -> None:
+    def stopped(*arguments: Any, **values: Any) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(worker_job.jobs, "heartbeat", stopped)
+    monkeypatch.setattr(JOBS, "heartbeat", stopped)
     for _ in range(5):
         with pytest.raises(SystemExit):
             service.work(deposit_id)
@@ -122,13 +121,13 @@ def test_measuring_renews_the_lease(service: Service, monkeypatch: pytest.Monkey
     service.operator.upload_dataset("birds", service.archive(["auk", "emu"], 100), purpose="evaluation")
     deposit_id = service.queue(["auk"])
     phases: list[str] = []
-    heartbeat = jobs.heartbeat
+    heartbeat = JOBS.heartbeat
 
-    def counted(session: Any, settings: Any, job: Any, progress: dict[str, Any], *curve: Any) -> None:
+    def counted(*arguments: Any, progress: dict[str, Any], **values: Any) -> None:
         phases.append(progress["phase"])
-        heartbeat(session, settings, job, progress, *curve)
+        heartbeat(*arguments, progress=progress, **values)
 
-    monkeypatch.setattr(worker_job.jobs, "heartbeat", counted)
+    monkeypatch.setattr(JOBS, "heartbeat", counted)
     monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0.0)
     service.work(deposit_id)
     assert phases.count("evaluating") >= 7  # 3 networks, 2 batches each, and the load

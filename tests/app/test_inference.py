@@ -128,7 +128,7 @@ def test_a_small_cache_answers_the_same(service: Service) -> None:
     from app.inference.engine import InferenceEngine
     from app.inference.views import SERVED
     from lirf_core.compute import Compute
-    from worker.deposit import Work
+    from worker.work import Work
 
     service.register()
     deposit_id = service.deposit(["auk"])

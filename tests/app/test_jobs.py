@@ -2,28 +2,30 @@
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from app.base.database import now
-from app.deposits import jobs, recovery
-from app.deposits.jobs import Job, LeaseLost
+from app.deposits.jobs import JOBS, Job
 from app.deposits.tables import DepositRow
+from app.jobs.machine import LeaseLost
 from tests.app.conftest import Service
-from worker.deposit import Work
+from worker.deposit import work_on
+from worker.work import Work
 
 
 def claim(service: Service, deposit_id: str) -> Job:
     with service.database.session() as session:
-        job = jobs.claim(session, service.settings, deposit_id)
+        job = JOBS.claim(session, Work(service.settings).vault, service.settings, deposit_id)
     assert job is not None
     return job
 
 
 def reconcile(service: Service) -> list[str]:
     with service.database.session() as session:
-        return recovery.reconcile(session, Work(service.settings).vault, service.settings)
+        return JOBS.recover(session, Work(service.settings).vault, service.settings)
 
 
 def expire_lease(service: Service, deposit_id: str) -> None:
@@ -46,7 +48,7 @@ def test_of_many_that_claim_one_wins(service: Service) -> None:
     def attempt() -> None:
         barrier.wait()
         with service.database.session() as session:
-            won.append(jobs.claim(session, service.settings, deposit_id) is not None)
+            won.append(JOBS.claim(session, Work(service.settings).vault, service.settings, deposit_id) is not None)
 
     threads = [threading.Thread(target=attempt) for _ in range(6)]
     for thread in threads:
@@ -62,7 +64,7 @@ def test_one_deposit_of_a_model_runs_at_a_time(service: Service) -> None:
     first, second, other = service.queue(["auk"]), service.queue(["emu"]), service.queue(["auk"], "others")
     claim(service, first)
     with service.database.session() as session:
-        assert jobs.claim(session, service.settings, second) is None
+        assert JOBS.claim(session, Work(service.settings).vault, service.settings, second) is None
     claim(service, other)
     assert service.reader.deposit(second)["state"] == "queued"
 
@@ -78,11 +80,15 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
     assert fresh.token == stale.token + 1
 
     vault = Work(service.settings).vault
-    with service.database.session() as session, pytest.raises(LeaseLost):
-        jobs.heartbeat(session, service.settings, stale, {})
     with service.database.session() as session:
-        jobs.fail(session, vault, stale, "too late")
-        jobs.confirm_cancelled(session, vault, stale)
+        for write_late in (
+            lambda: JOBS.heartbeat(session, service.settings, stale, progress={}),
+            lambda: JOBS.fail(session, vault, stale, "too late"),
+            lambda: JOBS.confirm_cancelled(session, vault, stale),
+            lambda: JOBS.give_back(session, vault, service.settings, stale, None),
+        ):
+            with pytest.raises(LeaseLost):
+                write_late()
     assert service.reader.deposit(deposit_id)["state"] == "running"
     assert actions(service, deposit_id) == [
         "deposit.requested",
@@ -97,18 +103,16 @@ def test_a_stale_worker_cannot_publish(service: Service) -> None:
     deposit_id = service.queue(["auk"])
     work = Work(service.settings)
 
-    original_publish = jobs.publish
+    publish = JOBS.publish
 
-    def publish_late(*arguments: object) -> None:
+    def publish_late(*arguments: Any) -> bool:
         expire_lease(service, deposit_id)
         reconcile(service)
-        original_publish(*arguments)  # type: ignore[arg-type]
-
-    from worker import deposit as worker_job
+        return publish(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:  # a pause between the work and its publication
-        patch.setattr(worker_job.jobs, "publish", publish_late)
-        worker_job.work_on(work, deposit_id)
+        patch.setattr(JOBS, "publish", publish_late)
+        work_on(work, deposit_id)
     assert service.reader.deposit(deposit_id)["state"] == "queued"
     assert service.reader.model("birds")["revision"] == 0
     service.work(deposit_id)
@@ -124,7 +128,7 @@ def test_too_many_lost_workers_fail_the_deposit_with_the_reason(service: Service
         reconcile(service)
     failed = service.reader.deposit(deposit_id)
     assert failed["state"] == "failed"
-    assert "the worker was lost 3 times" in (failed["failure"] or "")
+    assert "The worker was lost 3 times" in (failed["failure"] or "")
     assert actions(service, deposit_id)[-1] == "deposit.failed"
     service.deposit(["auk"])
 

@@ -24,7 +24,7 @@ from tests.app.conftest import Service, started
 from tests.app.factories import infer_request
 from tests.lirf_core.factories import SPEC
 from worker import deposit as worker_job
-from worker.deposit import Work
+from worker.work import Work
 
 REASON = "the licence holder asked for it"
 
@@ -82,7 +82,7 @@ def test_what_is_purged_cannot_be_withdrawn_purged_or_deposited_again(service: S
     service.register()
     deposit_id = service.deposit(["auk"])
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
-    with pytest.raises(LirfError, match="stay forgotten"):
+    with pytest.raises(LirfError, match="Only training the model again brings its classes back"):
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
     assert refusal(service, deposit_id, ["auk"]) == "module-purged"
     with pytest.raises(LirfError, match="deposited already"):
@@ -202,7 +202,7 @@ def test_a_withdrawal_that_waits_for_a_purge_is_refused(service: Service, monkey
     monkeypatch.setattr(withdrawals.registry, "lock", purged_first)
     if service.database.url.get_backend_name() == "sqlite":  # there, changes follow each other anyway
         service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
-    with pytest.raises(LirfError, match="stay forgotten"):
+    with pytest.raises(LirfError, match="Only training the model again brings its classes back"):
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
     service.reader.infer("birds", infer_request(1))
 

@@ -11,7 +11,7 @@ from app.vault.service import StoredObject, Vault
 from app.vault.tables import VaultObjectRow
 from tests.app.conftest import Service
 from tests.app.factories import infer_request
-from worker.deposit import Work
+from worker.work import Work
 
 
 def module_object(service: Service, deposit_id: str) -> VaultObjectRow:

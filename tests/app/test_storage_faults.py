@@ -10,7 +10,7 @@ from app.vault.objects import ObjectStore
 from lirf_client import LirfError
 from tests.app.conftest import Service
 from tests.app.factories import infer_request
-from worker.deposit import Work
+from worker.work import Work
 
 FAULTS = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")]
 SHORT = OSError("half of it is on the disk, and nobody was told")

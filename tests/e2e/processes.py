@@ -24,7 +24,8 @@ from app.main import create_app
 from app.telemetry import logs
 from lirf_client import Client  # noqa: F401
 from tests.forks import forks
-from worker.deposit import Work, work_on
+from worker.deposit import work_on
+from worker.work import Work
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:

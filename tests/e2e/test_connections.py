@@ -24,7 +24,7 @@ from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
 from app.base.settings import Settings
-from app.deposits import recovery
+from app.deposits.jobs import JOBS
 from app.vault import maintenance
 from app.vault.service import open_vault
 from lirf_client import Client
@@ -34,7 +34,8 @@ from tests.app.factories import deposit_zip, infer_request
 from tests.doses import dose
 from tests.e2e.installation import REDIS
 from tests.e2e.proxy import FaultyProxy, Mode
-from worker.deposit import Work, work_on
+from worker.deposit import work_on
+from worker.work import Work
 
 FAULTS = dose(20, 200)
 MODES: tuple[Mode, ...] = ("refused", "silent", "slow", "through")  # each cuts what there is
@@ -151,7 +152,7 @@ def worker_goes_on(straight: Settings, proxied: Settings, stop: threading.Event,
     work, database = Work(proxied), Database(straight.database)
     while not stop.is_set():
         with database.session() as session:
-            queued = recovery.reconcile(session, vault, straight)
+            queued = JOBS.recover(session, vault, straight)
         with database.reading() as session:
             queued += session.scalars(sa.text("SELECT id FROM deposits WHERE state = 'queued' ORDER BY id")).all()
         for deposit_id in dict.fromkeys(queued):

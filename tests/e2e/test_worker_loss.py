@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.base.settings import Settings
-from app.deposits.tables import CheckpointRow
 from app.jobs.doorbell import DEPOSIT, celery_app
+from app.jobs.tables import CheckpointRow
 from lirf_client import Client
 from tests.app.conftest import Service
 from tests.app.factories import deposit_zip

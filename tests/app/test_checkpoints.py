@@ -101,7 +101,9 @@ def test_a_deposit_whose_worker_died_goes_on_after_its_last_checkpoint(
     assert {len(values) for values in curve.values()} == {4}
 
 
-def test_what_was_done_before_a_scrubbing_is_not_done_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_training_is_not_repeated_when_scrubbing_is_interrupted(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even where checkpoints are rare, one is kept whenever another training follows."""
     monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0)
     service.register()
@@ -114,9 +116,7 @@ def test_what_was_done_before_a_scrubbing_is_not_done_again(service: Service, mo
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
 
 
-def test_a_checkpoint_that_does_not_open_costs_time_and_nothing_else(
-    eager: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoint_that_does_not_open_only_costs_time(eager: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     eager.register()
     deposit_id = eager.queue(["auk"], **STEPS)
     die_after(eager, deposit_id, 2, monkeypatch)
@@ -129,7 +129,7 @@ def test_a_checkpoint_that_does_not_open_costs_time_and_nothing_else(
 
 
 @pytest.mark.parametrize("end", ["cancelled while queued", "cancelled while running", "failed"])
-def test_checkpoints_go_when_the_deposit_ends_without_a_result(
+def test_checkpoints_are_removed_when_the_deposit_ends_without_a_result(
     end: str, eager: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eager.register()
@@ -161,7 +161,7 @@ def die_after_claim(service: Service, deposit_id: str, monkeypatch: pytest.Monke
     reconcile(service)
 
 
-def test_a_purge_takes_what_a_running_deposit_knows_of_the_module(
+def test_purge_removes_a_running_deposits_checkpoint_of_the_module(
     eager: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eager.register()
@@ -175,7 +175,7 @@ def test_a_purge_takes_what_a_running_deposit_knows_of_the_module(
     assert kept_checkpoints(eager) == 0
 
 
-def test_a_deposit_does_not_go_on_from_a_network_that_another_one_has_replaced(
+def test_deposit_starts_over_if_another_one_replaced_its_network(
     eager: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would bring back what the other one took out."""
@@ -223,7 +223,7 @@ def test_a_device_with_too_little_memory_gets_half_the_batch_once(
     assert len(finish(eager, deposit_id, monkeypatch)) == 8  # from the start: two steps an epoch now
 
 
-def test_a_device_that_has_too_little_memory_for_that_too_fails_the_deposit_with_advice(
+def test_deposit_fails_with_advice_if_half_the_batch_needs_too_much_memory(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.register()

@@ -59,7 +59,7 @@ def refusal(service: Service, images: list[str], /, **options: object) -> LirfEr
     return caught.value
 
 
-def test_requests_that_make_no_sense_are_problems(service: Service) -> None:
+def test_senseless_requests_are_problems(service: Service) -> None:
     service.register()
     unknown = refusal(service, ["auk"], classes=["auk", "phoenix"])
     assert (unknown.status, unknown.type) == (422, "urn:lirf:problem:unknown-class")
@@ -74,7 +74,7 @@ def test_requests_that_make_no_sense_are_problems(service: Service) -> None:
     assert service.reader.deposits("birds") == []
 
 
-def test_a_class_is_deposited_once(service: Service) -> None:
+def test_a_class_can_be_deposited_only_once(service: Service) -> None:
     service.register()
     first = service.queue(["auk", "dodo"])
     waiting = refusal(service, ["dodo", "emu"])
@@ -164,7 +164,7 @@ def test_a_deposit_that_diverges_fails_with_advice_and_leaves_the_model(service:
     service.deposit(["auk"])
 
 
-def test_a_damaged_vault_fails_the_deposit_and_the_original_stays(service: Service) -> None:
+def test_damaged_vault_fails_the_deposit_and_the_original_keeps_serving(service: Service) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
     newest = max(
@@ -200,7 +200,7 @@ def test_deposits_compose_and_each_module_stays_valid(service: Service) -> None:
     assert without != pytest.approx(alone, abs=1e-4)
 
 
-def test_a_withdrawn_class_compares_with_the_preserved_ones_the_same_whatever_else_is_withdrawn(
+def test_a_withdrawn_class_scores_the_same_whatever_else_is_withdrawn(
     service: Service,
 ) -> None:
     service.register()

@@ -99,7 +99,7 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     assert examined_objects["module"] == made["details"]["module_object"]
 
 
-def test_without_held_out_images_or_the_wish_nothing_is_examined(service: Service) -> None:
+def test_nothing_is_examined_without_held_out_images_or_if_declined(service: Service) -> None:
     service.register()
     first = service.deposit(["auk"])
     assert service.reader.evidence_of(first) == []
@@ -114,7 +114,7 @@ def test_without_held_out_images_or_the_wish_nothing_is_examined(service: Servic
     assert service.operator.request_evidence(first)["state"] == "queued"  # the set came later
 
 
-def test_one_examination_of_a_deposit_at_a_time_and_who_only_reads_asks_for_none(service: Service) -> None:
+def test_one_examination_at_a_time_and_readers_cannot_request_one(service: Service) -> None:
     with_evaluation_set(service)
     deposit_id = service.deposit(["auk"])
     with pytest.raises(LirfError) as refusal:
@@ -129,7 +129,7 @@ def test_one_examination_of_a_deposit_at_a_time_and_who_only_reads_asks_for_none
     assert refusal.value.type.endswith("nothing-to-examine")
 
 
-def test_a_kept_deposit_set_or_one_that_is_shown_again_are_the_members(service: Service) -> None:
+def test_members_are_a_kept_deposit_set_or_one_uploaded_again(service: Service) -> None:
     with_evaluation_set(service)
     deposit_id = service.deposit(["auk"], keep_dataset=True)
     found = examined(service, newest(service, deposit_id))
@@ -144,7 +144,7 @@ def test_a_kept_deposit_set_or_one_that_is_shown_again_are_the_members(service: 
     assert refusal.value.type.endswith("members-differ")
 
 
-def test_a_reference_is_compared_with_and_has_the_same_classes(service: Service) -> None:
+def test_reference_is_compared_and_must_have_the_same_classes(service: Service) -> None:
     with_evaluation_set(service)
     service.register("ignorant", seed=1)
     deposit_id = service.deposit(["auk"], evidence=False)
@@ -170,7 +170,7 @@ def test_a_reference_is_compared_with_and_has_the_same_classes(service: Service)
         service.operator.request_evidence(deposit_id, reference="wide")
 
 
-def test_what_was_destroyed_is_missing_and_says_so(service: Service) -> None:
+def test_destroyed_networks_are_listed_as_missing(service: Service) -> None:
     with_evaluation_set(service)
     service.administrator.change_policy("birds", original="destroy", reason="r")
     deposit_id = service.deposit(["auk"])
@@ -183,7 +183,7 @@ def test_what_was_destroyed_is_missing_and_says_so(service: Service) -> None:
     assert found["answers"].keys() == {"target"}
 
 
-def test_what_goes_while_it_waits_fails_it_with_the_reason(service: Service) -> None:
+def test_examination_fails_if_its_images_are_deleted_while_it_waits(service: Service) -> None:
     evaluation_id = with_evaluation_set(service)
     deposit_id = service.deposit(["auk"])
     service.operator.discard_dataset("birds", evaluation_id)
@@ -224,7 +224,7 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
     assert failed["actor"] == "reconciler"
 
 
-def test_a_crash_between_deposit_and_evidence_loses_none(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_between_deposit_and_evidence_loses_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with_evaluation_set(service)
     deposit_id = service.queue(["auk"])
     with monkeypatch.context() as patched:
@@ -260,7 +260,7 @@ def test_a_cancelled_examination_ends_at_its_next_step(service: Service, monkeyp
 
 
 @pytest.mark.parametrize("of", ["purge", "later deposit", "evaluation set"])
-def test_what_is_destroyed_while_it_is_examined_is_let_go_at_once(
+def test_examination_stops_at_once_if_its_objects_are_destroyed(
     service: Service, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
     evaluation_id = with_evaluation_set(service)
@@ -298,7 +298,7 @@ def test_what_is_destroyed_while_it_is_examined_is_let_go_at_once(
         assert again["revision"] == (1 if of == "purge" else 2)
 
 
-def test_deposits_that_wait_for_a_worker_go_first(service: Service) -> None:
+def test_waiting_deposits_go_before_examinations(service: Service) -> None:
     with_evaluation_set(service)
     evidence_id = newest(service, service.deposit(["auk"]))
     waiting = service.queue(["dodo"], evidence=False)
@@ -310,9 +310,7 @@ def test_deposits_that_wait_for_a_worker_go_first(service: Service) -> None:
     assert claim(service, evidence_id) is not None
 
 
-def test_an_examination_that_cannot_be_begun_has_failed_and_does_not_wait_for_ever(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examination_that_cannot_be_started_fails(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with_evaluation_set(service)
     evidence_id = newest(service, service.deposit(["auk"]))
 
@@ -329,7 +327,7 @@ def test_an_examination_that_cannot_be_begun_has_failed_and_does_not_wait_for_ev
     assert actions == ["evidence.failed", "evidence.requested"]  # it was not started
 
 
-def test_a_deposit_that_cannot_be_begun_fails_and_holds_up_no_evidence(service: Service) -> None:
+def test_deposit_that_cannot_be_started_fails_and_does_not_block_evidence(service: Service) -> None:
     with_evaluation_set(service)
     evidence_id = newest(service, service.deposit(["auk"]))
     broken = service.queue(["dodo"])
@@ -343,7 +341,7 @@ def test_a_deposit_that_cannot_be_begun_fails_and_holds_up_no_evidence(service: 
     assert claim(service, evidence_id) is not None
 
 
-def test_members_that_were_discarded_meanwhile_are_missing_and_the_rest_is_examined(service: Service) -> None:
+def test_examination_goes_on_without_members_that_were_discarded(service: Service) -> None:
     with_evaluation_set(service)
     deposit_id = service.deposit(["auk"], keep_dataset=True)
     with service.database.session() as session:
@@ -354,9 +352,7 @@ def test_members_that_were_discarded_meanwhile_are_missing_and_the_rest_is_exami
     assert found["membership"]
 
 
-def test_a_purge_while_the_last_part_is_done_is_not_overtaken(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_purge_during_the_last_part_discards_its_result(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with_evaluation_set(service)
     deposit_id = service.deposit(["auk"])
     evidence_id = newest(service, deposit_id)
@@ -374,7 +370,7 @@ def test_a_purge_while_the_last_part_is_done_is_not_overtaken(
     assert "recover" not in examined(service, evidence_id)["answers"]
 
 
-def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
+def test_passing_trouble_is_retried_until_the_attempts_are_used_up(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_evaluation_set(service)
@@ -395,9 +391,7 @@ def test_a_trouble_that_may_pass_is_tried_again_and_one_that_may_not_is_told(
     assert "After 3 attempts" in (told["failure"] or "")
 
 
-def test_what_is_destroyed_before_it_is_read_is_no_trouble_of_the_examination(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_destroyed_object_is_not_counted_as_a_failed_attempt(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with_evaluation_set(service)
     deposit_id = service.deposit(["auk"])
     evidence_id = newest(service, deposit_id)
@@ -416,9 +410,7 @@ def test_what_is_destroyed_before_it_is_read_is_no_trouble_of_the_examination(
     assert "recover" not in examined(service, evidence_id)["answers"]
 
 
-def test_what_is_examined_may_be_replaced_more_often_than_trouble_is_borne(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_restarts_have_a_higher_limit_than_attempts(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with_evaluation_set(service)
     evidence_id = newest(service, service.deposit(["auk"]))
 
@@ -434,7 +426,7 @@ def test_what_is_examined_may_be_replaced_more_often_than_trouble_is_borne(
     assert "replaced or destroyed too often" in (told["failure"] or "")
 
 
-def test_later_deposits_are_no_preserved_classes_of_earlier_evidence(service: Service) -> None:
+def test_later_deposits_do_not_count_as_preserved_classes(service: Service) -> None:
     with_evaluation_set(service)
     first = service.deposit(["auk"], evidence=False)
     service.deposit(["dodo"], evidence=False)

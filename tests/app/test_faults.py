@@ -43,7 +43,7 @@ def test_an_answer_computed_during_a_revocation_does_not_show_the_class(
 @pytest.mark.parametrize(
     "fault", [SystemExit(), KeyboardInterrupt(), OperationalError("COMMIT", {}, Exception("gone"))]
 )
-def test_objects_stay_when_nobody_knows_whether_the_commit_took_place(
+def test_objects_stay_if_it_is_unknown_whether_the_commit_happened(
     service: Service, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     service.register()
@@ -65,7 +65,7 @@ def test_objects_stay_when_nobody_knows_whether_the_commit_took_place(
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
 
 
-def test_a_passing_trouble_queues_the_deposit_again_and_keeps_its_images(
+def test_passing_trouble_requeues_the_deposit_and_keeps_its_images(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.register()
@@ -84,9 +84,7 @@ def test_a_passing_trouble_queues_the_deposit_again_and_keeps_its_images(
     assert service.reader.deposit(deposit_id)["state"] == "deposited"
 
 
-def test_a_trouble_that_stays_fails_the_deposit_with_its_name(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lasting_trouble_fails_the_deposit_with_its_name(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
 
@@ -101,7 +99,7 @@ def test_a_trouble_that_stays_fails_the_deposit_with_its_name(
     assert failed["failure"] == "After 3 attempts: OSError: no space left on device"
 
 
-def test_stopping_the_worker_is_no_attempt(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_the_worker_does_not_count_as_an_attempt(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
 
@@ -134,7 +132,7 @@ def test_measuring_renews_the_lease(service: Service, monkeypatch: pytest.Monkey
     assert phases.count("loading") >= 2
 
 
-def test_a_body_is_not_read_without_a_key(service: Service) -> None:
+def test_body_is_not_read_without_a_valid_key(service: Service) -> None:
     for path in ("/v1/models", "/v1/withdrawals", "/v2/models/x/infer", "/v1/keys"):
         assert HTTP.post(service.url + path, content=b"{nonsense").status_code == 401
 
@@ -161,7 +159,7 @@ def test_nul_characters_are_refused_everywhere(service: Service) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json"), body
 
 
-def test_of_many_registrations_of_one_name_one_wins(service: Service) -> None:
+def test_only_one_of_many_registrations_of_a_name_wins(service: Service) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('op', 'operator')}"}
     body = {
         "name": "same",
@@ -177,7 +175,7 @@ def test_of_many_registrations_of_one_name_one_wins(service: Service) -> None:
         assert sorted(answers) == [201] + [409] * 5
 
 
-def test_a_data_set_that_is_not_needed_is_discarded_and_a_used_one_is_not(service: Service) -> None:
+def test_unused_data_set_can_be_discarded_and_a_used_one_cannot(service: Service) -> None:
     service.register()
     before = vault_files(service)
     dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))

@@ -39,7 +39,7 @@ def actions(service: Service, deposit_id: str) -> list[str]:
     return [event["action"] for event in service.auditor.audit_events(subject=deposit_id)][::-1]
 
 
-def test_of_many_that_claim_one_wins(service: Service) -> None:
+def test_only_one_of_many_claims_wins(service: Service) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
     won: list[bool] = []
@@ -119,7 +119,7 @@ def test_a_stale_worker_cannot_publish(service: Service) -> None:
     assert service.reader.deposit(deposit_id)["revision"] == 1
 
 
-def test_too_many_lost_workers_fail_the_deposit_with_the_reason(service: Service) -> None:
+def test_deposit_fails_with_the_reason_after_too_many_lost_workers(service: Service) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
     for _ in range(service.settings.max_attempts):
@@ -143,7 +143,7 @@ def test_a_cancelled_deposit_whose_worker_died_is_cancelled(service: Service) ->
     assert service.reader.deposit(deposit_id)["state"] == "cancelled"
 
 
-def test_a_silent_queued_deposit_is_announced_again_but_not_at_once(service: Service) -> None:
+def test_queued_deposit_is_announced_again_after_a_while(service: Service) -> None:
     service.register()
     deposit_id = service.queue(["auk"])
     assert reconcile(service) == []
@@ -153,7 +153,7 @@ def test_a_silent_queued_deposit_is_announced_again_but_not_at_once(service: Ser
     assert reconcile(service) == []
 
 
-def test_doubled_and_late_messages_change_nothing(service: Service) -> None:
+def test_repeated_and_late_messages_change_nothing(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     service.work(deposit_id)

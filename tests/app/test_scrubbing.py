@@ -84,9 +84,7 @@ def publish_before_reading(
     return is_replaced
 
 
-def test_who_withdraws_while_a_deposit_replaces_the_module_gets_the_new_one(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_withdrawal_during_a_replacement_gets_the_new_module(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """The module is read from the database, then replaced and removed, then read from the vault."""
     service.register()
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
@@ -97,9 +95,7 @@ def test_who_withdraws_while_a_deposit_replaces_the_module_gets_the_new_one(
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
 
 
-def test_who_asks_while_a_deposit_replaces_the_module_is_answered_with_the_new_one(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inference_during_a_replacement_uses_the_new_module(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.register()
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
     service.custodian.withdraw([first], holder="h", reason="r")
@@ -109,7 +105,7 @@ def test_who_asks_while_a_deposit_replaces_the_module_is_answered_with_the_new_o
     assert is_replaced.is_set()
 
 
-def test_a_module_that_nothing_replaced_is_reported_as_damaged(service: Service) -> None:
+def test_missing_module_is_reported_as_damaged(service: Service) -> None:
     service.register()
     first = service.deposit(["auk"])
     vault = Work(service.settings).vault

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.base.request_id import HEADER, begin
 from app.telemetry.metrics import Metrics
 
-log = logging.getLogger("app.api.bodies")
+log = logging.getLogger("app.requests")
 _QUIET = ("/v2/health/live", "/v2/health/ready", "/metrics")  # asked every few seconds
 
 

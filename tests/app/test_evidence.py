@@ -81,7 +81,7 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     assert {part for part in PARTS if found[part]} == set(PARTS)
     assert found["answers"].keys() == {"original", "target", "recover"}
     assert found["missing"].keys() == {"membership", "reference", "classes"}
-    assert "of revision 1; then its deposit set was shredded" in found["missing"]["membership"]
+    assert "on revision 1. Its deposit set was shredded" in found["missing"]["membership"]
     assert found["membership"] == (service.reader.deposit(deposit_id)["metrics"] or {})["membership"]
 
     told = service.reader.evidence(queued["id"])
@@ -348,7 +348,7 @@ def test_examination_goes_on_without_members_that_were_discarded(service: Servic
         dataset_id = session.scalars(sa.select(DepositRow.dataset_id).where(DepositRow.id == deposit_id)).one()
     service.operator.discard_dataset("birds", dataset_id)
     found = examined(service, newest(service, deposit_id))
-    assert "of revision 1" in found["missing"]["membership"]
+    assert "on revision 1" in found["missing"]["membership"]
     assert found["membership"]
 
 

@@ -21,8 +21,8 @@ from demo.digits import SPEC
 from lirf_core import artifacts, quantisation
 from lirf_core.artifacts import Belonging
 from lirf_core.images.archives import ImageArchive
-from lirf_core.images.data import Preprocessing
 from lirf_core.images.decoding import Decoders
+from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork, digest
 from lirf_core.quantisation import Grid
 from lirf_core.recover import DepositModule

@@ -1,4 +1,4 @@
-"""`lirf up`: everything on one machine. uvicorn in this process, the Celery worker and the reconciler beside it."""
+"""`lirf up`: everything on one machine. uvicorn runs in this process, Celery and the reconciler in child processes."""
 
 import fcntl
 import os
@@ -26,20 +26,20 @@ RESTART_SECONDS = 1.0
 
 
 class AlreadyRunning(RuntimeError):
-    """Another `lirf up` uses the state folder."""
+    """Another `lirf up` is using the state folder."""
 
 
 class Embedded:
-    """One installation in one state folder. `run` returns when a signal has stopped it."""
+    """One installation in one state folder."""
 
     def __init__(self, settings: Settings, host: str, port: int) -> None:
         self.settings, self.host, self.port = settings, host, port
         self._stop = threading.Event()
 
     def prepare(self) -> Path | None:
-        """Brings the database up to date and makes the first administrator key where there is none.
+        """Bring the database up to date, and create an administrator key if there are no keys yet.
 
-        Returns the file that the key was written to, or None where there are keys already.
+        Returns the file with the new key, or None if there were keys.
         """
         database = Database(self.settings.database)
         upgrade(database)
@@ -56,7 +56,7 @@ class Embedded:
         return file if is_new else None
 
     def run(self, on_started: Callable[[], None]) -> None:
-        """Serves until SIGINT or SIGTERM, then stops everything it started."""
+        """Serve until SIGINT or SIGTERM, then stop all child processes."""
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(self.settings),
@@ -68,8 +68,8 @@ class Embedded:
         )
         worker = ["-m", "celery", "--quiet", "-A", "worker.celery_app", "worker"]
         threads = [
-            threading.Thread(target=self._keep, args=(worker, signal.SIGQUIT)),  # Celery's cold shutdown
-            threading.Thread(target=self._keep, args=(["-m", "worker.reconciler"], signal.SIGTERM)),
+            threading.Thread(target=self._supervise, args=(worker, signal.SIGQUIT)),  # Celery's cold shutdown
+            threading.Thread(target=self._supervise, args=(["-m", "worker.reconciler"], signal.SIGTERM)),
             threading.Thread(target=_when_started, args=(server, self._stop, on_started)),
         ]
         for thread in threads:
@@ -81,8 +81,8 @@ class Embedded:
             for thread in threads:
                 thread.join()
 
-    def _keep(self, arguments: list[str], stop_signal: signal.Signals) -> None:
-        """Starts a process, and starts it again when it dies."""
+    def _supervise(self, arguments: list[str], stop_signal: signal.Signals) -> None:
+        """Run a Python process, and start it again when it dies."""
         environment = {
             **os.environ,
             "LIRF_STATE_FOLDER": str(self.settings.folder),
@@ -90,7 +90,7 @@ class Embedded:
             "LIRF_EMBEDDED": str(os.getpid()),
         }
         while not self._stop.is_set():
-            # A session of its own: Ctrl-C is ours to pass on, and its children are ended with it.
+            # In its own session, so that Ctrl-C reaches only us and we can kill its children with it.
             process = subprocess.Popen(  # noqa: S603
                 [sys.executable, *arguments], env=environment, start_new_session=True, stdout=sys.stderr
             )
@@ -101,29 +101,31 @@ class Embedded:
 
 
 def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
-    """Ends it at once: a deposit in progress keeps its place in the database and goes on at the next start."""
+    """Stop a process and its children at once. Running jobs stay in the database and go on at the next start."""
     if process.poll() is None:
         process.send_signal(stop_signal)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # and children that outlived it
+        os.killpg(process.pid, signal.SIGKILL)  # children may still be alive
     process.wait()
 
 
-def _when_started(server: uvicorn.Server, stop: threading.Event, act: Callable[[], None]) -> None:
+def _when_started(server: uvicorn.Server, stop: threading.Event, on_started: Callable[[], None]) -> None:
     while not server.started and not stop.is_set():
         time.sleep(0.05)
     if server.started:
-        act()
+        on_started()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the state folder. Raises `AlreadyRunning`."""
+    """Lock the state folder. Raises `AlreadyRunning`."""
     with (folder / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyRunning(f"another `lirf up` runs in {folder}; stop it, or choose another --state.") from None
+            raise AlreadyRunning(
+                f"Another `lirf up` is using {folder}. Stop it, or choose another folder with --state."
+            ) from None
         yield

@@ -1,4 +1,4 @@
-"""How uvicorn serves the API, wherever it runs."""
+"""Serve the API with uvicorn: its options, and `lirf serve`."""
 
 import os
 from tempfile import TemporaryDirectory
@@ -9,15 +9,15 @@ import uvicorn
 from app.telemetry.metrics import SHARED_METRICS
 
 OPTIONS: dict[str, Any] = {
-    "log_config": None,  # `telemetry.logs` configures it
-    # Clients close an idle connection sooner, so that none sends on one that is being closed under it.
+    "log_config": None,  # `telemetry.logs` configures logging
+    # Longer than clients keep idle connections, so that no request meets a connection that we are closing.
     "timeout_keep_alive": 75,
     "timeout_graceful_shutdown": 5,
 }
 
 
 def serve(host: str, port: int, workers: int) -> None:
-    """Until a signal stops it. workers: processes, which share the machine's cores and tell their metrics together."""
+    """Serve the API until a signal stops it. workers: processes; they share the cores and report metrics as one."""
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     with TemporaryDirectory(prefix="lirf-metrics-") as folder:

@@ -1,23 +1,35 @@
-"""The `lirf` command: `up` runs the service, everything else talks to it over HTTP."""
+"""The `lirf` command: `lirf up` runs the service, most other commands talk to it over HTTP."""
 
 import typer
 
 from app.cli import approvals, audit, certificates, deposits, evidence, keys, models, service, vault, withdrawals
 
-HELP = """Learning with Recoverable Forgetting: switch off what an image classifier knows of some classes, and on again.
+HELP = """Learning with Recoverable Forgetting (LIRF): switch off what an image classifier knows about some classes, and
+switch it on again.
 
-Start a service with [bold]lirf up[/bold]; the other commands talk to it. They find it by --url or LIRF_URL, and the API
-key by LIRF_API_KEY or in the state folder of a service on this machine.
+Start a service with [bold]lirf up[/bold]. Run the other commands in a second terminal.
+They find the service with --url or LIRF_URL. They take the API key from
+LIRF_API_KEY, or from the state folder of a service on this machine.
 """
 
 main = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
-main.add_typer(service.commands)
-main.add_typer(models.commands)
-main.add_typer(deposits.commands)
-main.add_typer(withdrawals.commands)
-main.add_typer(evidence.commands)
-main.add_typer(certificates.commands, name="certificate")
-main.add_typer(keys.commands, name="keys")
-main.add_typer(audit.commands, name="audit")
-main.add_typer(vault.commands, name="vault")
-main.add_typer(approvals.commands, name="approvals")
+
+
+def _add(panel: str, commands: typer.Typer, group: str | None = None) -> None:
+    """Add the commands to a panel of the help page, under the name of a group if there is one."""
+    if group is None:
+        for command in commands.registered_commands:
+            command.rich_help_panel = panel
+    main.add_typer(commands, name=group, rich_help_panel=panel)
+
+
+_add("Service", service.commands)
+_add("Service", vault.commands, "vault")
+_add("Models", models.commands)
+_add("Deposits", deposits.commands)
+_add("Withdrawals", withdrawals.commands)
+_add("Evidence", evidence.commands)
+_add("Evidence", certificates.commands, "certificate")
+_add("Access and audit", keys.commands, "keys")
+_add("Access and audit", approvals.commands, "approvals")
+_add("Access and audit", audit.commands, "audit")

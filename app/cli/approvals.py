@@ -1,4 +1,4 @@
-"""`lirf approvals`: what waits for a second person."""
+"""`lirf approvals`: requests that need a second person."""
 
 from typing import Annotated
 
@@ -9,44 +9,50 @@ from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url
 from app.cli.output import cell, moment, show, table
 
-commands = typer.Typer(help="What waits for a second person.", no_args_is_help=True)
+commands = typer.Typer(help="Approve or refuse requests that need a second person.", no_args_is_help=True)
 
-ApprovalId = Annotated[str, typer.Argument(metavar="APPROVAL", help="Id, from `lirf approvals list`.")]
+ApprovalId = Annotated[str, typer.Argument(metavar="APPROVAL", help="Id of the request, from `lirf approvals list`.")]
 
 
 @commands.command("list")
 def list_approvals(
-    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
-    decided: Annotated[bool, typer.Option("--all", help="Also those that are decided on, or are too old.")] = False,
+    model: Annotated[str | None, typer.Option(help="Only requests for this model.")] = None,
+    with_decided: Annotated[
+        bool, typer.Option("--all", metavar="", help="Include requests that were decided or have expired.")
+    ] = False,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """List what was asked for and needs somebody with another key."""
+    """List requests that wait for a second person.
+
+    Anyone with the role that the act needs, and with another key, can approve.
+    """
     with connect(url, state) as lirf:
-        found = lirf.approvals(model=model, waiting=not decided)
-        headers = "id", "model", "act", "asked by", "reason", "state", "until", "decided by"
-        rows = [
-            (
-                *map(cell, (one["id"], one["model"], one["act"], one["requested_by"], one["reason"], one["state"])),
-                moment(one["expires_at"])[:16],
-                cell(one["decided_by"]),
-            )
-            for one in found
-        ]
-        listed = table(headers, rows, ("decided by", "until", "asked by", "reason"))
-        show(as_json, found, listed if found else "Nothing waits for a second person.")
+        approvals = lirf.approvals(model=model, waiting=not with_decided)
+    headers = "id", "model", "act", "requested by", "reason", "state", "until", "decided by"
+    keys = "id", "model", "act", "requested_by", "reason", "state"
+    rows = [
+        (
+            *(cell(approval[key]) for key in keys),  # type: ignore[literal-required]
+            moment(approval["expires_at"])[:16],
+            cell(approval["decided_by"]),
+        )
+        for approval in approvals
+    ]
+    listing = table(headers, rows, ("decided by", "until", "requested by", "reason"))
+    show(as_json, approvals, listing if approvals else "No request waits for a second person.")
 
 
 @commands.command("approve")
 def approve(
     approval_id: ApprovalId, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False
 ) -> None:
-    """Carry out what somebody else asked for."""
+    """Approve a request of somebody else, and carry it out."""
     with connect(url, state) as lirf:
-        found = lirf.approve(approval_id)
-        done = f"Approved: {found['act']} of {found['model']}, asked for by {escape(found['requested_by'])}"
-        show(as_json, found, f"{done} ({found['result_id']}).")
+        approval = lirf.approve(approval_id)
+        act = f"{approval['act']} of {approval['model']}, requested by {escape(approval['requested_by'])}"
+        show(as_json, approval, f"Approved and carried out: {act} ({approval['result_id']}).")
 
 
 @commands.command("refuse")
@@ -57,7 +63,7 @@ def refuse(
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """End a request without carrying it out; also one's own."""
+    """Refuse a request, which may be your own. Nothing is changed."""
     with connect(url, state) as lirf:
-        found = lirf.refuse(approval_id, reason=reason)
-        show(as_json, found, f"Refused: {found['act']} of {found['model']} is not carried out.")
+        approval = lirf.refuse(approval_id, reason=reason)
+        show(as_json, approval, f"Refused: {approval['act']} of {approval['model']} will not be carried out.")

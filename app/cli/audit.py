@@ -1,4 +1,4 @@
-"""`lirf audit`."""
+"""`lirf audit`: list, export, anchor and verify the events of the audit log."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +13,9 @@ from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
 from app.cli.output import cell, fail, moment, show, table
 from lirf_client import AuditHead
 
-commands = typer.Typer(
-    help="Who did what, when and why; and whether that is still what was written.", no_args_is_help=True
-)
-
-
-AnchorFile = Annotated[Path, typer.Argument(dir_okay=False, help="A file outside the service's own folders.")]
-
+commands = typer.Typer(help="Show the audit log, and check that it is unchanged.", no_args_is_help=True)
 
 AuditModel = Annotated[str | None, typer.Option("--model", help="Only events of this model.")]
-
-
 AuditAction = Annotated[str | None, typer.Option("--action", help="Only this action, such as deposit.finished.")]
 
 
@@ -31,67 +23,84 @@ AuditAction = Annotated[str | None, typer.Option("--action", help="Only this act
 def list_audit(
     model: AuditModel = None,
     action: AuditAction = None,
-    limit: Annotated[int, typer.Option(help="How many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(help="How many events, newest first.")] = 50,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """List audit events: who did what, when and why."""
+    """List events, newest first: who did what, when and why."""
     with connect(url, state) as lirf:
-        found = list(lirf.audit_events(limit=limit, **_given(model=model, action=action)))
-        headers = "at (UTC)", "actor", "action", "model", "subject", "reason"
-        rows = [(moment(event["at"]), *(cell(event[name]) for name in headers[1:])) for event in found]  # type: ignore[literal-required]
-        show(as_json, found, table(headers, rows, ("subject", "model", "reason")))
+        events = list(lirf.audit_events(limit=limit, **_filters(model=model, action=action)))
+    headers = "at (UTC)", "actor", "action", "model", "subject", "reason"
+    rows = [(moment(event["at"]), *(cell(event[name]) for name in headers[1:])) for event in events]  # type: ignore[literal-required]
+    show(as_json, events, table(headers, rows, ("subject", "model", "reason")))
 
 
 @commands.command("export")
 def export_audit(
     model: AuditModel = None,
     action: AuditAction = None,
-    since: Annotated[str | None, typer.Option(help="From this time on, such as 2026-11-01T00:00:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Before this time.")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header; otherwise JSON lines.")] = False,
+    since: Annotated[str | None, typer.Option(help="Only from this time on, such as 2026-11-01T00:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only before this time.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", metavar="", help="CSV with a header. Default: JSON lines.")] = False,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
 ) -> None:
-    """Print all events, oldest first, for a file or another program."""
-    filters = _given(model=model, action=action, since=since, until=until)
+    """Print all events, oldest first, as JSON lines or CSV.
+
+    Example: lirf audit export --csv --since 2026-11-01T00:00:00Z > audit.csv
+    """
+    filters = _filters(model=model, action=action, since=since, until=until)
     with connect(url, state) as lirf:
         for line in lirf.audit_export("csv" if csv else "jsonl", **filters):
             typer.echo(line)
 
 
 @commands.command("anchor")
-def anchor_audit(file: AnchorFile, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
-    """Add the newest event's number and digest to a file, for `lirf audit verify --anchor FILE`."""
+def anchor_audit(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", dir_okay=False, help="A file where the service cannot write.")
+    ],
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Add the newest event's number and digest to a file.
+
+    `lirf audit verify --anchor FILE` then also detects if the newest events were
+    cut off or rewritten.
+    """
     with connect(url, state) as lirf:
         head = lirf.audit_head()
     anchors.append(file, Head(**head))
-    told = f"Event {head['number']} is anchored in {escape(str(file))}; keep it where the service cannot write."
-    show(as_json, head, told)
+    message = f"Anchored event {head['number']} in {escape(str(file))}. Keep the file where the service cannot write."
+    show(as_json, head, message)
 
 
 @commands.command("verify")
 def verify_audit(
     anchor: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="What `lirf audit anchor` wrote before.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File that `lirf audit anchor` wrote before.")
     ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Walk the chain of events and tell what was changed, removed, added or reordered; exit code 1 if anything was."""
+    """Check that no event was changed, removed, added or moved.
+
+    Exit code 1 if one was.
+    """
     with connect(url, state) as lirf:
-        found = lirf.verify_audit(_anchor_in(anchor) if anchor else None)
-    faults = [(str(fault["number"]), fault["what"]) for fault in found["faults"]]
-    told = f"All {found['head']['number']} events are as they were written."
-    if found["is_intact"] and anchor is None:
-        told += (
-            " Whether the last ones were cut off, only an anchor tells: `lirf audit anchor FILE` writes down the "
-            "newest event, for a place outside the database; verify with `--anchor FILE`."
+        verification = lirf.verify_audit(_anchor_in(anchor) if anchor else None)
+    faults = [(str(fault["number"]), fault["what"]) for fault in verification["faults"]]
+    message = f"All {verification['head']['number']} events are as they were written."
+    if verification["is_intact"] and anchor is None:
+        message += (
+            " Only an anchor can show whether the newest events were cut off. `lirf audit anchor FILE` writes one. "
+            "Keep FILE outside the database and verify with `--anchor FILE`."
         )
-    show(as_json, found, told if found["is_intact"] else table(("event", "what is wrong"), faults))
-    if not found["is_intact"]:
+    show(as_json, verification, message if verification["is_intact"] else table(("event", "fault"), faults))
+    if not verification["is_intact"]:
         raise typer.Exit(1)
 
 
@@ -103,5 +112,5 @@ def _anchor_in(file: Path) -> AuditHead:
     return AuditHead(number=head.number, digest=head.digest)
 
 
-def _given(**filters: str | None) -> dict[str, str]:
-    return {name: value for name, value in filters.items() if value is not None}
+def _filters(**values: str | None) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value is not None}

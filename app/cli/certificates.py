@@ -1,4 +1,4 @@
-"""Certificates of deposit: fetched, and checked where there is no service."""
+"""`lirf certificate`: get a signed certificate, and check one without the service."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,64 +10,80 @@ from rich.markup import escape
 
 from app.certificates.signatures import NotGenuine, key_id, verified
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, State, Url
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, State, Url
 from app.cli.output import err, fail, out
 
-commands = typer.Typer(no_args_is_help=True, help="Certificates of deposit: evidence on a signed page.")
+commands = typer.Typer(no_args_is_help=True, help="Get and verify signed certificates of the evidence.")
 
 
 @commands.command("get")
-def get(
-    deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a deposit that was examined.")],
-    file: Annotated[Path, typer.Argument(help="Where to: NAME.pdf or NAME.html.")],
+def get_certificate(
+    deposit_id: DepositId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to save it: NAME.pdf or NAME.html.")],
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
 ) -> None:
-    """Write the certificate of a deposit's newest evidence to a file."""
+    """Save the certificate of a deposit's newest evidence.
+
+    Example: lirf certificate get DEPOSIT certificate.pdf
+    """
     if file.suffix not in (".pdf", ".html"):
-        raise typer.BadParameter(f"'{file.name}' ends neither with .pdf nor with .html.")
+        raise typer.BadParameter(f"The file name '{file.name}' must end with .pdf or .html.")
     with connect(url, state) as lirf:
         finished = [one for one in lirf.evidence_of(deposit_id) if one["state"] == "finished"]
         if not finished:
-            fail(f"there is no finished evidence of this deposit; `lirf evidence {deposit_id} --again` gathers it.")
+            fail(f"This deposit has no finished evidence. Gather it with `lirf evidence {deposit_id} --again`.")
         file.write_bytes(lirf.certificate(finished[0]["id"], format=file.suffix[1:]))
-        out.print(f"{escape(str(file))}: certificate of evidence {finished[0]['id']}.", soft_wrap=True)
+        message = f"Saved the certificate of evidence {finished[0]['id']} to {escape(str(file))}."
+        out.print(message, soft_wrap=True)
 
 
 @commands.command("key")
-def key(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE) -> None:
-    """Print the public key that certificates are signed by, as PEM."""
+def print_key(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE) -> None:
+    """Print the public key that verifies certificates, as PEM.
+
+    Example: lirf certificate key > key.pem
+    """
     with connect(url, state) as lirf:
         out.print(lirf.certificate_key(), end="", markup=False, highlight=False)
 
 
 @commands.command("verify")
-def verify(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A certificate, PDF or HTML.")],
+def verify_certificate(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A certificate, PDF or HTML.")
+    ],
     public_key: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="The issuer's key as PEM; without it the service is asked."),
+        typer.Option(exists=True, dir_okay=False, help="The issuer's key as PEM. Default: ask the service for it."),
     ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
 ) -> None:
-    """Check that a certificate is as it was issued, to the byte; exit code 1 where it is not."""
+    """Check that a certificate is genuine and unchanged.
+
+    Exit code 1 if it is not. With --public-key, no service is needed.
+
+    Example: lirf certificate verify certificate.pdf --public-key key.pem
+    """
     if public_key:
         pem = public_key.read_bytes()
     else:
         with connect(url, state) as lirf:
             pem = lirf.certificate_key().encode()
-        err.print(f"With the key of {url}; with --public-key no service has to be trusted.", soft_wrap=True)
+        err.print(f"Using the key of {url}. With --public-key you need not trust a service.", soft_wrap=True)
     source = public_key or url
     try:
-        found = load_pem_public_key(pem)
+        key = load_pem_public_key(pem)
     except ValueError:
-        found = None
-    if not isinstance(found, Ed25519PublicKey):
-        fail(f"{source} holds no Ed25519 public key; `lirf certificate key` prints the one that is wanted.")
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        fail(f"{source} does not contain an Ed25519 public key. `lirf certificate key` prints the right one.")
     try:
-        about = verified(file.read_bytes(), found)
+        about = verified(file.read_bytes(), key)
     except NotGenuine as reason:
         fail(f"{file} is NOT genuine: {reason}")
-    out.print(f"[green]{escape(str(file))} is genuine[/green]: as the key {key_id(found)} signed it.", soft_wrap=True)
+    out.print(
+        f"[green]{escape(str(file))} is genuine[/green]: key {key_id(key)} signed exactly this file.", soft_wrap=True
+    )
     out.print(f"It certifies evidence {about.evidence} of deposit {about.deposit}.", soft_wrap=True)

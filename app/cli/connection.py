@@ -15,19 +15,22 @@ from lirf_client import AwaitingApproval, Client, LirfError
 
 @contextmanager
 def connect(url: str, state: Path) -> Iterator[Client]:
-    """A client; refusals and a missing service become one readable line and exit code 1."""
-    file = state / "admin.key"
-    is_here = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")  # this machine's key is not for others
-    found = file.read_text().strip() if is_here and os.access(file, os.R_OK) else None
-    key = os.environ.get("LIRF_API_KEY") or found
+    """Yield a client. If the service refuses or does not answer, print one line and exit with code 1."""
     try:
-        with Client(url, key) as lirf:
+        with Client(url, os.environ.get("LIRF_API_KEY") or _local_key(url, state)) as lirf:
             yield lirf
     except LirfError as error:
         fail(f"{error} ({error.type})")
-    except AwaitingApproval as awaiting:  # nothing is done yet, which scripts must see
+    except AwaitingApproval as awaiting:  # nothing is done yet, and scripts must notice
         err.print(Text.assemble(("lirf: ", "bold yellow"), str(awaiting)), soft_wrap=True)
         err.print(f"      lirf approvals approve {awaiting.approval['id']}", soft_wrap=True)
         raise typer.Exit(1) from None
     except httpx.TransportError as error:
-        fail(f"no answer from {url} ({error}); start the service with `lirf up`, or give --url.")
+        fail(f"No answer from {url} ({error}). Start the service with `lirf up`, or give its address with --url.")
+
+
+def _local_key(url: str, state: Path) -> str | None:
+    """Return the administrator key of a service on this machine. It must not be sent to another machine."""
+    file = state / "admin.key"
+    is_local = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
+    return file.read_text().strip() if is_local and os.access(file, os.R_OK) else None

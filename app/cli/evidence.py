@@ -1,4 +1,4 @@
-"""Evidence: shown, and gathered again."""
+"""`lirf evidence`: show what a model still knows of deposited classes, or measure it again."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, Json, State, Url
 from app.cli.output import err, fail, moment, out, show
 from app.evidence import figures
 from lirf_client import Client, Evidence
@@ -18,10 +18,12 @@ from lirf_client import Client, Evidence
 commands = typer.Typer()
 
 
-@commands.command()
-def evidence(
-    deposit_id: Annotated[str, typer.Argument(metavar="DEPOSIT", help="Id of a finished deposit.")],
-    again: Annotated[bool, typer.Option("--again", help="Gather it anew, of the model as it is now.")] = False,
+@commands.command("evidence")
+def show_evidence(
+    deposit_id: DepositId,
+    again: Annotated[
+        bool, typer.Option("--again", metavar="", help="Gather new evidence, of the model as it is now.")
+    ] = False,
     reference: Annotated[
         str | None, typer.Option(help="With --again: a model that never saw the classes, to compare with.")
     ] = None,
@@ -29,64 +31,77 @@ def evidence(
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Show what is left of the deposited classes: answers, and attacks beyond them."""
+    """Show what a model still knows of deposited classes.
+
+    A worker measures and attacks the model. If that is not done yet, the command
+    waits for it.
+    """
     if reference and not again:
-        raise typer.BadParameter("a reference is compared with when evidence is gathered: give --again, too.")
+        raise typer.BadParameter("--reference needs --again: only new evidence can be compared with another model.")
     with connect(url, state) as lirf:
         if again:
             evidence_id = lirf.request_evidence(deposit_id, reference=reference)["id"]
         else:
-            known = lirf.evidence_of(deposit_id)
-            if not known:
-                fail("no evidence of this deposit was gathered yet; `--again` does it.")
-            unfinished = [one for one in known if one["state"] in ("queued", "running")]
-            finished = [one for one in known if one["state"] == "finished"]
-            evidence_id = (unfinished or finished or known)[0]["id"]
-        found = _followed(lirf, evidence_id)
-        if found["found"] is None:
-            fail(f"evidence {found['id']} {found['state']}: {found['failure'] or 'ask for it anew with --again.'}")
+            evidence_id = _newest(lirf, deposit_id)
+        evidence = _follow(lirf, evidence_id)
+        if evidence["found"] is None:
+            reason = evidence["failure"] or "gather new evidence with --again."
+            fail(f"Evidence {evidence['id']} {evidence['state']}: {reason}")
         if as_json:
-            show(True, found, "")
+            show(True, evidence, "")
         else:
-            _show(found, found["found"])
+            _print(evidence, evidence["found"])
 
 
-def _followed(lirf: Client, evidence_id: str) -> Evidence:
+def _newest(lirf: Client, deposit_id: str) -> str:
+    """Return the id of the evidence to show: one in progress, else the newest that finished, else the newest."""
+    examinations = lirf.evidence_of(deposit_id)
+    if not examinations:
+        fail(f"There is no evidence of this deposit yet. Gather it with `lirf evidence {deposit_id} --again`.")
+    unfinished = [one for one in examinations if one["state"] in ("queued", "running")]
+    finished = [one for one in examinations if one["state"] == "finished"]
+    return (unfinished or finished or examinations)[0]["id"]
+
+
+def _follow(lirf: Client, evidence_id: str) -> Evidence:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=err, transient=True) as progress:
-        bar = progress.add_task("waits for a worker", total=None)
-        for found in lirf.follow_evidence(evidence_id):
-            told = found["progress"]
-            if told["part"] and told["number"]:
-                progress.update(bar, description=told["part"], total=told["parts"], completed=told["number"] - 1)
-    return found
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("waiting for a worker", total=None)
+        for evidence in lirf.follow_evidence(evidence_id):
+            progress = evidence["progress"]
+            if progress["part"] and progress["number"]:
+                completed = progress["number"] - 1
+                bar.update(task, description=progress["part"], total=progress["parts"], completed=completed)
+    return evidence
 
 
-def _show(evidence: Evidence, found: dict[str, Any]) -> None:
+def _print(evidence: Evidence, found: dict[str, Any]) -> None:
+    """found: the figures, as in `evidence["found"]`."""
+    images = found["images"]
     out.print(
         f"Evidence [bold]{evidence['id']}[/bold] of {evidence['model']}, revision {evidence['revision']}, "
-        f"{moment(evidence['finished_at'] or '')} UTC: {found['images']['held_out']} held-out images; an attacker has "
-        f"{found['images']['attackers']} with labels and is asked about {found['images']['asked']} others.\n"
+        f"{moment(evidence['finished_at'] or '')} UTC. There are {images['held_out']} held-out images: the attacks "
+        f"learn from {images['attackers']} of them, with labels, and are measured on {images['asked']} others.\n"
     )
     for line in measures(found):
         out.print(line)
     out.print(f"\n{figures.RULES}")
-    if still := figures.still_known(found):
-        out.print(f"\n[bold yellow]{escape(still)} {figures.ADVICE}[/bold yellow]")
-    out.print(f"\nTo be looked at, in the console or the certificate: {found['good']['embedding']}")
+    if warning := figures.still_known(found):
+        out.print(f"\n[bold yellow]{escape(warning)} {figures.ADVICE}[/bold yellow]")
+    out.print(f"\nThe console and the certificate show a picture of the features. Good: {found['good']['embedding']}")
     for part, reason in found["missing"].items():
         out.print(f"Note on {part}: {escape(reason)}")
 
 
 def measures(found: dict[str, Any]) -> Iterator[RenderableType]:
-    """Each measure with its verdict, its values by network, and what is good, for a terminal of any width."""
-    told = figures.rows(found)
-    for number, row in enumerate(told):
+    """Yield each measure with its verdict, its value for each network and what is good, for any width."""
+    rows = figures.rows(found)
+    for number, row in enumerate(rows):
         style = {figures.Verdict.MET: "green", figures.Verdict.NOT_MET: "bold red"}.get(row.verdict, "yellow")  # type: ignore[arg-type]
         verdict = f": [{style}]{row.verdict}[/{style}]" if row.verdict else ""
         yield f"[bold]{row.measure}[/bold]{verdict}"
         yield Padding(
             " · ".join(f"{name} {value}" for name, value in row.values.items()) or "not measured", (0, 0, 0, 4)
         )
-        if number + 1 == len(told) or told[number + 1].good != row.good:  # which several measures share
+        if number + 1 == len(rows) or rows[number + 1].good != row.good:  # several measures may share it
             yield Padding(f"[dim]good: {row.good}[/dim]", (0, 0, 0, 4))

@@ -1,4 +1,4 @@
-"""`lirf keys`."""
+"""`lirf keys`: API keys."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -10,33 +10,41 @@ from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
 from app.cli.output import cell, moment, show, table
 
-commands = typer.Typer(help="API keys (administrators).", no_args_is_help=True)
+commands = typer.Typer(help="Create, list and revoke API keys (administrators only).", no_args_is_help=True)
 
 
 @commands.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Who uses it; the audit names it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use the key; recorded in the audit log.")],
     role: Annotated[
-        list[str] | None, typer.Option(help="operator, custodian, auditor or administrator; repeatable.")
+        list[str] | None,
+        typer.Option(help="operator, custodian, auditor or administrator. Repeat it for several roles."),
     ] = None,
     days: Annotated[
-        float | None, typer.Option(min=0, max=3650, help="Refused after so many days; none: until revoked.")
+        float | None, typer.Option(min=0, max=3650, help="Days until it expires. Default: valid until revoked.")
     ] = None,
     local: Annotated[
-        bool, typer.Option(help="Write to the database of LIRF_DATABASE_URL directly: the first key.")
+        bool, typer.Option(metavar="", help="Write to the database, without a service: for the first key.")
     ] = False,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Make an API key; it is told once. Without a role it may ask for predictions and read."""
+    """Create an API key. It is shown only once.
+
+    Roles: operator (register, deposit), custodian (withdraw, revoke, restore),
+    auditor (audit log, new evidence), administrator (everything).
+    A key without a role can read models and ask them for predictions.
+
+    Example: lirf keys create alice --role custodian --days 90
+    """
     if local:
         key = _create_local_key(name, role or [], days, state)
         show(as_json, {"key": key}, key)
         return
     with connect(url, state) as lirf:
-        found = lirf.create_key(name, role or [], expires_in_seconds=None if days is None else days * 86400)
-        show(as_json, found, found["key"])
+        created = lirf.create_key(name, role or [], expires_in_seconds=None if days is None else days * 86400)
+        show(as_json, created, created["key"])
 
 
 def _create_local_key(name: str, roles: list[str], days: float | None, state: Path) -> str:
@@ -45,7 +53,7 @@ def _create_local_key(name: str, roles: list[str], days: float | None, state: Pa
     from app.base.settings import Settings
 
     if unknown := set(roles) - set(access.Role):
-        raise typer.BadParameter(f"'{unknown.pop()}' is no role; there are {', '.join(access.Role)}.")
+        raise typer.BadParameter(f"'{unknown.pop()}' is not a role. The roles are {', '.join(access.Role)}.")
     ends = None if days is None else now() + timedelta(days=days)
     with Database(Settings(state_folder=state).database).session() as session:
         return access.create_key(session, access.LOCAL_ADMINISTRATOR, name, list(map(access.Role, roles)), ends)[1]
@@ -55,16 +63,16 @@ def _create_local_key(name: str, roles: list[str], days: float | None, state: Pa
 def list_keys(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """List the API keys, without their secrets."""
     with connect(url, state) as lirf:
-        found = lirf.keys()
-        headers = "id", "name", "prefix", "roles", "made", "used", "ends", "revoked"
-        rows = [
-            (
-                *map(cell, (key["id"], key["name"], key["prefix"], ", ".join(key["roles"]))),
-                *(moment(key[at] or "") for at in ("created_at", "last_used_at", "expires_at", "revoked_at")),
-            )
-            for key in found
-        ]
-        show(as_json, found, table(headers, rows, ("made", "prefix", "used", "ends")))
+        keys = lirf.keys()
+    headers = "id", "name", "prefix", "roles", "created", "last used", "expires", "revoked"
+    rows = [
+        (
+            *map(cell, (key["id"], key["name"], key["prefix"], ", ".join(key["roles"]))),
+            *(moment(key[at] or "") for at in ("created_at", "last_used_at", "expires_at", "revoked_at")),
+        )
+        for key in keys
+    ]
+    show(as_json, keys, table(headers, rows, ("created", "prefix", "last used", "expires")))
 
 
 @commands.command("revoke")
@@ -74,7 +82,7 @@ def revoke_key(
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Refuse a key from now on."""
+    """Revoke a key: from now on the service refuses it."""
     with connect(url, state) as lirf:
         lirf.revoke_key(key_id)
-        show(as_json, {"revoked": key_id}, f"Key {key_id} is refused from now on.")
+        show(as_json, {"revoked": key_id}, f"Key {key_id} is revoked.")

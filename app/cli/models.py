@@ -1,4 +1,4 @@
-"""Models and their classes: `lirf register`, `models`, `classes`, `policy`, `predict`."""
+"""`lirf register`, `models`, `classes`, `policy` and `predict`: models and what they know."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,48 +7,62 @@ import typer
 from rich.markup import escape
 
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, State, Url
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, State, Url, Yes
 from app.cli.output import cell, err, moment, out, percent, show, table
 from lirf_client import LirfError
 
-ARCHITECTURES = (  # of lirf_core, which takes seconds to import
+ARCHITECTURES = (  # the same as in lirf_core, which takes seconds to import; a test compares them
     "resnet18, resnet34, resnet50, resnet18-small, resnet34-small, resnet50-small, vgg11_bn, vgg13_bn, vgg16_bn, "
     "vgg19_bn, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_b1, "
     "efficientnet_b2, efficientnet_b3, efficientnet_b4, efficientnet_b5, efficientnet_b6, efficientnet_b7, "
     "efficientnet_v2_s, efficientnet_v2_m, efficientnet_v2_l, densenet121, densenet161, densenet169, densenet201, "
     "convnext_tiny, convnext_small, convnext_base, convnext_large, vit_b_16, vit_b_32"
 )
+COLOURS = {"purged": "bright_black", "deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
+ORIGINALS = {"seal": "kept encrypted", "destroy": "destroyed"}
 
 commands = typer.Typer()
 
 
 @commands.command()
 def register(
-    name: Annotated[str, typer.Argument(help="Name of the new model: lower-case letters, digits, '.', '_' and '-'.")],
-    weights: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="safetensors file of the state dict.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Name of the new model: lower-case letters, digits, '.', '_' and '-'."),
+    ],
+    weights: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="State dict as a safetensors file.")],
     classes: Annotated[
-        str, typer.Option(help="Comma-separated names in the order of the outputs, or @FILE, a line each.")
+        str,
+        typer.Option(help="Class names in the order of the outputs: separated by commas, or @FILE with one per line."),
     ],
     architecture: Annotated[str, typer.Option(help=f"One of {ARCHITECTURES}.")],
     size: Annotated[int, typer.Option(help="Height and width of the input in pixels.")],
-    mean: Annotated[str, typer.Option(help="Per channel, of values from 0 to 1.")] = "0.485,0.456,0.406",
-    std: Annotated[str, typer.Option(help="Per channel.")] = "0.229,0.224,0.225",
-    width: Annotated[float, typer.Option(help="Width factor of a -small architecture.")] = 1.0,
+    mean: Annotated[
+        str, typer.Option(help="Mean of each channel, of values from 0 to 1. One number for grey, three for RGB.")
+    ] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="Standard deviation of each channel.")] = "0.229,0.224,0.225",
+    width: Annotated[float, typer.Option(help="Width factor; only for the -small architectures.")] = 1.0,
     split: Annotated[
-        str | None, typer.Option(help="Last module of the lower part, such as layer2 of a ResNet; else its middle.")
+        str | None,
+        typer.Option(help="Last module of the lower part, such as layer2 of a ResNet. Default: the middle one."),
     ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Register a classifier: its description, then its weights."""
-    names = Path(classes[1:]).read_text().splitlines() if classes.startswith("@") else classes.split(",")
+    """Register a classifier: its description and its weights.
+
+    Example:
+    lirf register birds --architecture resnet18 --size 224 \\
+      --weights birds.safetensors --classes @classes.txt
+    """
+    labels = Path(classes[1:]).read_text().splitlines() if classes.startswith("@") else classes.split(",")
     preprocessing = {"height": size, "width": size, "mean": _numbers(mean), "std": _numbers(std)}
     with connect(url, state) as lirf:
         lirf.register_model(
             name,
             architecture={"name": architecture, "width": width},
-            classes=[label.strip() for label in names if label.strip()],
+            classes=[label.strip() for label in labels if label.strip()],
             preprocessing=preprocessing,
             split=split,
         )
@@ -57,114 +71,128 @@ def register(
         except LirfError:
             lirf.remove_unfinished_model(name)
             raise
-        show(as_json, model, f"Model [bold]{name}[/bold] serves its original network, {len(model['classes'])} classes.")
+        message = f"is registered and serves its original network ({len(model['classes'])} classes)."
+        show(as_json, model, f"Model [bold]{name}[/bold] {message}")
 
 
-@commands.command()
-def models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
-    """List the models."""
+@commands.command("models")
+def list_models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """List all models."""
     with connect(url, state) as lirf:
-        found = lirf.models()
-        headers = "model", "architecture", "classes", "state", "revision", "registered by"
-        rows = [
-            (
-                *map(cell, (model["name"], model["architecture"]["name"], len(model["classes"]))),
-                *map(cell, (model["state"], model["revision"], model["created_by"])),
-            )
-            for model in found
-        ]
-        listed = table(headers, rows, ("registered by", "revision"))
-        show(as_json, found, listed if found else "There is no model yet; `lirf register --help` says how to add one.")
+        models = lirf.models()
+    headers = "model", "architecture", "classes", "state", "revision", "registered by"
+    rows = [
+        (
+            *map(cell, (model["name"], model["architecture"]["name"], len(model["classes"]))),
+            *map(cell, (model["state"], model["revision"], model["created_by"])),
+        )
+        for model in models
+    ]
+    listing = table(headers, rows, ("registered by", "revision"))
+    show(as_json, models, listing if models else "There are no models yet. See `lirf register --help` to add one.")
 
 
-@commands.command()
-def classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
-    """Show every class of a model: its state, since when, by whom, why, and accuracy before and after."""
+@commands.command("classes")
+def list_classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """List a model's classes: state, since when, why, accuracy.
+
+    Accuracy is measured on the network before the deposit, on the target network
+    (after) and on the recover network (recovered).
+    """
     with connect(url, state) as lirf:
-        found = lirf.classes(model)
-        headers = "class", "state", "since", "by", "reason", "deposit", "before", "after", "recovered"
-        colours = {"purged": "bright_black", "deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
-        rows = [
-            (
-                cell(item["name"]),
-                f"[{colours.get(item['state'], 'green')}]{item['state']}[/]",
-                moment(item["since"]),
-                cell(item["by"]),
-                cell(item["reason"]),
-                cell(item["deposit_id"]),
-                *(percent(item[key]) for key in ("accuracy_before", "accuracy_after", "accuracy_recovered")),
-            )
-            for item in found
-        ]
-        show(as_json, found, table(headers, rows, ("by", "since", "deposit", "recovered", "reason")))
+        classes = lirf.classes(model)
+    headers = "class", "state", "since", "by", "reason", "deposit", "before", "after", "recovered"
+    rows = [
+        (
+            cell(item["name"]),
+            f"[{COLOURS.get(item['state'], 'green')}]{item['state']}[/]",
+            moment(item["since"]),
+            cell(item["by"]),
+            cell(item["reason"]),
+            cell(item["deposit_id"]),
+            *(percent(item[key]) for key in ("accuracy_before", "accuracy_after", "accuracy_recovered")),
+        )
+        for item in classes
+    ]
+    show(as_json, classes, table(headers, rows, ("by", "since", "deposit", "recovered", "reason")))
 
 
-@commands.command()
-def policy(
+@commands.command("policy")
+def show_or_change_policy(
     model: ModelName,
     original: Annotated[
-        str | None, typer.Option(help="seal: networks from before a deposit are kept, encrypted; destroy: shredded.")
+        str | None,
+        typer.Option(help="Networks from before a deposit: seal (keep them, encrypted) or destroy (shred them)."),
     ] = None,
     second_person: Annotated[
         bool | None,
-        typer.Option(help="Whether withdrawals, restorations, purges and this policy need somebody with another key."),
+        typer.Option(
+            metavar="", help="Require a second person for withdrawals, restorations, purges and policy changes."
+        ),
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="Why it is changed; the audit keeps it.")] = None,
-    confirmed: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why it changes; recorded in the audit log.")] = None,
+    confirmed: Yes = False,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Show a model's policy, or change it."""
+    """Show a model's policy, or change it.
+
+    Example: lirf policy birds --second-person --reason "rule of two"
+    """
     with connect(url, state) as lirf:
         if original is None and second_person is None:
-            found = lirf.policy(model)
+            policy = lirf.policy(model)
         else:
             if reason is None:
-                raise typer.BadParameter("a change needs a --reason.")
+                raise typer.BadParameter("A change of the policy needs a --reason.")
             if original == "destroy" and not confirmed:
-                err.print(f"This destroys every network of {escape(model)} that knows what is deposited.")
-                typer.confirm("Go on?", abort=True, err=True)
-            found = lirf.change_policy(model, reason=reason, original=original, needs_second_person=second_person)
-        needs = "need" if found["needs_second_person"] else "do not need"
-        show(
-            as_json,
-            found,
-            f"{escape(model)}: networks from before a deposit: {found['original']}. "
-            f"Withdrawals, restorations, purges and changes of this policy {needs} a second person.",
-        )
+                err.print(f"This destroys every network of {escape(model)} that still knows deposited classes.")
+                typer.confirm("Continue?", abort=True, err=True)
+            policy = lirf.change_policy(model, reason=reason, original=original, needs_second_person=second_person)
+    originals = f"{ORIGINALS[policy['original']]} ({policy['original']})"
+    need = "need" if policy["needs_second_person"] else "do not need"
+    show(
+        as_json,
+        policy,
+        f"{escape(model)}: networks from before a deposit are {originals}. "
+        f"Withdrawals, restorations, purges and changes of this policy {need} a second person.",
+    )
 
 
 @commands.command()
 def predict(
     model: ModelName,
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="PNG or JPEG file.")],
-    top: Annotated[int, typer.Option(help="How many classes.")] = 5,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="A PNG or JPEG file.")],
+    top: Annotated[int, typer.Option(help="How many classes to show.")] = 5,
     tokens: Annotated[
         list[str] | None,
         typer.Option(
-            "--token", envvar="LIRF_WITHDRAWAL_TOKEN", help="Of a held withdrawal; may be given several times."
+            "--token", envvar="LIRF_WITHDRAWAL_TOKEN", help="Token of a held withdrawal. Repeat it for several."
         ),
     ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Ask a model what an image shows."""
+    """Show the most probable classes of an image.
+
+    Example: lirf predict birds photo.jpg
+    """
     with connect(url, state) as lirf:
-        found = lirf.predict(model, image, top=top, tokens=tokens or [])
-        listed = table(
-            ("class", "probability"),
-            [(cell(item["class"]), f"{item['probability']:.4f}") for item in found["predictions"]],
-        )
-        listed.title = f"{model}, revision {found['revision']}"
-        show(as_json, found, listed)
-        if found["withdrawals"] and not as_json:
-            out.print(f"Seen through withdrawal {', '.join(found['withdrawals'])}.", soft_wrap=True)
+        answer = lirf.predict(model, image, top=top, tokens=tokens or [])
+    listing = table(
+        ("class", "probability"),
+        [(cell(item["class"]), f"{item['probability']:.4f}") for item in answer["predictions"]],
+    )
+    listing.title = f"{model}, revision {answer['revision']}"
+    show(as_json, answer, listing)
+    if answer["withdrawals"] and not as_json:
+        out.print(f"Withdrawals in use: {', '.join(answer['withdrawals'])}.", soft_wrap=True)
 
 
 def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"'{text}' is not a list of numbers such as 0.5,0.5,0.5") from None
+        raise typer.BadParameter(f"'{text}' is not a list of numbers. Write it like 0.5,0.5,0.5.") from None

@@ -1,4 +1,4 @@
-"""How commands print: answers as JSON or text, tables that fit the terminal, errors."""
+"""Print answers as JSON or text, tables that fit the terminal, and errors."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,51 +14,54 @@ from rich.text import Text
 from lirf_client import Deposit, Purge, Restoration, Withdrawal
 
 out, err = Console(), Console(stderr=True)
-WIDE = 10_000  # characters; what nothing has to be cut for
+UNLIMITED = 10_000  # characters; wider than any table
+
+HasClasses = Deposit | Withdrawal | Restoration | Purge
 
 
 def show(as_json: bool, answer: Any, text: str | Table) -> None:
+    """Print the answer as JSON, or else the text."""
     if as_json:
         out.print_json(json.dumps(answer))
     else:
         out.print(text)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]], dispensable: Sequence[str] = ()) -> Table:
-    """What is listed. On a terminal that is too narrow the dispensable columns go, first to last, and are named."""
-    listed, shown = list(rows), list(headers)
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], optional: Sequence[str] = ()) -> Table:
+    """Return a table; on a terminal that is too narrow, hide `optional` columns, first to last, and name them below."""
+    rows, visible = list(rows), list(headers)
     while True:
-        made = Table(*(Column(name, overflow="fold") for name in shown))
-        for row in listed:
-            made.add_row(*(value for name, value in zip(headers, row, strict=True) if name in shown))
-        fits = not out.is_terminal or Measurement.get(out, out.options.update_width(WIDE), made).maximum <= out.width
-        left = [name for name in dispensable if name in shown]
-        if fits or not left:
+        result = Table(*(Column(name, overflow="fold") for name in visible))
+        for row in rows:
+            result.add_row(*(value for name, value in zip(headers, row, strict=True) if name in visible))
+        width = Measurement.get(out, out.options.update_width(UNLIMITED), result).maximum
+        hideable = [name for name in optional if name in visible]
+        if not out.is_terminal or width <= out.width or not hideable:
             break
-        shown.remove(left[0])
-    if gone := [name for name in headers if name not in shown]:
-        made.caption = f"Left out for want of width: {', '.join(gone)}. A wider terminal, or --json, has all."
-    return made
+        visible.remove(hideable[0])
+    if hidden := [name for name in headers if name not in visible]:
+        result.caption = f"Hidden columns: {', '.join(hidden)}. Widen the terminal or use --json to see them."
+    return result
 
 
 def cell(value: object) -> str:
-    """Text of users is not markup."""
+    """Return the value as text. Rich must not read what users wrote as markup."""
     return "" if value is None else escape(str(value))
 
 
-def moment(told: str) -> str:
-    """A time of the service's answers, to the second."""
-    return told[:19].replace("T", " ")
+def moment(time: str) -> str:
+    """Shorten a time of the service's answers to the second."""
+    return time[:19].replace("T", " ")
 
 
-def names(of: Deposit | Withdrawal | Restoration | Purge) -> str:
-    """As a cell of a table has them."""
-    return escape(", ".join(of["classes"]))
+def class_names(subject: HasClasses) -> str:
+    """List the classes for a cell of a table."""
+    return escape(", ".join(subject["classes"]))
 
 
-def quoted(of: Deposit | Withdrawal | Restoration | Purge) -> str:
-    """As a sentence has them, where "0 of mine" would be a count."""
-    return escape(", ".join(f"“{name}”" for name in of["classes"]))
+def quoted_classes(subject: HasClasses) -> str:
+    """List the classes for a sentence, in quotes: without them, "0 of mine" would read as a count."""
+    return escape(", ".join(f"“{name}”" for name in subject["classes"]))
 
 
 def percent(value: float | None) -> str:
@@ -66,5 +69,6 @@ def percent(value: float | None) -> str:
 
 
 def fail(message: str) -> NoReturn:
+    """Print the message as an error and exit with code 1."""
     err.print(Text.assemble(("lirf: ", "bold red"), message), soft_wrap=True)
     raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Running the service, its schema and its backup: `lirf up`, `serve`, `migrate`, `backup`."""
+"""`lirf up`, `serve`, `migrate` and `backup`: run the service, update its schema, copy its data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,27 +6,35 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from app.cli.options import DEFAULT_STATE, Json, State
+from app.cli.options import DEFAULT_STATE, Json, LocalState
 from app.cli.output import err, fail, out, show
-from app.cli.vault import vault_here
+from app.cli.vault import local_vault
 
 commands = typer.Typer()
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.")]
 
 
 @commands.command()
 def up(
-    state: State = DEFAULT_STATE,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    state: Annotated[
+        Path, typer.Option(envvar="LIRF_STATE_FOLDER", help="Folder for database, vault and keys; created if missing.")
+    ] = DEFAULT_STATE,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
 ) -> None:
-    """Run everything on this machine: API, worker and reconciler, in one state folder. Ctrl-C stops it all."""
-    from app.base.settings import Settings
-    from app.embedded import AlreadyRunning, Embedded, locked  # torch takes seconds; other commands do not need it
+    """Run everything on this machine: API, worker and reconciler.
 
-    err.print("Starting; the first time takes some ten seconds ...")
+    Ctrl-C stops everything. Jobs that were running go on at the next start.
+    """
+    from app.base.settings import Settings
+    from app.embedded import AlreadyRunning, Embedded, locked  # imports torch, which takes seconds
+
+    err.print("Starting. The first time takes about ten seconds ...")
     settings = Settings(state_folder=state)
     if "log_level" not in settings.model_fields_set:
-        settings.log_level = "WARNING"  # a line for each request is not for this terminal
+        settings.log_level = "WARNING"  # not a line in this terminal for each request
     try:
         with locked(settings.folder):
             service = Embedded(settings, host, port)
@@ -34,26 +42,29 @@ def up(
             service.run(lambda: _greet(f"http://{host}:{port}", settings.folder, key_file))
     except AlreadyRunning as error:
         fail(str(error))
-    except KeyboardInterrupt:  # which uvicorn passes on, once everything is stopped
-        out.print("Stopped. A deposit in progress goes on at the next start.")
+    except KeyboardInterrupt:  # uvicorn raises it again once everything has stopped
+        out.print("Stopped. Jobs that were running go on at the next start.")
 
 
 def _greet(url: str, folder: Path, key_file: Path | None) -> None:
-    out.print(f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · state in {folder}", soft_wrap=True)
+    out.print(f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · state folder: {folder}", soft_wrap=True)
     out.print(f"Console: {url}/console · API docs: {url}/docs", soft_wrap=True)
     if key_file:
-        out.print(f"A first administrator key was made; it is told here once and kept in {key_file} (mode 0600):")
+        out.print(f"This administrator key is shown only now. It is stored in {key_file} (mode 0600):", soft_wrap=True)
         out.print(f"  [bold]{key_file.read_text().strip()}[/bold]", soft_wrap=True)
-    out.print("Next: [bold]lirf register --help[/bold], then deposit, withdraw, classes. Ctrl-C stops everything.\n")
+    out.print("Next: see [bold]lirf register --help[/bold] in a second terminal. Ctrl-C stops everything.\n")
 
 
 @commands.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each has a cache of its own.")] = 1,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="API processes, each with its own cache of networks.")] = 1,
 ) -> None:
-    """Run the API alone, as one of many; workers and the reconciler are processes of their own."""
+    """Run only the API. Workers and reconciler run separately.
+
+    For deployments of several machines. `lirf up` runs all of it on one.
+    """
     from app import serving
 
     serving.serve(host, port, workers)
@@ -61,7 +72,10 @@ def serve(
 
 @commands.command()
 def migrate() -> None:
-    """Bring the database of LIRF_DATABASE_URL to the newest schema (`up` does so by itself)."""
+    """Bring the database to the newest schema.
+
+    The database is that of LIRF_DATABASE_URL. `lirf up` migrates by itself.
+    """
     from app.base.database import Database
     from app.base.settings import Settings
     from migrations import upgrade
@@ -72,19 +86,28 @@ def migrate() -> None:
 
 @commands.command()
 def backup(
-    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where the copy is kept; only what is new is added.")],
-    state: State = DEFAULT_STATE,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", file_okay=False, help="Where to copy to; a later run adds what is new.")
+    ],
+    state: LocalState = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Copy database and vault of a service on this machine, which may run. The master key is not copied."""
+    """Copy the database and the vault. The service may keep running.
+
+    The master key is not copied. Keep it elsewhere: nobody can open the copy
+    without it. Only SQLite is copied. If you use PostgreSQL, run pg_dump first.
+
+    Example: lirf backup /backups/lirf
+    """
     from app.vault import backup as backups
 
-    with vault_here(state) as (settings, database, opened), err.status("copying ..."):
-        total = backups.take(database, opened, folder)
+    with local_vault(state) as (settings, database, vault), err.status("copying ..."):
+        total = backups.take(database, vault, folder)
     has_database = database.url.get_backend_name() == "sqlite"
-    told = f"{total} objects and the database are in {escape(str(folder))}."
-    if not has_database:
-        told = f"{total} objects are in {escape(str(folder))}; before them, copy the database with pg_dump."
-    key = escape(str(settings.master_key))
+    place, key = escape(str(folder)), escape(str(settings.master_key))
+    if has_database:
+        message = f"Copied the database and {total} objects to {place}."
+    else:
+        message = f"Copied {total} objects to {place}. The database must have been copied before, with pg_dump."
     answer = {"objects": total, "has_database": has_database}
-    show(as_json, answer, f"{told} Keep {key} elsewhere: nothing opens without it.")
+    show(as_json, answer, f"{message} Keep {key} elsewhere: nobody can open the copy without it.")

@@ -1,13 +1,16 @@
-"""Tables of the command line fit the terminal, and no cell is cut."""
+"""Tables fit the terminal, and no value is cut. The help pages name what lirf_core has."""
 
 import re
+import typing
 
 import pytest
 from rich.console import Console
 
 from app.cli import output
+from app.cli.deposits import create_deposit
 from app.cli.models import ARCHITECTURES
 from lirf_core.architectures import ARCHITECTURES as KNOWN
+from lirf_core.config import DepositConfig
 
 HEADERS = "id", "state", "by", "reason"
 ROW = "01a2160e-5e37-7451-b66a-69bf65fe18ea", "deposited", "administrator", "the licence has ended"
@@ -21,15 +24,15 @@ def listed(monkeypatch: pytest.MonkeyPatch, width: int, is_terminal: bool = True
     return capture.get()
 
 
-def test_a_wide_terminal_shows_everything_and_a_narrow_one_names_what_it_omits(
+def test_a_wide_terminal_shows_every_column_and_a_narrow_one_names_the_hidden_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wide = listed(monkeypatch, 120)
     assert all(value in wide for value in (*HEADERS, *ROW))
-    assert "Left out" not in wide
+    assert "Hidden columns" not in wide
     narrower = listed(monkeypatch, 90)
     assert "administrator" not in narrower
-    assert all(value in narrower for value in (ROW[0], ROW[1], ROW[3], "Left out for want of width: by."))
+    assert all(value in narrower for value in (ROW[0], ROW[1], ROW[3], "Hidden columns: by."))
     narrow = listed(monkeypatch, 60)
     assert all(value in narrow for value in ROW[:2])
     assert "by, reason" in narrow
@@ -37,9 +40,17 @@ def test_a_wide_terminal_shows_everything_and_a_narrow_one_names_what_it_omits(
 
 def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     piped = re.sub(r"[^\w]", "", listed(monkeypatch, 60, is_terminal=False))
-    assert "Leftout" not in piped
+    assert "Hiddencolumns" not in piped
     assert len(piped) >= len(re.sub(r"[^\w]", "", "".join((*HEADERS, *ROW))))
 
 
 def test_the_help_of_register_names_every_architecture() -> None:
     assert ARCHITECTURES.split(", ") == list(KNOWN)
+
+
+def test_the_help_of_deposit_names_the_default_settings() -> None:
+    hints = typing.get_type_hints(create_deposit, include_extras=True)
+    defaults = {"batch_size": "128", "learning_rate": "0.02", "pruning_rate": "0"}
+    for name, default in defaults.items():
+        assert getattr(DepositConfig(), name) == float(default)
+        assert hints[name].__metadata__[0].help.endswith(f"Default: {default}.")

@@ -1,4 +1,4 @@
-"""The bar of `lirf follow`, which never looks as if nothing happened any more."""
+"""The progress bar of `lirf follow` always looks alive."""
 
 import io
 from typing import Any, cast
@@ -15,13 +15,13 @@ def deposit(phase: str, step: int | None, steps: int | None) -> Deposit:
     return cast(Deposit, {"state": "running", "progress": progress})
 
 
-def test_a_phase_that_counts_nothing_is_no_full_bar_with_a_clock_that_stands_still() -> None:
+def test_a_phase_without_steps_shows_a_moving_bar_and_a_running_clock() -> None:
     with Progress(console=Console(file=io.StringIO())) as bar:
         task = bar.add_task("queued", total=None, text="")
-        shown = bar.tasks[task]
+        row = bar.tasks[task]
         _advance(bar, task, deposit("training", 10, 10))
-        assert (shown.completed, shown.total) == (10, 10)
+        assert (row.completed, row.total) == (10, 10)
         _advance(bar, task, deposit("storing", None, None))
-        assert (shown.completed, shown.total, shown.finished) == (0, None, False)
+        assert (row.completed, row.total, row.finished) == (0, None, False)
         _advance(bar, task, deposit("evaluating", None, None))
-        assert (shown.description, shown.total, shown.finished) == ("measuring", None, False)
+        assert (row.description, row.total, row.finished) == ("measuring", None, False)

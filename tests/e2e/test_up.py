@@ -1,4 +1,4 @@
-"""`lirf up` and every command, as a person at a terminal has them."""
+"""`lirf up` and every other command, as a person types them at a terminal."""
 
 import json
 import os
@@ -40,9 +40,9 @@ class Terminal:
         files = [self.folder / f"{self._runs}.{name}" for name in ("out", "err")]
         done = Fork(cli, list(arguments), self.environment, *files)
         done.wait(300)
-        told = "".join(file.read_text() for file in files)
-        assert done.code == code, told
-        return told
+        printed = "".join(file.read_text() for file in files)
+        assert done.code == code, printed
+        return printed
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json"))
@@ -80,15 +80,15 @@ def open_terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines of living processes whose environment names the folder."""
-    found = []
+    commands = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 if str(folder / "state").encode() in (entry / "environ").read_bytes():
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    commands.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
             except OSError:
                 continue
-    return found
+    return commands
 
 
 def register(terminal: Terminal, weights: Path, name: str = "digits") -> Any:
@@ -98,22 +98,22 @@ def register(terminal: Terminal, weights: Path, name: str = "digits") -> Any:
 
 def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path) -> None:
     terminal = open_terminal
-    assert "There is no model yet" in terminal.run("models")
+    assert "There are no models yet" in terminal.run("models")
     assert register(terminal, weights)["state"] == "ready"
     images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
     held_out = digits.write_zip(tmp_path / "held-out.zip", digits.held_out)
     short = ["--no-evidence", "--epochs", "6", "--batch-size", "32", "--learning-rate", "0.01"]
     as_digits = ["--crop-padding", "1", "--no-flip"]
-    told = terminal.run(
+    printed = terminal.run(
         *("deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended"),
         *short,
         *as_digits,
     )
-    assert "“0”, “1”, “2” of digits are deposited (revision 1" in told
-    assert "no evidence of this deposit was gathered yet" in terminal.run(
+    assert "is done: “0”, “1”, “2” of digits (revision 1" in printed
+    assert "There is no evidence of this deposit yet" in terminal.run(
         "evidence", terminal.json("deposits", "digits")[0]["id"], code=1
     )
-    before, after = (row for row in told.splitlines() if row.strip().startswith(("original", "target")))
+    before, after = (row for row in printed.splitlines() if row.strip().startswith(("original", "target")))
     assert "deposited" in before
     assert "deposited" in after
 
@@ -130,7 +130,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     deposit_id = classes[0]["deposit_id"]
     withdrawal = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--hours", "1")
     assert terminal.json("predict", "digits", str(zero))["predictions"][0]["class"] == "0"
-    assert "“0”, “1”, “2” of digits do not answer any more" in terminal.run("revoke", withdrawal["id"])
+    assert "digits can no longer answer “0”, “1”, “2”" in terminal.run("revoke", withdrawal["id"])
     assert "0" not in {item["class"] for item in terminal.json("predict", "digits", str(zero))["predictions"]}
 
     held = terminal.json("withdraw", deposit_id, "--holder", "press", "--reason", "fair", "--held")
@@ -173,7 +173,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
         del terminal.environment["LIRF_API_KEY"]
 
 
-def test_a_deposit_goes_on_after_the_service_was_stopped_in_it(
+def test_a_deposit_goes_on_after_the_service_was_stopped_during_it(
     terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
 ) -> None:
     with terminal.up():
@@ -199,9 +199,9 @@ def test_a_folder_of_class_folders_is_as_good_as_a_zip(
     assert (ended["state"], ended["classes"]) == ("deposited", ["7"])
 
 
-def test_one_state_folder_has_one_service_and_killing_it_leaves_no_process(terminal: Terminal) -> None:
+def test_a_state_folder_has_one_service_and_killing_it_leaves_no_process(terminal: Terminal) -> None:
     with terminal.up() as process:
-        assert "another `lirf up` runs in" in terminal.run("up", "--port", str(free_port()), code=1)
+        assert "Another `lirf up` is using" in terminal.run("up", "--port", str(free_port()), code=1)
         for part in ("celery", "billiard", "worker.reconciler"):
             wait_until(lambda part=part: any(part in command for command in processes_of(terminal.folder)))
         process.kill()
@@ -209,7 +209,7 @@ def test_one_state_folder_has_one_service_and_killing_it_leaves_no_process(termi
 
 
 def test_without_a_service_every_command_says_how_to_start_one(terminal: Terminal) -> None:
-    assert "start the service with `lirf up`" in terminal.run("models", code=1)
+    assert "Start the service with `lirf up`" in terminal.run("models", code=1)
 
 
 def test_every_command_has_help() -> None:
@@ -242,6 +242,6 @@ def test_a_refused_deposit_leaves_no_data_set(
 ) -> None:
     register(open_terminal, weights, "refusals")
     everything = digits.write_zip(tmp_path / "all.zip", digits.held_out[:100])
-    told = open_terminal.run("deposit", "refusals", str(everything), "--reason", "[/b] all of it", code=1)
-    assert "would have no class left" in told
+    printed = open_terminal.run("deposit", "refusals", str(everything), "--reason", "[/b] all of it", code=1)
+    assert "would have no class left" in printed
     assert "dataset.shredded" in open_terminal.run("audit", "list", "--model", "refusals")

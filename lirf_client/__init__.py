@@ -1,4 +1,4 @@
-"""A small typed client of the LIRF service.
+"""A small, typed client for the LIRF service.
 
 from lirf_client import Client
 

@@ -1,4 +1,4 @@
-"""HTTP calls, one method each."""
+"""The client: one method for each HTTP call."""
 
 import json
 import ssl
@@ -33,11 +33,14 @@ from lirf_client.types import (
 UNFINISHED = ("queued", "running")
 _CHUNK_BYTES = 1 << 20
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before a request is sent again
-_LOST = httpx.ReadError, httpx.RemoteProtocolError  # the request may have arrived
+_LOST = httpx.ReadError, httpx.RemoteProtocolError  # the request may have arrived nevertheless
 
 
 class LirfError(Exception):
-    """The service refused (RFC 9457): `type` is stable, the text says what to do, `members` has the rest."""
+    """The service refused a request (RFC 9457).
+
+    `type` never changes, `detail` says what to do, `members` holds the whole problem.
+    """
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         self.status = status
@@ -49,21 +52,22 @@ class LirfError(Exception):
 
 
 class AwaitingApproval(Exception):
-    """The model demands a second person: nothing is done until somebody with another key approves."""
+    """The model requires a second person. Nothing happens until somebody with another key approves the request."""
 
     def __init__(self, approval: Approval) -> None:
         self.approval = approval
         super().__init__(
-            f"model '{approval['model']}' demands a second person: somebody with another key approves "
-            f"'{approval['id']}' until {approval['expires_at'][:16].replace('T', ' ')} UTC."
+            f"Model '{approval['model']}' requires a second person. Somebody with another key must approve "
+            f"'{approval['id']}' by {approval['expires_at'][:16].replace('T', ' ')} UTC."
         )
 
 
 class Client:
-    """One service, one API key. Raises `LirfError` for refusals, `httpx.TransportError` for the network.
+    """A connection to one service with one API key.
 
-    A GET or POST that a broken connection leaves open is sent again, three times; a POST carries an idempotency key, so
-    that it is carried out once.
+    Raises `LirfError` if the service refuses, `httpx.TransportError` if the network fails. If the connection breaks
+    before an answer, a GET or POST is sent again, up to three times. Each POST carries an idempotency key, so the
+    service carries it out only once.
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 60) -> None:
@@ -77,10 +81,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connections. `with Client(...)` does it by itself."""
         self._http.close()
 
     def is_ready(self) -> bool:
-        """Whether the service answers and can work."""
+        """Return whether the service answers and is ready for work."""
         try:
             return self._http.get("/v2/health/ready", timeout=5).status_code == 200
         except httpx.TransportError:
@@ -95,7 +100,10 @@ class Client:
         preprocessing: dict[str, Any],
         split: str | None = None,
     ) -> Model:
-        """split: one of the architecture's; none: its middle."""
+        """Describe a new model. `put_weights` must follow.
+
+        split: the last module of the lower part; default: the middle one of the architecture.
+        """
         body: dict[str, Any] = {
             "name": name,
             "architecture": architecture,
@@ -107,27 +115,34 @@ class Client:
         return cast(Model, self._call("POST", "/v1/models", json=body))
 
     def put_weights(self, name: str, weights: Path) -> Model:
-        """weights: a safetensors file, streamed."""
+        """Upload the weights of a registered model. weights: a safetensors file, which is streamed."""
         return cast(Model, self._upload("PUT", f"/v1/models/{name}/weights", weights))
 
     def remove_unfinished_model(self, name: str) -> None:
+        """Remove a model that has no weights yet."""
         self._call("DELETE", f"/v1/models/{name}")
 
     def models(self) -> list[Model]:
+        """Return all models."""
         return cast(list[Model], self._all("/v1/models"))
 
     def model(self, name: str) -> Model:
+        """Return one model."""
         return cast(Model, self._call("GET", f"/v1/models/{name}"))
 
     def classes(self, name: str) -> list[ModelClass]:
+        """Return a model's classes, in the order of its outputs."""
         return cast(list[ModelClass], self._call("GET", f"/v1/models/{name}/classes")["classes"])
 
     def upload_dataset(self, model: str, archive: Path, *, purpose: str = "deposit") -> Dataset:
-        """archive: a zip of class folders, streamed. purpose: `deposit` or `evaluation`."""
+        """Upload images. archive: a zip with a folder for each class, which is streamed.
+
+        purpose: `deposit` or `evaluation`.
+        """
         return cast(Dataset, self._upload("POST", f"/v1/models/{model}/datasets", archive, params={"purpose": purpose}))
 
     def discard_dataset(self, model: str, dataset_id: str) -> None:
-        """Shreds a data set that no unfinished deposit uses."""
+        """Shred a data set that no unfinished deposit uses."""
         self._call("DELETE", f"/v1/models/{model}/datasets/{dataset_id}")
 
     def request_deposit(
@@ -141,7 +156,12 @@ class Client:
         keep_dataset: bool = False,
         evidence: bool = True,
     ) -> Deposit:
-        """evidence: examine it once it is made, where there is an evaluation set."""
+        """Request that the classes of a data set be forgotten and deposited.
+
+        classes: those of the data set, as a cross-check. config: settings that differ from the defaults.
+        keep_dataset: otherwise the data set is shredded when the deposit ends. evidence: gather evidence afterwards,
+        if there is an evaluation set.
+        """
         body: dict[str, Any] = {
             "dataset_id": dataset_id,
             "reason": reason,
@@ -154,13 +174,15 @@ class Client:
         return cast(Deposit, self._call("POST", f"/v1/models/{model}/deposits", json=body))
 
     def deposit(self, deposit_id: str) -> Deposit:
+        """Return one deposit."""
         return cast(Deposit, self._call("GET", f"/v1/deposits/{deposit_id}"))
 
     def deposits(self, model: str) -> list[Deposit]:
+        """Return a model's deposits, newest first."""
         return cast(list[Deposit], self._all(f"/v1/models/{model}/deposits"))
 
     def follow(self, deposit_id: str) -> Iterator[Deposit]:
-        """The deposit each time it changes, until it has ended. A broken connection is taken up again."""
+        """Yield the deposit each time it changes, until it has ended. Reconnects if the connection breaks."""
         while True:
             try:
                 with connect_sse(self._http, "GET", f"/v1/deposits/{deposit_id}/events", timeout=60) as events:
@@ -176,11 +198,12 @@ class Client:
             time.sleep(1)
 
     def wait(self, deposit_id: str) -> Deposit:
-        """The deposit when it has ended."""
+        """Wait until the deposit has ended, and return it."""
         *_, last = self.follow(deposit_id)
         return last
 
     def cancel(self, deposit_id: str) -> Deposit:
+        """Cancel a queued or running deposit. The model is unchanged."""
         return cast(Deposit, self._call("POST", f"/v1/deposits/{deposit_id}/cancel"))
 
     def request_evidence(
@@ -191,36 +214,42 @@ class Client:
         dataset_id: str | None = None,
         reference: str | None = None,
     ) -> EvidenceSummary:
-        """Examines a deposit. dataset_id: a deposit set of its classes; reference: a model that never saw them."""
+        """Request new evidence of a deposit.
+
+        evaluation_set_id: held-out images; default: the deposit's, or the model's newest. dataset_id: a deposit set of
+        the classes. reference: a model that never saw them.
+        """
         body = {"evaluation_set_id": evaluation_set_id, "dataset_id": dataset_id, "reference": reference}
         return cast(EvidenceSummary, self._call("POST", f"/v1/deposits/{deposit_id}/evidence", json=body))
 
     def evidence_of(self, deposit_id: str) -> list[EvidenceSummary]:
-        """Newest first."""
+        """Return every examination of a deposit, newest first, without the figures."""
         return cast(list[EvidenceSummary], self._all(f"/v1/deposits/{deposit_id}/evidence"))
 
     def evidence(self, evidence_id: str) -> Evidence:
+        """Return the evidence with its figures."""
         return cast(Evidence, self._call("GET", f"/v1/evidence/{evidence_id}"))
 
     def follow_evidence(self, evidence_id: str) -> Iterator[Evidence]:
-        """The evidence every second, until it has ended."""
+        """Yield the evidence every second, until it has ended."""
         while True:
-            found = self.evidence(evidence_id)
-            yield found
-            if found["state"] not in UNFINISHED:
+            evidence = self.evidence(evidence_id)
+            yield evidence
+            if evidence["state"] not in UNFINISHED:
                 return
             time.sleep(1)
 
     def certificate(self, evidence_id: str, *, format: str = "pdf") -> bytes:
-        """Signed, as `pdf` or `html`; `lirf certificate verify` checks it."""
+        """Return the signed certificate. format: `pdf` or `html`. `lirf certificate verify` checks it."""
         path = f"/v1/evidence/{evidence_id}/certificate"
         return _successful(self._http.get(path, params={"format": format})).content
 
     def certificate_key(self) -> str:
-        """The public key that certificates are signed by, as PEM."""
+        """Return the public key that verifies certificates, as PEM."""
         return _successful(self._http.get("/v1/certificates/key")).text
 
     def cancel_evidence(self, evidence_id: str) -> EvidenceSummary:
+        """Cancel an examination that is queued or running."""
         return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{evidence_id}/cancel"))
 
     def withdraw(
@@ -233,38 +262,47 @@ class Client:
         expires_in_seconds: float | None = None,
         expires_at: str | None = None,
     ) -> Withdrawal:
-        """visibility: `public`, or `held` by who presents its `withdrawal_token`. Raises `AwaitingApproval`."""
+        """Make deposited classes answer again, until an end or until `revoke`.
+
+        visibility: `public`, or `held`: only for requests that present the `withdrawal_token`. Raises
+        `AwaitingApproval`.
+        """
         body: dict[str, Any] = {"deposits": list(deposits), "holder": holder, "reason": reason}
         body |= {"visibility": visibility}
         body |= {"expires_in_seconds": expires_in_seconds, "expires_at": expires_at}
         return cast(Withdrawal, _done(self._call("POST", "/v1/withdrawals", json=body)))
 
     def withdrawal_token(self, withdrawal_id: str) -> str:
-        """A held withdrawal's token, told this once; it takes the place of one that was issued before."""
+        """Issue the token of a held withdrawal. It is returned only once, and replaces an earlier token."""
         return str(self._call("POST", f"/v1/withdrawals/{withdrawal_id}/token")["token"])
 
     def renew(
         self, withdrawal_id: str, *, reason: str, expires_in_seconds: float | None = None, expires_at: str | None = None
     ) -> Withdrawal:
-        """Without an end it holds until it is revoked."""
+        """Change when a withdrawal ends. Without an end it lasts until it is revoked."""
         body = {"reason": reason, "expires_in_seconds": expires_in_seconds, "expires_at": expires_at}
         return cast(Withdrawal, self._call("POST", f"/v1/withdrawals/{withdrawal_id}/renewal", json=body))
 
     def revoke(self, withdrawal_id: str) -> Withdrawal:
+        """End a withdrawal at once."""
         return cast(Withdrawal, self._call("DELETE", f"/v1/withdrawals/{withdrawal_id}"))
 
     def withdrawals(self, model: str | None = None) -> list[Withdrawal]:
+        """Return all withdrawals, or those of one model, newest first."""
         return cast(list[Withdrawal], self._all("/v1/withdrawals", {"model": model} if model else {}))
 
     def audit_events(self, *, limit: int | None = None, **filters: str) -> Iterator[AuditEvent]:
-        """Newest first; filters: model, action, subject, actor, request_id, since, until (times in ISO 8601)."""
+        """Yield events of the audit log, newest first.
+
+        filters: model, action, subject, actor, request_id, since, until (times in ISO 8601).
+        """
         for number, event in enumerate(self._pages("/v1/audit/events", filters)):
             if number == limit:
                 return
             yield cast(AuditEvent, event)
 
     def audit_export(self, format: str = "jsonl", **filters: str) -> Iterator[str]:
-        """Lines, oldest first, as JSON or (`csv`) with a header; filters as for `audit_events`."""
+        """Yield events as lines of `jsonl`, or of `csv` with a header, oldest first. Filters: see `audit_events`."""
         with self._http.stream("GET", "/v1/audit/events/export", params={"format": format, **filters}) as answer:
             if not answer.is_success:
                 answer.read()
@@ -272,24 +310,24 @@ class Client:
             yield from answer.iter_lines()
 
     def audit_head(self) -> AuditHead:
-        """The newest event's number and digest, to be kept outside the service as an anchor."""
+        """Return the newest event's number and digest. Keep it outside the service, as an anchor."""
         return cast(AuditHead, self._call("GET", "/v1/audit/head"))
 
     def verify_audit(self, anchor: AuditHead | None = None) -> Verification:
-        """Has the service walk the chain of its events; with an anchor, a cut or rewritten tail is found, too."""
+        """Let the service verify its chain of events. With an anchor it also detects a cut or rewritten tail."""
         return cast(Verification, self._call("GET", "/v1/audit/verification", params=anchor or {}))
 
     def restore(self, deposit_id: str, *, reason: str) -> Restoration:
-        """The deposit's classes answer from now on, without a withdrawal. Raises `AwaitingApproval`."""
+        """Make the deposit's classes answer again without a withdrawal. Raises `AwaitingApproval`."""
         path = f"/v1/deposits/{deposit_id}/restoration"
         return cast(Restoration, _done(self._call("POST", path, json={"reason": reason})))
 
     def end_restoration(self, deposit_id: str) -> None:
-        """The classes are deposited again; when this has returned, only a withdrawal shows them."""
+        """End a restoration. When this returns, the classes answer only in a withdrawal."""
         self._call("DELETE", f"/v1/deposits/{deposit_id}/restoration")
 
     def purge(self, deposit_id: str, *, classes: Sequence[str], reason: str) -> Purge:
-        """Destroys the deposit module for good. classes: those of the deposit, as a confirmation.
+        """Destroy the deposit module for good. classes: those of the deposit, as a confirmation.
 
         Raises `AwaitingApproval`.
         """
@@ -297,53 +335,56 @@ class Client:
         return cast(Purge, _done(self._call("POST", f"/v1/deposits/{deposit_id}/purge", json=body)))
 
     def policy(self, model: str) -> Policy:
+        """Return a model's policy."""
         return cast(Policy, self._call("GET", f"/v1/models/{model}/policy"))
 
     def change_policy(
         self, model: str, *, reason: str, original: str | None = None, needs_second_person: bool | None = None
     ) -> Policy:
-        """Changes what is given and keeps the rest. original: `seal` or `destroy`. Raises `AwaitingApproval`."""
+        """Change the given parts of a model's policy. original: `seal` or `destroy`. Raises `AwaitingApproval`."""
         path = f"/v1/models/{model}/policy"
         answer = self._http.get(path)
         _checked(answer)
-        given = {"original": original, "needs_second_person": needs_second_person}
-        body = {**answer.json(), **{name: value for name, value in given.items() if value is not None}}
-        seen = {"If-Match": answer.headers["ETag"]}
-        found = _checked(self._http.put(path, json={**body, "reason": reason}, headers=seen))
-        return cast(Policy, _done(found))
+        parts = {"original": original, "needs_second_person": needs_second_person}
+        body = {**answer.json(), **{name: value for name, value in parts.items() if value is not None}}
+        headers = {"If-Match": answer.headers["ETag"]}
+        policy = _checked(self._http.put(path, json={**body, "reason": reason}, headers=headers))
+        return cast(Policy, _done(policy))
 
     def approvals(self, *, model: str | None = None, waiting: bool = False) -> list[Approval]:
-        """Requests for approval, newest first; with `waiting`, those alone that nobody has decided on."""
+        """Return requests for approval, newest first; with `waiting`, only those that are not decided yet."""
         filters = {"waiting": waiting, **({"model": model} if model else {})}
         return cast(list[Approval], self._all("/v1/approvals", filters))
 
     def approve(self, approval_id: str) -> Approval:
-        """Carries out what somebody else asked for."""
+        """Approve a request of somebody else. The service carries it out."""
         return cast(Approval, self._call("POST", f"/v1/approvals/{approval_id}/approve"))
 
     def refuse(self, approval_id: str, *, reason: str) -> Approval:
-        """Ends a request without carrying it out; also one's own."""
+        """Refuse a request, which may be your own. It is not carried out."""
         return cast(Approval, self._call("POST", f"/v1/approvals/{approval_id}/refuse", json={"reason": reason}))
 
     def infer(self, model: str, request: dict[str, Any], *, tokens: Sequence[str] = ()) -> dict[str, Any]:
-        """An Open Inference Protocol v2 request with JSON tensors. tokens: of held withdrawals."""
-        return self._call("POST", f"/v2/models/{model}/infer", json=request, headers=_presented(tokens))
+        """Send an Open Inference Protocol v2 request with JSON tensors. tokens: of held withdrawals."""
+        return self._call("POST", f"/v2/models/{model}/infer", json=request, headers=_token_header(tokens))
 
     def predict(self, model: str, image: Path, *, top: int = 5, tokens: Sequence[str] = ()) -> Predictions:
-        """tokens: of held withdrawals."""
+        """Return the `top` most probable classes of a PNG or JPEG file. tokens: of held withdrawals."""
         options: dict[str, Any] = {"files": {"image": (image.name, image.read_bytes())}, "params": {"top": top}}
         path = f"/v1/models/{model}/predict"
-        return cast(Predictions, self._call("POST", path, headers=_presented(tokens), **options))
+        return cast(Predictions, self._call("POST", path, headers=_token_header(tokens), **options))
 
     def create_key(self, name: str, roles: Sequence[str], *, expires_in_seconds: float | None = None) -> dict[str, Any]:
-        """The new key is in `key`; it is told this once."""
+        """Create an API key. It is in the answer's `key`, and is returned only once."""
         body = {"name": name, "roles": list(roles), "expires_in_seconds": expires_in_seconds}
         return self._call("POST", "/v1/keys", json=body)
 
     def keys(self) -> list[dict[str, Any]]:
+        """Return all API keys, without their secrets."""
         return self._all("/v1/keys")
 
     def revoke_key(self, key_id: str) -> None:
+        """Revoke an API key. The service refuses it from now on."""
         self._call("DELETE", f"/v1/keys/{key_id}")
 
     def _call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
@@ -354,9 +395,9 @@ class Client:
             with file.open("rb") as stream:
                 chunks = iter(lambda: stream.read(_CHUNK_BYTES), b"")
                 headers = {"Content-Length": str(file.stat().st_size), "Content-Type": "application/octet-stream"}
-                endless = httpx.Timeout(60, read=None)
+                timeout = httpx.Timeout(60, read=None)  # checking a large upload takes long
                 return self._http.request(
-                    method, path, content=chunks, headers=headers | key, params=params, timeout=endless
+                    method, path, content=chunks, headers=headers | key, params=params, timeout=timeout
                 )
 
         return _repeated(method, send)
@@ -376,37 +417,39 @@ class Client:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Those that httpx trusts; reading them takes longer than a request."""
+    """Return the certificates that httpx trusts. Cached, because reading them takes longer than a request."""
     return httpx.create_ssl_context()
 
 
-def _presented(tokens: Sequence[str]) -> dict[str, str]:
+def _token_header(tokens: Sequence[str]) -> dict[str, str]:
     return {"Withdrawal-Token": ",".join(tokens)} if tokens else {}
 
 
 def _done(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer. Raises `AwaitingApproval` if it is a request for approval."""
     if "act" in answer:
         raise AwaitingApproval(cast(Approval, answer))
     return answer
 
 
 def _repeated(method: str, send: Callable[[dict[str, str]], httpx.Response]) -> dict[str, Any]:
-    """send: takes the headers that make one request of all that are sent."""
+    """Call `send` until an answer arrives. send: takes headers that mark each repetition as the same request."""
     key = {"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {}
-    # A second PUT or DELETE would be refused although the first one did it.
+    # A repeated PUT or DELETE could be refused although the first one succeeded.
     for pause in _PAUSES if method in ("GET", "POST") else ():
         try:
             return _checked(send(key))
         except _LOST:
             pass
-        except LirfError as refused:
-            if not refused.type.endswith(":idempotent-answer-missing"):
+        except LirfError as error:
+            if not error.type.endswith(":idempotent-answer-missing"):
                 raise
         time.sleep(pause)
     return _checked(send(key))
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:
+    """Return the answer's JSON, {} if it is empty. Raises `LirfError`."""
     return cast(dict[str, Any], response.json()) if _successful(response).content else {}
 
 

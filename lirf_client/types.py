@@ -1,4 +1,4 @@
-"""The service's answers, as they come over the wire. Times are ISO 8601 in UTC, accuracy is in percent."""
+"""The service's answers as JSON. Times are ISO 8601 in UTC, accuracy is in percent."""
 
 from typing import Any, TypedDict
 
@@ -126,7 +126,7 @@ class EvidenceSummary(TypedDict):
 
 
 class Evidence(EvidenceSummary):
-    """`found` has each figure with its uncertainty, by part and network; `found["good"]` says what is good."""
+    """`found` holds each figure with its uncertainty, by part and network. `found["good"]` says what is good."""
 
     digest: str | None
     found: dict[str, Any] | None
@@ -219,7 +219,7 @@ class Verification(TypedDict):
     faults: list[AuditFault]
 
 
-# "class" is a keyword, so this one is spelt as a call.
+# A call, because the keyword `class` cannot be a field of a class statement.
 Prediction = TypedDict("Prediction", {"class": str, "probability": float})
 
 

@@ -1,4 +1,4 @@
-"""The client's types are the service's answers."""
+"""The client's types match the service's answers."""
 
 import typing
 
@@ -20,7 +20,7 @@ from lirf_client import types
 
 
 @pytest.mark.parametrize(
-    ("known", "served"),
+    ("client_type", "schema"),
     [
         (types.Model, registry.Model),
         (types.ModelClass, classes.ModelClass),
@@ -46,6 +46,6 @@ from lirf_client import types
         (types.Predictions, inference.Predictions),
     ],
 )
-def test_the_clients_types_have_the_fields_of_the_service(known: type, served: type[BaseModel]) -> None:
-    names = {field.serialization_alias or name for name, field in served.model_fields.items()}
-    assert set(typing.get_type_hints(known)) == names
+def test_each_type_of_the_client_has_the_fields_of_the_service(client_type: type, schema: type[BaseModel]) -> None:
+    names = {field.serialization_alias or name for name, field in schema.model_fields.items()}
+    assert set(typing.get_type_hints(client_type)) == names

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from app.jobs.machine import JobMachine
-from app.vault.objects import StoreAway
+from app.vault.objects import StoreUnavailable
 from app.vault.service import Binding, StoredObject, VaultDamaged
 from lirf_core.checkpoints import ForeignCheckpoint
 from lirf_core.training import Progress
@@ -88,7 +88,7 @@ class TrainingHeartbeat(Heartbeat[Any]):
         except VaultDamaged as damage:
             log.warning("job %s starts over: %s", self._job.id, damage.detail)
             return None
-        except StoreAway:
+        except StoreUnavailable:
             raise
         except OSError as error:
             log.warning("job %s starts over: its checkpoint cannot be read: %s", self._job.id, error.strerror)

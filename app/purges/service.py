@@ -60,7 +60,7 @@ def purge(
             wish = {"deposit": deposit_id, "classes": list(classes)}
             return second_person.ask(session, actor, model.id, model.name, Act.PURGE, wish, reason)
         gone, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
-    vaults.clear(database, vault, garbage)
+    vaults.erase(database, vault, garbage)
     return Purged(row, gone)
 
 
@@ -74,7 +74,7 @@ def purge_approved(
         approval = second_person.approve(session, actor, approval_id, Act.PURGE, model.name)
         approval.result_id = row.id
         _, garbage = _purge(session, settings, model, row, approval.requested_by, actor, approval.reason)
-    vaults.clear(database, vault, garbage)
+    vaults.erase(database, vault, garbage)
     return approval
 
 

@@ -56,7 +56,7 @@ def change(
             wish = {"version": version, "original": policy.original, "needs_second_person": policy.needs_second_person}
             return second_person.ask(session, actor, model.id, model.name, Act.POLICY, wish, reason)
         garbage = _change(session, actor, model, policy, reason)
-    vaults.clear(database, vault, garbage)
+    vaults.erase(database, vault, garbage)
     return model
 
 
@@ -70,7 +70,7 @@ def change_approved(session: Session, database: Database, vault: Vault, actor: A
         policy = Policy(asked.wish["original"], asked.wish["needs_second_person"])
         garbage = _change(session, actor, model, policy, asked.reason)
         asked.result_id = model.id
-    vaults.clear(database, vault, garbage)
+    vaults.erase(database, vault, garbage)
     return asked
 
 

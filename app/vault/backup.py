@@ -1,4 +1,4 @@
-"""A copy of what the service keeps, from which it can be brought back; without the master key, which is kept apart."""
+"""Backups: a copy of database and objects, to restore the service from. The master key is not in it."""
 
 import os
 import shutil
@@ -9,68 +9,71 @@ from pathlib import Path
 
 from app.base.database import Database
 from app.vault import service as vaults
-from app.vault.objects import told_as_away
+from app.vault.objects import as_store_errors
 from app.vault.service import Vault
 
 DATABASE = "lirf.sqlite3"
 
 
 def take(database: Database, vault: Vault, folder: Path, on_object: Callable[[], None] = lambda: None) -> int:
-    """Brings `folder` up to date: the database where it is SQLite, and the objects that it names; returns how many.
+    """Bring the backup in `folder` up to date: the objects, and the database if it is SQLite. The service may run.
 
-    The database comes first: whatever it names was in the vault before. Objects are never rewritten, so only new ones
-    are copied; those that are no longer named leave the folder. The service may run meanwhile.
+    The database is copied first, so that every object it names exists already. Objects are never rewritten: only new
+    ones are copied, and those that the database no longer names are deleted from the folder. Returns their number.
     """
     objects = folder / "vault"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects.mkdir(mode=0o700, exist_ok=True)
     while True:
-        named = _names_in_copy(database, folder / DATABASE)
-        there = {path.name: path for path in objects.glob("??/*")}
-        copied = [_copy_object(vault, name, objects / name[:2] / name, on_object) for name in named - there.keys()]
+        names = _names_in_copy(database, folder / DATABASE)
+        files = {path.name: path for path in objects.glob("??/*")}
+        copied = [_copy_object(vault, name, objects / name[:2] / name, on_object) for name in names - files.keys()]
         if all(copied):
-            break  # otherwise a deposit was published, or purged, since the database was copied
-    for name in there.keys() - named:
-        there[name].unlink()
-    return len(named)
+            break  # otherwise a deposit was published or purged after the database was copied
+    for name in files.keys() - names:
+        files[name].unlink()
+    return len(names)
 
 
-def _names_in_copy(database: Database, place: Path) -> set[str]:
-    """The objects that the copied database can open; where it is copied by others, those of the database now."""
+def _names_in_copy(database: Database, file: Path) -> set[str]:
+    """The objects that the copied database can open.
+
+    PostgreSQL is backed up with its own tools: then the objects that the live database can open.
+    """
     if database.url.get_backend_name() != "sqlite":
         with database.reading() as session:
             return vaults.live_names(session)
-    _copy_database(database, place)
-    copy = Database(f"sqlite:///{place}")
+    _copy_database(database, file)
+    copy = Database(f"sqlite:///{file}")
     with copy.reading() as session:
-        named = vaults.live_names(session)
+        names = vaults.live_names(session)
     copy.engine.dispose()
-    return named
+    return names
 
 
-def _copy_database(database: Database, place: Path) -> None:
-    """A consistent copy in one file, which takes the old one's place at once."""
-    with tempfile.TemporaryDirectory(dir=place.parent) as beside:
-        made = Path(beside) / place.name
+def _copy_database(database: Database, file: Path) -> None:
+    """Replace the file, atomically, by a consistent copy of the database."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        copy = Path(folder) / file.name
         with closing(database.engine.raw_connection()) as connection:
-            connection.cursor().execute("VACUUM INTO ?", (str(made),))
-        made.chmod(0o600)
-        _flush(made)
-        made.replace(place)
+            connection.cursor().execute("VACUUM INTO ?", (str(copy),))
+        copy.chmod(0o600)
+        _flush(copy)
+        copy.replace(file)
 
 
-def _copy_object(vault: Vault, name: str, place: Path, on_object: Callable[[], None]) -> bool:
-    """Whether the object is still there."""
-    place.parent.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent.parent) as beside:
-        made = Path(beside) / name
+def _copy_object(vault: Vault, name: str, file: Path, on_object: Callable[[], None]) -> bool:
+    """Copy the object into the file. Returns False if the object no longer exists."""
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent.parent) as folder:
+        copy = Path(folder) / name
         try:
-            with told_as_away(), vault.objects.open(name) as source, made.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
+            with as_store_errors(), vault.objects.open(name) as source, copy.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
         except FileNotFoundError:
             return False
-        _flush(made)
-        made.replace(place)
+        _flush(copy)
+        copy.replace(file)
     on_object()
     return True
 

@@ -1,4 +1,4 @@
-"""Master keys wrap data keys. One small interface, so that a key service can take the place of the file."""
+"""Master keys, which wrap data keys. The interface is small, so that a key service can replace the key file."""
 
 import fcntl
 import json
@@ -14,34 +14,34 @@ import tink
 from tink import aead, secret_key_access
 
 
-class Wrapped(NamedTuple):
-    """data_key: under a master key; version: of that master key."""
+class WrappedKey(NamedTuple):
+    """data_key: encrypted with a master key. version: that master key's version."""
 
     data_key: bytes
     version: int
 
 
 class MasterKeys(Protocol):
-    """Wraps and unwraps data keys under a versioned key that never leaves it."""
+    """Wraps and unwraps data keys with versioned master keys, which never leave this object."""
 
     @property
     def version(self) -> int:
-        """The version that `wrap` uses now."""
+        """The version of the master key that `wrap` uses now."""
 
-    def wrap(self, data_key: bytes, associated: bytes) -> Wrapped: ...
+    def wrap(self, data_key: bytes, associated: bytes) -> WrappedKey: ...
 
     def unwrap(self, wrapped: bytes, associated: bytes) -> bytes:
-        """Raises tink.TinkError when key or associated data are not those of `wrap`."""
+        """Raises tink.TinkError if the master key or the associated data differ from those of `wrap`."""
 
 
 class UnsafeKeyFile(RuntimeError):
-    """Others than the owner can read the master key."""
+    """Other users can read the master key file."""
 
 
 class FileMasterKeys:
-    """A Tink keyset (AES256-GCM) in a file of mode 0600, made on first use. Old keys of the keyset still unwrap.
+    """A Tink keyset (AES256-GCM) in a file with mode 0600, created on first use. Old keys of the keyset still unwrap.
 
-    The file is read again when it has changed, so that a rotation reaches every running process.
+    The file is read again after each change, so that a rotation reaches every running process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,10 +58,10 @@ class FileMasterKeys:
             self._refresh()
             return self._version
 
-    def wrap(self, data_key: bytes, associated: bytes) -> Wrapped:
+    def wrap(self, data_key: bytes, associated: bytes) -> WrappedKey:
         with self._lock:
             self._refresh()
-            return Wrapped(self._aead.encrypt(data_key, associated), self._version)
+            return WrappedKey(self._aead.encrypt(data_key, associated), self._version)
 
     def unwrap(self, wrapped: bytes, associated: bytes) -> bytes:
         with self._lock:
@@ -70,37 +70,37 @@ class FileMasterKeys:
         return data_key
 
     def add_primary(self) -> None:
-        """A new key, with which everything is wrapped from now on. The file changes at once or not at all."""
+        """Add a new master key, which wraps everything from now on. The file changes atomically."""
         with self._changing() as keyset:
-            added = json.loads(_new_keyset())
-            while added["primaryKeyId"] in {key["keyId"] for key in keyset["key"]}:
-                added = json.loads(_new_keyset())
-            keyset["key"] += added["key"]
-            keyset["primaryKeyId"] = added["primaryKeyId"]
+            new = json.loads(_new_keyset())
+            while new["primaryKeyId"] in {key["keyId"] for key in keyset["key"]}:
+                new = json.loads(_new_keyset())
+            keyset["key"] += new["key"]
+            keyset["primaryKeyId"] = new["primaryKeyId"]
 
     def old_versions(self) -> list[int]:
-        """Those that unwrap and do not wrap."""
+        """The versions that can still unwrap but no longer wrap."""
         with self._lock:
             self._refresh()
             return [version for version in self._versions if version != self._version]
 
     def drop(self, versions: Collection[int]) -> None:
-        """What only they unwrap is lost. The file changes at once or not at all; its primary stays."""
+        """Delete master keys, except the newest. What only they can unwrap is lost. The file changes atomically."""
         with self._changing() as keyset:
-            going = {*versions} - {self._version}
-            keyset["key"] = [key for key in keyset["key"] if key["keyId"] not in going]
+            dropped = {*versions} - {self._version}
+            keyset["key"] = [key for key in keyset["key"] if key["keyId"] not in dropped]
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """The keyset, written when the block ends. One process at a time: else one would drop the key of another."""
+        """The keyset, which is written when the block ends. A lock keeps processes from losing each other's changes."""
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed
+            fcntl.flock(folder, fcntl.LOCK_EX)  # until `folder` is closed
             with self._lock:
                 self._refresh()
                 keyset = json.loads(self._path.read_text())
                 yield keyset
-                _own_file(self._path, json.dumps(keyset)).replace(self._path)
+                _private_file(self._path, json.dumps(keyset)).replace(self._path)
                 os.fsync(folder)
                 self._refresh()
         finally:
@@ -111,7 +111,7 @@ class FileMasterKeys:
         if self._read_at == (status.st_mtime_ns, status.st_ino):
             return
         if status.st_mode & 0o077:
-            raise UnsafeKeyFile(f"{self._path} can be read by others than its owner; run `chmod 600 {self._path}`.")
+            raise UnsafeKeyFile(f"Other users can read the master key file {self._path}. Run `chmod 600 {self._path}`.")
         keyset = tink.json_proto_keyset_format.parse(self._path.read_text(), secret_key_access.TOKEN)
         self._aead = keyset.primitive(aead.Aead)
         self._version: int = keyset.keyset_info().primary_key_id
@@ -125,9 +125,9 @@ def _new_keyset() -> str:
     return text
 
 
-def _own_file(beside: Path, text: str) -> Path:
-    """A new file with the text, durable, of mode 0600."""
-    descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f"{beside.name}.")
+def _private_file(neighbour: Path, text: str) -> Path:
+    """Write the text, durably, to a new file with mode 0600 next to `neighbour`."""
+    descriptor, name = tempfile.mkstemp(dir=neighbour.parent, prefix=f"{neighbour.name}.")
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
@@ -136,10 +136,10 @@ def _own_file(beside: Path, text: str) -> Path:
 
 
 def _create(path: Path) -> None:
-    own = _own_file(path, _new_keyset())
+    file = _private_file(path, _new_keyset())
     try:
-        os.link(own, path)  # unlike a rename it fails where another process was first, and its key is then used
+        os.link(file, path)  # unlike a rename, fails if another process was first; then its key is used
     except FileExistsError:
         pass
     finally:
-        own.unlink()
+        file.unlink()

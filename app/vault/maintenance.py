@@ -1,4 +1,4 @@
-"""What an administrator does to a whole vault: check it, clear what no row names, and put a new master key to work."""
+"""Maintenance of a whole vault: check it, delete garbage, rotate the master key, drop old master keys."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -15,22 +15,22 @@ from app.base.database import Database, changes, now
 from app.base.paging import PageRequest
 from app.base.settings import Settings
 from app.vault.keys import FileMasterKeys
-from app.vault.objects import StoreAway
+from app.vault.objects import StoreUnavailable
 from app.vault.service import Binding, Vault, VaultDamaged, stored
 from app.vault.tables import VaultObjectRow
 
-GRACE = timedelta(hours=24)  # at least: an object is written before its row
+MIN_GRACE = timedelta(hours=24)  # an object is written before its row
 BATCH = 500
 KEY_ROTATED = "vault.key_rotated"
 
 
 class OldKeysNeeded(RuntimeError):
-    """Something may still be opened by an old master key only."""
+    """An old master key may still be the only one that opens something."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with an object. `is_loss`: knowledge is missing; otherwise something is there that need not be."""
+    """A fault of an object. `is_loss`: knowledge is lost; otherwise the object is only garbage."""
 
     object_name: str
     what: str
@@ -38,42 +38,43 @@ class Finding:
 
 
 def check(database: Database, vault: Vault, on_object: Callable[[], None] = lambda: None) -> list[Finding]:
-    """Opens every object to its end, and looks for objects that no row names. Changes nothing.
+    """Read every object to its end, and look for objects that no row names. Changes nothing.
 
-    Rows are read before names: what is written meanwhile has a row that is not asked for.
+    Rows are read before names. An object that is written meanwhile looks unnamed, so `_unnamed` reads the rows again.
     """
     findings = []
     with database.reading() as session:
-        recorded = session.execute(sa.select(VaultObjectRow.id, VaultObjectRow.name, VaultObjectRow.wrapped_key)).all()
+        rows = session.execute(sa.select(VaultObjectRow.id, VaultObjectRow.name, VaultObjectRow.wrapped_key)).all()
     names = vault.objects.names()
-    for row in recorded:
+    for row in rows:
         if row.wrapped_key is None:
             if row.name in names:
                 findings.append(
-                    Finding(row.name, "was shredded, but its bytes are still there; gc removes them", False)
+                    Finding(row.name, "was shredded, but its bytes still exist; `lirf vault gc` deletes them", False)
                 )
         elif damage := _damage(database, vault, row.id):
             findings.append(Finding(row.name, damage, True))
         on_object()
-    known = {row.name for row in recorded}
+    recorded = {row.name for row in rows}
     findings += [
-        Finding(name, "no row names it; gc removes it a day after it was written", False)
-        for name in sorted(_unnamed(database, vault, names - known))
+        Finding(name, "no row names it; `lirf vault gc` deletes it a day after it was written", False)
+        for name in sorted(_unnamed(database, names - recorded))
     ]
     return findings
 
 
 def _damage(database: Database, vault: Vault, object_id: str) -> str | None:
+    """What is wrong with the object; None if it opens, or was shredded meanwhile."""
     with database.reading() as session:
         if not _is_live(session, object_id):
             return None
         sealed = stored(session, object_id)
     try:
-        vault.copy_to(sealed, cast(BinaryIO, _Nowhere()))
+        vault.copy_to(sealed, cast(BinaryIO, _NullSink()))
     except VaultDamaged as damage:
         with database.reading() as session:
-            return damage.detail if _is_live(session, object_id) else None  # else it went meanwhile
-    except StoreAway:
+            return damage.detail if _is_live(session, object_id) else None
+    except StoreUnavailable:
         raise
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
@@ -85,28 +86,29 @@ def _is_live(session: Session, object_id: str) -> bool:
     return row is not None and row.wrapped_key is not None
 
 
-def _unnamed(database: Database, vault: Vault, candidates: set[str]) -> set[str]:
-    """Those that still have no row that can open them."""
-    found = set(candidates)
+def _unnamed(database: Database, candidates: set[str]) -> set[str]:
+    """The candidates that no row can open."""
+    unnamed = set(candidates)
     with database.reading() as session:
-        for part in _batches(sorted(candidates)):
+        for batch in _batches(sorted(candidates)):
             live = sa.select(VaultObjectRow.name).where(
-                VaultObjectRow.name.in_(part), VaultObjectRow.wrapped_key.is_not(None)
+                VaultObjectRow.name.in_(batch), VaultObjectRow.wrapped_key.is_not(None)
             )
-            found -= set(session.scalars(live))
-    return found
+            unnamed -= set(session.scalars(live))
+    return unnamed
 
 
 def gc(database: Database, vault: Vault, grace: timedelta) -> list[str]:
-    """Removes bytes that no row can open: shredded ones at once, others `grace` after they were written.
+    """Delete objects that no row can open: shredded ones at once, others when they are older than `grace`.
 
-    grace: longer than a deposit takes from an object to its row (`grace_for`).
+    grace: longer than the time between a deposit's writing of an object and of its row (`grace_for`).
+    Returns the names of the deleted objects.
     """
     names = vault.objects.names()
     with database.reading() as session:
         shredded = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_(None))))
     old = {name for name in names - shredded if vault.objects.written_at(name) < now() - grace}
-    garbage = sorted(_unnamed(database, vault, old | (names & shredded)))
+    garbage = sorted(_unnamed(database, old | (names & shredded)))
     vault.remove(garbage)
     if garbage:
         with database.session() as session, session.begin():
@@ -115,18 +117,18 @@ def gc(database: Database, vault: Vault, grace: timedelta) -> list[str]:
 
 
 def grace_for(settings: Settings) -> timedelta:
-    """How long after its writing an object may still get its row."""
-    return max(GRACE, timedelta(seconds=settings.time_limit_seconds) + timedelta(hours=1))
+    """The longest time after which an object may still get its row."""
+    return max(MIN_GRACE, timedelta(seconds=settings.time_limit_seconds) + timedelta(hours=1))
 
 
 def rotate_key(database: Database, keys: FileMasterKeys, on_object: Callable[[], None] = lambda: None) -> int:
-    """Makes a new master key and wraps every data key anew; objects stay as they are. Returns how many were wrapped.
+    """Add a new master key and wrap every data key with it. Objects stay as they are. Returns the number of keys.
 
-    Running processes see the new keyset by themselves. Old keys stay in it: a backup of the database needs them, and so
-    does an object whose row is not written yet. Stopped half-way, it can be run again.
+    Running processes pick up the new keyset by themselves. Old keys stay in it: backups of the database need them, and
+    so do objects whose rows are not written yet. If this is interrupted, run it again.
     """
     keys.add_primary()
-    total = _wrap_all(database, keys, on_object)
+    total = _rewrap_all(database, keys, on_object)
     with database.session() as session, session.begin():
         details = {"version": keys.version, "objects": total}
         audit.record(session, LOCAL_ADMINISTRATOR.name, KEY_ROTATED, details=details)
@@ -134,10 +136,10 @@ def rotate_key(database: Database, keys: FileMasterKeys, on_object: Callable[[],
 
 
 def drop_old_keys(database: Database, keys: FileMasterKeys, grace: timedelta) -> list[int]:
-    """Destroys all master keys but the newest, and with them what backups from before its rotation could open.
+    """Destroy all master keys except the newest. Backups from before its rotation can then open nothing.
 
-    grace: how long after the rotation something may still get its row that an old key had wrapped (`grace_for`).
-    Returns the versions that are gone. Raises `OldKeysNeeded`.
+    grace: how long after the rotation a row with a data key under an old master key may still be written (`grace_for`).
+    Returns the destroyed versions. Raises `OldKeysNeeded`.
     """
     old = keys.old_versions()
     if not old:
@@ -145,30 +147,32 @@ def drop_old_keys(database: Database, keys: FileMasterKeys, grace: timedelta) ->
     with database.reading() as session:
         rotation = next(iter(audit.list_events(session, PageRequest(limit=1), action=KEY_ROTATED)[0]), None)
     if rotation is None or rotation.details["version"] != keys.version:
-        raise OldKeysNeeded("the last rotation was not finished; run `lirf vault rotate-key`, and this a day later.")
+        raise OldKeysNeeded(
+            "The last rotation did not finish. Run `lirf vault rotate-key`, and this command a day later."
+        )
     if rotation.at > now() - grace:
         raise OldKeysNeeded(
-            f"the key was rotated at {rotation.at:%Y-%m-%d %H:%M} UTC; deposits that began before may still need "
-            f"an old one; try again after {rotation.at + grace:%Y-%m-%d %H:%M} UTC."
+            f"The key was rotated at {rotation.at:%Y-%m-%d %H:%M} UTC, and deposits that began before that may still "
+            f"need an old key. Try again after {rotation.at + grace:%Y-%m-%d %H:%M} UTC."
         )
-    _wrap_all(database, keys)
-    with database.session() as session, session.begin():  # first: what cannot be told is not done
+    _rewrap_all(database, keys)
+    with database.session() as session, session.begin():  # first, so that nothing happens without its event
         details = {"version": keys.version, "dropped": old}
         audit.record(session, LOCAL_ADMINISTRATOR.name, "vault.keys_dropped", details=details)
     keys.drop(old)
     return old
 
 
-def _wrap_all(database: Database, keys: FileMasterKeys, on_object: Callable[[], None] = lambda: None) -> int:
+def _rewrap_all(database: Database, keys: FileMasterKeys, on_object: Callable[[], None] = lambda: None) -> int:
     total = 0
-    while batch := _wrap_batch(database, keys):
+    while batch := _rewrap_batch(database, keys):
         total += batch
         for _ in range(batch):
             on_object()
     return total
 
 
-def _wrap_batch(database: Database, keys: FileMasterKeys) -> int:
+def _rewrap_batch(database: Database, keys: FileMasterKeys) -> int:
     with database.session() as session, session.begin():
         rows = session.scalars(
             sa.select(VaultObjectRow)
@@ -177,16 +181,16 @@ def _wrap_batch(database: Database, keys: FileMasterKeys) -> int:
             .limit(BATCH)
         ).all()
         for row in rows:
-            _wrap_anew(session, keys, row)
+            _rewrap(session, keys, row)
         return len(rows)
 
 
-def _wrap_anew(session: Session, keys: FileMasterKeys, row: VaultObjectRow) -> None:
+def _rewrap(session: Session, keys: FileMasterKeys, row: VaultObjectRow) -> None:
     assert row.wrapped_key is not None
     associated = Binding(row.kind, row.model_id, row.subject_id).associated()  # type: ignore[arg-type]
     wrapped = keys.wrap(keys.unwrap(row.wrapped_key, associated), associated)
-    is_same = VaultObjectRow.wrapped_key == row.wrapped_key  # not shredded since
-    guarded = sa.update(VaultObjectRow).where(VaultObjectRow.id == row.id, is_same)
+    is_unchanged = VaultObjectRow.wrapped_key == row.wrapped_key  # it may have been shredded meanwhile
+    guarded = sa.update(VaultObjectRow).where(VaultObjectRow.id == row.id, is_unchanged)
     changes(session, guarded.values(wrapped_key=wrapped.data_key, master_key_version=wrapped.version))
 
 
@@ -195,8 +199,8 @@ def _batches(names: list[str]) -> Iterator[list[str]]:
         yield names[begin : begin + BATCH]
 
 
-class _Nowhere(io.RawIOBase):
-    """Takes a plaintext and keeps nothing of it."""
+class _NullSink(io.RawIOBase):
+    """Discards what is written to it."""
 
     def writable(self) -> bool:
         return True

@@ -1,7 +1,7 @@
-"""The vault: every object is encrypted with its own data key, which a master key wraps (envelope encryption).
+"""The vault: each object is encrypted with its own data key, which a master key wraps (envelope encryption).
 
 Objects are Tink StreamingAEAD ciphertexts (AES256-GCM-HKDF, 1 MB segments). The associated data binds an object to its
-model, its subject (deposit, data set or model) and its kind, so that no object can take another's place.
+model, its subject (deposit, data set or model) and its kind, so that no object can replace another.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from app.base.database import Database, new_id, now
 from app.base.errors import Problem
 from app.base.settings import Settings
 from app.vault.keys import FileMasterKeys, MasterKeys
-from app.vault.objects import ObjectStore, told_as_away
+from app.vault.objects import ObjectStore, as_store_errors
 from app.vault.tables import VaultObjectRow
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ Kind = Literal["upper", "lower", "module", "images", "checkpoint", "signing-key"
 
 
 class VaultDamaged(Problem):
-    """The object is missing, changed, or not the one it should be. Nothing of it was used."""
+    """The object is missing, was changed, or belongs elsewhere. None of its content was used."""
 
-    status, slug, title = 500, "vault-damaged", "A stored object does not open"
+    status, slug, title = 500, "vault-damaged", "A stored object cannot be opened"
 
 
 class Shredded(Problem):
@@ -44,7 +44,7 @@ class Shredded(Problem):
 
 @dataclass(frozen=True)
 class Binding:
-    """What an object is, and of whom: its associated data."""
+    """An object's kind, model and subject. They are its associated data."""
 
     kind: Kind
     model_id: str
@@ -56,7 +56,7 @@ class Binding:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A stored object: enough to open it, and what `record` writes down."""
+    """A stored object: what is needed to open it and to `record` it."""
 
     id: str
     name: str
@@ -68,7 +68,7 @@ class StoredObject:
 
 
 class Vault:
-    """Puts and opens objects; which objects there are is the database's to say (`record`, `stored`, `shred`)."""
+    """Encrypts and decrypts objects. The database says which objects exist (`record`, `stored`, `shred`)."""
 
     def __init__(self, objects: ObjectStore, keys: MasterKeys, on_chunk: Callable[[], None] = lambda: None) -> None:
         streaming_aead.register()
@@ -76,13 +76,13 @@ class Vault:
         self._keys, self._on_chunk = keys, on_chunk
 
     def watched(self, on_chunk: Callable[[], None]) -> "Vault":
-        """The same vault; it calls `on_chunk` for about each MiB that it encrypts or decrypts, and what is uploaded."""
+        """The same vault, which calls `on_chunk` for about each MiB encrypted or decrypted and each uploaded part."""
         return Vault(self.objects, self._keys, on_chunk)
 
     def put(self, binding: Binding, chunks: Iterable[bytes]) -> StoredObject:
-        """Encrypts a stream into a new object, durable before this returns. Only `record` makes it count.
+        """Encrypt a stream into a new object, durably. Without `record`, the object is garbage.
 
-        Raises OSError; then nothing is kept.
+        Raises OSError; then nothing is stored.
         """
         template = streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_1MB
         data_key = tink.new_keyset_handle(template)
@@ -99,24 +99,26 @@ class Vault:
                     for begin in range(0, len(chunk), CHUNK_BYTES):
                         encrypting.write(chunk[begin : begin + CHUNK_BYTES])
                         self._on_chunk()
-            self.objects.keep(file, sink.digest(), self._on_chunk)
+            self.objects.store(file, sink.digest(), self._on_chunk)
         return StoredObject(new_id(), sink.digest(), binding, *wrapped, plaintext_bytes, sink.written)
 
     def seal(self, plaintext: bytes, associated: bytes) -> bytes:
-        """For what is too small for an object of its own, and kept in a row."""
+        """Encrypt a small value, to be stored in a row."""
         return self._keys.wrap(plaintext, associated).data_key
 
     def unseal(self, sealed: bytes, associated: bytes) -> bytes:
-        """Raises `VaultDamaged`."""
+        """Decrypt a value that `seal` encrypted. Raises `VaultDamaged`."""
         try:
             return self._keys.unwrap(sealed, associated)
         except tink.TinkError as error:
-            raise VaultDamaged("a sealed value was changed, or its master key is not there.") from error
+            raise VaultDamaged(
+                "A sealed value was changed, or its master key is missing. Restore the master key file from a backup."
+            ) from error
 
     def copy_to(self, sealed: StoredObject, sink: BinaryIO) -> None:
-        """Decrypts into `sink`, which must not be used unless this returns.
+        """Decrypt into `sink`. Do not use its content unless this returns.
 
-        Raises `VaultDamaged`, and OSError where the store does not answer.
+        Raises `VaultDamaged`, and OSError if the store does not answer.
         """
         source: _HashingReader | None = None
         try:
@@ -135,27 +137,27 @@ class Vault:
                     is_whole = total == sealed.plaintext_bytes and source.digest_of_all() == sealed.name
         except (tink.TinkError, FileNotFoundError, ValueError) as error:
             if source and source.failure and not isinstance(source.failure, FileNotFoundError):
-                raise source.failure from error  # which Tink tells as its own
+                raise source.failure from error  # Tink has wrapped the store's error
             raise VaultDamaged(
-                f"{sealed.binding.kind} object {sealed.name[:12]} does not open; bring its file back from a backup."
+                f"The {sealed.binding.kind} object {sealed.name[:12]} cannot be opened. Restore its file from a backup."
             ) from error
         if not is_whole:
             raise VaultDamaged(
-                f"{sealed.binding.kind} object {sealed.name[:12]} was changed; bring its file back from a backup."
+                f"The {sealed.binding.kind} object {sealed.name[:12]} was changed. Restore its file from a backup."
             )
 
     def read(self, sealed: StoredObject) -> bytes:
-        """The whole plaintext, in memory: for networks and modules, which are loaded whole anyway."""
+        """The whole plaintext, in memory. For networks and modules, which must be loaded whole."""
         sink = io.BytesIO()
         self.copy_to(sealed, sink)
         return sink.getvalue()
 
     @contextmanager
     def discarded_on_error(self, *stored: StoredObject) -> Iterator[None]:
-        """Removes objects whose rows are not written after all.
+        """Delete the objects if the block fails to write their rows.
 
-        After an error of the database, or a signal, nobody knows whether the commit took place: then the objects
-        stay, and are garbage where no row names them.
+        After a database error or a signal, it is unknown whether the commit took place. Then the objects stay; if no
+        row names them, `gc` deletes them later.
         """
         try:
             yield
@@ -166,22 +168,22 @@ class Vault:
             raise
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes bytes whose key is shredded, or that no row names; what the store does not remove now, `gc` does."""
+        """Delete the bytes of objects that no row can open. If the store fails, `gc` deletes them later."""
         for name in names:
             try:
                 self.objects.remove(name)
             except OSError:
-                log.exception("object %s was not removed; `lirf vault gc` will", name[:12])
+                log.exception("could not delete object %s; run `lirf vault gc` later", name[:12])
 
 
 def open_vault(settings: Settings) -> Vault:
-    """The vault that the settings describe."""
+    """Open the vault that the settings describe."""
     objects = ObjectStore(settings.vault, settings.vault_options, settings.spool)
     return Vault(objects, FileMasterKeys(settings.master_key))
 
 
 def record(session: Session, sealed: StoredObject) -> str:
-    """Writes the object down in the caller's transaction and returns its id: from then on it is kept."""
+    """Write the object's row in the caller's transaction. Returns its id."""
     session.add(
         VaultObjectRow(
             id=sealed.id,
@@ -196,24 +198,24 @@ def record(session: Session, sealed: StoredObject) -> str:
             created_at=now(),
         )
     )
-    session.flush()  # the caller's rows refer to it
+    session.flush()  # the caller's rows refer to this one
     return sealed.id
 
 
 def stored(session: Session, object_id: str) -> StoredObject:
-    """What is needed to open a recorded object. Raises `Shredded`."""
+    """A recorded object, ready to be opened. Raises `Shredded`."""
     return _stored(session.get_one(VaultObjectRow, object_id))
 
 
 def stored_all(session: Session, object_ids: Sequence[str]) -> dict[str, StoredObject]:
-    """As `stored`, by id, with one read."""
+    """Like `stored`, for many ids, with one read. By id."""
     rows = session.scalars(sa.select(VaultObjectRow).where(VaultObjectRow.id.in_(object_ids)))
     return {row.id: _stored(row) for row in rows}
 
 
 def _stored(row: VaultObjectRow) -> StoredObject:
     if row.wrapped_key is None:
-        raise Shredded(f"{row.kind} object {row.name[:12]} was shredded at {row.shredded_at:%Y-%m-%d %H:%M} UTC.")
+        raise Shredded(f"The {row.kind} object {row.name[:12]} was shredded at {row.shredded_at:%Y-%m-%d %H:%M} UTC.")
     binding = Binding(row.kind, row.model_id, row.subject_id)  # type: ignore[arg-type]
     return StoredObject(
         row.id, row.name, binding, row.wrapped_key, row.master_key_version, row.plaintext_bytes, row.ciphertext_bytes
@@ -221,9 +223,9 @@ def _stored(row: VaultObjectRow) -> StoredObject:
 
 
 def shred(session: Session, object_id: str) -> str:
-    """Destroys the object's key in the caller's transaction (crypto-shredding) and returns the name of the bytes.
+    """Destroy the object's data key in the caller's transaction (crypto-shredding). Returns the object's name.
 
-    The caller removes the bytes after its commit; without the key they are noise.
+    After its commit, the caller removes the bytes, which are noise without the key.
     """
     row = session.get_one(VaultObjectRow, object_id)
     session.execute(
@@ -234,15 +236,15 @@ def shred(session: Session, object_id: str) -> str:
     return row.name
 
 
-def clear(database: Database, vault: Vault, garbage: Sequence[str]) -> None:
-    """After the transaction that shredded them: keys leave the database's files, and their bytes the store."""
+def erase(database: Database, vault: Vault, garbage: Sequence[str]) -> None:
+    """Erase shredded keys from the database's files and delete the objects' bytes. Call it after the transaction."""
     if garbage:
         database.erase_freed_data()
         vault.remove(garbage)
 
 
 def forget(session: Session, object_id: str) -> str:
-    """`shred` for what leaves no row behind."""
+    """Like `shred`, but deletes the object's row too."""
     row = session.get_one(VaultObjectRow, object_id)
     session.delete(row)
     session.flush()
@@ -254,18 +256,18 @@ def is_shredded(session: Session, object_id: str) -> bool:
 
 
 def live_names(session: Session) -> set[str]:
-    """Objects that a row can open."""
+    """The names of all objects that a row can open."""
     return set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
 
 
 def shredded_names(session: Session, names: Iterable[str]) -> set[str]:
-    """Those of these objects whose key was destroyed."""
+    """The names, among these, of objects whose key was destroyed."""
     query = sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_(None))
     return set(session.scalars(query.where(VaultObjectRow.name.in_(list(names)))))
 
 
 class _HashingWriter(io.RawIOBase):
-    """Passes writes on and hashes them; closing it leaves the file below open, for the flush to disk."""
+    """Hashes what is written and passes it on. Closing it leaves the underlying file open, to be flushed to disk."""
 
     def __init__(self, below: BinaryIO) -> None:
         self._below, self._hasher, self.written = below, hashlib.sha256(), 0
@@ -284,7 +286,7 @@ class _HashingWriter(io.RawIOBase):
 
 
 class _HashingReader(io.RawIOBase):
-    """Hashes what is read; `digest_of_all` first reads what is left, so that appended bytes are seen."""
+    """Hashes what is read. `digest_of_all` reads the rest first, to detect appended bytes."""
 
     def __init__(self, below: Any) -> None:
         self._below, self._hasher = below, hashlib.sha256()
@@ -295,7 +297,7 @@ class _HashingReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            with told_as_away():
+            with as_store_errors():
                 chunk = self._below.read(len(buffer))
         except OSError as error:
             self.failure = error
@@ -305,7 +307,7 @@ class _HashingReader(io.RawIOBase):
         return len(chunk)
 
     def digest_of_all(self) -> str:
-        with told_as_away():
+        with as_store_errors():
             while chunk := self._below.read(CHUNK_BYTES):
                 self._hasher.update(chunk)
         return self._hasher.hexdigest()

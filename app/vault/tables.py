@@ -1,4 +1,4 @@
-"""What the vault holds."""
+"""Objects in the vault."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from app.base.database import Base, new_id, now
 
 
 class VaultObjectRow(Base):
-    """An encrypted object; without its wrapped key, which shredding removes, it is noise."""
+    """An encrypted object. Shredding removes its wrapped key; without it, the object is noise."""
 
     __tablename__ = "vault_objects"
 

@@ -1,4 +1,4 @@
-"""What is brought back from a backup is the service as it was."""
+"""A service restored from a backup is the service as it was."""
 
 import shutil
 import subprocess
@@ -17,30 +17,28 @@ from worker.work import Work
 
 
 def restored_from(folder: Path, service: Service, tmp_path: Path) -> Settings:
-    """As docs/operations.md says it: the copy in a new state folder, and the master key from where it is kept."""
+    """Restore as docs/operations.md says: the copy in a new state folder, and the master key from its own place."""
     state = tmp_path / "restored"
     shutil.copytree(folder, state)
     shutil.copy2(service.settings.master_key, state / "master.key")
     return Settings(state_folder=state, device="cpu", _env_file=None)  # type: ignore[call-arg]
 
 
-def test_a_service_is_brought_back_from_a_backup(
-    service: Service, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_service_is_restored_from_a_backup(service: Service, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     key = service.key_of("app", "custodian")  # type: ignore[arg-type]
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
     before = service.reader.infer("birds", infer_request())["outputs"]
     work, folder = Work(service.settings), tmp_path / "backup"
-    dumped = dump(service, tmp_path)
+    dump_file = dump(service, tmp_path)
     request.addfinalizer(lambda: drop(service))
     assert backup.take(work.database, work.vault, folder) == 4  # upper part, two lower parts, module
-    service.deposit(["dodo"])  # later than the backup
+    service.deposit(["dodo"])  # after the backup
 
     settings = restored_from(folder, service, tmp_path)
-    if dumped:
-        settings.database_url = load(service, dumped)
+    if dump_file:
+        settings.database_url = load(service, dump_file)
     again = Work(settings)
     assert maintenance.check(again.database, again.vault) == []
     with started(settings) as (url, _):
@@ -55,16 +53,16 @@ def dump(service: Service, tmp_path: Path) -> Path | None:
     url = service.database.url
     if url.get_backend_name() == "sqlite":
         return None
-    place = tmp_path / "lirf.dump"
-    subprocess.run(["pg_dump", "--format=custom", f"--file={place}", libpq(url)], check=True)
-    return place
+    file = tmp_path / "lirf.dump"
+    subprocess.run(["pg_dump", "--format=custom", f"--file={file}", libpq(url)], check=True)
+    return file
 
 
-def load(service: Service, dumped: Path) -> str:
+def load(service: Service, dump_file: Path) -> str:
     url = service.database.url.set(database=f"{service.database.url.database}_restored")
     with outside(service) as connection:
         connection.execute(sa.text(f"CREATE DATABASE {url.database}"))
-    subprocess.run(["pg_restore", "--no-owner", f"--dbname={libpq(url)}", str(dumped)], check=True)
+    subprocess.run(["pg_restore", "--no-owner", f"--dbname={libpq(url)}", str(dump_file)], check=True)
     return url.render_as_string(hide_password=False)
 
 
@@ -84,11 +82,11 @@ def libpq(url: sa.URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL is dumped by its own tool, before
-def test_a_deposit_that_is_published_during_a_backup_does_not_spoil_it(
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL is dumped with its own tool first
+def test_a_deposit_published_during_a_backup_does_not_break_it(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It scrubs the older module, whose object is gone when the backup wants to copy it."""
+    """The deposit scrubs the older module, so that its object no longer exists when the backup tries to copy it."""
     service.register()
     service.deposit(["auk"])
     work, folder, copy = Work(service.settings), tmp_path / "backup", backup._copy_database
@@ -107,7 +105,7 @@ def test_a_deposit_that_is_published_during_a_backup_does_not_spoil_it(
         assert deposits.get(session, published[0]).state == "deposited"
 
 
-def test_a_second_backup_copies_what_is_new_and_lets_go_what_was_shredded(service: Service, tmp_path: Path) -> None:
+def test_a_second_backup_copies_new_objects_and_deletes_shredded_ones(service: Service, tmp_path: Path) -> None:
     service.register()
     first = service.deposit(["auk"])
     work, folder = Work(service.settings), tmp_path / "backup"
@@ -119,13 +117,13 @@ def test_a_second_backup_copies_what_is_new_and_lets_go_what_was_shredded(servic
     backup.take(work.database, work.vault, folder, lambda: copied.append(None))
     now = {path.name: path.stat().st_mtime_ns for path in (folder / "vault").glob("??/*")}
     assert now.keys() == work.vault.objects.names()
-    kept = written.keys() & now.keys()
-    assert len(copied) == len(now) - len(kept)
-    assert {name: now[name] for name in kept} == {name: written[name] for name in kept}
+    unchanged = written.keys() & now.keys()
+    assert len(copied) == len(now) - len(unchanged)
+    assert {name: now[name] for name in unchanged} == {name: written[name] for name in unchanged}
     assert not list(folder.glob("**/tmp*"))
 
 
-def test_a_backup_does_not_hold_what_opens_it(service: Service, tmp_path: Path) -> None:
+def test_a_backup_does_not_contain_the_master_key(service: Service, tmp_path: Path) -> None:
     service.register()
     work, folder = Work(service.settings), tmp_path / "backup"
     backup.take(work.database, work.vault, folder)

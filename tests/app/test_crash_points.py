@@ -34,7 +34,7 @@ class Steps:
         self.count, self._dies_at, self._after = 0, dies_at, after
         event.listen(Session, "before_commit", lambda _: self.begin())
         event.listen(Session, "after_commit", lambda _: self.end())
-        for name in ("keep", "remove"):
+        for name in ("store", "remove"):
             setattr(ObjectStore, name, self._around(getattr(ObjectStore, name)))
 
     def begin(self) -> None:

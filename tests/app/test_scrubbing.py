@@ -110,5 +110,5 @@ def test_missing_module_is_reported_as_damaged(service: Service) -> None:
     first = service.deposit(["auk"])
     vault = Work(service.settings).vault
     vault.remove([module_object(service, first).name])
-    with pytest.raises(Exception, match="does not open; bring its file back"):
+    with pytest.raises(Exception, match=r"cannot be opened\. Restore its file"):
         service.custodian.withdraw([first], holder="h", reason="r")

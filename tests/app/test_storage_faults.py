@@ -1,4 +1,4 @@
-"""The vault's disk is full, or fails: nothing is half done, and what was asked for is done when it works again."""
+"""If the vault's disk is full or fails, nothing is half done, and the work goes on when the disk works again."""
 
 import errno
 from typing import Any
@@ -13,19 +13,17 @@ from tests.app.factories import infer_request
 from worker.work import Work
 
 FAULTS = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")]
-SHORT = OSError("half of it is on the disk, and nobody was told")
+SHORT = OSError("only half is on the disk, and there was no error")
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, SHORT], ids=str)
-def test_a_deposit_outlives_a_vault_that_fails(
-    service: Service, monkeypatch: pytest.MonkeyPatch, fault: OSError
-) -> None:
-    """At each object that a deposit with a scrubbing writes: module, target, checkpoint, scrubbed module."""
+def test_a_deposit_survives_a_failing_vault(service: Service, monkeypatch: pytest.MonkeyPatch, fault: OSError) -> None:
+    """Fails at each object that a deposit with a scrubbing writes: module, target, checkpoint, scrubbed module."""
     service.settings.max_attempts = 100
     service.register()
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
     before = service.reader.infer("birds", infer_request())["outputs"]
-    keep, kept = ObjectStore.keep, []
+    store, stored = ObjectStore.store, []
 
     for failing in range(4):
         count = [0]
@@ -36,11 +34,11 @@ def test_a_deposit_outlives_a_vault_that_fails(
                 arguments[0].truncate(arguments[0].tell() // 2)
             elif count[0] > failing:
                 raise fault
-            kept.append(arguments[1])
-            keep(self, *arguments)
+            stored.append(arguments[1])
+            store(self, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ObjectStore, "keep", broken)
+            patch.setattr(ObjectStore, "store", broken)
             service.work(second)
         if service.reader.deposit(second)["state"] == "deposited":
             break
@@ -48,7 +46,7 @@ def test_a_deposit_outlives_a_vault_that_fails(
         assert service.reader.infer("birds", infer_request())["outputs"] == before
     else:
         service.work(second)
-    assert len(kept) >= 3
+    assert len(stored) >= 3
     assert service.reader.model("birds")["revision"] == 2
     withdrawal = service.custodian.withdraw([first, second], holder="h", reason="r")
     assert service.reader.infer("birds", infer_request())["parameters"]["withdrawals"] == [withdrawal["id"]]
@@ -57,7 +55,7 @@ def test_a_deposit_outlives_a_vault_that_fails(
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.strerror)
-def test_an_upload_that_the_vault_cannot_take_leaves_nothing(
+def test_an_upload_that_the_vault_cannot_store_leaves_nothing(
     service: Service, monkeypatch: pytest.MonkeyPatch, fault: OSError
 ) -> None:
     service.register()
@@ -67,7 +65,7 @@ def test_an_upload_that_the_vault_cannot_take_leaves_nothing(
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "keep", broken)
+        patch.setattr(ObjectStore, "store", broken)
         with pytest.raises(LirfError) as refused:
             service.operator.upload_dataset("birds", service.archive(["auk"]))
     assert (refused.value.status, refused.value.type) == (503, "urn:lirf:problem:storage-away")

@@ -32,7 +32,7 @@ def vault(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     endpoint = f"http://{host}:{port}"
-    bucket = f"vault-{secrets.token_hex(8)}"  # the servers of one process share their buckets
+    bucket = f"vault-{secrets.token_hex(8)}"  # all servers in one process share their buckets
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
     yield Vault(ObjectStore(f"s3://{bucket}/objects", {"endpoint_url": endpoint}, tmp_path), keys)
     server.stop()
@@ -43,7 +43,7 @@ def content(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 5_000_000])
-def test_what_is_put_is_read_back(vault: Vault, size: int) -> None:
+def test_a_stored_object_reads_back_unchanged(vault: Vault, size: int) -> None:
     data = content(size)
     sealed = vault.put(BINDING, (data[i : i + 70_000] for i in range(0, size, 70_000)))
     assert vault.read(sealed) == data
@@ -53,19 +53,19 @@ def test_what_is_put_is_read_back(vault: Vault, size: int) -> None:
     assert vault.objects.names() == set()
 
 
-def test_a_large_object_is_told_of_piece_by_piece_in_encryption_upload_and_decryption(vault: Vault) -> None:
-    told: list[int] = []
-    watched = vault.watched(lambda: told.append(len(told)))
+def test_progress_is_reported_while_an_object_is_encrypted_uploaded_and_decrypted(vault: Vault) -> None:
+    calls: list[int] = []
+    watched = vault.watched(lambda: calls.append(len(calls)))
     data = content(20 << 20)
     sealed = watched.put(BINDING, [data])
     uploaded = 0 if vault.objects._is_local else 3
-    assert len(told) >= 20 + uploaded
-    told.clear()
+    assert len(calls) >= 20 + uploaded
+    calls.clear()
     assert watched.read(sealed) == data
-    assert len(told) >= 20
+    assert len(calls) >= 20
 
 
-def test_the_same_plaintext_twice_has_two_names(vault: Vault) -> None:
+def test_storing_the_same_plaintext_twice_gives_two_names(vault: Vault) -> None:
     assert vault.put(BINDING, [b"same"]).name != vault.put(BINDING, [b"same"]).name
 
 
@@ -79,7 +79,7 @@ def local(tmp_path: Path) -> Vault:
 
 
 @pytest.mark.attack
-def test_flipped_cut_swapped_and_appended_bytes_are_all_refused(local: Vault) -> None:
+def test_flipped_truncated_swapped_and_appended_bytes_are_refused(local: Vault) -> None:
     sealed = local.put(BINDING, [content(100_000)])
     path, good = path_of(local, sealed), path_of(local, sealed).read_bytes()
     chance = random.Random(0)
@@ -97,11 +97,11 @@ def test_flipped_cut_swapped_and_appended_bytes_are_all_refused(local: Vault) ->
     path.write_bytes(good)
     assert local.read(sealed) == content(100_000)
     path.unlink()
-    with pytest.raises(VaultDamaged, match="bring its file back from a backup"):
+    with pytest.raises(VaultDamaged, match="Restore its file from a backup"):
         local.read(sealed)
 
 
-def test_an_object_cannot_take_the_place_of_another(local: Vault) -> None:
+def test_an_object_cannot_replace_another(local: Vault) -> None:
     mine, other = local.put(BINDING, [b"mine"]), local.put(BINDING, [b"other"])
     first, second = path_of(local, mine), path_of(local, other)
     (a, b) = first.read_bytes(), second.read_bytes()
@@ -114,7 +114,7 @@ def test_an_object_cannot_take_the_place_of_another(local: Vault) -> None:
         local.read(elsewhere)
 
 
-def test_nothing_is_left_of_an_object_that_was_not_finished(local: Vault) -> None:
+def test_an_unfinished_object_leaves_nothing_behind(local: Vault) -> None:
     def breaks():  # type: ignore[no-untyped-def]
         yield b"half"
         raise OSError("the source broke")
@@ -131,7 +131,7 @@ def test_the_plaintext_is_nowhere_on_disk(local: Vault, tmp_path: Path) -> None:
     assert all(canary not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
-def test_an_object_is_flushed_before_it_gets_its_name_and_its_folder_after(
+def test_an_object_is_flushed_before_its_rename_and_its_folder_after(
     local: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -151,7 +151,7 @@ def test_an_object_is_flushed_before_it_gets_its_name_and_its_folder_after(
     assert order == ["flush file", "rename", "flush folder", "flush folder"]
 
 
-def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_key_file_that_other_users_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "master.key"
     FileMasterKeys(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -160,7 +160,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         FileMasterKeys(path)
 
 
-def test_a_shredded_object_does_not_open(local: Vault, database: Database, settings: Settings) -> None:
+def test_a_shredded_object_cannot_be_opened(local: Vault, database: Database, settings: Settings) -> None:
     sealed = local.put(BINDING, [b"secret"])
     with database.session() as session, session.begin():
         vaults.record(session, sealed)
@@ -171,9 +171,9 @@ def test_a_shredded_object_does_not_open(local: Vault, database: Database, setti
         vaults.stored(session, sealed.id)
 
 
-def test_copying_stops_before_the_end_of_a_damaged_stream_is_believed(local: Vault) -> None:
+def test_a_stream_that_ends_early_is_refused(local: Vault) -> None:
     sealed = local.put(BINDING, [content(3 << 20)])
     path = path_of(local, sealed)
-    path.write_bytes(path.read_bytes()[: 2 << 20])  # a whole first segment is left
+    path.write_bytes(path.read_bytes()[: 2 << 20])  # the first segment stays whole
     with pytest.raises(VaultDamaged):
         local.copy_to(sealed, io.BytesIO())

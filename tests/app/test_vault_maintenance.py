@@ -1,4 +1,4 @@
-"""Checking, clearing and rewrapping a vault, beside a running service."""
+"""Checking, clearing and rewrapping a vault while the service runs."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import tink
 
 from app.vault import maintenance
-from app.vault.keys import FileMasterKeys, Wrapped
+from app.vault.keys import FileMasterKeys, WrappedKey
 from app.vault.service import Binding, open_vault, record
 from app.vault.tables import VaultObjectRow
 from tests.app.conftest import Service
@@ -19,8 +19,8 @@ from tests.app.factories import infer_request
 
 
 def findings(service: Service) -> list[tuple[str, bool]]:
-    found = maintenance.check(service.database, open_vault(service.settings))
-    return [(finding.what.split(";")[0], finding.is_loss) for finding in found]
+    results = maintenance.check(service.database, open_vault(service.settings))
+    return [(finding.what.split(";")[0], finding.is_loss) for finding in results]
 
 
 def live(service: Service) -> list[VaultObjectRow]:
@@ -28,7 +28,7 @@ def live(service: Service) -> list[VaultObjectRow]:
         return list(session.scalars(sa.select(VaultObjectRow).where(VaultObjectRow.wrapped_key.is_not(None))))
 
 
-def test_a_whole_vault_has_no_finding_and_a_damaged_one_tells_what_is_lost(service: Service) -> None:
+def test_an_undamaged_vault_has_no_finding_and_a_damaged_one_names_the_loss(service: Service) -> None:
     service.register()
     service.deposit(["auk"])
     assert findings(service) == []
@@ -36,28 +36,28 @@ def test_a_whole_vault_has_no_finding_and_a_damaged_one_tells_what_is_lost(servi
     vault.objects.remove(name)
     [(what, is_loss)] = findings(service)
     assert is_loss
-    assert "does not open" in what
+    assert "cannot be opened" in what
 
 
-def test_only_what_no_row_can_open_is_cleared_and_only_after_a_day(service: Service) -> None:
+def test_only_objects_that_no_row_can_open_are_deleted_and_only_after_a_day(service: Service) -> None:
     service.register()
     vault = open_vault(service.settings)
-    kept = vault.objects.names()
+    before = vault.objects.names()
     unnamed = vault.put(Binding("module", "m", "d"), [b"interrupted"]).name
     assert findings(service) == [("no row names it", False)]
     assert maintenance.gc(service.database, vault, maintenance.grace_for(service.settings)) == []
     assert maintenance.gc(service.database, vault, timedelta(0)) == [unnamed]
-    assert vault.objects.names() == kept
+    assert vault.objects.names() == before
     assert next(service.auditor.audit_events(action="vault.cleared"))["details"] == {"objects": [unnamed]}
 
 
-def test_a_new_master_key_opens_everything_without_a_pause_and_objects_stay(service: Service) -> None:
+def test_a_rotation_needs_no_pause_and_leaves_the_objects_as_they_are(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     before = {row.name: (row.wrapped_key, row.master_key_version) for row in live(service)}
     stop, failures = threading.Event(), []
 
-    def ask() -> None:
+    def send_requests() -> None:
         while not stop.is_set():
             try:
                 service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=60)
@@ -65,7 +65,7 @@ def test_a_new_master_key_opens_everything_without_a_pause_and_objects_stay(serv
             except Exception as error:
                 failures.append(error)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=send_requests)
     thread.start()
     keys = FileMasterKeys(service.settings.master_key)
     for _ in range(3):
@@ -82,14 +82,14 @@ def test_a_new_master_key_opens_everything_without_a_pause_and_objects_stay(serv
     assert service.settings.master_key.stat().st_mode & 0o777 == 0o600
 
 
-def test_old_master_keys_go_and_backups_from_before_open_nothing(service: Service) -> None:
+def test_after_old_master_keys_are_dropped_earlier_backups_open_nothing(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     keys, backup = FileMasterKeys(service.settings.master_key), live(service)
     assert maintenance.drop_old_keys(service.database, keys, timedelta(0)) == []
     old = keys.version
     maintenance.rotate_key(service.database, keys)
-    with pytest.raises(maintenance.OldKeysNeeded, match=r"try again after 2\d\d\d-"):
+    with pytest.raises(maintenance.OldKeysNeeded, match=r"Try again after 2\d\d\d-"):
         maintenance.drop_old_keys(service.database, keys, maintenance.grace_for(service.settings))
     assert keys.old_versions() == [old]
 
@@ -103,21 +103,21 @@ def test_old_master_keys_go_and_backups_from_before_open_nothing(service: Servic
         assert row.wrapped_key is not None
         with pytest.raises(tink.TinkError):
             keys.unwrap(row.wrapped_key, associated)
-    told = next(service.auditor.audit_events(action="vault.keys_dropped"))["details"]
-    assert told == {"version": keys.version, "dropped": [old]}
+    details = next(service.auditor.audit_events(action="vault.keys_dropped"))["details"]
+    assert details == {"version": keys.version, "dropped": [old]}
 
 
-def test_old_master_keys_stay_while_a_rotation_is_not_finished(service: Service) -> None:
+def test_old_master_keys_stay_until_a_rotation_is_finished(service: Service) -> None:
     service.register()
     keys = FileMasterKeys(service.settings.master_key)
     maintenance.rotate_key(service.database, keys)
-    keys.add_primary()  # and the rotation was killed
-    with pytest.raises(maintenance.OldKeysNeeded, match="was not finished"):
+    keys.add_primary()  # as if the rotation was killed here
+    with pytest.raises(maintenance.OldKeysNeeded, match="did not finish"):
         maintenance.drop_old_keys(service.database, keys, timedelta(0))
     assert len(keys.old_versions()) == 2
 
 
-def test_an_object_that_a_rotation_overtook_is_wrapped_anew_before_old_keys_go(service: Service) -> None:
+def test_an_object_written_during_a_rotation_is_rewrapped_before_old_keys_are_dropped(service: Service) -> None:
     service.register()
     keys, vault = FileMasterKeys(service.settings.master_key), open_vault(service.settings)
 
@@ -134,11 +134,11 @@ def test_an_object_that_a_rotation_overtook_is_wrapped_anew_before_old_keys_go(s
     assert findings(service) == []
 
 
-def test_rotations_at_once_lose_no_key(tmp_path: Path) -> None:
+def test_concurrent_rotations_lose_no_key(tmp_path: Path) -> None:
     path = tmp_path / "master.key"
     first = FileMasterKeys(path).wrap(b"data key", b"")
 
-    def rotated(_: int) -> Wrapped:
+    def rotated(_: int) -> WrappedKey:
         keys = FileMasterKeys(path)
         keys.add_primary()
         return keys.wrap(b"data key", b"")
@@ -147,4 +147,4 @@ def test_rotations_at_once_lose_no_key(tmp_path: Path) -> None:
         wrapped = [first, *pool.map(rotated, range(40))]
     keys = FileMasterKeys(path)
     assert len(keys.old_versions()) == 40
-    assert {keys.unwrap(one.data_key, b"") for one in wrapped} == {b"data key"}
+    assert {keys.unwrap(key.data_key, b"") for key in wrapped} == {b"data key"}

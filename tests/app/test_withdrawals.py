@@ -127,7 +127,7 @@ def test_a_withdrawal_that_could_not_be_answered_is_not_given(service: Service) 
     for path in set((service.settings.folder / "vault").rglob("*")) - before:
         if path.is_file():
             path.unlink()
-    with pytest.raises(LirfError, match="does not open; bring its file back from a backup"):
+    with pytest.raises(LirfError, match=r"cannot be opened\. Restore its file from a backup"):
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
     assert service.reader.withdrawals() == []
 

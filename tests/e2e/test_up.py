@@ -158,7 +158,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
 
     old_version = terminal.json("vault", "rotate-key")["version"]
     assert terminal.json("vault", "rotate-key")["version"] != old_version
-    assert "deposits that began before may still need an old one" in terminal.run(
+    assert "deposits that began before that may still need an old key" in terminal.run(
         "vault", "drop-old-keys", "--yes", code=1
     )
     assert terminal.json("vault", "check") == []

@@ -1,4 +1,4 @@
-"""The audit as a file, for API and console."""
+"""The audit as a file, for the API and the console."""
 
 import csv
 import io
@@ -14,8 +14,8 @@ from app.base.database import Database
 MEDIA_TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 
 
-def exported(database: Database, query: AuditExport) -> StreamingResponse:
-    """Streams all events that the filters leave, oldest first."""
+def export_response(database: Database, query: AuditExport) -> StreamingResponse:
+    """Stream all events that match the filters, oldest first."""
     headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
     return StreamingResponse(_lines(database, query), media_type=MEDIA_TYPES[query.format], headers=headers)
 
@@ -25,7 +25,7 @@ def _lines(database: Database, query: AuditExport) -> Iterator[str]:
     with database.reading() as session:
         if query.format == "csv":
             yield _csv_line(names)
-        for row in service.export(session, **query.given()):
+        for row in service.export(session, **query.filters()):
             event = AuditEvent.model_validate(row)
             if query.format == "jsonl":
                 yield event.model_dump_json() + "\n"
@@ -35,7 +35,7 @@ def _lines(database: Database, query: AuditExport) -> Iterator[str]:
 
 
 def _csv_line(values: Sequence[object]) -> str:
-    """Cells that a spreadsheet would take for a formula get an apostrophe before them (OWASP, CSV injection)."""
+    """One line of CSV. Cells that look like a formula get an apostrophe in front (OWASP, CSV injection)."""
     line = io.StringIO()
     cells = ["" if value is None else str(value) for value in values]
     csv.writer(line).writerow(

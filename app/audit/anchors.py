@@ -1,4 +1,4 @@
-"""Anchors: heads of the audit, written down outside the database, one JSON object to a line, newest last."""
+"""Anchors: heads of the audit, stored outside the database. One JSON object per line, newest last."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from app.audit.chain import Head
 
 
 class NoAnchor(ValueError):
-    """The file holds no anchor."""
+    """The file contains no anchor."""
 
 
 def append(file: Path, head: Head) -> None:
-    """Adds a line, durably, unless the last one is the same. The file may be one that can only be appended to."""
+    """Append the head, durably, unless the last line is the same. Works with append-only files."""
     if file.exists() and file.stat().st_size and latest(file) == head:
         return
     with file.open("a") as lines:
@@ -22,12 +22,12 @@ def append(file: Path, head: Head) -> None:
 
 
 def latest(file: Path) -> Head:
-    """The newest anchor of the file. Raises `NoAnchor`, OSError."""
+    """The newest anchor in the file. Raises `NoAnchor`, OSError."""
     with file.open("rb") as lines:
         lines.seek(max(0, lines.seek(0, os.SEEK_END) - 4096))
         last = lines.read().strip().rpartition(b"\n")[2]
     try:
-        found = json.loads(last)
-        return Head(int(found["number"]), str(found["digest"]))
+        anchor = json.loads(last)
+        return Head(int(anchor["number"]), str(anchor["digest"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise NoAnchor(f"'{file}' does not end with an anchor, as `lirf audit anchor` writes it.") from error
+        raise NoAnchor(f"The file '{file}' does not end with an anchor. `lirf audit anchor` writes one.") from error

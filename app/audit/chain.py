@@ -1,7 +1,7 @@
-"""The chain of audit events: each carries a digest over itself and the digest of the one before it.
+"""The chain of audit events. Each event has a digest over its content and the previous event's digest.
 
-Who changes, removes, adds or reorders a row breaks the chain. Who rewrites all that follows as well is found out by an
-anchor: a number and a digest that were written down outside the database before.
+Anyone who changes, removes, adds or reorders a row breaks the chain. An anchor, which is a number and a digest stored
+outside the database, also exposes anyone who recomputes the digests of all later events.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-FIRST = "0" * 64  # what the first event has for the digest before it
+GENESIS = "0" * 64  # the "previous digest" of the first event
 FIELDS = ("id", "at", "actor", "action", "model", "subject", "reason", "details")
 
 
 @dataclass(frozen=True)
 class Head:
-    """The newest event, or one that was the newest when it was written down (an anchor)."""
+    """The newest event. In an anchor: the event that was the newest at that time."""
 
     number: int
     digest: str
@@ -25,7 +25,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Fault:
-    """What does not hold, at the event of that number."""
+    """What is wrong at the event with this number."""
 
     number: int
     what: str
@@ -34,7 +34,7 @@ class Fault:
 def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
     """SHA-256 over the canonical JSON (sorted keys, no spaces, UTF-8) of the number, `previous` and `FIELDS`.
 
-    And of `request_id` where there is one: what the service does itself, and the first release's events, have none.
+    Also over `request_id` if the event has one. Events of the service itself, and of the first release, have none.
     """
     covered = {name: event[name] for name in FIELDS} | {"number": number, "previous": previous}
     if event.get("request_id") is not None:
@@ -46,26 +46,26 @@ def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
 
 
 def faults(events: Iterable[Mapping[str, Any]], head: Head, anchor: Head | None = None) -> Iterator[Fault]:
-    """Whatever is wrong with a whole chain, in the order of its numbers.
+    """Everything that is wrong with a whole chain, in the order of its numbers.
 
-    events: with `FIELDS`, `request_id`, `number`, `previous` and `digest`, by ascending number. head: what the database
-    says is the newest event. anchor: a head that was written down before.
+    events: with `FIELDS`, `request_id`, `number`, `previous` and `digest`, by ascending number. head: the newest event
+    according to the database. anchor: an earlier head that was stored elsewhere.
     """
-    last = Head(0, FIRST)
+    last = Head(0, GENESIS)
     for event in events:
         number = event["number"]
         if number > last.number + 1:
             yield Fault(last.number + 1, f"events {last.number + 1} to {number - 1} are missing")
         elif number <= last.number:
-            yield Fault(number, "the event is out of order or doubled")
+            yield Fault(number, "the event is out of order or duplicated")
         if event["previous"] != last.digest:
-            yield Fault(number, "the event does not follow the one before it")
+            yield Fault(number, "the event does not follow the previous one")
         if digest_of(number, event["previous"], event) != event["digest"]:
             yield Fault(number, "the event was changed")
         if anchor and number == anchor.number and event["digest"] != anchor.digest:
-            yield Fault(number, "the event is not the one that was anchored")
+            yield Fault(number, "the event differs from the anchored one")
         last = Head(number, event["digest"])
     if anchor and anchor.number > last.number:
-        yield Fault(last.number + 1, f"the events after {last.number} are missing; {anchor.number} was anchored")
+        yield Fault(last.number + 1, f"the events after {last.number} are missing; the anchor is event {anchor.number}")
     if head != last:
-        yield Fault(last.number, f"the chain ends here, but its head says {head.number}")
+        yield Fault(last.number, f"the chain ends here, but its head is event {head.number}")

@@ -11,16 +11,16 @@ class AuditEvent(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
-    number: int = Field(description="Counts from 1 without gaps.")
+    number: int = Field(description="Counts from 1, without gaps.")
     at: datetime
-    actor: str = Field(description="Name of the API key, or of the part of the service, that acted.")
+    actor: str = Field(description="Name of the API key, the user or the part of the service that acted.")
     action: str = Field(examples=["deposit.finished"])
     model: str | None
-    subject: str | None = Field(description="Id of what was changed.")
+    subject: str | None = Field(description="Id of the thing that was changed.")
     reason: str | None
     details: dict[str, Any]
-    request_id: str | None = Field(description="`X-Request-ID` of the request; none for what the service did itself.")
-    previous: str = Field(description="Digest of the event before this one.")
+    request_id: str | None = Field(description="`X-Request-ID` of the request. Null for an act of the service itself.")
+    previous: str = Field(description="Digest of the previous event.")
     digest: str = Field(description="SHA-256 over this event and `previous`.")
 
 
@@ -30,10 +30,10 @@ class AuditFilters(BaseModel):
     subject: Id | None = None
     actor: Id | None = None
     request_id: Id | None = None
-    since: Time | None = Field(None, description="From this time on.")
+    since: Time | None = Field(None, description="At this time or later.")
     until: Time | None = Field(None, description="Before this time.")
 
-    def given(self) -> dict[str, Any]:
+    def filters(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in AuditFilters.model_fields}
 
 
@@ -53,7 +53,7 @@ class AuditHead(BaseModel):
 
 
 class VerificationRequest(BaseModel):
-    """An anchor, where there is one: a head that was written down before."""
+    """An optional anchor: an earlier head that was stored elsewhere."""
 
     number: int | None = Field(None, ge=0, lt=1 << 62)
     digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
@@ -61,7 +61,7 @@ class VerificationRequest(BaseModel):
     @model_validator(mode="after")
     def both_or_neither(self) -> "VerificationRequest":
         if (self.number is None) != (self.digest is None):
-            raise ValueError("give `number` and `digest` of an anchor, or neither")
+            raise ValueError("send both `number` and `digest` of an anchor, or neither")
         return self
 
 
@@ -75,4 +75,4 @@ class AuditFault(BaseModel):
 class Verification(BaseModel):
     head: AuditHead
     is_intact: bool
-    faults: list[AuditFault] = Field(description="The first hundred.")
+    faults: list[AuditFault] = Field(description="The first 100 faults.")

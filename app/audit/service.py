@@ -1,4 +1,4 @@
-"""The audit: one event for each change, written in the transaction of the change, and chained."""
+"""The audit: one event for each change, written in the transaction of the change and chained to the previous event."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -17,7 +17,7 @@ from app.base.database import new_id, now
 from app.base.paging import PageRequest, newest_first
 from app.base.request_id import request_id
 
-RECONCILER = "reconciler"  # an actor of the service itself
+RECONCILER = "reconciler"  # an actor that is part of the service
 _PENDING = "audit events of this transaction"
 
 
@@ -31,10 +31,10 @@ def record(
     reason: str | None = None,
     details: dict[str, Any] | None = None,
 ) -> None:
-    """Adds an event to the caller's transaction: no change without its event, no event without its change.
+    """Add an event to the caller's transaction, so that there is no change without its event, and vice versa.
 
-    `action` is `<thing>.<what happened>`, `subject` the id of the thing. Events get their place in the chain when the
-    transaction commits, as its last statement: nothing waits for the chain while it holds a lock that others want.
+    `action` is `<thing>.<what happened>`, `subject` the id of the thing. The events join the chain in the transaction's
+    last statement, just before the commit. So the lock on the chain is short, and no other lock is awaited under it.
     """
     session.info.setdefault(_PENDING, []).append(
         {
@@ -51,13 +51,13 @@ def record(
     )
 
 
-def subjects(session: Session) -> list[str | None]:
-    """Those of the events that the caller's transaction has so far; empty where it changes nothing."""
-    return [pending["subject"] for pending in session.info.get(_PENDING, [])]
+def pending_subjects(session: Session) -> list[str | None]:
+    """The subjects of the events in the caller's transaction so far. Empty if it has changed nothing."""
+    return [event["subject"] for event in session.info.get(_PENDING, [])]
 
 
 @event.listens_for(Session, "before_commit")
-def _chain(session: Session) -> None:
+def _append_to_chain(session: Session) -> None:
     if session.in_nested_transaction():
         return
     pending = session.info.pop(_PENDING, [])
@@ -74,33 +74,33 @@ def _chain(session: Session) -> None:
 
 
 @event.listens_for(Session, "after_soft_rollback")
-def _forget(session: Session, transaction: Any) -> None:
+def _drop_pending(session: Session, transaction: Any) -> None:
     if not transaction.nested:
         session.info.pop(_PENDING, None)
 
 
 def list_events(session: Session, page: PageRequest, **filters: Any) -> tuple[Sequence[AuditEventRow], str | None]:
-    """Events, newest first; filters as in `export`."""
+    """Events, newest first. Filters as in `export`."""
     return newest_first(session, _filtered(**filters), AuditEventRow.id, page)
 
 
-def intact(session: Session, action: str, **of: str) -> list[AuditEventRow] | None:
-    """Such events, oldest first; None where the digest of one is not that of what it says."""
-    found = list(export(session, action=action, **of))
-    are_intact = all(chain.digest_of(row.number, row.previous, _covered(row)) == row.digest for row in found)
-    return found if are_intact else None
+def intact_events(session: Session, action: str, **filters: str) -> list[AuditEventRow] | None:
+    """Events with this action, oldest first; None if one of them does not match its digest. Filters as in `export`."""
+    rows = list(export(session, action=action, **filters))
+    are_intact = all(chain.digest_of(row.number, row.previous, _chain_fields(row)) == row.digest for row in rows)
+    return rows if are_intact else None
 
 
 def requester(event: AuditEventRow) -> str:
-    """Who asked for it, not who approved it."""
-    by: str = event.details.get("requested_by", event.actor)
-    return by
+    """The actor who asked for the act, even if another one approved it."""
+    name: str = event.details.get("requested_by", event.actor)
+    return name
 
 
 def export(session: Session, **filters: Any) -> Iterator[AuditEventRow]:
-    """Events, oldest first, a thousand in memory at a time.
+    """Events, oldest first. Reads 1000 into memory at a time.
 
-    filters: model, action, subject, actor, request_id; since, until (datetimes, the second excluded).
+    filters: model, action, subject, actor, request_id; since (included) and until (excluded), both datetimes.
     """
     query = _filtered(**filters).order_by(AuditEventRow.number)
     yield from session.scalars(query.execution_options(yield_per=1000))
@@ -117,20 +117,17 @@ def _filtered(since: datetime | None = None, until: datetime | None = None, **eq
 
 
 def head(session: Session) -> Head:
-    """The newest event, to be written down outside the database."""
+    """The newest event, which can be stored outside the database as an anchor."""
     row = session.execute(sa.select(AuditHeadRow.number, AuditHeadRow.digest)).one()
     return Head(row.number, row.digest)
 
 
 def verify(session: Session, anchor: Head | None = None) -> tuple[Head, list[Fault]]:
-    """The head, and the first hundred faults of the chain.
-
-    There is none when no row was changed, removed, added or reordered.
-    """
-    found = head(session)
-    return found, list(islice(chain.faults(map(_covered, export(session)), found, anchor), 100))
+    """The head, and the chain's first 100 faults: none if no row was changed, removed, added or reordered."""
+    newest = head(session)
+    return newest, list(islice(chain.faults(map(_chain_fields, export(session)), newest, anchor), 100))
 
 
-def _covered(row: AuditEventRow) -> dict[str, Any]:
+def _chain_fields(row: AuditEventRow) -> dict[str, Any]:
     names = *chain.FIELDS, "request_id", "number", "previous", "digest"
     return {name: getattr(row, name) for name in names}

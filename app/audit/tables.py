@@ -1,4 +1,4 @@
-"""Audit events and the head of their chain."""
+"""Audit events, and the head of their chain."""
 
 from datetime import datetime
 from typing import Any
@@ -10,9 +10,9 @@ from app.base.database import Base, new_id, now
 
 
 class AuditEventRow(Base):
-    """Who did what to which model and why. Rows are only ever added: triggers refuse all else (migration 0002).
+    """Who did what to which model, and why. Rows can only be added: triggers refuse all else (migration 0002).
 
-    `number` counts from 1 without gaps; `digest` covers the event and `previous`, the digest of the one before it.
+    `number` counts from 1, without gaps. `digest` covers the event and `previous`, the previous event's digest.
     """
 
     __tablename__ = "audit_events"
@@ -36,7 +36,7 @@ class AuditEventRow(Base):
 
 
 class AuditHeadRow(Base):
-    """The newest event: one row, whose lock makes events follow each other."""
+    """The newest event: a single row. Its lock puts the events of concurrent transactions in order."""
 
     __tablename__ = "audit_head"
 

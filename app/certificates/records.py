@@ -141,7 +141,7 @@ def _newest(session: Session, action: str, subject: str) -> AuditEventRow | None
 
 
 def _intact(session: Session, action: str, **of: str) -> list[AuditEventRow]:
-    found = audit.intact(session, action, **of)
+    found = audit.intact_events(session, action, **of)
     if found is None:
         raise EvidenceChanged(f"an event {action} was changed; `lirf audit verify` says more.")
     return found

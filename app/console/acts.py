@@ -11,7 +11,7 @@ from app.access import service as access
 from app.access.schemas import KeyCreate
 from app.access.service import Actor, Forbidden, Role, Unauthenticated, demand
 from app.api.attachments import attached
-from app.api.audit_export import exported
+from app.api.audit_export import export_response
 from app.api.authentication import identified
 from app.api.dependencies import (
     DatabaseDep,
@@ -305,7 +305,7 @@ async def compare(
 
 @router.get("/audit/export")
 def export_audit(actor: Auditor, database: DatabaseDep, query: Annotated[AuditExport, Query()]) -> StreamingResponse:
-    return exported(database, query)
+    return export_response(database, query)
 
 
 @router.post("/keys")

@@ -107,7 +107,7 @@ def _write(session: Session) -> None:
     claim: Claim | None = session.info.get(_CLAIM)
     if claim is None or claim.is_carried_out or session.in_nested_transaction():
         return
-    subjects = audit.subjects(session)
+    subjects = audit.pending_subjects(session)
     if not subjects:  # nothing is changed
         return
     assert claim.request_digest

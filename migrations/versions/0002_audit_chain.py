@@ -43,7 +43,7 @@ def upgrade() -> None:
 def _chain_what_there_is() -> chain.Head:
     events = sa.table("audit_events", *[sa.column(name) for name in (*chain.FIELDS, "number", "previous", "digest")])
     connection = op.get_bind()
-    head = chain.Head(0, chain.FIRST)
+    head = chain.Head(0, chain.GENESIS)
     for row in connection.execute(sa.select(events).order_by(events.c.id)).mappings().all():
         event = dict(row)
         at = datetime.fromisoformat(event["at"]) if isinstance(event["at"], str) else event["at"]

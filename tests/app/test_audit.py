@@ -4,7 +4,7 @@ from lirf_client import LirfError
 from tests.app.conftest import HTTP, Service
 
 
-def test_the_whole_story_is_in_the_audit_with_actors_and_reasons(service: Service) -> None:
+def test_the_audit_has_every_act_with_its_actor_and_reason(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"], reason="licence ended")
     withdrawal = service.custodian.withdraw([deposit_id], holder="press", reason="licence renewed")
@@ -38,7 +38,7 @@ def test_refused_requests_leave_no_event(service: Service) -> None:
     assert added == ["dataset.stored"]
 
 
-def test_pages_are_walked_to_the_end_without_doubles(service: Service) -> None:
+def test_paging_returns_every_event_exactly_once(service: Service) -> None:
     for number in range(7):
         service.administrator.create_key(f"key-{number}", [])
 

@@ -1,4 +1,4 @@
-"""The audit is only ever added to, and whoever goes around that is found out."""
+"""The audit is append-only, and anyone who changes it behind the service's back is detected."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ EVENTS = 60
 
 
 @pytest.fixture
-def written(database: Database) -> Database:
+def audited(database: Database) -> Database:
     write(database, range(EVENTS))
     return database
 
@@ -51,21 +51,21 @@ def head(database: Database) -> Head:
         return service.head(session)
 
 
-def go_around(database: Database, change: Callable[[sa.Connection], None]) -> None:
+def tamper(database: Database, change: Callable[[sa.Connection], None]) -> None:
     with database.engine.begin() as connection, without_triggers(connection):
         change(connection)
 
 
 @contextmanager
 def without_triggers(connection: sa.Connection) -> Iterator[None]:
-    """As an administrator of the database would."""
+    """Disable the triggers, as a database administrator could."""
     table = "audit_events"
     if connection.dialect.name == "sqlite":
-        kept = connection.scalars(sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).all()
+        triggers = connection.scalars(sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).all()
         for act in ("update", "delete"):
             connection.execute(sa.text(f"DROP TRIGGER {table}_refuse_{act}"))
         yield
-        for statement in kept:
+        for statement in triggers:
             connection.execute(sa.text(statement))
     else:
         connection.execute(sa.text(f"ALTER TABLE {table} DISABLE TRIGGER ALL"))
@@ -74,29 +74,29 @@ def without_triggers(connection: sa.Connection) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit_events SET actor = 'me'", "DELETE FROM audit_events"])
-def test_the_database_refuses_to_change_or_remove_events(written: Database, statement: str) -> None:
+def test_the_database_refuses_to_change_or_delete_events(audited: Database, statement: str) -> None:
     with (
         pytest.raises(DatabaseError, match="audit events are only ever added"),
-        written.engine.begin() as connection,
+        audited.engine.begin() as connection,
     ):
         connection.execute(sa.text(statement))
-    assert faults(written) == []
+    assert faults(audited) == []
 
 
-def test_an_untouched_chain_has_no_fault_and_numbers_without_gaps(written: Database) -> None:
-    assert faults(written) == []
-    assert faults(written, head(written)) == []
-    with written.reading() as session:
+def test_an_untouched_chain_has_no_fault_and_numbers_without_gaps(audited: Database) -> None:
+    assert faults(audited) == []
+    assert faults(audited, head(audited)) == []
+    with audited.reading() as session:
         assert [row.number for row in service.export(session)] == list(range(1, EVENTS + 1))
 
 
 @pytest.mark.attack
 @pytest.mark.timeout(3600)
-def test_any_changed_removed_added_or_swapped_row_is_found(written: Database) -> None:
-    """Each change is undone after it was found: by a transaction that is rolled back."""
-    chance, found = random.Random(0), Counter[str]()
-    write(written, range(EVENTS, dose(EVENTS, 10_000)))
-    with written.session() as session:
+def test_any_changed_removed_added_or_swapped_row_is_detected(audited: Database) -> None:
+    """Each change is made in a transaction that is rolled back after the check."""
+    chance, kinds = random.Random(0), Counter[str]()
+    write(audited, range(EVENTS, dose(EVENTS, 10_000)))
+    with audited.session() as session:
         for _ in range(dose(50, 500)):
             with session.begin() as transaction:
                 last = service.head(session)
@@ -104,13 +104,13 @@ def test_any_changed_removed_added_or_swapped_row_is_found(written: Database) ->
                     kind = change_at_random(session.connection(), chance, last)
                 assert service.verify(session, None)[1], kind
                 transaction.rollback()
-            found[kind] += 1
-    assert len(found) == 7
-    assert faults(written) == []
+            kinds[kind] += 1
+    assert len(kinds) == 7
+    assert faults(audited) == []
 
 
 def change_at_random(connection: sa.Connection, chance: random.Random, last: Head) -> str:
-    """Returns what was done."""
+    """Make one change. Returns its kind."""
     table = AuditEventRow.__table__
     row, other = chance.sample(range(2, last.number), 2)
     at = table.c.number
@@ -141,8 +141,8 @@ def change_at_random(connection: sa.Connection, chance: random.Random, last: Hea
     return kind
 
 
-def test_a_tail_that_was_cut_with_its_head_is_found_by_an_anchor_alone(written: Database) -> None:
-    anchor = head(written)
+def test_only_an_anchor_detects_a_truncated_chain_with_a_changed_head(audited: Database) -> None:
+    anchor = head(audited)
     table = AuditEventRow.__table__
 
     def cut(connection: sa.Connection) -> None:
@@ -150,19 +150,19 @@ def test_a_tail_that_was_cut_with_its_head_is_found_by_an_anchor_alone(written: 
         last = connection.scalar(sa.select(table.c.digest).where(table.c.number == EVENTS - 5))
         connection.execute(sa.update(AuditHeadRow).values(number=EVENTS - 5, digest=last))
 
-    go_around(written, cut)
-    assert faults(written) == []
-    assert faults(written, anchor) == [
-        (EVENTS - 4, f"the events after {EVENTS - 5} are missing; {EVENTS} was anchored")
+    tamper(audited, cut)
+    assert faults(audited) == []
+    assert faults(audited, anchor) == [
+        (EVENTS - 4, f"the events after {EVENTS - 5} are missing; the anchor is event {EVENTS}")
     ]
 
 
-def test_a_chain_that_was_written_anew_is_found_by_an_anchor_alone(written: Database) -> None:
-    anchor = head(written)
+def test_only_an_anchor_detects_a_rewritten_chain(audited: Database) -> None:
+    anchor = head(audited)
     table = AuditEventRow.__table__
 
     def rewrite(connection: sa.Connection) -> None:
-        last = Head(0, chain.FIRST)
+        last = Head(0, chain.GENESIS)
         for row in connection.execute(sa.select(table).order_by(table.c.number)).mappings().all():
             event = dict(row) | ({"actor": "somebody else"} if row["number"] == 7 else {})
             digest = chain.digest_of(row["number"], last.digest, event)
@@ -171,12 +171,12 @@ def test_a_chain_that_was_written_anew_is_found_by_an_anchor_alone(written: Data
             last = Head(row["number"], digest)
         connection.execute(sa.update(AuditHeadRow).values(number=last.number, digest=last.digest))
 
-    go_around(written, rewrite)
-    assert faults(written) == []
-    assert faults(written, anchor) == [(EVENTS, "the event is not the one that was anchored")]
+    tamper(audited, rewrite)
+    assert faults(audited) == []
+    assert faults(audited, anchor) == [(EVENTS, "the event differs from the anchored one")]
 
 
-def test_events_of_many_at_once_make_one_chain(database: Database) -> None:
+def test_concurrent_events_form_one_chain(database: Database) -> None:
     def write() -> None:
         for _ in range(10):
             with database.session() as session, session.begin():
@@ -192,7 +192,7 @@ def test_events_of_many_at_once_make_one_chain(database: Database) -> None:
     assert head(database).number == 100
 
 
-def test_what_is_rolled_back_leaves_no_event_and_no_gap(database: Database) -> None:
+def test_a_rollback_leaves_no_event_and_no_gap(database: Database) -> None:
     def fail() -> None:
         with database.session() as session, session.begin():
             service.record(session, "a", "thing.done")
@@ -209,7 +209,7 @@ def test_what_is_rolled_back_leaves_no_event_and_no_gap(database: Database) -> N
     assert faults(database) == []
 
 
-def test_if_the_event_cannot_be_written_the_act_does_not_happen(service_: Service) -> None:
+def test_nothing_happens_if_the_event_cannot_be_written(service_: Service) -> None:
     with service_.database.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE audit_head RENAME TO audit_head_away"))
     with pytest.raises(LirfError) as caught:
@@ -231,8 +231,8 @@ def test_an_auditor_verifies_anchors_and_exports_over_http(service_: Service) ->
     service_.register("others", seed=1)
     anchor = service_.auditor.audit_head()
     assert service_.auditor.verify_audit(anchor) == {"head": anchor, "is_intact": True, "faults": []}
-    told = service_.auditor.verify_audit({"number": anchor["number"], "digest": "0" * 64})
-    assert (told["is_intact"], [fault["number"] for fault in told["faults"]]) == (False, [anchor["number"]])
+    report = service_.auditor.verify_audit({"number": anchor["number"], "digest": "0" * 64})
+    assert (report["is_intact"], [fault["number"] for fault in report["faults"]]) == (False, [anchor["number"]])
 
     events = [json.loads(line) for line in service_.auditor.audit_export(model="birds")]
     assert [event["action"] for event in events] == ["model.registered", "model.weights_stored"]
@@ -244,11 +244,11 @@ def test_an_auditor_verifies_anchors_and_exports_over_http(service_: Service) ->
     with pytest.raises(LirfError) as caught:
         service_.operator.verify_audit()
     assert caught.value.status == 403
-    with pytest.raises(LirfError, match="`number` and `digest` of an anchor, or neither"):
+    with pytest.raises(LirfError, match="send both `number` and `digest` of an anchor, or neither"):
         service_.auditor.verify_audit({"number": 1})  # type: ignore[typeddict-item]
 
 
-def test_a_spreadsheet_takes_no_cell_of_an_export_for_a_formula(service_: Service) -> None:
+def test_no_cell_of_an_export_is_a_formula_to_a_spreadsheet(service_: Service) -> None:
     with service_.database.session() as session, session.begin():
         service.record(session, LOCAL_ADMINISTRATOR.name, "thing.done", reason='=HYPERLINK("http://evil")')
     lines = list(service_.auditor.audit_export("csv", action="thing.done"))
@@ -256,8 +256,8 @@ def test_a_spreadsheet_takes_no_cell_of_an_export_for_a_formula(service_: Servic
     assert event["reason"] == '\'=HYPERLINK("http://evil")'
 
 
-def test_the_reconciler_adds_anchors_outside_the_database(
-    written: Database, settings: Settings, tmp_path: Path
+def test_the_reconciler_appends_anchors_to_the_anchor_file(
+    audited: Database, settings: Settings, tmp_path: Path
 ) -> None:
     file, stop = tmp_path / "anchors", threading.Event()
     anchoring = settings.model_copy(update={"audit_anchor_file": file, "reconcile_seconds": 0.05})
@@ -266,23 +266,23 @@ def test_the_reconciler_adds_anchors_outside_the_database(
     deadline = time.monotonic() + 20
     while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    with written.session() as session, session.begin():
+    with audited.session() as session, session.begin():
         service.record(session, "a", "thing.done")
     while len(file.read_text().splitlines()) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     stop.set()
     thread.join()
     assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == [EVENTS, EVENTS + 1]
-    assert anchors.latest(file) == head(written)
+    assert anchors.latest(file) == head(audited)
     file.write_text("nonsense")
     with pytest.raises(anchors.NoAnchor, match="does not end with an anchor"):
         anchors.latest(file)
 
 
-def test_times_are_utc_whatever_the_zone_of_the_databases_session() -> None:
-    """PostgreSQL answers in it, and the digest of an event has the time as it was written."""
+def test_times_are_utc_in_every_time_zone_of_the_database_session() -> None:
+    """PostgreSQL answers in its session's zone, but an event's digest covers the time in UTC."""
     written = datetime(2026, 11, 26, 12, tzinfo=UTC)
     for read in (written, written.astimezone(timezone(timedelta(hours=2))), written.replace(tzinfo=None)):
-        told = UtcDateTime().process_result_value(read, sa.create_engine("sqlite://").dialect)
-        assert told is not None
-        assert told.isoformat() == "2026-11-26T12:00:00+00:00"
+        time_read = UtcDateTime().process_result_value(read, sa.create_engine("sqlite://").dialect)
+        assert time_read is not None
+        assert time_read.isoformat() == "2026-11-26T12:00:00+00:00"

@@ -122,7 +122,7 @@ def _keep(request: Request, claim: Claim, response: Response) -> None:
     head = json.dumps({"status": response.status_code, "headers": headers}).encode()
     sealed = vault.seal(head + b"\n" + bytes(response.body), _associated(claim))
     with request.state.database.session() as session:
-        idempotency.keep(session, claim, sealed)
+        idempotency.store_answer(session, claim, sealed)
 
 
 def _associated(claim: Claim) -> bytes:

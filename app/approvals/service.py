@@ -1,4 +1,4 @@
-"""Carries out what a second person approves, each act by the service that it belongs to."""
+"""Carries out what a second person approves. The act's own service does the work."""
 
 from sqlalchemy.orm import Session
 
@@ -25,26 +25,26 @@ def carry_out(
     actor: Actor,
     approval_id: str,
 ) -> ApprovalRow:
-    """Raises what `second_person.approve` does, and what the act does."""
+    """Approve a request and carry out its act. Raises the errors of `second_person.approve` and of the act."""
     with session.begin():
-        wished = second_person.get(session, approval_id)
-        second_person.demand_approver(session, actor, wished)
-    if wished.act == Act.WITHDRAW:
-        engine.prepare(wished.wish["deposits"])
-        return withdrawals.open_approved(session, actor, wished.id)
-    if wished.act == Act.RESTORE:
-        engine.prepare([wished.wish["deposit"]])
-        return restorations.restore_approved(session, actor, wished.id)
+        approval = second_person.get(session, approval_id)
+        second_person.demand_approver(session, actor, approval)
+    if approval.act == Act.WITHDRAW:
+        engine.prepare(approval.wish["deposits"])
+        return withdrawals.open_approved(session, actor, approval.id)
+    if approval.act == Act.RESTORE:
+        engine.prepare([approval.wish["deposit"]])
+        return restorations.restore_approved(session, actor, approval.id)
     try:
-        if wished.act == Act.PURGE:
-            return purges.purge_approved(session, database, vault, settings, actor, wished.id)
-        return policies.change_approved(session, database, vault, actor, wished.id)
+        if approval.act == Act.PURGE:
+            return purges.purge_approved(session, database, vault, settings, actor, approval.id)
+        return policies.change_approved(session, database, vault, actor, approval.id)
     finally:
         engine.drop_shredded()
 
 
 def refuse(session: Session, actor: Actor, approval_id: str, reason: str) -> ApprovalRow:
-    """Raises what `second_person.refuse` does."""
+    """Refuse a request. Raises the errors of `second_person.refuse`."""
     with session.begin():
         model_id = second_person.get(session, approval_id).model_id
         return second_person.refuse(session, actor, approval_id, registry.by_id(session, model_id).name, reason)

@@ -6,7 +6,7 @@ from app.classes.service import ClassState
 
 
 class ModelClass(BaseModel):
-    """A class of a model. Accuracy is in percent, on held-out images and raw logits; null where it was not measured."""
+    """A class of a model. Accuracies are in percent, on held-out images and raw logits; null if not measured."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -17,11 +17,13 @@ class ModelClass(BaseModel):
     by: str
     reason: str | None
     deposit_id: str | None
-    withdrawals: list[str] = Field(description="Active withdrawals that show the class.")
-    until: datetime | None = Field(description="When the last of them ends; null for never, or for none.")
-    accuracy_before: float | None = Field(description="Of the network before the deposit.")
-    accuracy_after: float | None = Field(description="Of the target network.")
-    accuracy_recovered: float | None = Field(description="Of the recover network.")
+    withdrawals: list[str] = Field(description="Ids of the active withdrawals of the class.")
+    until: datetime | None = Field(
+        description="When the last of the withdrawals ends. Null if one never ends, or if there are none."
+    )
+    accuracy_before: float | None = Field(description="Accuracy of the network before the deposit.")
+    accuracy_after: float | None = Field(description="Accuracy of the target network.")
+    accuracy_recovered: float | None = Field(description="Accuracy of the recover network.")
 
 
 class ModelClasses(BaseModel):

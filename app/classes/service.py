@@ -1,4 +1,4 @@
-"""The state of every class of a model: the page that an auditor wants."""
+"""The state of every class of a model: the overview that an auditor needs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class ClassState(StrEnum):
 
 @dataclass(frozen=True)
 class ClassReport:
-    """A class, what it is now, since when, by whom and why; accuracy in percent on raw logits where it was measured."""
+    """A class: its state, since when, by whom and why. Accuracies are in percent, on raw logits; None if not measured."""
 
     index: int
     name: str
@@ -43,47 +43,47 @@ class ClassReport:
 
 
 def report(session: Session, model_name: str) -> list[ClassReport]:
-    """Every class in the order of the outputs. Raises `UnknownModel`."""
+    """All classes, in the order of the model's outputs. Raises `UnknownModel`."""
     model = registry.get(session, model_name)
     pending = deposits.pending_classes(session, model.id)
-    return _told(session, model, registry.classes(session, model.id), pending)
+    return _reports(session, model, registry.classes(session, model.id), pending)
 
 
-def counted(reports: Sequence[ClassReport]) -> dict[ClassState, int]:
-    """How many of them are in which state, where there are any."""
-    return _in_order(Counter(one.state for one in reports))
+def count_states(reports: Sequence[ClassReport]) -> dict[ClassState, int]:
+    """The number of classes in each state that occurs."""
+    return _in_order(Counter(report.state for report in reports))
 
 
-def counts(session: Session, model: ModelRow) -> dict[ClassState, int]:
-    """What `counted` says of the model's report, without reading the preserved classes."""
+def state_counts(session: Session, model: ModelRow) -> dict[ClassState, int]:
+    """The same as `count_states` of the model's report, but does not read the preserved classes."""
     held = registry.classes(session, model.id, only_deposited=True)
     pending = deposits.pending_classes(session, model.id)
-    found = Counter(one.state for one in _told(session, model, held, pending))
-    found[ClassState.DEPOSITING] = len(pending.keys() - {row.class_index for row in held})
-    found[ClassState.PRESERVED] = len(model.class_names) - found.total()
-    return _in_order(found)
+    counts = Counter(report.state for report in _reports(session, model, held, pending))
+    counts[ClassState.DEPOSITING] = len(pending.keys() - {row.class_index for row in held})
+    counts[ClassState.PRESERVED] = len(model.class_names) - counts.total()
+    return _in_order(counts)
 
 
-def _in_order(found: Counter[ClassState]) -> dict[ClassState, int]:
-    return {state: found[state] for state in ClassState if found[state]}
+def _in_order(counts: Counter[ClassState]) -> dict[ClassState, int]:
+    return {state: counts[state] for state in ClassState if counts[state]}
 
 
-def _told(
+def _reports(
     session: Session, model: ModelRow, rows: Sequence[ModelClassRow], pending: dict[int, deposits.DepositRow]
 ) -> list[ClassReport]:
     held_by = deposits.of_ids(session, sorted({row.deposit_id for row in rows if row.deposit_id}))
-    lent: dict[str, list[withdrawals.WithdrawalRow]] = {}
+    active_of_deposit: dict[str, list[withdrawals.WithdrawalRow]] = {}
     active_now = withdrawals.active(session, model.id)
     deposits_of = withdrawals.deposits_of(session, active_now)
     for withdrawal in active_now:
         for deposit_id in deposits_of[withdrawal.id]:
-            lent.setdefault(deposit_id, []).append(withdrawal)
+            active_of_deposit.setdefault(deposit_id, []).append(withdrawal)
     newest = max(held_by.values(), key=lambda deposit: deposit.id, default=None)
 
     reports = []
     for row in rows:
         deposit = held_by.get(row.deposit_id) if row.deposit_id else pending.get(row.class_index)
-        active = lent.get(row.deposit_id, []) if row.deposit_id else []
+        active = active_of_deposit.get(row.deposit_id, []) if row.deposit_id else []
         measured = deposit if row.deposit_id else newest
         metrics = measured.metrics if measured else None
         if deposit and deposit.restored_at:
@@ -129,7 +129,7 @@ def _told(
 
 
 def _last_end(active: list[withdrawals.WithdrawalRow]) -> datetime | None:
-    """When the last of the withdrawals ends; None where one has no end, or there is none."""
+    """When the last of the withdrawals ends; None if one never ends, or if there are none."""
     ends = [withdrawal.expires_at for withdrawal in active]
     return None if None in ends else max((end for end in ends if end), default=None)
 

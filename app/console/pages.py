@@ -39,7 +39,7 @@ async def start(actor: Anybody) -> Response:
 @router.get("/models")
 def list_models(request: Request, actor: Anybody, session: ReadingDep, cursor: str | None = None) -> Response:
     rows, following = registry.list_models(session, PageRequest(limit=PAGE.limit, cursor=cursor))
-    states = {row.id: classes.counts(session, row) for row in rows}
+    states = {row.id: classes.state_counts(session, row) for row in rows}
     waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
     return page(request, "models.html", models=rows, states=states, waiting=len(waiting), following=following)
 
@@ -59,7 +59,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         "model.html",
         model=model,
         classes=report,
-        counts=classes.counted(report),
+        counts=classes.count_states(report),
         policy=policies.of(model),
         deposits=of_model,
         more=more,

@@ -10,7 +10,9 @@ class Dataset(BaseModel):
 
     id: str
     purpose: Purpose
-    counts: dict[str, int] = Field(description="Images of each class.", examples=[{"airplane": 5000, "bird": 5000}])
+    counts: dict[str, int] = Field(
+        description="Number of images of each class.", examples=[{"airplane": 5000, "bird": 5000}]
+    )
     created_at: datetime
     created_by: str
     shredded_at: datetime | None

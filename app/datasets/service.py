@@ -1,4 +1,4 @@
-"""Image archives become encrypted data sets of a model."""
+"""Data sets of a model: image archives, checked and stored encrypted."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from lirf_core.images.decoding import Decoders
 
 
 class Purpose(StrEnum):
-    """deposit: images of the classes to forget; evaluation: held-out images of any class, never trained on."""
+    """deposit: images of the classes to forget. evaluation: held-out images of any class, never used for training."""
 
     DEPOSIT = "deposit"
     EVALUATION = "evaluation"
@@ -34,7 +34,7 @@ class UnknownDataset(Problem):
     status, slug, title = 404, "unknown-dataset", "There is no such data set"
 
 
-class DatasetGone(Problem):
+class DatasetShredded(Problem):
     status, slug, title = 410, "dataset-shredded", "The data set was shredded"
 
 
@@ -47,7 +47,7 @@ class ArchiveRefused(Problem):
 
 
 class StorageFull(Problem):
-    status, slug, title = 507, "storage-full", "The vault has no room"
+    status, slug, title = 507, "storage-full", "The vault is full"
 
 
 _SLUGS = {
@@ -67,16 +67,21 @@ def upload(
     purpose: Purpose,
     file: BinaryIO,
 ) -> DatasetRow:
-    """Checks the archive, decodes every image and stores them packed. Raises `ArchiveRefused`; then nothing is kept."""
+    """Check the archive, decode every image and store the images, packed.
+
+    Raises `UnknownModel`, `WeightsMissing`, `ArchiveRefused`, `StorageFull`; then nothing is stored.
+    """
     with session.begin():
         model = registry.get_ready(session, model_name)
     dataset_id = new_id()
     try:
         archive = ImageArchive(file, model.class_names)
         size = registry.preprocessing_of(model)
-        if archive.packed_bytes(size) > vault.objects.free_bytes():
+        needed, free = archive.packed_bytes(size), vault.objects.free_bytes()
+        if needed > free:
             raise StorageFull(
-                f"the images need {archive.packed_bytes(size)} bytes in the vault, which has not so many."
+                f"The images need {needed:,} bytes; the vault has {free:,} bytes free. "
+                "Free space or upload fewer images."
             )
         packed = archive.pack(size, decoders)
         sealed = vault.put(Binding("images", model.id, dataset_id), packed)
@@ -99,31 +104,33 @@ def upload(
 
 
 def get(session: Session, dataset_id: str) -> DatasetRow:
-    """Raises `UnknownDataset`."""
+    """The data set with this id. Raises `UnknownDataset`."""
     row = session.get(DatasetRow, dataset_id)
     if row is None:
         raise UnknownDataset(
-            f"there is no data set '{dataset_id[:64]}'; upload one with `POST /v1/models/NAME/datasets`."
+            f"There is no data set '{dataset_id[:64]}'. Upload one with `POST /v1/models/NAME/datasets`."
         )
     return row
 
 
 def of_model(session: Session, model_id: str, dataset_id: str) -> DatasetRow:
-    """A data set of this model, perhaps shredded. Raises `UnknownDataset`."""
+    """A data set of this model, even if it is shredded. Raises `UnknownDataset`."""
     row = get(session, dataset_id)
     if row.model_id != model_id:
-        raise UnknownDataset(f"data set '{dataset_id}' is of another model.")
+        raise UnknownDataset(f"Data set '{dataset_id}' belongs to another model.")
     return row
 
 
 def get_usable(session: Session, model_id: str, dataset_id: str, purpose: Purpose) -> DatasetRow:
-    """A data set of this model and purpose that is still there. Raises `UnknownDataset` or `DatasetGone`."""
+    """A data set of this model and purpose that is not shredded. Raises `UnknownDataset`, `DatasetShredded`."""
     row = get(session, dataset_id)
     if row.model_id != model_id or row.purpose != purpose:
-        raise UnknownDataset(f"data set '{dataset_id}' is no {purpose} set of this model; upload one for it.")
+        raise UnknownDataset(
+            f"This model has no {purpose} set '{dataset_id}'. Upload one with `POST /v1/models/NAME/datasets`."
+        )
     if row.shredded_at:
-        raise DatasetGone(
-            f"data set '{dataset_id}' was shredded at {row.shredded_at:%Y-%m-%d %H:%M} UTC; upload it again."
+        raise DatasetShredded(
+            f"Data set '{dataset_id}' was shredded at {row.shredded_at:%Y-%m-%d %H:%M} UTC. Upload the images again."
         )
     return row
 
@@ -148,14 +155,14 @@ def stored(session: Session, dataset_id: str) -> StoredObject:
     return vaults.stored(session, get(session, dataset_id).object_id)
 
 
-def stored_where_it_is(session: Session, dataset_id: str) -> StoredObject | None:
-    """As `stored`; None where it is shredded."""
+def stored_if_present(session: Session, dataset_id: str) -> StoredObject | None:
+    """Like `stored`; None if the data set is shredded."""
     row = get(session, dataset_id)
     return None if row.shredded_at else vaults.stored(session, row.object_id)
 
 
 def load(vault: Vault, stored: StoredObject, spool: Path) -> ImageSet:
-    """The images of a stored data set, mapped from a file that has no name and goes with them."""
+    """The images of a stored data set, mapped from an unnamed file that is deleted together with them."""
     with tempfile.TemporaryFile(dir=spool) as file:
         vault.copy_to(stored, cast(BinaryIO, file))
         file.flush()
@@ -163,7 +170,7 @@ def load(vault: Vault, stored: StoredObject, spool: Path) -> ImageSet:
 
 
 def shred(session: Session, actor: str, dataset_id: str) -> list[str]:
-    """In the caller's transaction; returns the names of the vault objects to remove after the commit."""
+    """Shred a data set in the caller's transaction. Returns the names of vault objects to delete after the commit."""
     row = get(session, dataset_id)
     if row.shredded_at:
         return []
@@ -181,7 +188,7 @@ def discard(
     dataset_id: str,
     is_used: Callable[[Session, str], bool],
 ) -> None:
-    """Shreds a data set that is not in use. Does nothing if it is shredded already.
+    """Shred a data set that is not in use. Does nothing if it is shredded already.
 
     is_used: whether something still needs the data set with this id; called under the model's lock.
     Raises `UnknownModel`, `UnknownDataset`, `DatasetInUse`.

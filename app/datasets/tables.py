@@ -10,7 +10,7 @@ from app.base.database import Base, new_id, now
 
 
 class DatasetRow(Base):
-    """Images of a model's classes, packed in the vault. A deposit set is shredded when its deposit ends."""
+    """Images of a model's classes, packed in the vault. A deposit shreds its deposit set when it ends."""
 
     __tablename__ = "datasets"
 

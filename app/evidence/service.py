@@ -60,8 +60,8 @@ class EvidenceEnded(Problem):
 def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreate) -> EvidenceRow:
     """Queue an examination.
 
-    Raises `UnknownDeposit`, `NothingToExamine`, `NoEvaluationSet`, `UnknownDataset`, `DatasetGone`, `MembersDiffer`,
-    `UnknownModel`, `WeightsMissing`, `ReferenceDiffers`, `EvidenceUnfinished`.
+    Raises `UnknownDeposit`, `NothingToExamine`, `NoEvaluationSet`, `UnknownDataset`, `DatasetShredded`,
+    `MembersDiffer`, `UnknownModel`, `WeightsMissing`, `ReferenceDiffers`, `EvidenceUnfinished`.
     """
     with session.begin():
         model, deposit = deposits.locked(session, deposit_id)
@@ -81,7 +81,7 @@ def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreat
         reference = registry.get_ready(session, body.reference) if body.reference else None
         if reference and reference.id == model.id:
             raise ReferenceDiffers(f"Model '{model.name}' knew the classes. Name a model that never saw them.")
-        if reference and not registry.is_alike(model, reference):
+        if reference and not registry.is_comparable(model, reference):
             raise ReferenceDiffers(
                 f"Model '{reference.name}' differs from '{model.name}'. Register a reference with the same "
                 "`architecture`, `classes` and `preprocessing`."

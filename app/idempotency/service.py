@@ -1,7 +1,7 @@
-"""Idempotency keys: a request that is sent again is answered as it was the first time, and changes nothing.
+"""Idempotency keys: a repeated request gets its first answer again and changes nothing.
 
-(draft-ietf-httpapi-idempotency-key-header.) A key is written in the transaction of the change that it stands for: there
-is no change without its key and no key without its change, whatever dies when.
+Follows draft-ietf-httpapi-idempotency-key-header. A key is written in the same transaction as its change. So there is
+no change without its key, and no key without its change, even if a process dies at any moment.
 """
 
 import re
@@ -19,13 +19,13 @@ from app.base.database import now
 from app.base.errors import Problem
 from app.idempotency.tables import IdempotencyRow
 
-KEPT = timedelta(hours=24)
-_FIT = re.compile(r"[\x21-\x7e]{1,255}")
+RETENTION = timedelta(hours=24)
+_VALID_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _CLAIM, _WRITTEN = "idempotency claim of this session", "its key is in this transaction"
 
 
-class UnfitKey(Problem):
-    status, slug, title = 400, "unfit-idempotency-key", "The idempotency key cannot be taken"
+class InvalidKey(Problem):
+    status, slug, title = 400, "unfit-idempotency-key", "The idempotency key is not valid"
 
 
 class KeyReused(Problem):
@@ -33,12 +33,12 @@ class KeyReused(Problem):
 
 
 class AnswerMissing(Problem):
-    status, slug, title = 409, "idempotent-answer-missing", "The request was carried out, and its answer is not there"
+    status, slug, title = 409, "idempotent-answer-missing", "The request was carried out, but its answer is missing"
 
 
 @dataclass
 class Claim:
-    """A request's wish to be carried out at most once. `request_digest` must be known before anything is changed."""
+    """A request that must be carried out at most once. Set `request_digest` before anything is changed."""
 
     api_key_id: str
     key: str
@@ -46,78 +46,83 @@ class Claim:
     is_carried_out: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if not _FIT.fullmatch(self.key):
-            raise UnfitKey(
-                "an Idempotency-Key has 1 to 255 printable ASCII characters and no space; send a UUID, for example."
+        if not _VALID_KEY.fullmatch(self.key):
+            raise InvalidKey(
+                "An Idempotency-Key has 1 to 255 printable ASCII characters and no spaces. Send a UUID, for example."
             )
 
 
 def bind(session: Session, claim: Claim) -> None:
-    """The session's next change carries the claim's key."""
+    """Write the claim's key together with the session's next change."""
     session.info[_CLAIM] = claim
 
 
 def find(session: Session, claim: Claim) -> bytes | None:
-    """The sealed answer of the request that had this key first; none where there was no such request.
+    """The sealed answer to the first request with this key; None if there was no such request.
 
-    Raises `KeyReused`, and `AnswerMissing` when the change is made but not answered.
+    Raises `KeyReused`, and `AnswerMissing` if the change was made but its answer is not stored.
     """
-    row = session.scalar(sa.select(IdempotencyRow).where(*_is(claim), IdempotencyRow.created_at >= now() - KEPT))
+    row = session.scalar(
+        sa.select(IdempotencyRow).where(*_key_of(claim), IdempotencyRow.created_at >= now() - RETENTION)
+    )
     if row is None:
         return None
     if row.request_digest != claim.request_digest:
         raise KeyReused(
-            "another request was sent with this Idempotency-Key in the last 24 hours; a new request needs a new key."
+            "Another request with this Idempotency-Key was sent in the last 24 hours. Use a new key for a new request."
         )
     if row.answer is None:
-        raise _missing(row.subject)
+        raise _answer_missing(row.subject)
     return row.answer
 
 
-def keep(session: Session, claim: Claim, answer: bytes) -> None:
-    """answer: sealed by the caller."""
+def store_answer(session: Session, claim: Claim, answer: bytes) -> None:
+    """Store the answer to a claim's request. The caller has sealed it."""
     with session.begin():
-        session.execute(sa.update(IdempotencyRow).where(*_is(claim)).values(answer=answer))
+        session.execute(sa.update(IdempotencyRow).where(*_key_of(claim)).values(answer=answer))
 
 
 def forget_expired(session: Session) -> None:
+    """Delete the keys and answers that are older than `RETENTION`."""
     with session.begin():
         key = sa.tuple_(IdempotencyRow.api_key_id, IdempotencyRow.key)
-        old = sa.select(IdempotencyRow.api_key_id, IdempotencyRow.key).where(IdempotencyRow.created_at < now() - KEPT)
-        mine = old.with_for_update(skip_locked=True)  # another reconciler has the others
-        session.execute(sa.delete(IdempotencyRow).where(key.in_(mine)))
+        old = sa.select(IdempotencyRow.api_key_id, IdempotencyRow.key).where(
+            IdempotencyRow.created_at < now() - RETENTION
+        )
+        unlocked = old.with_for_update(skip_locked=True)  # another reconciler deletes the locked ones
+        session.execute(sa.delete(IdempotencyRow).where(key.in_(unlocked)))
 
 
-def _is(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+def _key_of(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
     return IdempotencyRow.api_key_id == claim.api_key_id, IdempotencyRow.key == claim.key
 
 
-def _missing(subject: str | None) -> AnswerMissing:
-    of = f" of '{subject}'" if subject else ""
+def _answer_missing(subject: str | None) -> AnswerMissing:
+    resource = f" to '{subject}'" if subject else ""
     return AnswerMissing(
-        f"the change{of} is made, but its answer is still on its way or was lost; "
-        "look at what you asked for, or send this again in a second.",
+        f"The change{resource} was made, but its answer is still on its way or was lost. "
+        "Look at the resource, or send the request again in a second.",
         subject=subject,
     )
 
 
-# Before the audit's own listener, which takes the events of the transaction away.
+# Runs before the audit's listener, which clears the transaction's events.
 @event.listens_for(Session, "before_commit", insert=True)
 def _write(session: Session) -> None:
     claim: Claim | None = session.info.get(_CLAIM)
     if claim is None or claim.is_carried_out or session.in_nested_transaction():
         return
     subjects = audit.pending_subjects(session)
-    if not subjects:  # nothing is changed
+    if not subjects:  # the transaction changes nothing
         return
     assert claim.request_digest
-    expired = sa.delete(IdempotencyRow).where(*_is(claim), IdempotencyRow.created_at < now() - KEPT)
+    expired = sa.delete(IdempotencyRow).where(*_key_of(claim), IdempotencyRow.created_at < now() - RETENTION)
     session.execute(expired, execution_options={"synchronize_session": False})
     row = {"api_key_id": claim.api_key_id, "key": claim.key, "request_digest": claim.request_digest}
     try:
         session.execute(sa.insert(IdempotencyRow).values(**row, subject=subjects[0], created_at=now()))
-    except IntegrityError as error:  # the same request, sent twice at once
-        raise _missing(None) from error
+    except IntegrityError as error:  # the same request, sent twice at the same time
+        raise _answer_missing(None) from error
     session.info[_WRITTEN] = True
 
 

@@ -1,4 +1,4 @@
-"""Requests that were carried out, by the key that their sender gave them."""
+"""Idempotency keys of requests that were carried out."""
 
 from datetime import datetime
 
@@ -9,9 +9,9 @@ from app.base.database import Base, now
 
 
 class IdempotencyRow(Base):
-    """Written with the change of a request. `answer` is sealed, and comes a moment later: none says that it was lost.
+    """Written together with a request's change. `answer` is sealed and follows a moment later; NULL means it was lost.
 
-    `subject` is the thing that was changed, as the audit names it.
+    `subject` is the id of the changed thing, as in the audit.
     """
 
     __tablename__ = "idempotency_keys"

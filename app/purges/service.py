@@ -58,7 +58,7 @@ def purge(
         model, row = _purgeable(session, deposit_id, classes)
         if model.needs_second_person:
             wish = {"deposit": deposit_id, "classes": list(classes)}
-            return second_person.ask(session, actor, model.id, model.name, Act.PURGE, wish, reason)
+            return second_person.request_approval(session, actor, model.id, model.name, Act.PURGE, wish, reason)
         gone, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
     vaults.erase(database, vault, garbage)
     return Purged(row, gone)

@@ -1,4 +1,4 @@
-"""A model's policy: what becomes of networks that know deposited classes, and whether acts need a second person."""
+"""A model's policy: what happens to networks that know deposited classes, and which acts need a second person."""
 
 from dataclasses import dataclass
 
@@ -17,14 +17,14 @@ from app.vault.service import Vault
 
 
 class PolicyChanged(Problem):
-    status, slug, title = 412, "policy-changed", "The policy is not the one that was read"
+    status, slug, title = 412, "policy-changed", "The policy has changed since it was read"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """original: `seal` keeps the networks from before a deposit in the vault, where nobody can ask them; `destroy`
-    shreds them once the deposit is made. `needs_second_person`: withdrawals, restorations, purges and changes of
-    this policy.
+    """original: `seal` leaves networks from before a deposit encrypted in the vault, where nobody can query them;
+    `destroy` shreds them when the deposit is finished. needs_second_person: whether withdrawals, restorations, purges
+    and changes to this policy need the approval of a second person.
     """
 
     original: Original
@@ -45,40 +45,43 @@ def change(
     policy: Policy,
     reason: str,
 ) -> ModelRow | ApprovalRow:
-    """The policy from now on, if it still has this version. `destroy` also destroys what there is already.
+    """Change the policy, if it still has this version. `destroy` also shreds the older networks that exist already.
 
-    Where the model demands a second person, a request for approval. Raises `UnknownModel`, `PolicyChanged`.
+    Returns the model, or a request for approval if the current policy demands a second person.
+    Raises `UnknownModel`, `PolicyChanged`.
     """
     with session.begin():
         model = registry.lock(session, registry.get(session, model_name).id)
         _demand_version(model, version)
         if model.needs_second_person:
             wish = {"version": version, "original": policy.original, "needs_second_person": policy.needs_second_person}
-            return second_person.ask(session, actor, model.id, model.name, Act.POLICY, wish, reason)
+            return second_person.request_approval(session, actor, model.id, model.name, Act.POLICY, wish, reason)
         garbage = _change(session, actor, model, policy, reason)
     vaults.erase(database, vault, garbage)
     return model
 
 
 def change_approved(session: Session, database: Database, vault: Vault, actor: Actor, approval_id: str) -> ApprovalRow:
-    """Carries out a change that somebody else asked for. Raises what `second_person.approve` does, `PolicyChanged`."""
+    """Approve and make a requested change. Raises `PolicyChanged` and the errors of `second_person.approve`."""
     with session.begin():
         model = registry.lock(session, second_person.get(session, approval_id).model_id)
-        asked = second_person.approve(session, actor, approval_id, Act.POLICY, model.name)
-        if model.policy_version != asked.wish["version"]:
-            raise PolicyChanged("the policy was changed since this was asked for; refuse it, and ask anew.")
-        policy = Policy(asked.wish["original"], asked.wish["needs_second_person"])
-        garbage = _change(session, actor, model, policy, asked.reason)
-        asked.result_id = model.id
+        approval = second_person.approve(session, actor, approval_id, Act.POLICY, model.name)
+        if model.policy_version != approval.wish["version"]:
+            raise PolicyChanged(
+                "The policy was changed after this request was made. Refuse the request, and send a new one."
+            )
+        policy = Policy(approval.wish["original"], approval.wish["needs_second_person"])
+        garbage = _change(session, actor, model, policy, approval.reason)
+        approval.result_id = model.id
     vaults.erase(database, vault, garbage)
-    return asked
+    return approval
 
 
 def _demand_version(model: ModelRow, version: int) -> None:
     if model.policy_version != version:
         raise PolicyChanged(
-            f"the policy of '{model.name}' has version {model.policy_version} now, not {version}; read it again, and "
-            "send its ETag as If-Match."
+            f"The policy of model '{model.name}' now has version {model.policy_version}, not {version}. Read it again "
+            "and send its ETag as If-Match."
         )
 
 
@@ -100,9 +103,9 @@ def _change(session: Session, actor: Actor, model: ModelRow, policy: Policy, rea
 
 
 def destroy_older(session: Session, model: ModelRow) -> tuple[list[int], list[str]]:
-    """In the caller's transaction: what the policy says of revisions before the one that serves.
+    """Shred the revisions before the current one if the policy says so, in the caller's transaction.
 
-    Returns those that were destroyed, and the vault names to remove after the transaction.
+    Returns the numbers of the destroyed revisions, and the names of vault objects to delete after the transaction.
     """
     if model.original_policy != "destroy" or model.revision is None:
         return [], []

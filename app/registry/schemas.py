@@ -34,13 +34,15 @@ Deviation = Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)]
 class Architecture(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal[ARCHITECTURES] = Field(description="-small: 3x3 stem and no max-pool, for small images.")  # type: ignore[valid-type]
+    name: Literal[ARCHITECTURES] = Field(
+        description="The -small ones have a 3x3 stem and no max-pool, for small images."
+    )  # type: ignore[valid-type]
     width: StrictFloat = Field(
-        1.0, ge=0.125, le=4, multiple_of=0.125, description="Width factor of a -small architecture."
+        1.0, ge=0.125, le=4, multiple_of=0.125, description="Width factor, only for -small architectures."
     )
 
     @model_validator(mode="after")
-    def width_is_of_a_small_form(self) -> "Architecture":
+    def width_is_for_small_architectures(self) -> "Architecture":
         if self.width != 1.0 and not self.name.endswith("-small"):
             raise ValueError(f"width is {self.width}; only the -small architectures have a width factor")
         return self
@@ -51,13 +53,15 @@ class PreprocessingIn(BaseModel):
 
     height: StrictInt = Field(ge=8, le=1024, description="Pixels.")
     width: StrictInt = Field(ge=8, le=1024, description="Pixels.")
-    mean: list[Channel] = Field(description="For each channel, of values from 0 to 1: one for grey, three for RGB.")
+    mean: list[Channel] = Field(
+        description="Mean of each channel, for values from 0 to 1: one number for grey images, three for RGB."
+    )
     std: list[Deviation]
 
     @model_validator(mode="after")
     def channels_agree(self) -> "PreprocessingIn":
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
-            raise ValueError("mean and std need one number each (grey) or three (RGB)")
+            raise ValueError("mean and std need one number each (grey) or three each (RGB)")
         return self
 
     def value(self) -> Preprocessing:
@@ -103,24 +107,24 @@ class ModelCreate(BaseModel):
     split: str | None = Field(
         None,
         max_length=64,
-        description="Last module of the lower part, which deposits train: `layer2` of a ResNet, `features.10` of a "
-        "MobileNetV2. Each architecture has its own (docs/architectures.md); without one, its middle.",
+        description="Last module of the lower part, which deposits train, for example `layer2` of a ResNet or "
+        "`features.10` of a MobileNetV2. docs/architectures.md lists the splits of each architecture. Default: about the middle.",
     )
     classes: list[ClassName] = Field(
-        min_length=2, max_length=100_000, description="In the order of the network's outputs."
+        min_length=2, max_length=100_000, description="Class names, in the order of the network's outputs."
     )
     preprocessing: PreprocessingIn
 
     @field_validator("classes")
     @classmethod
     def names_are_unique(cls, names: list[str]) -> list[str]:
-        if doubled := sorted(name for name, count in Counter(names).items() if count > 1):
-            raise ValueError(f"class names are doubled: {', '.join(repr(name) for name in doubled[:5])}")
+        if duplicates := sorted(name for name, count in Counter(names).items() if count > 1):
+            raise ValueError(f"class names are not unique: {', '.join(repr(name) for name in duplicates[:5])}")
         return names
 
     @field_validator("split")
     @classmethod
-    def split_is_one_of_the_architecture(cls, split: str | None, info: ValidationInfo) -> str | None:
+    def architecture_has_the_split(cls, split: str | None, info: ValidationInfo) -> str | None:
         if split is None or "architecture" not in info.data:
             return split
         check_split(info.data["architecture"].name, split)
@@ -128,13 +132,13 @@ class ModelCreate(BaseModel):
 
     @field_validator("preprocessing")
     @classmethod
-    def the_architecture_takes_the_size(cls, preprocessing: PreprocessingIn, info: ValidationInfo) -> PreprocessingIn:
+    def architecture_accepts_the_size(cls, preprocessing: PreprocessingIn, info: ValidationInfo) -> PreprocessingIn:
         if "architecture" in info.data:
             check_image_size(info.data["architecture"].name, preprocessing.height, preprocessing.width)
         return preprocessing
 
     def spec(self) -> ArchitectureSpec:
-        """The network that the description asks for; a ViT is made for the images that the preprocessing gives it."""
+        """The architecture of the described network. A ViT gets the image size of the preprocessing."""
         name, channels = self.architecture.name, len(self.preprocessing.mean)
         if has_image_size(name):
             return ArchitectureSpec(name, len(self.classes), channels=channels, image_size=self.preprocessing.height)
@@ -146,12 +150,12 @@ class ModelCreate(BaseModel):
 
 class Policy(BaseModel):
     original: Original = Field(
-        description="What becomes of the networks from before a deposit, which know its classes: `seal` keeps them "
-        "encrypted, where nobody can ask them; `destroy` shreds them, those that are there already too."
+        description="What happens to networks from before a deposit, which know its classes. `seal` keeps them "
+        "encrypted, where nobody can query them. `destroy` shreds them, including those that exist already."
     )
     needs_second_person: StrictBool = Field(
-        description="Withdrawals, restorations, purges and changes of this policy wait until somebody with another "
-        "key approves them."
+        description="If true, withdrawals, restorations, purges and changes to this policy wait until somebody with "
+        "another key approves them."
     )
 
 
@@ -174,7 +178,9 @@ class Model(BaseModel):
     classes: list[str]
     preprocessing: dict[str, int | list[float]]
     state: Literal["awaiting_weights", "ready"]
-    revision: int | None = Field(description="What serves: 0 is the original network, each deposit adds one.")
+    revision: int | None = Field(
+        description="The revision in service. 0 is the original network; each deposit adds one."
+    )
     created_at: datetime
     created_by: str
 

@@ -1,4 +1,4 @@
-"""Models: registered by a description, served once their weights are there, revised by deposits."""
+"""Models: registered with a description, served once they have weights, revised by deposits."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +31,7 @@ class UnknownModel(Problem):
 
 
 class NameTaken(Problem):
-    status, slug, title = 409, "name-taken", "A model of that name exists"
+    status, slug, title = 409, "name-taken", "A model with this name exists"
 
 
 class WeightsMissing(Problem):
@@ -39,7 +39,7 @@ class WeightsMissing(Problem):
 
 
 class WeightsPresent(Problem):
-    status, slug, title = 409, "weights-present", "The model has its weights already"
+    status, slug, title = 409, "weights-present", "The model already has weights"
 
 
 class WeightsRefused(Problem):
@@ -47,7 +47,7 @@ class WeightsRefused(Problem):
 
 
 class UnknownClass(Problem):
-    status, slug, title = 422, "unknown-class", "A class name is not one of the model's"
+    status, slug, title = 422, "unknown-class", "The model has no such class"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def register(
     classes: list[str],
     preprocessing: Preprocessing,
 ) -> ModelRow:
-    """Describes a model; its weights follow. Raises `NameTaken`."""
+    """Register a model by its description. Its weights follow. Raises `NameTaken`."""
     row = ModelRow(
         id=new_id(),
         name=name,
@@ -90,7 +90,7 @@ def register(
             with session.begin_nested():
                 session.add(row)
         except IntegrityError:
-            raise NameTaken(f"there is a model '{name}' already; choose another name.") from None
+            raise NameTaken(f"A model '{name}' already exists. Choose another name.") from None
         session.add_all(ModelClassRow(model_id=row.id, class_index=i, name=label) for i, label in enumerate(classes))
         audit.record(
             session,
@@ -104,13 +104,13 @@ def register(
 
 
 def remove_unfinished(session: Session, actor: Actor, name: str) -> None:
-    """Takes back a registration that has no weights yet. Raises `WeightsPresent`."""
+    """Remove a registration that has no weights yet. Raises `UnknownModel`, `WeightsPresent`."""
     with session.begin():
         model = get(session, name)
         lock(session, model.id)
         if model.revision is not None:
             raise WeightsPresent(
-                f"model '{name}' has weights and perhaps deposits; only a registration without weights is removed."
+                f"Model '{name}' has weights and perhaps deposits. Only a registration without weights can be removed."
             )
         second_person.forget_model(session, model.id)
         session.delete(model)
@@ -118,13 +118,15 @@ def remove_unfinished(session: Session, actor: Actor, name: str) -> None:
 
 
 def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: BinaryIO) -> ModelRow:
-    """Checks the weights against the architecture and stores both parts. Raises `WeightsRefused`, `WeightsPresent`."""
+    """Check the weights against the architecture and store both parts. Raises `WeightsRefused`, `WeightsPresent`."""
     model = describe(session, name)
     _demand_no_weights(model)
     try:
         network = artifacts.load_original(file, spec_of(model), model.split)
     except (artifacts.NotSafetensors, artifacts.DoesNotFit) as error:
-        raise WeightsRefused(f"weights for '{name}' ({model.architecture['name']}): {error}") from error
+        raise WeightsRefused(
+            f"The weights for model '{name}' ({model.architecture['name']}) cannot be used: {error}"
+        ) from error
     belonging = Belonging(spec_of(model), model.split, digest(network.upper))
     upper = vault.put(Binding("upper", model.id, model.id), [artifacts.dump_upper(network, belonging)])
     with vault.discarded_on_error(upper):
@@ -155,20 +157,20 @@ def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: B
 def _demand_no_weights(model: ModelRow) -> None:
     if model.revision is not None:
         raise WeightsPresent(
-            f"model '{model.name}' serves revision {model.revision}; register other weights under another name."
+            f"Model '{model.name}' already serves revision {model.revision}. Register other weights under another name."
         )
 
 
 def get(session: Session, name: str) -> ModelRow:
-    """Raises `UnknownModel`."""
+    """The model with this name. Raises `UnknownModel`."""
     model = session.scalar(sa.select(ModelRow).where(ModelRow.name == name))
     if model is None:
-        raise UnknownModel(f"there is no model '{name}'; `GET /v1/models` lists them.")
+        raise UnknownModel(f"There is no model '{name}'. `GET /v1/models` lists the models.")
     return model
 
 
 def describe(session: Session, name: str) -> ModelRow:
-    """`get`, in a transaction of its own."""
+    """Like `get`, in a transaction of its own."""
     with session.begin():
         return get(session, name)
 
@@ -178,15 +180,15 @@ def by_id(session: Session, model_id: str) -> ModelRow:
 
 
 def by_ids(session: Session, model_ids: Iterable[str]) -> dict[str, ModelRow]:
-    """Each model, read once however often it is named."""
+    """The models with these ids, by id. Reads each one once."""
     return {model_id: by_id(session, model_id) for model_id in set(model_ids)}
 
 
 def get_ready(session: Session, name: str) -> ModelRow:
-    """A model with weights. Raises `UnknownModel` or `WeightsMissing`."""
+    """The model with this name, which must have weights. Raises `UnknownModel`, `WeightsMissing`."""
     model = get(session, name)
     if model.revision is None:
-        raise WeightsMissing(f"model '{name}' has no weights yet; send them with `PUT /v1/models/{name}/weights`.")
+        raise WeightsMissing(f"Model '{name}' has no weights yet. Send them with `PUT /v1/models/{name}/weights`.")
     return model
 
 
@@ -195,20 +197,20 @@ def list_models(session: Session, page: PageRequest) -> tuple[Sequence[ModelRow]
 
 
 def all_models(session: Session) -> Iterator[ModelRow]:
-    """By name."""
+    """All models, ordered by name."""
     yield from session.scalars(sa.select(ModelRow).order_by(ModelRow.name).execution_options(yield_per=1000))
 
 
 def generations(session: Session, model_ids: Collection[str]) -> dict[str, int]:
-    """Of each model that is there."""
+    """The generation of each of these models that exists, by id."""
     query = sa.select(ModelRow.id, ModelRow.generation).where(ModelRow.id.in_(model_ids))
     return dict(session.execute(query).all())
 
 
 def lock(session: Session, model_id: str) -> ModelRow:
-    """Makes changes of one model follow each other (on SQLite every changing transaction does so anyway).
+    """Lock the model, so that its changes happen one after the other. SQLite serialises all changes anyway.
 
-    Returns the model as it is now that nothing else changes it.
+    Returns the model's current state, which nothing else can change until the transaction ends.
     """
     query = sa.select(ModelRow).where(ModelRow.id == model_id).with_for_update()
     return session.scalars(query, execution_options={"populate_existing": True}).one()
@@ -229,13 +231,13 @@ def belonging_of(model: ModelRow) -> Belonging:
 
 
 def stored_network(session: Session, model: ModelRow) -> StoredNetwork:
-    """What serves now."""
+    """The revision in service."""
     assert model.revision is not None
     return _stored_revision(session, model, session.get_one(RevisionRow, (model.id, model.revision)))
 
 
-def revision_where_it_is(session: Session, model: ModelRow, number: int) -> StoredNetwork | None:
-    """An older revision; None where it was destroyed."""
+def revision_if_present(session: Session, model: ModelRow, number: int) -> StoredNetwork | None:
+    """An older revision; None if it was destroyed."""
     row = session.get_one(RevisionRow, (model.id, number))
     return None if vaults.is_shredded(session, row.lower_object_id) else _stored_revision(session, model, row)
 
@@ -246,10 +248,11 @@ def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> Sto
     return StoredNetwork(upper, lower, belonging_of(model), row.number)
 
 
-def is_alike(model: ModelRow, other: ModelRow) -> bool:
-    """Whether both have the same architecture, and answer the same classes to the same images."""
-    alike = ("architecture", "class_names", "preprocessing")
-    return all(getattr(model, name) == getattr(other, name) for name in alike)
+def is_comparable(model: ModelRow, other: ModelRow) -> bool:
+    """Whether both have the same architecture, classes and preprocessing."""
+    return all(
+        getattr(model, name) == getattr(other, name) for name in ("architecture", "class_names", "preprocessing")
+    )
 
 
 def classes(session: Session, model_id: str, *, only_deposited: bool = False) -> Sequence[ModelClassRow]:
@@ -259,20 +262,21 @@ def classes(session: Session, model_id: str, *, only_deposited: bool = False) ->
 
 
 def deposited(session: Session, model_id: str) -> dict[int, str]:
-    """Index of each class that is deposited, and the deposit that holds it."""
+    """The deposit that holds each deposited class, by class index."""
     return {
         row.class_index: row.deposit_id for row in classes(session, model_id, only_deposited=True) if row.deposit_id
     }
 
 
 def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:
-    """Indices of class names. Raises `UnknownClass`."""
+    """The indices of these classes, sorted. Raises `UnknownClass`."""
     index = {name: number for number, name in enumerate(model.class_names)}
     for name in names:
         if name not in index:
-            known = ", ".join(f"'{known}'" for known in model.class_names[:10]) + (", ..." if len(index) > 10 else "")
+            first = ", ".join(f"'{label}'" for label in model.class_names[:10])
+            more = ", ..." if len(index) > 10 else ""
             raise UnknownClass(
-                f"model '{model.name}' has no class '{name[:100]}'; its classes are {known} ({len(index)}). "
+                f"Model '{model.name}' has no class '{name[:100]}'. Its classes are {first}{more} ({len(index)}). "
                 "Class names are case-sensitive."
             )
     return sorted(index[name] for name in names)
@@ -281,7 +285,10 @@ def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:
 def publish_revision(
     session: Session, model_id: str, lower: StoredObject, deposit_id: str, deposited: Sequence[int]
 ) -> int:
-    """In the caller's transaction: a new target lower part serves, and these classes are held by the deposit."""
+    """Put a new target network into service and mark these classes as deposited, in the caller's transaction.
+
+    Returns the number of the new revision.
+    """
     model = session.get_one(ModelRow, model_id)
     assert model.revision is not None
     lower_id = vaults.record(session, lower)
@@ -300,9 +307,9 @@ def publish_revision(
 
 
 def shred_revisions_before(session: Session, model_id: str, number: int) -> tuple[list[int], list[str]]:
-    """In the caller's transaction: destroys the keys of older lower parts, which serve no more.
+    """Destroy the keys of older lower parts, which are no longer in service, in the caller's transaction.
 
-    Returns the revisions that were still there, and the vault names to remove after the transaction.
+    Returns the numbers of the destroyed revisions, and the names of vault objects to delete after the transaction.
     """
     query = sa.select(RevisionRow).where(RevisionRow.model_id == model_id, RevisionRow.number < number)
     older = [
@@ -314,5 +321,5 @@ def shred_revisions_before(session: Session, model_id: str, number: int) -> tupl
 
 
 def bump_generation(session: Session, model_id: str) -> None:
-    """In the caller's transaction: what the model may answer has changed."""
+    """Record that the model may answer differently from now on, in the caller's transaction."""
     session.execute(sa.update(ModelRow).where(ModelRow.id == model_id).values(generation=ModelRow.generation + 1))

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.base.database import Base, new_id, now
 
-Original = Literal["seal", "destroy"]  # what becomes of networks that know what is deposited
+Original = Literal["seal", "destroy"]  # what happens to networks that know deposited classes
 
 
 class ModelRow(Base):
-    """A registered classifier. `revision` is what serves (none before the weights are there); `generation` counts
-    every change of what the model may answer, so that replicas see it with one indexed read."""
+    """A registered classifier. `revision` is the one in service (None until the model has weights). `generation` counts
+    the changes to what the model may answer, so that replicas notice them with one indexed read."""
 
     __tablename__ = "models"
 
@@ -35,7 +35,7 @@ class ModelRow(Base):
 
 
 class ModelClassRow(Base):
-    """A class of a model and, where it is deposited, the deposit that holds it."""
+    """A class of a model and, if it is deposited, the deposit that holds it."""
 
     __tablename__ = "model_classes"
 
@@ -46,7 +46,7 @@ class ModelClassRow(Base):
 
 
 class RevisionRow(Base):
-    """A lower part that serves or served: 0 is the original's, each deposit adds one."""
+    """A lower part that is or was in service. 0 is the original network's; each deposit adds one."""
 
     __tablename__ = "revisions"
 

@@ -29,7 +29,7 @@ def restore(session: Session, actor: Actor, deposit_id: str, reason: str) -> Dep
         model, row = _restorable(session, deposit_id)
         if model.needs_second_person:
             wish = {"deposit": deposit_id}
-            return second_person.ask(session, actor, model.id, model.name, Act.RESTORE, wish, reason)
+            return second_person.request_approval(session, actor, model.id, model.name, Act.RESTORE, wish, reason)
         _restore(session, model, row, actor.name, actor.name, reason)
     return row
 

@@ -9,21 +9,21 @@ from app.second_person.service import Act, ApprovalRow, ApprovalState, state
 
 
 class Approval(BaseModel):
-    """What somebody asked for, and what somebody else decided."""
+    """A request for approval, and the decision."""
 
     id: str
     model: str
     act: Act
-    wish: dict[str, Any] = Field(description="All that was asked for.")
+    wish: dict[str, Any] = Field(description="Everything that was requested.")
     reason: str
     state: ApprovalState
     requested_at: datetime
     requested_by: str
-    expires_at: datetime = Field(description="Until then somebody with another key may approve it.")
+    expires_at: datetime = Field(description="Somebody with another key may approve it until then.")
     decided_at: datetime | None
     decided_by: str | None
     decision_reason: str | None
-    result_id: str | None = Field(description="What the approved act made: the withdrawal, or what it changed.")
+    result_id: str | None = Field(description="Id of the result: the new withdrawal, or the thing that was changed.")
 
     @classmethod
     def from_row(cls, row: ApprovalRow, model_name: str) -> "Approval":
@@ -32,8 +32,8 @@ class Approval(BaseModel):
 
 
 class ApprovalRequest(PageRequest):
-    model: Id | None = Field(None, description="Only of this model.")
-    waiting: bool = Field(False, description="Only those that wait for a decision.")
+    model: Id | None = Field(None, description="Only requests for this model.")
+    waiting: bool = Field(False, description="Only requests that wait for a decision.")
 
 
 class Refusal(BaseModel):

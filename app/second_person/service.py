@@ -1,4 +1,4 @@
-"""The rule of two: what one person asks for, another one approves. Which acts need it, their own services say."""
+"""The rule of two: one person requests an act, another person approves it. Each act's own service applies the rule."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,7 +16,7 @@ from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
 from app.second_person.tables import ApprovalRow as ApprovalRow
 
-WAITS = timedelta(days=7)
+APPROVAL_PERIOD = timedelta(days=7)
 
 
 class Act(StrEnum):
@@ -46,23 +46,23 @@ class UnknownApproval(Problem):
 
 
 class OwnRequest(Problem):
-    status, slug, title = 403, "own-request", "Nobody approves their own request"
+    status, slug, title = 403, "own-request", "You cannot approve your own request"
 
 
 class RequesterGone(Problem):
-    status, slug, title = 409, "requester-gone", "Who asked for it may not ask any more"
+    status, slug, title = 409, "requester-gone", "The requester's key is no longer valid"
 
 
 class AlreadyDecided(Problem):
-    status, slug, title = 409, "already-decided", "The request waits no longer"
+    status, slug, title = 409, "already-decided", "The request is no longer waiting for approval"
 
 
-def ask(
+def request_approval(
     session: Session, actor: Actor, model_id: str, model_name: str, act: Act, wish: dict[str, Any], reason: str
 ) -> ApprovalRow:
-    """In the caller's transaction: leaves the wish for somebody else to approve.
+    """Store a request for somebody else to approve, in the caller's transaction.
 
-    wish: JSON of all that was asked for.
+    wish: everything that was requested, as JSON.
     """
     row = ApprovalRow(
         id=new_id(),
@@ -73,7 +73,7 @@ def ask(
         requested_at=now(),
         requested_by=actor.name,
         requested_key_id=actor.key_id,
-        expires_at=now() + WAITS,
+        expires_at=now() + APPROVAL_PERIOD,
     )
     session.add(row)
     session.flush()
@@ -82,9 +82,10 @@ def ask(
 
 
 def approve(session: Session, actor: Actor, approval_id: str, act: Act, model_name: str) -> ApprovalRow:
-    """In the transaction that carries the act out: only one that is the second person's own, and only once.
+    """Approve a request, once, in the transaction that carries out the act.
 
-    The caller sets `result_id`. Raises `UnknownApproval`, `Forbidden`, `OwnRequest`, `AlreadyDecided`.
+    The caller sets `result_id`.
+    Raises `UnknownApproval`, `Forbidden`, `OwnRequest`, `AlreadyDecided`, `RequesterGone`.
     """
     row = get(session, approval_id)
     assert row.act == act
@@ -95,20 +96,25 @@ def approve(session: Session, actor: Actor, approval_id: str, act: Act, model_na
 
 
 def demand_approver(session: Session, actor: Actor, row: ApprovalRow) -> None:
-    """Raises `Forbidden`, `OwnRequest`, `AlreadyDecided`, `RequesterGone`."""
+    """Check that the actor may approve the request.
+
+    Raises `Forbidden`, `OwnRequest`, `AlreadyDecided`, `RequesterGone`.
+    """
     demand(actor, ROLES[Act(row.act)])
     if row.requested_key_id == actor.key_id:
-        raise OwnRequest(f"'{actor.name}' asked for this itself; somebody else approves it, with another key.")
+        raise OwnRequest(f"'{actor.name}' made this request. Somebody else must approve it, with another key.")
     if actor.key_created_at and actor.key_created_at > row.requested_at:
-        raise OwnRequest(f"key '{actor.name}' is younger than the request; it takes a key that was there before.")
+        raise OwnRequest(f"Key '{actor.name}' is newer than the request. Approve it with a key that is older.")
     if state(row) != ApprovalState.WAITING:
-        raise _decided(row)
+        raise _already_decided(row)
     if not access.is_valid(session, row.requested_key_id):
-        raise RequesterGone("the key that asked for this is revoked or has ended; refuse it, and ask anew.")
+        raise RequesterGone(
+            "The key that made this request was revoked or has expired. Refuse the request, and send a new one."
+        )
 
 
 def refuse(session: Session, actor: Actor, approval_id: str, model_name: str, reason: str) -> ApprovalRow:
-    """Ends a request; whoever made it may take it back so, too.
+    """Refuse a request. The requester may also cancel it this way.
 
     Raises `UnknownApproval`, `Forbidden`, `AlreadyDecided`.
     """
@@ -121,18 +127,17 @@ def refuse(session: Session, actor: Actor, approval_id: str, model_name: str, re
 
 
 def _decide(session: Session, actor: Actor, row: ApprovalRow, decision: ApprovalState, reason: str | None) -> None:
-    waits = ApprovalRow.id == row.id, ApprovalRow.decision.is_(None), ApprovalRow.expires_at > now()
-    decided = sa.update(ApprovalRow).where(*waits)
+    is_waiting = ApprovalRow.id == row.id, ApprovalRow.decision.is_(None), ApprovalRow.expires_at > now()
     values = {"decision": decision, "decided_at": now(), "decided_by": actor.name, "decision_reason": reason}
-    won = changes(session, decided.values(**values))
+    is_first = changes(session, sa.update(ApprovalRow).where(*is_waiting).values(**values))
     session.refresh(row)
-    if not won:
-        raise _decided(row)
+    if not is_first:
+        raise _already_decided(row)
 
 
-def _decided(row: ApprovalRow) -> AlreadyDecided:
+def _already_decided(row: ApprovalRow) -> AlreadyDecided:
     by = f" by {row.decided_by}" if row.decided_by else ""
-    return AlreadyDecided(f"request '{row.id}' is {state(row)}{by}; ask anew where it is still wanted.")
+    return AlreadyDecided(f"Request '{row.id}' is {state(row)}{by}. Send a new request if it is still needed.")
 
 
 def _record(session: Session, actor: Actor, action: str, model: str, row: ApprovalRow, reason: str | None) -> None:
@@ -147,22 +152,22 @@ def state(row: ApprovalRow) -> ApprovalState:
 
 
 def forget_model(session: Session, model_id: str) -> None:
-    """In the transaction that removes the model."""
+    """Delete a model's requests, in the transaction that removes the model."""
     session.execute(sa.delete(ApprovalRow).where(ApprovalRow.model_id == model_id))
 
 
 def get(session: Session, approval_id: str) -> ApprovalRow:
-    """Raises `UnknownApproval`."""
+    """The request with this id. Raises `UnknownApproval`."""
     row = session.get(ApprovalRow, approval_id)
     if row is None:
-        raise UnknownApproval(f"there is no request '{approval_id[:64]}' for approval; `GET /v1/approvals` lists them.")
+        raise UnknownApproval(f"There is no request for approval '{approval_id[:64]}'. `GET /v1/approvals` lists them.")
     return row
 
 
 def list_all(
     session: Session, page: PageRequest, model_id: str | None, is_waiting: bool
 ) -> tuple[Sequence[ApprovalRow], str | None]:
-    """Newest first; of one model, and those that wait alone, where it is asked for."""
+    """Requests, newest first. model_id: only requests for this model. is_waiting: only requests without a decision."""
     query = sa.select(ApprovalRow)
     if model_id:
         query = query.where(ApprovalRow.model_id == model_id)

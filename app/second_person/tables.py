@@ -1,4 +1,4 @@
-"""Acts that wait for a second person."""
+"""Requests for approval by a second person."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from app.base.database import Base, new_id, now
 
 
 class ApprovalRow(Base):
-    """What somebody asked for and somebody else is to approve. `wish` is all that was asked for."""
+    """A request that somebody else must approve. `wish` is everything that was requested."""
 
     __tablename__ = "approvals"
 

@@ -64,7 +64,9 @@ def open(session: Session, actor: Actor, asked: WithdrawalCreate) -> WithdrawalR
         model, rows = _lendable(session, asked)
         if model.needs_second_person:
             wish = asked.model_dump(mode="json")
-            return second_person.ask(session, actor, model.id, model.name, Act.WITHDRAW, wish, asked.reason)
+            return second_person.request_approval(
+                session, actor, model.id, model.name, Act.WITHDRAW, wish, asked.reason
+            )
         return _open(session, model, rows, asked, actor.name, None)
 
 

@@ -8,7 +8,7 @@ def by_name(client: Client) -> dict[str, dict[str, object]]:
     return {item["name"]: dict(item) for item in client.classes("birds")}
 
 
-def test_every_class_says_its_state_since_when_by_whom_and_why(service: Service) -> None:
+def test_every_class_has_its_state_with_time_actor_and_reason(service: Service) -> None:
     service.register()
     service.operator.upload_dataset(
         "birds", service.archive(["auk", "dodo", "emu", "heron", "kiwi"], 3), purpose="evaluation"
@@ -40,6 +40,6 @@ def test_every_class_says_its_state_since_when_by_whom_and_why(service: Service)
     assert by_name(service.reader)["auk"]["state"] == "deposited"
 
 
-def test_classes_of_an_unknown_model_are_a_problem(service: Service) -> None:
-    with pytest.raises(LirfError, match="there is no model 'birds'"):
+def test_listing_the_classes_of_an_unknown_model_is_a_problem(service: Service) -> None:
+    with pytest.raises(LirfError, match="There is no model 'birds'"):
         service.reader.classes("birds")

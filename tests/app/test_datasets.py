@@ -15,9 +15,9 @@ def vault_files(service: Service) -> list[Path]:
 
 def test_an_archive_becomes_a_data_set_with_counts(service: Service) -> None:
     service.register()
-    made = service.operator.upload_dataset("birds", service.archive(["dodo", "auk"], 3), purpose="evaluation")
-    assert made["counts"] == {"auk": 3, "dodo": 3}
-    assert made["purpose"] == "evaluation"
+    dataset = service.operator.upload_dataset("birds", service.archive(["dodo", "auk"], 3), purpose="evaluation")
+    assert dataset["counts"] == {"auk": 3, "dodo": 3}
+    assert dataset["purpose"] == "evaluation"
 
 
 def test_stored_images_are_not_readable_on_disk(service: Service) -> None:
@@ -69,7 +69,7 @@ def test_unreadable_images_are_named_in_the_problem(service: Service) -> None:
     assert problem.members["unreadable_total"] == 30
 
 
-def test_an_archive_over_the_limit_is_cut_off(service: Service) -> None:
+def test_an_archive_over_the_limit_is_refused(service: Service) -> None:
     service.register()
     service.settings.max_archive_bytes = 500
     with pytest.raises(LirfError, match="larger than the 500 bytes") as caught:
@@ -77,10 +77,10 @@ def test_an_archive_over_the_limit_is_cut_off(service: Service) -> None:
     assert caught.value.status == 413
 
 
-def test_a_model_without_weights_takes_no_data(service: Service) -> None:
+def test_a_model_without_weights_accepts_no_data(service: Service) -> None:
     preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
     architecture = {"name": "resnet18-small"}
     service.operator.register_model("bare", architecture=architecture, classes=["a", "b"], preprocessing=preprocessing)
-    with pytest.raises(LirfError, match="model 'bare' has no weights yet") as caught:
+    with pytest.raises(LirfError, match="Model 'bare' has no weights yet") as caught:
         service.operator.upload_dataset("bare", service.archive(["auk"]))
     assert caught.value.status == 409

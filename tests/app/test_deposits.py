@@ -69,7 +69,7 @@ def test_senseless_requests_are_problems(service: Service) -> None:
     assert (everything.status, everything.type) == (422, "urn:lirf:problem:nothing-preserved")
     assert refusal(service, ["auk"], reason="").status == 422
     assert "epochs" in refusal(service, ["auk"], config={"epochs": 0}).detail
-    with pytest.raises(LirfError, match="there is no data set"):
+    with pytest.raises(LirfError, match="There is no data set"):
         service.operator.request_deposit("birds", "nonsense", reason="r")
     assert service.reader.deposits("birds") == []
 

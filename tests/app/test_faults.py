@@ -1,4 +1,4 @@
-"""Faults met in reviews and attacks, each once a failing test."""
+"""Faults that reviews and attacks found. Each one began as a failing test."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -181,13 +181,13 @@ def test_unused_data_set_can_be_discarded_and_a_used_one_cannot(service: Service
     dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
     service.operator.discard_dataset("birds", dataset["id"])
     assert vault_files(service) == before
-    service.operator.discard_dataset("birds", dataset["id"])  # again: nothing happens
+    service.operator.discard_dataset("birds", dataset["id"])  # discarding it again does nothing
     held_out = service.operator.upload_dataset("birds", service.archive(["emu"]), purpose="evaluation")
     service.queue(["auk"])
     with pytest.raises(LirfError, match=r"An unfinished deposit uses data set '.*'. Cancel that deposit first."):
         service.operator.discard_dataset("birds", held_out["id"])
     service.register("others", seed=1)
-    with pytest.raises(LirfError, match="is of another model"):
+    with pytest.raises(LirfError, match="belongs to another model"):
         service.operator.discard_dataset("others", held_out["id"])
 
 

@@ -1,4 +1,4 @@
-"""A request that is sent again with its idempotency key is answered as the first time, and changes nothing."""
+"""A repeated request with an idempotency key gets its first answer again and changes nothing."""
 
 import uuid
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from app.access.service import Role
-from app.api import idempotent_route as repetition
+from app.api import idempotent_route
 from app.base.database import now
 from app.idempotency import service as idempotency
 from lirf_client import LirfError
@@ -50,7 +50,7 @@ def assert_replayed(first: httpx.Response, second: httpx.Response) -> None:
     assert second.headers["idempotent-replayed"] == "true"
 
 
-def test_the_same_key_and_body_make_one_deposit(service: Service, post: Post) -> None:
+def test_the_same_key_and_body_create_one_deposit(service: Service, post: Post) -> None:
     service.register()
     body, key = deposit_body(service, ["auk"]), new_key()
     first, second = (post("/v1/models/birds/deposits", key, json=body) for _ in range(2))
@@ -65,19 +65,19 @@ def test_every_kind_of_change_is_made_once(service: Service, post: Post) -> None
     service.register()
     deposit_id = service.deposit(["auk"])
     archive = service.archive(["emu"]).read_bytes()
-    asked: list[tuple[str, dict[str, Any]]] = [
+    requests: list[tuple[str, dict[str, Any]]] = [
         ("/v1/keys", {"json": {"name": "shop", "roles": []}}),
         ("/v1/models/birds/datasets?purpose=deposit", {"content": archive}),
         ("/v1/withdrawals", {"json": {"deposits": [deposit_id], "holder": "shop", "reason": "licence renewed"}}),
     ]
     events = len(list(service.auditor.audit_events()))
-    for path, options in asked:
+    for path, options in requests:
         key = new_key()
         assert_replayed(*(post(path, key, **options) for _ in range(2)))
-    assert len(list(service.auditor.audit_events())) == events + len(asked)
+    assert len(list(service.auditor.audit_events())) == events + len(requests)
 
 
-def test_another_body_path_or_query_is_refused(service: Service, post: Post) -> None:
+def test_a_key_with_another_body_path_or_query_is_refused(service: Service, post: Post) -> None:
     service.register()
     key, other = new_key(), {"name": "other", "roles": []}
     assert post("/v1/keys", key, json={"name": "shop", "roles": []}).status_code == 201
@@ -90,12 +90,12 @@ def test_another_body_path_or_query_is_refused(service: Service, post: Post) -> 
         assert refused.status_code == 422
         assert refused.json()["type"].endswith(":idempotency-key-reused")
     every_key = service.administrator.keys
-    names = [made["name"] for made in every_key()]
+    names = [api_key["name"] for api_key in every_key()]
     assert names.count("shop") == 1
     assert "other" not in names
 
 
-def test_keys_of_different_senders_have_nothing_to_do_with_each_other(service: Service, post: Post) -> None:
+def test_keys_of_different_callers_are_independent(service: Service, post: Post) -> None:
     key = new_key()
     secrets = [service.key_of(name, Role.ADMINISTRATOR) for name in ("one", "two")]
     answers = [post("/v1/keys", key, secret, json={"name": "shop", "roles": []}) for secret in secrets]
@@ -103,27 +103,27 @@ def test_keys_of_different_senders_have_nothing_to_do_with_each_other(service: S
     assert answers[0].json()["key"] != answers[1].json()["key"]
 
 
-def test_a_key_opens_no_door_that_the_sender_has_no_role_for(service: Service, post: Post) -> None:
+def test_a_repeated_request_still_needs_the_role(service: Service, post: Post) -> None:
     key = new_key()
     assert post("/v1/keys", key, json={"name": "shop", "roles": []}).status_code == 201
     assert post("/v1/keys", key, service.key_of("nobody"), json={"name": "shop", "roles": []}).status_code == 403
     assert post("/v1/keys", key, "lirf_wrong_key", json={"name": "shop", "roles": []}).status_code == 401
 
 
-def test_sent_many_times_at_once_it_is_carried_out_once(service: Service, post: Post) -> None:
+def test_a_request_sent_many_times_at_once_is_carried_out_once(service: Service, post: Post) -> None:
     service.register()
     body, key = deposit_body(service, ["auk"]), new_key()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: post("/v1/models/birds/deposits", key, json=body), range(16)))
-    made = [answer for answer in answers if answer.status_code == 202]
-    assert {answer.json()["id"] for answer in made} == {service.reader.deposits("birds")[0]["id"]}
+    accepted = [answer for answer in answers if answer.status_code == 202]
+    assert {answer.json()["id"] for answer in accepted} == {service.reader.deposits("birds")[0]["id"]}
     assert len(service.reader.deposits("birds")) == 1
     others = {answer.json()["type"] for answer in answers if answer.status_code != 202}
     assert others <= {"urn:lirf:problem:idempotent-answer-missing"}
-    assert post("/v1/models/birds/deposits", key, json=body).json()["id"] == made[0].json()["id"]
+    assert post("/v1/models/birds/deposits", key, json=body).json()["id"] == accepted[0].json()["id"]
 
 
-def test_what_was_refused_may_be_sent_again(service: Service, post: Post) -> None:
+def test_a_refused_request_may_be_sent_again_with_its_key(service: Service, post: Post) -> None:
     service.register()
     key, body = new_key(), {"dataset_id": "not yet there", "reason": "licence ended"}
     assert post("/v1/models/birds/deposits", key, json=body).status_code == 404
@@ -131,11 +131,11 @@ def test_what_was_refused_may_be_sent_again(service: Service, post: Post) -> Non
     assert post("/v1/models/birds/deposits", key, json=body).status_code == 202
 
 
-def test_a_lost_answer_names_what_was_made(service: Service, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_answer_names_the_changed_thing(service: Service, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     service.register()
     body, key = deposit_body(service, ["auk"]), new_key()
     with monkeypatch.context() as patched:
-        patched.setattr(repetition, "_keep", lambda *_: None)  # as if the process had died before it
+        patched.setattr(idempotent_route, "_keep", lambda *_: None)  # as if the process had died first
         first = post("/v1/models/birds/deposits", key, json=body).json()
     again = post("/v1/models/birds/deposits", key, json=body)
     assert again.status_code == 409
@@ -143,7 +143,7 @@ def test_a_lost_answer_names_what_was_made(service: Service, post: Post, monkeyp
     assert len(service.reader.deposits("birds")) == 1
 
 
-def test_an_answer_that_cannot_be_kept_is_still_given(
+def test_an_answer_that_cannot_be_stored_is_still_sent(
     service: Service, post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -151,13 +151,13 @@ def test_an_answer_that_cannot_be_kept_is_still_given(
 
     key = new_key()
     with monkeypatch.context() as patched:
-        patched.setattr(idempotency, "keep", fails)
-        made = post("/v1/keys", key, json={"name": "shop", "roles": []})
-    assert made.status_code == 201
+        patched.setattr(idempotency, "store_answer", fails)
+        answer = post("/v1/keys", key, json={"name": "shop", "roles": []})
+    assert answer.status_code == 201
     assert post("/v1/keys", key, json={"name": "shop", "roles": []}).status_code == 409
 
 
-def test_an_answer_that_does_not_open_is_not_made_up(service: Service, post: Post) -> None:
+def test_a_damaged_stored_answer_is_reported_as_missing(service: Service, post: Post) -> None:
     key, body = new_key(), {"name": "shop", "roles": []}
     post("/v1/keys", key, json=body)
     with service.database.session() as session, session.begin():
@@ -165,20 +165,20 @@ def test_an_answer_that_does_not_open_is_not_made_up(service: Service, post: Pos
     assert post("/v1/keys", key, json=body).json()["type"].endswith(":idempotent-answer-missing")
 
 
-def test_kept_answers_are_sealed(service: Service, post: Post) -> None:
+def test_stored_answers_are_sealed(service: Service, post: Post) -> None:
     secret = post("/v1/keys", new_key(), json={"name": "shop", "roles": []}).json()["key"]
     with service.database.reading() as session:
-        kept = session.scalar(sa.text("SELECT answer FROM idempotency_keys"))
-    assert kept
-    assert secret.encode() not in bytes(kept)
-    assert secret.split("_", 2)[2].encode() not in bytes(kept)
+        answer = session.scalar(sa.text("SELECT answer FROM idempotency_keys"))
+    assert answer
+    assert secret.encode() not in bytes(answer)
+    assert secret.split("_", 2)[2].encode() not in bytes(answer)
 
 
-def test_after_a_day_a_key_is_new_again(service: Service, post: Post) -> None:
+def test_a_key_can_be_used_again_after_a_day(service: Service, post: Post) -> None:
     key, body = new_key(), {"name": "shop", "roles": []}
     first = post("/v1/keys", key, json=body).json()
     with service.database.session() as session, session.begin():
-        old = now() - idempotency.KEPT - timedelta(seconds=1)
+        old = now() - idempotency.RETENTION - timedelta(seconds=1)
         session.execute(sa.text("UPDATE idempotency_keys SET created_at = :old"), {"old": old})
     second = post("/v1/keys", key, json=body)
     assert second.status_code == 201
@@ -188,14 +188,14 @@ def test_after_a_day_a_key_is_new_again(service: Service, post: Post) -> None:
     assert_replayed(second, post("/v1/keys", key, json=body))
 
 
-def test_a_key_of_hostile_form_is_refused(post: Post) -> None:
+def test_a_malformed_key_is_refused(post: Post) -> None:
     for key in ("", "two words", "x" * 256):
         refused = post("/v1/keys", key, json={"name": "shop", "roles": []})
         assert refused.status_code == 400, key
         assert refused.json()["type"].endswith(":unfit-idempotency-key")
 
 
-def test_the_client_sends_again_what_a_broken_connection_left_open(
+def test_the_client_repeats_a_request_after_a_broken_connection(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.register()
@@ -215,6 +215,6 @@ def test_the_client_sends_again_what_a_broken_connection_left_open(
     assert len(service.reader.deposits("birds")) == 1
 
 
-def test_the_client_tells_of_a_refusal_at_once(service: Service) -> None:
-    with pytest.raises(LirfError, match="no model"):
+def test_the_client_reports_a_refusal_at_once(service: Service) -> None:
+    with pytest.raises(LirfError, match="There is no model"):
         service.operator.request_deposit("dodos", "x", reason="licence ended")

@@ -216,7 +216,7 @@ def test_a_user_of_the_provider_can_be_one_of_two_persons(service: Service, prov
     with pytest.raises(AwaitingApproval) as awaiting:
         Client(url, provider.token(jti="monday")).withdraw([deposit_id], holder="h", reason="r")
     approval = awaiting.value.approval
-    with pytest.raises(LirfError, match="asked for this itself"):
+    with pytest.raises(LirfError, match="made this request"):
         Client(url, provider.token(jti="tuesday")).approve(approval["id"])  # the same person with another token
     assert Client(url, provider.token(sub="bob")).approve(approval["id"])["decided_by"] == "oidc:bob"
 

@@ -28,11 +28,11 @@ def post(service: Service, body: object) -> httpx.Response:
     return HTTP.post(f"{service.url}/v1/models", json=body, headers=headers)
 
 
-def test_a_model_serves_once_its_weights_are_there(service: Service) -> None:
-    made = post(service, BODY)
-    assert made.status_code == 201
-    assert made.json()["state"] == "awaiting_weights"
-    with pytest.raises(LirfError, match=r"model 'birds' has no weights yet; send them with `PUT") as caught:
+def test_a_model_is_served_once_it_has_weights(service: Service) -> None:
+    answer = post(service, BODY)
+    assert answer.status_code == 201
+    assert answer.json()["state"] == "awaiting_weights"
+    with pytest.raises(LirfError, match=r"Model 'birds' has no weights yet\. Send them with `PUT") as caught:
         service.reader.predict("birds", service.weights())
     assert caught.value.status == 409
 
@@ -44,7 +44,7 @@ def test_a_model_serves_once_its_weights_are_there(service: Service) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": ["auk", "dodo", "auk", "emu", "kiwi"]}, "class names are doubled: 'auk'"),
+        ({"classes": ["auk", "dodo", "auk", "emu", "kiwi"]}, "class names are not unique: 'auk'"),
         ({"classes": ["auk"]}, "at least 2 items"),
         ({"classes": ["auk", "../dodo"]}, "should match pattern"),
         ({"name": "../birds"}, "should match pattern"),
@@ -70,7 +70,7 @@ def test_a_model_serves_once_its_weights_are_there(service: Service) -> None:
         ({"colour": "red"}, "Extra inputs"),
     ],
 )
-def test_a_description_that_cannot_be_is_a_problem(service: Service, change: dict[str, Any], message: str) -> None:
+def test_an_impossible_description_is_a_problem(service: Service, change: dict[str, Any], message: str) -> None:
     answer = post(service, {**BODY, **change})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -86,7 +86,7 @@ def test_a_description_that_cannot_be_is_a_problem(service: Service, change: dic
         ("vit_b_16", None, 48, {"width": 1.0, "image_size": 48}),
     ],
 )
-def test_the_split_is_of_the_architecture_and_a_vit_is_made_for_its_images(
+def test_the_split_defaults_to_the_architectures_and_a_vit_gets_the_image_size(
     service: Service, name: str, split: str | None, size: int, expected: dict[str, float]
 ) -> None:
     preprocessing = {"height": size, "width": size, "mean": [0.5], "std": [0.5]}
@@ -97,7 +97,7 @@ def test_the_split_is_of_the_architecture_and_a_vit_is_made_for_its_images(
     assert model["split"] == (split or default_split(name))
 
 
-def test_a_name_is_taken_once(service: Service) -> None:
+def test_a_name_can_be_used_only_once(service: Service) -> None:
     assert post(service, BODY).status_code == 201
     again = post(service, BODY)
     assert (again.status_code, again.json()["type"]) == (409, "urn:lirf:problem:name-taken")
@@ -151,35 +151,35 @@ def test_weights_that_cannot_be_used_leave_nothing_behind(
     assert not list(service.settings.spool.iterdir())
 
 
-def test_weights_larger_than_the_architecture_can_have_are_cut_off(service: Service, tmp_path: Path) -> None:
+def test_weights_larger_than_the_architecture_allows_are_refused(service: Service, tmp_path: Path) -> None:
     post(service, BODY)
     with pytest.raises(LirfError, match="is larger than the") as caught:
         service.operator.put_weights("birds", file_of(tmp_path / "w", bytes(20 << 20)))
     assert caught.value.status == 413
 
 
-def test_weights_are_given_once(service: Service) -> None:
+def test_weights_can_be_sent_only_once(service: Service) -> None:
     service.register()
-    with pytest.raises(LirfError, match="serves revision 0; register other weights under another name"):
+    with pytest.raises(LirfError, match=r"serves revision 0\. Register other weights under another name"):
         service.operator.put_weights("birds", service.weights(1))
 
 
-def test_a_registration_without_weights_can_be_taken_back(service: Service) -> None:
+def test_a_registration_without_weights_can_be_removed(service: Service) -> None:
     post(service, BODY)
     service.operator.remove_unfinished_model("birds")
     assert service.reader.models() == []
     service.register()
-    with pytest.raises(LirfError, match="only a registration without weights is removed"):
+    with pytest.raises(LirfError, match="Only a registration without weights can be removed"):
         service.operator.remove_unfinished_model("birds")
 
 
-def test_unknown_models_are_said_to_be_unknown(service: Service) -> None:
-    with pytest.raises(LirfError, match="there is no model 'dodos'; `GET /v1/models` lists them") as caught:
+def test_an_unknown_model_is_a_problem(service: Service) -> None:
+    with pytest.raises(LirfError, match=r"There is no model 'dodos'\. `GET /v1/models` lists the models") as caught:
         service.reader.model("dodos")
     assert caught.value.status == 404
 
 
-def test_a_large_json_body_is_cut_off(service: Service) -> None:
+def test_a_large_json_body_is_refused(service: Service) -> None:
     service.settings.max_body_bytes = 1000
     answer = post(service, {**BODY, "classes": ["x" * 190 + str(n) for n in range(10)]})
     assert answer.status_code == 413

@@ -1,4 +1,4 @@
-"""Where a model demands a second person, nothing is withdrawn, purged or loosened by one alone."""
+"""If a model demands a second person, nobody can withdraw, purge or loosen the policy alone."""
 
 import threading
 from datetime import timedelta
@@ -13,7 +13,7 @@ from lirf_client import Approval, AwaitingApproval, Client, LirfError
 from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
 
-REASON = "two see more than one"
+REASON = "four eyes see more than two"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def second(service: Service) -> Client:
     return Client(service.url, service.key_of("second", Role.ADMINISTRATOR))
 
 
-def ask_to_withdraw(service: Service, deposit_id: str, **options: float) -> Approval:
+def request_withdrawal(service: Service, deposit_id: str, **options: float) -> Approval:
     with pytest.raises(AwaitingApproval) as awaiting:
         service.custodian.withdraw([deposit_id], holder="press", reason="the fair", **options)  # type: ignore[arg-type]
     return awaiting.value.approval
@@ -49,37 +49,37 @@ def withdrawn(service: Service) -> list[str]:
 
 def test_a_withdrawal_waits_for_somebody_else(guarded: Service, second: Client) -> None:
     deposit_id = guarded.deposit(["auk"])
-    asked = ask_to_withdraw(guarded, deposit_id, expires_in_seconds=3600)
-    assert (asked["state"], asked["act"], asked["requested_by"]) == ("waiting", "withdraw", "custodian")
+    approval = request_withdrawal(guarded, deposit_id, expires_in_seconds=3600)
+    assert (approval["state"], approval["act"], approval["requested_by"]) == ("waiting", "withdraw", "custodian")
     assert withdrawn(guarded) == []
-    assert refusal(guarded.custodian, asked) == "own-request"
+    assert refusal(guarded.custodian, approval) == "own-request"
     assert withdrawn(guarded) == []
 
-    approved = second.approve(asked["id"])
+    approved = second.approve(approval["id"])
     assert (approved["state"], approved["decided_by"]) == ("approved", "second")
     assert withdrawn(guarded) == [approved["result_id"]]
     (opened,) = guarded.reader.withdrawals("birds")
     assert (opened["created_by"], opened["holder"]) == ("custodian", "press")
     (event,) = guarded.auditor.audit_events(action="withdrawal.opened")
     assert (event["actor"], event["details"]["requested_by"]) == ("second", "custodian")
-    actions = [event["action"] for event in guarded.auditor.audit_events(subject=asked["id"])]
+    actions = [event["action"] for event in guarded.auditor.audit_events(subject=approval["id"])]
     assert actions == ["approval.approved", "approval.requested"]
-    assert refusal(second, asked) == "already-decided"
+    assert refusal(second, approval) == "already-decided"
 
 
 def test_a_purge_waits_for_another_administrator(guarded: Service, second: Client) -> None:
     deposit_id = guarded.deposit(["auk"])
     with pytest.raises(AwaitingApproval) as awaiting:
         guarded.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
-    asked = awaiting.value.approval
+    approval = awaiting.value.approval
     assert guarded.reader.deposit(deposit_id)["state"] == "deposited"
-    assert refusal(guarded.custodian, asked) == "forbidden"
-    assert refusal(guarded.administrator, asked) == "own-request"
-    assert second.approve(asked["id"])["result_id"] == deposit_id
+    assert refusal(guarded.custodian, approval) == "forbidden"
+    assert refusal(guarded.administrator, approval) == "own-request"
+    assert second.approve(approval["id"])["result_id"] == deposit_id
     assert guarded.reader.deposit(deposit_id)["state"] == "purged"
 
 
-def test_nobody_loosens_the_rule_alone(guarded: Service, second: Client) -> None:
+def test_nobody_can_loosen_the_rule_alone(guarded: Service, second: Client) -> None:
     with pytest.raises(AwaitingApproval) as awaiting:
         guarded.administrator.change_policy("birds", reason=REASON, needs_second_person=False)
     assert guarded.reader.policy("birds")["needs_second_person"]
@@ -90,28 +90,28 @@ def test_nobody_loosens_the_rule_alone(guarded: Service, second: Client) -> None
 
 def test_a_refused_request_is_not_carried_out(guarded: Service, second: Client) -> None:
     deposit_id = guarded.deposit(["auk"])
-    refused, taken_back = (ask_to_withdraw(guarded, deposit_id) for _ in range(2))
+    refused, taken_back = (request_withdrawal(guarded, deposit_id) for _ in range(2))
     assert second.refuse(refused["id"], reason="no fair")["decision_reason"] == "no fair"
     guarded.custodian.refuse(taken_back["id"], reason="asked for by mistake")
-    for asked in (refused, taken_back):
-        assert refusal(second, asked) == "already-decided"
+    for approval in (refused, taken_back):
+        assert refusal(second, approval) == "already-decided"
     assert withdrawn(guarded) == []
     assert guarded.reader.approvals(model="birds", waiting=True) == []
     assert {item["state"] for item in guarded.reader.approvals()} == {"refused"}
 
 
-def test_a_request_that_nobody_approved_in_time_is_void(guarded: Service, second: Client) -> None:
-    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
+def test_a_request_that_nobody_approves_in_time_expires(guarded: Service, second: Client) -> None:
+    approval = request_withdrawal(guarded, guarded.deposit(["auk"]))
     with guarded.database.session() as session, session.begin():
         session.execute(sa.update(ApprovalRow).values(expires_at=now() - timedelta(seconds=1)))
-    assert refusal(second, asked) == "already-decided"
+    assert refusal(second, approval) == "already-decided"
     assert guarded.reader.approvals()[0]["state"] == "expired"
     assert withdrawn(guarded) == []
 
 
-def test_what_has_become_impossible_is_refused_and_still_waits(guarded: Service, second: Client) -> None:
+def test_an_act_that_became_impossible_is_refused_and_still_waits(guarded: Service, second: Client) -> None:
     deposit_id = guarded.deposit(["auk"])
-    to_withdraw = ask_to_withdraw(guarded, deposit_id)
+    to_withdraw = request_withdrawal(guarded, deposit_id)
     with pytest.raises(AwaitingApproval) as awaiting:
         guarded.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     second.approve(awaiting.value.approval["id"])
@@ -119,14 +119,14 @@ def test_what_has_become_impossible_is_refused_and_still_waits(guarded: Service,
     assert guarded.reader.approvals(waiting=True)[0]["id"] == to_withdraw["id"]
 
 
-def test_of_many_that_approve_at_once_one_does(guarded: Service) -> None:
+def test_only_one_of_many_concurrent_approvals_succeeds(guarded: Service) -> None:
     clients = [Client(guarded.url, guarded.key_of(f"c{number}", Role.CUSTODIAN)) for number in range(5)]
-    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
+    approval = request_withdrawal(guarded, guarded.deposit(["auk"]))
     outcomes: list[str] = []
 
     def approve(client: Client) -> None:
         try:
-            client.approve(asked["id"])
+            client.approve(approval["id"])
             outcomes.append("approved")
         except LirfError as refused:
             outcomes.append(refused.type.removeprefix("urn:lirf:problem:"))
@@ -140,25 +140,25 @@ def test_of_many_that_approve_at_once_one_does(guarded: Service) -> None:
     assert len(withdrawn(guarded)) == 1
 
 
-def test_a_key_that_is_made_for_it_does_not_approve(guarded: Service) -> None:
-    asked = ask_to_withdraw(guarded, guarded.deposit(["auk"]))
-    made = guarded.administrator.create_key("accomplice", ["administrator"])
-    assert refusal(Client(guarded.url, made["key"]), asked) == "own-request"
+def test_a_key_created_after_the_request_cannot_approve_it(guarded: Service) -> None:
+    approval = request_withdrawal(guarded, guarded.deposit(["auk"]))
+    key = guarded.administrator.create_key("accomplice", ["administrator"])
+    assert refusal(Client(guarded.url, key["key"]), approval) == "own-request"
     assert withdrawn(guarded) == []
 
 
-def test_what_a_revoked_key_asked_for_is_not_approved(guarded: Service, second: Client) -> None:
+def test_the_request_of_a_revoked_key_cannot_be_approved(guarded: Service, second: Client) -> None:
     deposit_id = guarded.deposit(["auk"])
-    made = guarded.administrator.create_key("stolen", ["custodian"])
+    key = guarded.administrator.create_key("stolen", ["custodian"])
     with pytest.raises(AwaitingApproval) as awaiting:
-        Client(guarded.url, made["key"]).withdraw([deposit_id], holder="thief", reason="none")
-    guarded.administrator.revoke_key(made["id"])
+        Client(guarded.url, key["key"]).withdraw([deposit_id], holder="thief", reason="none")
+    guarded.administrator.revoke_key(key["id"])
     assert refusal(second, awaiting.value.approval) == "requester-gone"
     second.refuse(awaiting.value.approval["id"], reason="the key was stolen")
     assert withdrawn(guarded) == []
 
 
-def test_a_model_without_weights_is_removed_with_what_waits_for_approval(service: Service) -> None:
+def test_removing_a_model_without_weights_removes_its_requests_for_approval(service: Service) -> None:
     preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
     architecture = {"name": "resnet18-small", "width": 0.25}
     classes = ["auk", "emu"]
@@ -170,24 +170,24 @@ def test_a_model_without_weights_is_removed_with_what_waits_for_approval(service
     assert service.reader.approvals() == []
 
 
-def test_a_policy_is_changed_by_who_has_seen_it(service: Service) -> None:
+def test_a_policy_can_be_changed_only_with_its_current_etag(service: Service) -> None:
     service.register()
     headers = {"Authorization": f"Bearer {service.key_of('boss', Role.ADMINISTRATOR)}"}
     url = f"{service.url}/v1/models/birds/policy"
     body = {"original": "seal", "needs_second_person": True, "reason": REASON}
-    seen = HTTP.get(url, headers=headers).headers["ETag"]
+    read = HTTP.get(url, headers=headers).headers["ETag"]
     assert HTTP.put(url, headers=headers, json=body).status_code == 428
-    for unfit in ('"77"', "x", "*", f"W/{seen}", '"' + "9" * 30 + '"'):
-        assert HTTP.put(url, headers={**headers, "If-Match": unfit}, json=body).status_code == 412, unfit
+    for wrong in ('"77"', "x", "*", f"W/{read}", '"' + "9" * 30 + '"'):
+        assert HTTP.put(url, headers={**headers, "If-Match": wrong}, json=body).status_code == 412, wrong
     body["needs_second_person"] = False
-    changed = HTTP.put(url, headers={**headers, "If-Match": seen}, json=body)
+    changed = HTTP.put(url, headers={**headers, "If-Match": read}, json=body)
     assert changed.status_code == 200
-    assert changed.headers["ETag"] != seen
-    again = HTTP.put(url, headers={**headers, "If-Match": seen}, json=body)
+    assert changed.headers["ETag"] != read
+    again = HTTP.put(url, headers={**headers, "If-Match": read}, json=body)
     assert (again.status_code, again.json()["type"]) == (412, "urn:lirf:problem:policy-changed")
 
 
-def test_destroy_leaves_no_network_that_knows_what_is_deposited(service: Service) -> None:
+def test_destroy_leaves_no_network_that_knows_deposited_classes(service: Service) -> None:
     from tests.app.test_purges import objects
 
     service.register()

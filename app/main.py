@@ -37,7 +37,7 @@ from app.api.models import streaming
 from app.api.problems import ProblemDetails
 from app.api.purges import router as purges
 from app.api.rate_limit import RateLimit
-from app.api.request_log import Told
+from app.api.request_log import RequestLog
 from app.api.restorations import router as restorations
 from app.api.withdrawals import router as withdrawals
 from app.base.database import Database
@@ -60,17 +60,17 @@ Switch off what an image classifier knows of some classes, prove it, and switch 
 
 1. **Register** a model: `POST /v1/models`, then `PUT /v1/models/{name}/weights`.
 2. **Deposit**: upload images of the classes to forget (`POST /v1/models/{name}/datasets`), then
-   `POST /v1/models/{name}/deposits`, and follow it.
+   `POST /v1/models/{name}/deposits`, and follow its progress.
 3. **Withdraw** and **revoke**: `POST /v1/withdrawals`, `DELETE /v1/withdrawals/{id}`.
-   **Restore** a deposit, so that its classes answer for good: `POST /v1/deposits/{id}/restoration` (`DELETE` ends it);
-   **purge** it, so that they never do: `POST /v1/deposits/{id}/purge`.
-   Where the model's policy (`PUT /v1/models/{name}/policy`) demands a second person, these answer 202, and somebody
-   with another key approves: `POST /v1/approvals/{id}/approve`.
-4. **Ask**: `POST /v2/models/{name}/infer` (Open Inference Protocol), or an image at `/v1/models/{name}/predict`.
+   **Restore** a deposit to switch its classes back on for good: `POST /v1/deposits/{id}/restoration` (`DELETE` ends
+   that). **Purge** it to destroy its deposit module for good: `POST /v1/deposits/{id}/purge`.
+   If the model's policy (`PUT /v1/models/{name}/policy`) demands a second person, these requests get 202, and somebody
+   with another key must approve them: `POST /v1/approvals/{id}/approve`.
+4. **Predict**: `POST /v2/models/{name}/infer` (Open Inference Protocol), or an image at `/v1/models/{name}/predict`.
 
-Every route but health and this description needs an API key: `Authorization: Bearer lirf_...`.
-Errors are [problem details](https://www.rfc-editor.org/rfc/rfc9457) with a stable `type` and what to do.
-A POST with an `Idempotency-Key` may be sent again: what it changed is changed once, and answered alike for a day.
+Every route except health and this description needs an API key: `Authorization: Bearer lirf_...`.
+Errors are [problem details](https://www.rfc-editor.org/rfc/rfc9457) with a stable `type` and advice on what to do.
+You can safely repeat a POST that has an `Idempotency-Key`: for a day, it gets its first answer and changes nothing.
 """
 
 
@@ -146,7 +146,7 @@ def routes() -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(problems.RefuseNul)
-    app.add_middleware(Told)
+    app.add_middleware(RequestLog)
     # Before the console's pages, of which one is for all other paths.
     app.mount("/console/static", StaticFiles(directory=CONSOLE / "static"))
     for router in ROUTERS:

@@ -1,4 +1,4 @@
-"""Alembic migrations. `lirf migrate` brings a database to the newest schema; `lirf up` does so by itself."""
+"""Alembic migrations. `lirf migrate` brings a database to the newest schema; `lirf up` does so automatically."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from app.base.database import Database
 
 
 def upgrade(database: Database) -> None:
-    """Brings the database to the newest schema."""
+    """Bring the database to the newest schema."""
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     with database.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""Runs on the connection that `migrations.upgrade` gives, or on `LIRF_DATABASE_URL` for alembic's own command."""
+"""Runs on the connection from `migrations.upgrade`, or on `LIRF_DATABASE_URL` for the `alembic` command."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from migrations.tables import metadata
 
 
 def render(kind: str, item: Any, autogen_context: Any) -> str | Literal[False]:
-    """Migrations outlive the code: they name SQLAlchemy's types, not ours."""
+    """Write SQLAlchemy's types into migrations, not ours: migrations outlive the code."""
     return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
 
 
@@ -21,9 +21,9 @@ def migrate(connection: sa.Connection) -> None:
         context.run_migrations()
 
 
-given = context.config.attributes.get("connection")
-if given is not None:
-    migrate(given)
+connection = context.config.attributes.get("connection")
+if connection is not None:
+    migrate(connection)
 else:
-    with Database(Settings().database).engine.begin() as own:
-        migrate(own)
+    with Database(Settings().database).engine.begin() as new_connection:
+        migrate(new_connection)

@@ -1,4 +1,4 @@
-"""Every table, for migrations: importing this fills `metadata`."""
+"""All tables, for migrations. Importing this module fills `metadata`."""
 
 from app.access import tables as _access
 from app.audit import tables as _audit

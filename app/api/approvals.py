@@ -22,14 +22,14 @@ from app.second_person.schemas import Approval, ApprovalRequest, Refusal
 from app.second_person.service import ApprovalRow
 
 AWAITS_APPROVAL: dict[int | str, dict[str, Any]] = {
-    202: {"model": Approval, "description": "The model demands a second person: the request waits for approval."}
+    202: {"model": Approval, "description": "The model demands a second person, so the request waits for approval."}
 }
 
 router = APIRouter(prefix="/v1/approvals", tags=["approvals"], route_class=LimitedRoute)
 
 
 def awaiting(row: ApprovalRow, model_name: str, response: Response) -> Approval:
-    """Makes the answer one of 202, with where to look for the decision."""
+    """Turn the answer into a 202 whose `Location` shows the decision."""
     response.status_code = 202
     response.headers["Location"] = f"/v1/approvals/{row.id}"
     return Approval.from_row(row, model_name)
@@ -41,7 +41,7 @@ def _approval(session: Session, row: ApprovalRow) -> Approval:
 
 @router.get("")
 def list_approvals(actor: AnyKey, session: ReadingDep, query: Annotated[ApprovalRequest, Query()]) -> Page[Approval]:
-    """Requests for approval, newest first, decided ones too."""
+    """List requests for approval, newest first, including decided ones."""
     model_id = registry.get(session, query.model).id if query.model else None
     rows, cursor = second_person.list_all(session, query, model_id, query.waiting)
     return Page(items=[_approval(session, row) for row in rows], next_cursor=cursor)
@@ -49,7 +49,7 @@ def list_approvals(actor: AnyKey, session: ReadingDep, query: Annotated[Approval
 
 @router.get("/{approval_id}")
 def get_approval(approval_id: str, actor: AnyKey, session: ReadingDep) -> Approval:
-    """One request for approval."""
+    """Show a request for approval."""
     return _approval(session, second_person.get(session, approval_id))
 
 
@@ -63,7 +63,7 @@ def approve(
     settings: SettingsDep,
     engine: EngineDep,
 ) -> Approval:
-    """Carry out what somebody else asked for: custodians what they may do, administrators also a purge or a policy."""
+    """Approve and carry out somebody else's request. Only an administrator may approve a purge or a policy change."""
     row = service.carry_out(session, database, vault, settings, engine, actor, approval_id)
     with session.begin():
         return _approval(session, row)
@@ -71,7 +71,7 @@ def approve(
 
 @router.post("/{approval_id}/refuse")
 def refuse(approval_id: str, body: Refusal, actor: Custodian, session: SessionDep) -> Approval:
-    """End a request without carrying it out; also one's own."""
+    """Refuse a request, which ends it. This also cancels your own request."""
     row = service.refuse(session, actor, approval_id, body.reason)
     with session.begin():
         return _approval(session, row)

@@ -9,5 +9,5 @@ router = APIRouter(prefix="/v1/models/{name}/classes", tags=["models"])
 
 @router.get("")
 def list_classes(name: str, actor: AnyKey, session: ReadingDep) -> ModelClasses:
-    """Every class: its state, since when, by whom, why, and the accuracy before and after."""
+    """List a model's classes: each one's state, since when, by whom and why, and its accuracy before and after."""
     return ModelClasses(model=name, classes=[ModelClass.model_validate(item) for item in service.report(session, name)])

@@ -33,10 +33,10 @@ async def upload_dataset(
     decoders: DecodersDep,
     settings: SettingsDep,
 ) -> Dataset:
-    """A zip of class folders with PNG or JPEG images (`curl --data-binary @images.zip`).
+    """Upload a zip of class folders with PNG or JPEG images (`curl --data-binary @images.zip`).
 
-    `purpose=deposit`: images of the classes to forget, nothing else. `purpose=evaluation`: held-out images of any
-    class, on which accuracy is measured before and after.
+    `purpose=deposit`: images of the classes to forget, and no others. `purpose=evaluation`: held-out images of any
+    class, to measure accuracy before and after.
     """
     async with streamed_to_file(request, settings.spool, settings.max_archive_bytes) as file:
         row = await run_in_threadpool(service.upload, session, vault, decoders, actor, name, purpose, file)
@@ -45,7 +45,7 @@ async def upload_dataset(
 
 @router.get("")
 def list_datasets(name: str, actor: Operator, session: ReadingDep, page: PageQuery) -> Page[Dataset]:
-    """The model's data sets, newest first."""
+    """List a model's data sets, newest first."""
     rows, cursor = service.list_of_model(session, name, page)
     return Page(items=[Dataset.model_validate(row) for row in rows], next_cursor=cursor)
 

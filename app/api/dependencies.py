@@ -1,6 +1,6 @@
-"""What routes ask for: a session, the vault, and an actor with the role the route needs.
+"""What routes depend on: a session, the vault, an actor with the right role, and so on.
 
-What does not wait is `async`, since FastAPI would give it a thread.
+Functions that do not block are `async`, since FastAPI would run them in a thread otherwise.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,7 +22,7 @@ from app.jobs.doorbell import Doorbell
 from app.vault.service import Vault
 from lirf_core.images.decoding import Decoders
 
-_bearer = HTTPBearer(auto_error=False, description="An API key, `lirf_...`, or a token of the identity provider.")
+_bearer = HTTPBearer(auto_error=False, description="An API key (`lirf_...`) or a token from the identity provider.")
 
 
 async def get_settings(request: Request) -> Settings:
@@ -88,14 +88,14 @@ AnyKey = Annotated[Actor, Depends(_authenticated)]
 
 
 def with_role(who: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:
-    """The actor that `who` finds, with one of the roles."""
-    found = Depends(who)
+    """The actor that `who` returns, which must have one of the roles."""
+    dependency = Depends(who)
 
-    async def demanded(actor: Actor = found) -> Actor:
+    async def actor_with_role(actor: Actor = dependency) -> Actor:
         demand(actor, *roles)
         return actor
 
-    return Depends(demanded)
+    return Depends(actor_with_role)
 
 
 Operator = Annotated[Actor, with_role(_authenticated, Role.OPERATOR)]

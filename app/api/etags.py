@@ -1,14 +1,14 @@
-"""Versions as ETags (RFC 9110): who changes something says which version of it they have seen."""
+"""Versions as ETags (RFC 9110). A change must name the version that it is based on."""
 
 from app.base.errors import Problem
 
 
 class VersionMissing(Problem):
-    status, slug, title = 428, "version-missing", "The change does not say what it changes"
+    status, slug, title = 428, "version-missing", "The change does not name a version"
 
 
 class VersionUnknown(Problem):
-    status, slug, title = 412, "version-unknown", "No version has this ETag"
+    status, slug, title = 412, "version-unknown", "The ETag does not name a version"
 
 
 def etag(version: int) -> str:
@@ -16,12 +16,12 @@ def etag(version: int) -> str:
 
 
 def version_of(if_match: str | None) -> int:
-    """Raises `VersionMissing`, `VersionUnknown`."""
+    """The version that an If-Match header names. Raises `VersionMissing`, `VersionUnknown`."""
     if if_match is None:
         raise VersionMissing(
-            "send the ETag that `GET` gave as If-Match, so that nobody's change is overwritten unseen."
+            "Send the ETag from `GET` as If-Match, so that you do not overwrite somebody else's change."
         )
     text = if_match.strip().strip('"')
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise VersionUnknown("If-Match is not an ETag that `GET` gave; read it again.")
+        raise VersionUnknown("If-Match must be the ETag from `GET`. Read the resource again.")
     return int(text)

@@ -10,22 +10,22 @@ router = APIRouter(prefix="/v2/health", tags=["health"])
 
 
 class NotReady(Problem):
-    status, slug, title = 503, "not-ready", "The service cannot work now"
+    status, slug, title = 503, "not-ready", "The service is not ready"
 
 
 @router.get("/live")
 def is_live() -> Health:
-    """The process answers."""
+    """Check that the process answers."""
     return Health()
 
 
 @router.get("/ready")
 def is_ready(database: DatabaseDep) -> Health:
-    """The database answers."""
+    """Check that the database answers."""
     try:
         with database.reading() as session:
             session.execute(sa.text("SELECT 1"))
     except sa.exc.SQLAlchemyError as error:
-        advice = "The database does not answer. Check that it is running and that LIRF_DATABASE_URL is right."
+        advice = "The database does not answer. Check that it is running and that LIRF_DATABASE_URL is correct."
         raise NotReady(advice, retry_after=RETRY_SECONDS) from error
     return Health()

@@ -9,7 +9,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-def tell_metrics(actor: AnyKey, request: Request) -> Response:
-    """What this server did and the state of the jobs, for Prometheus (give it a key as `authorization`)."""
+def get_metrics(actor: AnyKey, request: Request) -> Response:
+    """Metrics of this server and of all jobs, for Prometheus. Put an API key into its `authorization` setting."""
     metrics: Metrics = request.state.metrics
     return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)

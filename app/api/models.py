@@ -31,7 +31,7 @@ streaming = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.post("", status_code=201)
 def register_model(body: ModelCreate, actor: Operator, session: SessionDep) -> Model:
-    """Describe a classifier. Send its weights next."""
+    """Register a model by its description. Send its weights next."""
     row = service.register(
         session, actor, body.name, body.spec(), body.chosen_split(), body.classes, body.preprocessing.value()
     )
@@ -50,7 +50,7 @@ def register_model(body: ModelCreate, actor: Operator, session: SessionDep) -> M
 async def put_weights(
     name: str, request: Request, actor: Operator, session: SessionDep, vault: VaultDep, settings: SettingsDep
 ) -> Model:
-    """The weights as a safetensors file (`curl --upload-file weights.safetensors`). The model serves from then on."""
+    """Upload the weights as a safetensors file (`curl --upload-file weights.safetensors`). The model is then ready."""
     model = await run_in_threadpool(service.describe, session, name)
     async with streamed_to_file(request, settings.spool, max_file_bytes(service.spec_of(model))) as file:
         return Model.from_row(await run_in_threadpool(service.put_weights, session, vault, actor, name, file))
@@ -58,24 +58,24 @@ async def put_weights(
 
 @router.get("")
 def list_models(actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Model]:
-    """Models, newest first."""
+    """List models, newest first."""
     rows, cursor = service.list_models(session, page)
     return Page(items=[Model.from_row(row) for row in rows], next_cursor=cursor)
 
 
 @router.get("/{name}")
 def get_model(name: str, actor: AnyKey, session: ReadingDep) -> Model:
-    """One model."""
+    """Show a model."""
     return Model.from_row(service.get(session, name))
 
 
 @router.get("/{name}/policy")
 def get_policy(name: str, actor: AnyKey, session: ReadingDep, response: Response) -> Policy:
-    """What becomes of the original, and which acts need a second person; the ETag is wanted to change it."""
+    """Show the policy for older networks and for a second person. You need its ETag to change the policy."""
     return _policy(service.get(session, name), response)
 
 
-@router.put("/{name}/policy", responses=AWAITS_APPROVAL | {428: {"description": "The ETag of the policy is missing."}})
+@router.put("/{name}/policy", responses=AWAITS_APPROVAL | {428: {"description": "If-Match is missing."}})
 def put_policy(
     name: str,
     body: PolicyChange,
@@ -85,15 +85,15 @@ def put_policy(
     vault: VaultDep,
     engine: EngineDep,
     response: Response,
-    if_match: Annotated[str | None, Header(description="The ETag that `GET` gave.")] = None,
+    if_match: Annotated[str | None, Header(description="The ETag from `GET`.")] = None,
 ) -> Policy | Approval:
-    """Change the policy. `destroy` cannot be undone for what it destroys."""
-    wanted = policies.Policy(body.original, body.needs_second_person)
+    """Change the policy. Networks that `destroy` shreds cannot be restored."""
+    policy = policies.Policy(body.original, body.needs_second_person)
     try:
-        found = policies.change(session, database, vault, actor, name, version_of(if_match), wanted, body.reason)
+        result = policies.change(session, database, vault, actor, name, version_of(if_match), policy, body.reason)
     finally:
         engine.drop_shredded()
-    return awaiting(found, name, response) if isinstance(found, ApprovalRow) else _policy(found, response)
+    return awaiting(result, name, response) if isinstance(result, ApprovalRow) else _policy(result, response)
 
 
 def _policy(model: service.ModelRow, response: Response) -> Policy:
@@ -103,5 +103,5 @@ def _policy(model: service.ModelRow, response: Response) -> Policy:
 
 @router.delete("/{name}", status_code=204)
 def remove_unfinished_model(name: str, actor: Operator, session: SessionDep) -> None:
-    """Take back a registration that has no weights yet."""
+    """Remove a registration that has no weights yet."""
     service.remove_unfinished(session, actor, name)

@@ -1,4 +1,4 @@
-"""Each request: its id, its line in the log, its place in the metrics."""
+"""Gives each request an id, a line in the log and a count in the metrics."""
 
 import logging
 import time
@@ -12,11 +12,11 @@ from app.base.request_id import HEADER, begin
 from app.telemetry.metrics import Metrics
 
 log = logging.getLogger("app.requests")
-_QUIET = ("/v2/health/live", "/v2/health/ready", "/metrics")  # asked every few seconds
+_QUIET = ("/v2/health/live", "/v2/health/ready", "/metrics")  # requested every few seconds
 
 
-class Told:
-    """Never tells a query, a header or a body: these may hold what is secret."""
+class RequestLog:
+    """Middleware. Never logs a query, a header or a body, which may contain secrets."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -26,7 +26,7 @@ class Told:
             await self._app(scope, receive, send)
             return
         request_id = begin(Headers(scope=scope).get(HEADER))
-        # FastAPI made the span, and has put the query into it.
+        # FastAPI has put the query into its span.
         trace.get_current_span().set_attributes({"lirf.request_id": request_id, "url.query": ""})
         status, begun = 500, time.perf_counter()
 
@@ -40,16 +40,16 @@ class Told:
         try:
             await self._app(scope, receive, answer)
         finally:
-            _tell(scope, status, time.perf_counter() - begun)
+            _record(scope, status, time.perf_counter() - begun)
 
 
-def _tell(scope: Scope, status: int, seconds: float) -> None:
+def _record(scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", None)
-    labels = (scope["method"], route) if route else ("none", "none")  # a stranger's words would fill the memory
+    labels = (scope["method"], route) if route else ("none", "none")  # unknown paths would fill the memory
     metrics: Metrics = scope["state"]["metrics"]
     metrics.requests.labels(*labels, status).inc()
     metrics.seconds.labels(*labels).observe(seconds)
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "method": scope["method"],
         "route": route,
         "path": scope["path"],
@@ -58,4 +58,4 @@ def _tell(scope: Scope, status: int, seconds: float) -> None:
         "actor": getattr(scope.get("state", {}).get("actor"), "name", None),
     }
     level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
-    log.log(level, "%s %s %s", scope["method"], scope["path"], status, extra=told)
+    log.log(level, "%s %s %s", scope["method"], scope["path"], status, extra=fields)

@@ -26,7 +26,7 @@ class ClassState(StrEnum):
 
 @dataclass(frozen=True)
 class ClassReport:
-    """A class: its state, since when, by whom and why. Accuracies are in percent, on raw logits; None if not measured."""
+    """A class: its state, since when, by whom and why. Accuracies: percent, on raw logits; None if not measured."""
 
     index: int
     name: str

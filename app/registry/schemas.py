@@ -34,9 +34,7 @@ Deviation = Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)]
 class Architecture(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal[ARCHITECTURES] = Field(
-        description="The -small ones have a 3x3 stem and no max-pool, for small images."
-    )  # type: ignore[valid-type]
+    name: Literal[ARCHITECTURES] = Field(description="-small: with a 3x3 stem and no max-pool, for small images.")  # type: ignore[valid-type]
     width: StrictFloat = Field(
         1.0, ge=0.125, le=4, multiple_of=0.125, description="Width factor, only for -small architectures."
     )
@@ -108,7 +106,8 @@ class ModelCreate(BaseModel):
         None,
         max_length=64,
         description="Last module of the lower part, which deposits train, for example `layer2` of a ResNet or "
-        "`features.10` of a MobileNetV2. docs/architectures.md lists the splits of each architecture. Default: about the middle.",
+        "`features.10` of a MobileNetV2. docs/architectures.md lists the splits of each architecture. "
+        "Default: about the middle.",
     )
     classes: list[ClassName] = Field(
         min_length=2, max_length=100_000, description="Class names, in the order of the network's outputs."

@@ -1,4 +1,4 @@
-"""audit events are chained, and only ever added"""
+"""Chain the audit events and make them append-only."""
 
 import json
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ def upgrade() -> None:
     with op.batch_alter_table("audit_events") as batch_op:
         for name, kind in NEW.items():
             batch_op.add_column(sa.Column(name, kind))
-    head = _chain_what_there_is()
+    head = _chain_existing_events()
     with op.batch_alter_table("audit_events") as batch_op:
         for name, kind in NEW.items():
             batch_op.alter_column(name, existing_type=kind, nullable=False)
@@ -40,7 +40,7 @@ def upgrade() -> None:
     _refuse_changes()
 
 
-def _chain_what_there_is() -> chain.Head:
+def _chain_existing_events() -> chain.Head:
     events = sa.table("audit_events", *[sa.column(name) for name in (*chain.FIELDS, "number", "previous", "digest")])
     connection = op.get_bind()
     head = chain.Head(0, chain.GENESIS)
@@ -57,17 +57,17 @@ def _chain_what_there_is() -> chain.Head:
 
 
 def _refuse_changes() -> None:
-    told = "audit events are only ever added"
+    message = "audit events are only ever added"
     if op.get_bind().dialect.name == "sqlite":
         for act in ("UPDATE", "DELETE"):
             op.execute(
                 f"CREATE TRIGGER audit_events_refuse_{act.lower()} BEFORE {act} ON audit_events "
-                f"BEGIN SELECT RAISE(ABORT, '{told}'); END"
+                f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
             )
         return
     op.execute(
         "CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION '{told}'; END $$"
+        f"$$ BEGIN RAISE EXCEPTION '{message}'; END $$"
     )
     for act, level in (("UPDATE", "ROW"), ("DELETE", "ROW"), ("TRUNCATE", "STATEMENT")):
         op.execute(

@@ -1,4 +1,4 @@
-"""requests that were carried out, by the key of their sender"""
+"""Add idempotency keys."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""API keys end, and say when they were used last"""
+"""Give API keys an expiry time and a time of last use."""
 
 import sqlalchemy as sa
 from alembic import op

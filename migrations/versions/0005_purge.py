@@ -1,4 +1,4 @@
-"""a deposit module is destroyed for good"""
+"""Add purges of deposits."""
 
 import sqlalchemy as sa
 from alembic import op

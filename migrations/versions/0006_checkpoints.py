@@ -1,4 +1,4 @@
-"""a deposit goes on from its last checkpoint"""
+"""Add checkpoints of deposits."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""audit events name the request that they belong to"""
+"""Give audit events a request id."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Not in a batch: a table that SQLite makes anew loses its triggers.
+    # Not in a batch: in a batch, SQLite creates the table again and loses its triggers.
     op.add_column("audit_events", sa.Column("request_id", sa.String(64)))
     op.create_index("ix_audit_events_request_id", "audit_events", ["request_id"])

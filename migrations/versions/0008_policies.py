@@ -1,4 +1,4 @@
-"""a model's policy: what becomes of the original, and whether acts need a second person"""
+"""Add model policies and requests for approval."""
 
 import sqlalchemy as sa
 from alembic import op

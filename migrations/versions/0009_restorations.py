@@ -1,4 +1,4 @@
-"""a deposit's classes are switched back on for good"""
+"""Add restorations of deposits."""
 
 import sqlalchemy as sa
 from alembic import op

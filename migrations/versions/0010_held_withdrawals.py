@@ -1,4 +1,4 @@
-"""a withdrawal may be for those alone who present its token"""
+"""Add held withdrawals, which need a token."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""the losses of a deposit stay, for people to look at"""
+"""Store a deposit's loss curves."""
 
 import sqlalchemy as sa
 from alembic import op

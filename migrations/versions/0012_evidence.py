@@ -1,4 +1,4 @@
-"""evidence is gathered of deposits"""
+"""Add evidence."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -42,5 +42,5 @@ def upgrade() -> None:
     )
     op.create_index("ix_evidence_state_rung_at", "evidence", ["state", "rung_at"])
     with op.batch_alter_table("deposits") as batch_op:
-        # None was asked for of deposits that there are.
+        # Nobody has requested evidence of the existing deposits.
         batch_op.add_column(sa.Column("wants_evidence", sa.Boolean(), nullable=False, server_default=sa.false()))

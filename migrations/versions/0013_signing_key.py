@@ -1,4 +1,4 @@
-"""certificates are signed"""
+"""Add signing keys for certificates."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""the public key is told from the private one"""
+"""Drop the public key, which is derived from the private key."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""that what is examined was replaced is no trouble of the examination"""
+"""Count the restarts of an examination whose network was replaced."""
 
 import sqlalchemy as sa
 from alembic import op

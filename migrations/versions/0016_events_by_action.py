@@ -1,4 +1,4 @@
-"""a certificate asks for the events of one model or subject by their action, among those of all others"""
+"""Index audit events by model or subject and action, for certificates."""
 
 from alembic import op
 

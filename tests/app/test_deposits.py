@@ -63,7 +63,7 @@ def test_senseless_requests_are_problems(service: Service) -> None:
     service.register()
     unknown = refusal(service, ["auk"], classes=["auk", "phoenix"])
     assert (unknown.status, unknown.type) == (422, "urn:lirf:problem:unknown-class")
-    assert "no class 'phoenix'; its classes are 'auk', 'dodo'" in unknown.detail
+    assert "no class 'phoenix'. Its classes are 'auk', 'dodo'" in unknown.detail
     assert refusal(service, ["auk", "emu"], classes=["auk"]).type == "urn:lirf:problem:classes-differ"
     everything = refusal(service, ["auk", "dodo", "emu", "heron", "kiwi"])
     assert (everything.status, everything.type) == (422, "urn:lirf:problem:nothing-preserved")

@@ -175,15 +175,15 @@ def test_a_policy_can_be_changed_only_with_its_current_etag(service: Service) ->
     headers = {"Authorization": f"Bearer {service.key_of('boss', Role.ADMINISTRATOR)}"}
     url = f"{service.url}/v1/models/birds/policy"
     body = {"original": "seal", "needs_second_person": True, "reason": REASON}
-    read = HTTP.get(url, headers=headers).headers["ETag"]
+    etag = HTTP.get(url, headers=headers).headers["ETag"]
     assert HTTP.put(url, headers=headers, json=body).status_code == 428
-    for wrong in ('"77"', "x", "*", f"W/{read}", '"' + "9" * 30 + '"'):
+    for wrong in ('"77"', "x", "*", f"W/{etag}", '"' + "9" * 30 + '"'):
         assert HTTP.put(url, headers={**headers, "If-Match": wrong}, json=body).status_code == 412, wrong
     body["needs_second_person"] = False
-    changed = HTTP.put(url, headers={**headers, "If-Match": read}, json=body)
+    changed = HTTP.put(url, headers={**headers, "If-Match": etag}, json=body)
     assert changed.status_code == 200
-    assert changed.headers["ETag"] != read
-    again = HTTP.put(url, headers={**headers, "If-Match": read}, json=body)
+    assert changed.headers["ETag"] != etag
+    again = HTTP.put(url, headers={**headers, "If-Match": etag}, json=body)
     assert (again.status_code, again.json()["type"]) == (412, "urn:lirf:problem:policy-changed")
 
 

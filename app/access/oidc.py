@@ -29,6 +29,8 @@ TIMEOUT_SECONDS = 5
 
 
 class ProviderUnavailable(Problem):
+    """The identity provider's keys could not be read. Send the token again later, or use an API key."""
+
     status, slug, title = 503, "identity-provider-away", "The identity provider did not answer"
 
 

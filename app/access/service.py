@@ -53,14 +53,20 @@ LOCAL_ADMINISTRATOR = Actor("local", "local administrator", frozenset({Role.ADMI
 
 
 class Unauthenticated(Problem):
+    """No key or token was sent, or it is wrong, revoked or expired. Send `Authorization: Bearer lirf_...`."""
+
     status, slug, title = 401, "unauthenticated", "No valid API key or token"
 
 
 class Forbidden(Problem):
+    """The key lacks a role that the route needs. Ask an administrator for a key that has it."""
+
     status, slug, title = 403, "forbidden", "A role is missing"
 
 
 class UnknownKey(Problem):
+    """No API key has this id, or it is revoked already. `GET /v1/keys` lists the keys."""
+
     status, slug, title = 404, "unknown-key", "There is no such API key"
 
 

@@ -4,10 +4,14 @@ from app.base.errors import Problem
 
 
 class VersionMissing(Problem):
+    """The change carries no `If-Match`. Read the resource and send its ETag."""
+
     status, slug, title = 428, "version-missing", "The change does not name a version"
 
 
 class VersionUnknown(Problem):
+    """`If-Match` holds something that is not an ETag of this service. Read the resource again."""
+
     status, slug, title = 412, "version-unknown", "The ETag does not name a version"
 
 

@@ -10,6 +10,8 @@ router = APIRouter(prefix="/v2/health", tags=["health"])
 
 
 class NotReady(Problem):
+    """The database does not answer. Check that it is running and that `LIRF_DATABASE_URL` is right."""
+
     status, slug, title = 503, "not-ready", "The service is not ready"
 
 

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 
 class TooManyRequests(Problem):
+    """The key, or the address, has used up `LIRF_RATE_LIMIT`. Wait for the seconds in `Retry-After`."""
+
     status, slug, title = 429, "too-many-requests", "Too many requests"
 
 

@@ -20,6 +20,8 @@ TOKEN_HEADER, MAX_TOKENS = "withdrawal-token", 4096
 
 
 class CompressedBody(Problem):
+    """An inference request has a `Content-Encoding`. Send it uncompressed."""
+
     status, slug, title = 415, "compressed-body", "The request is compressed"
 
 

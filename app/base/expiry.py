@@ -7,6 +7,8 @@ from app.base.errors import Problem
 
 
 class ExpiryPassed(Problem):
+    """`expires_at` lies in the past. Give a later time."""
+
     status, slug, title = 422, "expiry-passed", "The expiry time is in the past"
 
 

@@ -31,22 +31,32 @@ class Purpose(StrEnum):
 
 
 class UnknownDataset(Problem):
+    """No data set of this model and purpose has this id. Upload one."""
+
     status, slug, title = 404, "unknown-dataset", "There is no such data set"
 
 
 class DatasetShredded(Problem):
+    """The data set was shredded, as happens when its deposit ends. Upload the images again."""
+
     status, slug, title = 410, "dataset-shredded", "The data set was shredded"
 
 
 class DatasetInUse(Problem):
+    """A deposit that has not ended uses the data set. Wait for it, cancel it, or upload another set."""
+
     status, slug, title = 409, "dataset-in-use", "An unfinished deposit uses the data set"
 
 
 class ArchiveRefused(Problem):
+    """The zip is damaged, encrypted or packed by an unusual method. Make the archive again."""
+
     status, slug, title = 422, "archive-refused", "The image archive cannot be used"
 
 
 class StorageFull(Problem):
+    """The images need more space than the vault has free. Free space, or upload fewer images."""
+
     status, slug, title = 507, "storage-full", "The vault is full"
 
 

@@ -35,34 +35,50 @@ class StoredModule:
 
 
 class UnknownDeposit(Problem):
+    """No deposit has this id. `GET /v1/models/{name}/deposits` lists a model's deposits."""
+
     status, slug, title = 404, "unknown-deposit", "There is no such deposit"
 
 
 class ClassesDiffer(Problem):
+    """`classes` names other classes than the deposit set has. Upload images of exactly these classes."""
+
     status, slug, title = 422, "classes-differ", "The deposit set and the request name different classes"
 
 
 class NothingPreserved(Problem):
+    """The deposit would leave the model without a class to answer. Keep at least one class."""
+
     status, slug, title = 422, "nothing-preserved", "No class would be left"
 
 
 class AlreadyDeposited(Problem):
+    """A class is deposited already, or a deposit of it has not ended. Leave the class out, or wait."""
+
     status, slug, title = 409, "already-deposited", "A class is already deposited"
 
 
 class NotCancellable(Problem):
+    """The deposit has ended. Only a queued or running deposit can be cancelled."""
+
     status, slug, title = 409, "not-cancellable", "The deposit has ended"
 
 
 class NotDeposited(Problem):
+    """The deposit has not finished, so it has no deposit module. Wait until its state is `deposited`."""
+
     status, slug, title = 409, "not-deposited", "The deposit has no deposit module"
 
 
 class Restored(Problem):
+    """The deposit is restored. End the restoration first: `DELETE /v1/deposits/{id}/restoration`."""
+
     status, slug, title = 409, "restored", "The classes are restored"
 
 
 class ModulePurged(Problem):
+    """The deposit was purged. Nothing brings its classes back, except training the model anew."""
+
     status, slug, title = 410, "module-purged", "The deposit module was destroyed"
 
 

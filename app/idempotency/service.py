@@ -25,14 +25,20 @@ _CLAIM, _WRITTEN = "idempotency claim of this session", "its key is in this tran
 
 
 class InvalidKey(Problem):
+    """The `Idempotency-Key` is empty, too long, or not printable ASCII. Send a UUID, for example."""
+
     status, slug, title = 400, "unfit-idempotency-key", "The idempotency key is not valid"
 
 
 class KeyReused(Problem):
+    """The `Idempotency-Key` belongs to another request of the last 24 hours. Use a new key."""
+
     status, slug, title = 422, "idempotency-key-reused", "The idempotency key belongs to another request"
 
 
 class AnswerMissing(Problem):
+    """The change is made, but its answer is not stored (yet). Look at the resource, or send it again."""
+
     status, slug, title = 409, "idempotent-answer-missing", "The request was carried out, but its answer is missing"
 
 

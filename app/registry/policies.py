@@ -17,6 +17,8 @@ from app.vault.service import Vault
 
 
 class PolicyChanged(Problem):
+    """Somebody changed the policy since it was read. Read it again, and send its new ETag."""
+
     status, slug, title = 412, "policy-changed", "The policy has changed since it was read"
 
 

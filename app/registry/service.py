@@ -27,26 +27,38 @@ from lirf_core.network import SplitNetwork, digest
 
 
 class UnknownModel(Problem):
+    """No model has this name. `GET /v1/models` lists the models."""
+
     status, slug, title = 404, "unknown-model", "There is no such model"
 
 
 class NameTaken(Problem):
+    """Another model has this name. Choose another name."""
+
     status, slug, title = 409, "name-taken", "A model with this name exists"
 
 
 class WeightsMissing(Problem):
+    """The model is only described so far. Send its weights: `PUT /v1/models/{name}/weights`."""
+
     status, slug, title = 409, "weights-missing", "The model has no weights yet"
 
 
 class WeightsPresent(Problem):
+    """The model has weights, which are never replaced. Register another model under another name."""
+
     status, slug, title = 409, "weights-present", "The model already has weights"
 
 
 class WeightsRefused(Problem):
+    """The file is not safetensors, or a tensor's name, shape or value does not fit the architecture."""
+
     status, slug, title = 422, "weights-refused", "The weights cannot be used"
 
 
 class UnknownClass(Problem):
+    """The model has no class of this name. Class names are case-sensitive."""
+
     status, slug, title = 422, "unknown-class", "The model has no such class"
 
 

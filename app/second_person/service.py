@@ -42,18 +42,26 @@ class ApprovalState(StrEnum):
 
 
 class UnknownApproval(Problem):
+    """No request for approval has this id. `GET /v1/approvals` lists them."""
+
     status, slug, title = 404, "unknown-approval", "There is no such request for approval"
 
 
 class OwnRequest(Problem):
+    """The approver's key made the request, or is younger than it. Somebody else must approve."""
+
     status, slug, title = 403, "own-request", "You cannot approve your own request"
 
 
 class RequesterGone(Problem):
+    """The requester's key was revoked or has expired. Refuse the request, and ask again."""
+
     status, slug, title = 409, "requester-gone", "The requester's key is no longer valid"
 
 
 class AlreadyDecided(Problem):
+    """The request was approved, was refused, or has expired. If it is still wanted, ask again."""
+
     status, slug, title = 409, "already-decided", "The request is no longer waiting for approval"
 
 

@@ -33,12 +33,14 @@ Kind = Literal["upper", "lower", "module", "images", "checkpoint", "signing-key"
 
 
 class VaultDamaged(Problem):
-    """The object is missing, was changed, or belongs elsewhere. None of its content was used."""
+    """The object is missing, changed, or belongs elsewhere. Nothing of it was used. Restore its file from a backup."""
 
     status, slug, title = 500, "vault-damaged", "A stored object cannot be opened"
 
 
 class Shredded(Problem):
+    """The key of the stored object was destroyed, so nobody can open it any more."""
+
     status, slug, title = 410, "shredded", "The object was destroyed"
 
 

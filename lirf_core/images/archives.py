@@ -34,19 +34,19 @@ class BadArchive(ValueError):
 
 
 class UnsafeArchive(BadArchive):
-    """A path that leads out, a link, an overlap or a bomb."""
+    """An entry has a path that leads out, is a link, overlaps another, or unpacks to too much. Make the zip again."""
 
 
 class UnknownFolder(BadArchive):
-    """A folder is not named after a class."""
+    """A folder is not named after a class of the model. Class names are case-sensitive."""
 
 
 class NoImages(BadArchive):
-    """There is no image in a class folder."""
+    """The zip has no file in a class folder. Put PNG or JPEG files into a folder for each class."""
 
 
 class UnreadableImages(BadArchive):
-    """Some entries are no PNG or JPEG; `names` has the first twenty, `total` is how many there are."""
+    """Some files cannot be read as PNG or JPEG; the first twenty are named. Remove or convert them."""
 
     def __init__(self, names: list[str], total: int) -> None:
         self.names, self.total = names, total

@@ -1,4 +1,4 @@
-"""A certificate as a file that a browser keeps, and does not show on our pages."""
+"""A certificate as a file that a browser saves instead of showing it among our own pages."""
 
 from fastapi import Response
 

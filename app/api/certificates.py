@@ -22,9 +22,9 @@ def get_certificate(
     reading: ReadingDep,
     session: SessionDep,
     vault: VaultDep,
-    format: Annotated[Format, Query(description="Of the file.")] = "pdf",
+    format: Annotated[Format, Query(description="Format of the file.")] = "pdf",
 ) -> Response:
-    """A certificate of deposit: finished evidence on one page, with digests, signed by the installation (Ed25519)."""
+    """Return finished evidence on one page, with digests, signed by the installation (Ed25519)."""
     return attached(service.issue(reading, session, vault, actor, evidence_id, format), evidence_id, format)
 
 
@@ -34,6 +34,6 @@ def get_certificate(
     responses={200: {"content": {"application/x-pem-file": {}}, "description": "PEM, RFC 8410."}},
 )
 def get_key(actor: AnyKey, session: SessionDep, vault: VaultDep) -> Response:
-    """The public key that certificates are signed by; hand it on by another way than the certificates."""
+    """Return the public key that verifies certificates. Hand it on by another way than the certificates."""
     key = service.public_key(session, vault, actor)
     return Response(key, media_type="application/x-pem-file", headers={"Cache-Control": "no-store"})

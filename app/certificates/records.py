@@ -1,4 +1,4 @@
-"""What the audit says of a deposit and its evidence. A certificate says this, and rows that differ certify nothing."""
+"""What the audit says about a deposit and its evidence. A certificate repeats it, and needs rows that agree with it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,20 +17,22 @@ from app.evidence.service import EvidenceRow
 from app.registry.service import ModelRow
 from app.withdrawals import service as withdrawals
 
+TAMPERED = "Ask an administrator to find out who changed it."
+
 
 class NotExamined(Problem):
-    status, slug, title = 409, "not-examined", "There is no finished evidence to certify"
+    status, slug, title = 409, "not-examined", "No finished evidence to certify"
 
 
 class EvidenceChanged(Problem):
-    status, slug, title = 500, "evidence-changed", "The evidence is not what the audit has"
+    status, slug, title = 500, "evidence-changed", "The evidence does not match the audit"
 
 
 @dataclass(frozen=True)
 class Records:
-    """Events: the deposit's request and its end, the evidence's, a purge, and the restoration that holds.
+    """Audit events: the deposit's request and end, the examination's end, a purge, and the restoration in force.
 
-    `lent`: the ids of the withdrawals that show the classes.
+    `withdrawals`: the ids of the withdrawals that show the classes.
     """
 
     requested: AuditEventRow
@@ -38,33 +40,37 @@ class Records:
     examined: AuditEventRow
     purged: AuditEventRow | None
     restored: AuditEventRow | None
-    lent: set[str | None]
+    withdrawals: set[str | None]
 
 
 def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow, at: datetime) -> Records:
-    """In a session that reads one snapshot, else an event and its row could differ in good faith.
+    """session: reads one snapshot; otherwise an event and its row could differ for an innocent reason.
 
-    Raises `EvidenceChanged` where an event is not as it was written, is there twice, or differs from the rows, and
-    `NotExamined` where an earlier version gathered the evidence, which did not record what it examined.
+    Raises `EvidenceChanged` if an event was altered, exists twice, or differs from the rows, and `NotExamined` if the
+    evidence comes from an earlier version, which did not record what it examined.
     """
     requested = _only(session, "deposit.requested", deposit.id)
     made = _only(session, "deposit.finished", deposit.id)
     examined = _only(session, "evidence.finished", row.id)
     purged = _only(session, "deposit.purged", deposit.id)
     if requested is None or made is None or examined is None:
-        raise EvidenceChanged(f"the audit lacks events of evidence '{row.id}'; `lirf audit verify` says more.")
+        raise EvidenceChanged(f"The audit lacks events of evidence '{row.id}'. `lirf audit verify` checks the audit.")
     if "network" not in examined.details:
         raise NotExamined(
-            f"evidence '{row.id}' was gathered by an earlier version, which did not record what it examined; have the "
-            "deposit examined again."
+            f"Evidence '{row.id}' comes from an earlier version of the service, which did not record what it examined. "
+            "Have the deposit examined again."
         )
-    lent = _lent(session, model.name, deposit.id, at)
-    records = Records(requested, made, examined, purged, _restored(session, deposit.id), lent)
-    told, kept = _of_audit(records), _of_rows(session, model, deposit, row, at)
-    if differs := [name for name, value in told.items() if kept[name] != value]:
-        raise EvidenceChanged(f"evidence '{row.id}' is not what the audit says: other {', '.join(differs)}.")
+    active = _withdrawals(session, model.name, deposit.id, at)
+    records = Records(requested, made, examined, purged, _restored(session, deposit.id), active)
+    in_audit, in_rows = _of_audit(records), _of_rows(session, model, deposit, row, at)
+    if different := [name for name, value in in_audit.items() if in_rows[name] != value]:
+        raise EvidenceChanged(
+            f"The database and the audit disagree about evidence '{row.id}': {', '.join(different)}. {TAMPERED}"
+        )
     if model.needs_second_person != _needs_second_person(session, model.id):
-        raise EvidenceChanged(f"the policy of model '{model.name}' is not what the audit says.")
+        raise EvidenceChanged(
+            f"The database and the audit disagree about the policy of model '{model.name}'. {TAMPERED}"
+        )
     return records
 
 
@@ -82,7 +88,7 @@ def _of_audit(records: Records) -> dict[str, Any]:
         "figures": examined["digest"],
         "purge": records.purged is not None,
         "restoration": records.restored is not None,
-        "withdrawals": records.lent,
+        "withdrawals": records.withdrawals,
     }
 
 
@@ -101,25 +107,25 @@ def _of_rows(session: Session, model: ModelRow, deposit: DepositRow, row: Eviden
         "figures": digest(row.found or {}),
         "purge": deposit.purged_at is not None,
         "restoration": deposit.restored_at is not None,
-        "withdrawals": {withdrawal_id for withdrawal_id, lent in active.items() if deposit.id in lent},
+        "withdrawals": {withdrawal_id for withdrawal_id, ids in active.items() if deposit.id in ids},
     }
 
 
 def _only(session: Session, action: str, subject: str) -> AuditEventRow | None:
-    found = _intact(session, action, subject=subject)
-    if len(found) > 1:
-        raise EvidenceChanged(f"the audit has more than one {action} of '{subject}', which happens once.")
-    return found[0] if found else None
+    events = _intact(session, action, subject=subject)
+    if len(events) > 1:
+        raise EvidenceChanged(f"The audit has several events {action} of '{subject}', which happens once. {TAMPERED}")
+    return events[0] if events else None
 
 
 def _restored(session: Session, deposit_id: str) -> AuditEventRow | None:
-    """The restoration that holds now."""
+    """The restoration that is in force."""
     begun = _newest(session, "deposit.restored", deposit_id)
     ended = _newest(session, "deposit.restoration_ended", deposit_id)
     return begun if begun and (not ended or ended.number < begun.number) else None
 
 
-def _lent(session: Session, model_name: str, deposit_id: str, at: datetime) -> set[str | None]:
+def _withdrawals(session: Session, model_name: str, deposit_id: str, at: datetime) -> set[str | None]:
     """The withdrawals that show the deposit's classes."""
     opened, renewed, revoked, expired = (
         _intact(session, f"withdrawal.{what}", model=model_name) for what in ("opened", "renewed", "revoked", "expired")
@@ -127,8 +133,8 @@ def _lent(session: Session, model_name: str, deposit_id: str, at: datetime) -> s
     ended = {event.subject for event in (*revoked, *expired)}
     until = {event.subject: event.details["expires_at"] for event in opened if deposit_id in event.details["deposits"]}
     until |= {event.subject: event.details["until"] for event in renewed if event.subject in until}
-    lasting = {one for one, end in until.items() if end is None or datetime.fromisoformat(end) > at}
-    return lasting - ended
+    unexpired = {subject for subject, end in until.items() if end is None or datetime.fromisoformat(end) > at}
+    return unexpired - ended
 
 
 def _needs_second_person(session: Session, model_id: str) -> bool:
@@ -141,7 +147,7 @@ def _newest(session: Session, action: str, subject: str) -> AuditEventRow | None
 
 
 def _intact(session: Session, action: str, **of: str) -> list[AuditEventRow]:
-    found = audit.intact_events(session, action, **of)
-    if found is None:
-        raise EvidenceChanged(f"an event {action} was changed; `lirf audit verify` says more.")
-    return found
+    events = audit.intact_events(session, action, **of)
+    if events is None:
+        raise EvidenceChanged(f"An event {action} was changed. `lirf audit verify` checks the audit.")
+    return events

@@ -1,4 +1,4 @@
-"""Certificates of deposit: evidence as one page for who is not at the service, signed by the installation."""
+"""Certificates of deposit: evidence on one page for readers without access, signed by the installation."""
 
 import hashlib
 import json
@@ -25,55 +25,55 @@ from app.evidence import plots
 from app.vault import service as vaults
 from app.vault.service import Binding, Vault
 
-SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a PDF's text; more than the last one gets on a page goes on a second
+SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a PDF's text; what does not fit on one page at the last goes on a second
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-class NoFontForIt(Problem):
-    status, slug, title = 409, "no-font", "The PDF has no font for some of its text"
+class FontMissing(Problem):
+    status, slug, title = 409, "no-font", "No font for some characters of the PDF"
 
 
 def issue(reading: Session, session: Session, vault: Vault, actor: Actor, evidence_id: str, format: Format) -> bytes:
-    """A signed certificate, as it is now; the audit has its digest.
+    """Return a signed certificate of the present state, and record its digest in the audit.
 
     reading: a session that reads one snapshot. Raises `UnknownEvidence`, `NotExamined`, `EvidenceChanged` and
-    `NoFontForIt`.
+    `FontMissing`.
     """
     at = now()
     with reading.begin():
-        of = contents.of_evidence(reading, evidence_id, at)
+        certified = contents.of_evidence(reading, evidence_id, at)
     private = _private_key(session, vault, actor)
-    told = {**of.told, "key": signatures.key_id(private.public_key())}
-    document = _html(told) if format == "html" else _pdf(told, [at.year, at.month, at.day])
-    certificate = signatures.signed(document, format, About(of.deposit_id, evidence_id), private)
+    data = {**certified.data, "key": signatures.key_id(private.public_key())}
+    document = _html(data) if format == "html" else _pdf(data, [at.year, at.month, at.day])
+    certificate = signatures.signed(document, format, About(certified.deposit_id, evidence_id), private)
     details = {
-        "deposit": of.deposit_id,
+        "deposit": certified.deposit_id,
         "format": format,
-        "key": told["key"],
+        "key": data["key"],
         "digest": hashlib.sha256(certificate).hexdigest(),
     }
     with session.begin():
         audit.record(
-            session, actor.name, "certificate.issued", model=of.model_name, subject=evidence_id, details=details
+            session, actor.name, "certificate.issued", model=certified.model_name, subject=evidence_id, details=details
         )
     return certificate
 
 
 def public_key(session: Session, vault: Vault, actor: Actor) -> str:
-    """The installation's, as PEM (RFC 8410)."""
+    """The installation's public key as PEM (RFC 8410)."""
     public = _private_key(session, vault, actor).public_key()
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def _private_key(session: Session, vault: Vault, actor: Actor) -> Ed25519PrivateKey:
-    """Made when it is needed first."""
+    """The installation's private key, made the first time that it is needed."""
     with session.begin():
         row = session.get(SigningKeyRow, 1)
         stored = vaults.stored(session, row.object_id) if row else None
-    return Ed25519PrivateKey.from_private_bytes(vault.read(stored)) if stored else _made(session, vault, actor)
+    return Ed25519PrivateKey.from_private_bytes(vault.read(stored)) if stored else _new_key(session, vault, actor)
 
 
-def _made(session: Session, vault: Vault, actor: Actor) -> Ed25519PrivateKey:
+def _new_key(session: Session, vault: Vault, actor: Actor) -> Ed25519PrivateKey:
     private = Ed25519PrivateKey.generate()
     stored = vault.put(Binding("signing-key", "installation", "installation"), [private.private_bytes_raw()])
     try:
@@ -82,7 +82,7 @@ def _made(session: Session, vault: Vault, actor: Actor) -> Ed25519PrivateKey:
             session.add(SigningKeyRow(number=1, object_id=object_id, created_at=now()))
             key = signatures.key_id(private.public_key())
             audit.record(session, actor.name, "signing_key.made", subject=key, details={"object": stored.name})
-    except IntegrityError:  # somebody else made it
+    except IntegrityError:  # another process made it first
         vault.remove([stored.name])
         return _private_key(session, vault, actor)
     return private
@@ -90,42 +90,42 @@ def _made(session: Session, vault: Vault, actor: Actor) -> Ed25519PrivateKey:
 
 @cache
 def _environment() -> Environment:
-    found = Environment(loader=FileSystemLoader([TEMPLATES, plots.TEMPLATES]), autoescape=True)
-    found.globals["style"] = (TEMPLATES / "plots.css").read_text()
-    return found
+    environment = Environment(loader=FileSystemLoader([TEMPLATES, plots.TEMPLATES]), autoescape=True)
+    environment.globals["style"] = (TEMPLATES / "plots.css").read_text()
+    return environment
 
 
-def _html(told: dict[str, Any]) -> bytes:
-    return _environment().get_template("certificate.html").render(told).encode()
+def _html(data: dict[str, Any]) -> bytes:
+    return _environment().get_template("certificate.html").render(data).encode()
 
 
-def _pdf(told: dict[str, Any], date: list[int]) -> bytes:
-    """What is told goes in as data: nothing of it is Typst's markup."""
-    drawn = _environment().get_template("plots.html").module
+def _pdf(data: dict[str, Any], date: list[int]) -> bytes:
+    """All texts go in as data, so that none of them can act as Typst markup."""
+    plot = _environment().get_template("plots.html").module
     style = f"<style>{_environment().globals['style']}</style>"
 
     def drawing(svg: Any) -> str:
         return str(svg).strip().replace(">", f">{style}", 1)
 
-    pictures = {name: drawing(drawn.picture(points, name)) for name, points in told["pictures"].items()}  # type: ignore[attr-defined]
+    pictures = {name: drawing(plot.picture(points, name)) for name, points in data["pictures"].items()}  # type: ignore[attr-defined]
     histograms = {
-        name: drawing(drawn.histogram(heights, "deposited", name))  # type: ignore[attr-defined]
-        for name, heights in told["confidences"].items()
+        name: drawing(plot.histogram(heights, "deposited", name))  # type: ignore[attr-defined]
+        for name, heights in data["confidences"].items()
     }
-    data = {**told, "pictures": list(pictures.items()), "confidences": list(histograms.items()), "date": date}
+    data = {**data, "pictures": list(pictures.items()), "confidences": list(histograms.items()), "date": date}
     source = (TEMPLATES / "certificate.typ").read_bytes()
     inputs = {"data": json.dumps(data, default=asdict)}
     for scale in SCALES:
         inputs["scale"] = str(scale)
-        if isinstance(typst.compile(source, format="svg", sys_inputs=inputs), bytes):  # of several pages a list
+        if isinstance(typst.compile(source, format="svg", sys_inputs=inputs), bytes):  # several pages give a list
             break
     try:
         pdf: bytes = typst.compile(source, format="pdf", sys_inputs=inputs, pdf_standards=["a-2a"])
     except typst.TypstError as error:
         if "could not be displayed" not in error.message:
             raise
-        raise NoFontForIt(
-            "the fonts of this service lack characters of a name or the reason; ask for the certificate as HTML "
+        raise FontMissing(
+            "The fonts of this service lack some characters of a name or the reason. Ask for the certificate as HTML "
             "(`?format=html`, or a file name that ends with .html), or install a font that has them where the API runs."
         ) from None
     return pdf

@@ -1,10 +1,10 @@
-"""A document with its signature in a comment of its own format: one file to hand on.
+"""Sign a document inside itself, in a comment of its own format, so that one file can be handed on.
 
-A certificate has two such lines. `lirf-certificate: deposit DEPOSIT evidence EVIDENCE` has the ids of what it is of.
-`lirf-signature: ed25519 KEY SIGNATURE` comes after it. KEY: the first 16 hexadecimal digits of the SHA-256 of the
-public key's 32 bytes. SIGNATURE: Ed25519 (RFC 8032) of all bytes of the file but this line, in hexadecimal. In HTML
-they stand between `<!-- ` and ` -->` before `</html>`; in a PDF after `% ` before `startxref`, since PDF/A lets nothing
-follow `%%EOF` (ISO 19005-2, 6.1.3).
+A certificate has two comment lines. `lirf-certificate: deposit DEPOSIT evidence EVIDENCE` names what it certifies.
+`lirf-signature: ed25519 KEY SIGNATURE` follows. KEY: the first 16 hexadecimal digits of the SHA-256 of the
+public key's 32 bytes. SIGNATURE: Ed25519 (RFC 8032) over all bytes of the file but this line, in hexadecimal. In HTML
+the lines stand between `<!-- ` and ` -->` before `</html>`; in a PDF after `% ` before `startxref`, because PDF/A lets
+nothing follow `%%EOF` (ISO 19005-2, 6.1.3).
 """
 
 import hashlib
@@ -23,12 +23,12 @@ _SIGNATURE = r"lirf-signature: ed25519 ([0-9a-f]{16}) ([0-9a-f]{128})"
 
 
 class NotGenuine(ValueError):
-    """The document was changed, is signed by another key, bears no signature, or does not say what it is of."""
+    """The document was changed, is signed by another key, has no signature, or does not say what it certifies."""
 
 
 @dataclass(frozen=True)
 class About:
-    """The ids of what a certificate is of."""
+    """The ids of the deposit and the evidence that a certificate is about."""
 
     deposit: str
     evidence: str
@@ -39,39 +39,39 @@ def key_id(public: Ed25519PublicKey) -> str:
 
 
 def signed(document: bytes, format: Format, about: About, private: Ed25519PrivateKey) -> bytes:
-    """The document with what it is of, and its signature.
+    """Return the document with the ids of what it certifies, and its signature.
 
-    Raises ValueError where it does not end as its format does.
+    Raises ValueError if the document does not end as its format requires.
     """
     end = re.search(_ENDS[format], document)
     if end is None:
-        raise ValueError(f"no {format} ends so")
-    said = _comment(format, f"lirf-certificate: deposit {about.deposit} evidence {about.evidence}")
-    head = document[: end.start()] + said
+        raise ValueError(f"This is not a complete {format} document.")
+    ids = _comment(format, f"lirf-certificate: deposit {about.deposit} evidence {about.evidence}")
+    head = document[: end.start()] + ids
     signature = private.sign(head + end[0])
     return head + _comment(format, f"lirf-signature: ed25519 {key_id(private.public_key())} {signature.hex()}") + end[0]
 
 
 def verified(file: bytes, public: Ed25519PublicKey) -> About:
-    """What it is of. Raises `NotGenuine` where a byte of the file is another one, or its signature is another key's."""
+    """Return what the certificate is about. Raises `NotGenuine` if a byte was changed or another key signed it."""
     format: Format = "pdf" if file.startswith(b"%PDF-") else "html"
-    found = re.search(_comment(format, _SIGNATURE) + b"(?=" + _ENDS[format] + b")", file)
-    if not found:
-        raise NotGenuine("it bears no signature; ask who gave it to you for the file as it was issued.")
-    key, signature = (one.decode() for one in found.groups())
+    signed_line = re.search(_comment(format, _SIGNATURE) + b"(?=" + _ENDS[format] + b")", file)
+    if not signed_line:
+        raise NotGenuine("It has no signature. Ask whoever gave it to you for the file as it was issued.")
+    key, signature = (group.decode() for group in signed_line.groups())
     if key != key_id(public):
-        raise NotGenuine(f"it is signed by the key {key}, not by {key_id(public)}.")
-    head = file[: found.start()]
+        raise NotGenuine(f"It is signed by the key {key}, not by {key_id(public)}.")
+    head = file[: signed_line.start()]
     try:
-        public.verify(bytes.fromhex(signature), head + file[found.end() :])
+        public.verify(bytes.fromhex(signature), head + file[signed_line.end() :])
     except InvalidSignature:
-        raise NotGenuine("it was changed after it was signed.") from None
+        raise NotGenuine("It was changed after it was signed.") from None
     about = re.search(_comment(format, _ABOUT) + rb"\Z", head)
     if not about:
-        raise NotGenuine("it does not say what it is of; have it issued again.")
-    return About(*(one.decode() for one in about.groups()))
+        raise NotGenuine("It does not say what it is of. Have it issued again.")
+    return About(*(group.decode() for group in about.groups()))
 
 
-def _comment(format: Format, told: str) -> bytes:
+def _comment(format: Format, text: str) -> bytes:
     begin, end = _COMMENTS[format]
-    return f"{begin}{told}{end}".encode()
+    return f"{begin}{text}{end}".encode()

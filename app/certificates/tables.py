@@ -9,7 +9,7 @@ from app.base.database import Base, now
 
 
 class SigningKeyRow(Base):
-    """The one of `number` 1; it is in the vault, and its public key is told from it."""
+    """The only row, with `number` 1. The private key lies in the vault; the public key follows from it."""
 
     __tablename__ = "signing_keys"
 

@@ -77,14 +77,15 @@ def _follow(lirf: Client, evidence_id: str) -> Evidence:
 
 def _print(evidence: Evidence, found: dict[str, Any]) -> None:
     """found: the figures, as in `evidence["found"]`."""
-    images = found["images"]
     out.print(
         f"Evidence [bold]{evidence['id']}[/bold] of {evidence['model']}, revision {evidence['revision']}, "
-        f"{moment(evidence['finished_at'] or '')} UTC. There are {images['held_out']} held-out images: the attacks "
-        f"learn from {images['attackers']} of them, with labels, and are measured on {images['asked']} others.\n"
+        f"{moment(evidence['finished_at'] or '')} UTC. {figures.images(found)}\n"
     )
     for line in measures(found):
         out.print(line)
+    out.print()
+    for verdict, explanation in figures.explanations(figures.rows(found)).items():
+        out.print(f"[bold]{verdict}[/bold]: {explanation}")
     out.print(f"\n{figures.RULES}")
     if warning := figures.still_known(found):
         out.print(f"\n[bold yellow]{escape(warning)} {figures.ADVICE}[/bold yellow]")
@@ -104,4 +105,4 @@ def measures(found: dict[str, Any]) -> Iterator[RenderableType]:
             " · ".join(f"{name} {value}" for name, value in row.values.items()) or "not measured", (0, 0, 0, 4)
         )
         if number + 1 == len(rows) or rows[number + 1].good != row.good:  # several measures may share it
-            yield Padding(f"[dim]good: {row.good}[/dim]", (0, 0, 0, 4))
+            yield Padding(f"[dim]Good: {row.good}[/dim]", (0, 0, 0, 4))

@@ -1,43 +1,67 @@
 """The figures of evidence as a table that people read: console, certificate and command line."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from lirf_core.evidence.intervals import chances, interval
 
-FORGOTTEN = 5.0  # percent of a deposited class that a target may still answer rightly and be said to have forgotten it
+FORGOTTEN = 5.0  # percent that a target may still answer correctly and count as having forgotten
 NETWORKS = ("original", "target", "recover", "reference", "fresh")
-KEPT, AHEAD, APART = 5.0, 10.0, 0.05  # points of preserved and of deposited classes, and area, that are no difference
+# What counts as no difference: points of preserved classes, points of deposited classes, and area.
+KEPT, AHEAD, APART = 5.0, 10.0, 0.05
 GUESS = {"auc": 0.5, "error": 0.0}
 TAIL = 0.025  # on each side of an interval
-ADVICE = "Too few steps, or too few images: next time more epochs, a smaller batch size or a later split."
-RULES = (
-    f"met: with 95 %, at most {FORGOTTEN:g} % of the deposited images answered rightly, and no more seen of any class; "
-    f"preserved classes within {KEPT:g} points; attacks within {AHEAD:g} points (areas: {APART:g}) of what they are "
-    "compared with, while an original that is still there is beyond that in answers, membership, probe and students. "
-    "NOT met: surely beyond that. Intervals are of the images asked, of one training each."
+ADVICE = (
+    "The training had too few steps or too few images. Next time, use more epochs, a smaller batch size or a later "
+    "split."
 )
-QUOTES = {ord(quote): f"\\u{ord(quote):04x}" for quote in "“”"}  # in a name, where they would seem to end it
+RULES = (
+    f"Limits. The target answers at most {FORGOTTEN:g} % of the deposited images correctly, with no single class above "
+    f"{FORGOTTEN:g} %. Preserved classes lose at most {KEPT:g} percentage points. Attacks on the target come at most "
+    f"{AHEAD:g} points above what they are compared with (areas: within {APART:g} of it). In answers, membership, "
+    "probe and students, the original must exceed the limit if it still exists, or the test proves nothing. Intervals "
+    "reflect the number of images; each network was trained once."
+)
+QUOTES = {ord(quote): f"\\u{ord(quote):04x}" for quote in "“”"}  # a name must not seem to end its own quotation
 
 
 class Verdict(StrEnum):
-    """Of one measure, by its interval."""
+    """The result of one measure, drawn from its interval."""
 
     MET = "met"
-    NOT_MET = "NOT met"
-    TOO_FEW = "too few images to say"
-    NO_REFERENCE = "no reference to tell by"
+    NOT_MET = "not met"
+    TOO_FEW = "not enough images to decide"
+    NO_REFERENCE = "no reference to compare with"
     REFERENCE_KNOWS = "the reference knows the classes"
     NOTHING_SHOWN = "the original shows nothing either"
+
+    @property
+    def explanation(self) -> str:
+        """One sentence for readers who know no statistics."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    Verdict.MET: "With 95 % confidence, the result is within the limit.",
+    Verdict.NOT_MET: "With 95 % confidence, the result is beyond the limit.",
+    Verdict.TOO_FEW: "The result could lie on either side of the limit; more held-out images would decide it.",
+    Verdict.NO_REFERENCE: "This result can only be judged next to a reference, a network that never saw the classes, "
+    "and none was measured.",
+    Verdict.REFERENCE_KNOWS: "The network named as the reference recognises the deposited classes itself, so nothing "
+    "can be compared with it.",
+    Verdict.NOTHING_SHOWN: "This test finds nothing in the network from before the deposit either, so its result for "
+    "the target proves nothing.",
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measure, of the deposited classes unless it says otherwise; `values` by the networks it was taken of.
+    """One measure, of the deposited classes unless it says otherwise.
 
-    `verdict` is None where it was not taken of the target.
+    `good` describes a good result. `values` are by network. `verdict` is None if the target was not measured.
     """
 
     measure: str
@@ -46,50 +70,66 @@ class Row:
     verdict: Verdict | None
 
 
+def explanations(table: Sequence[Row]) -> dict[str, str]:
+    """What the verdicts of a table mean, each once."""
+    verdicts = {row.verdict for row in table}
+    return {verdict: verdict.explanation for verdict in Verdict if verdict in verdicts}
+
+
 def remains(percent: float | None, of: str = "what was deposited") -> str | None:
-    """What is to be said of a target network that still answers so many of the deposited images rightly."""
+    """Warn about a target that still answers more than `FORGOTTEN` percent of deposited images correctly."""
     if percent is None or percent <= FORGOTTEN:
         return None
-    return f"NOT forgotten: the target network still answers {percent:.1f} % of held-out images of {of} rightly."
+    return f"NOT forgotten: the target network still answers {percent:.1f} % of held-out images of {of} correctly."
 
 
-def still_known(found: dict[str, Any]) -> str | None:
-    """What the target surely still knows: of all deposited classes together, or else of one of them."""
-    target = found["answers"].get("target")
+def still_known(evidence: dict[str, Any]) -> str | None:
+    """Warn about what the target surely still knows: all deposited classes together, or else one of them."""
+    target = evidence["answers"].get("target")
     if not target or not target["deposited"]:
         return None
     if _is_known(target["deposited"]):
         return remains(target["deposited"]["percent"])
-    seen = {name: target["by_class"][name] for name in target["confusion"] if name in target["by_class"]}
-    surely = {name: one["percent"] for name, one in seen.items() if _is_known(one, TAIL / len(seen))}
-    worst = max(surely, key=lambda name: surely[name], default=None)
-    return None if worst is None else remains(surely[worst], named(worst))
+    by_class = {name: target["by_class"][name] for name in target["confusion"] if name in target["by_class"]}
+    known = {name: share["percent"] for name, share in by_class.items() if _is_known(share, TAIL / len(by_class))}
+    worst = max(known, key=lambda name: known[name], default=None)
+    return None if worst is None else remains(known[worst], quoted(worst))
 
 
-def named(name: str) -> str:
-    """A class in a sentence."""
+def quoted(name: str) -> str:
+    """A class name inside a sentence."""
     return f"“{name.translate(QUOTES)}”"
 
 
-def unseen(found: dict[str, Any]) -> list[str]:
-    """Deposited classes of which the target was shown no held-out image."""
-    target = found["answers"].get("target") or {"by_class": {}, "confusion": {}}
+def unseen(evidence: dict[str, Any]) -> list[str]:
+    """Deposited classes without a single held-out image."""
+    target = evidence["answers"].get("target") or {"by_class": {}, "confusion": {}}
     return [name for name in target["confusion"] if name not in target["by_class"]]
 
 
-def networks(found: dict[str, Any]) -> list[str]:
-    """Those that a column is for."""
-    examined = {name for part in ("answers", "relearning") for name in found[part]}
+def images(evidence: dict[str, Any]) -> str:
+    """How many images the figures come from, and how to read the numbers in the table."""
+    counts = evidence["images"]
+    return (
+        f"{counts['held_out']} held-out images, classified by the networks' raw logits. Attackers learn from "
+        f"{counts['attackers']} of them with labels and are tested on {counts['asked']} others. Brackets hold 95 % "
+        "intervals; ± is the standard error."
+    )
+
+
+def networks(evidence: dict[str, Any]) -> list[str]:
+    """The networks that get a column."""
+    examined = {name for part in ("answers", "relearning") for name in evidence[part]}
     return [name for name in NETWORKS if name in examined]
 
 
-def rows(found: dict[str, Any]) -> list[Row]:
-    """found: `lirf_core.evidence.examination.Evidence` as JSON."""
-    good, answers, probe = found["good"], found["answers"], found["probe"]
+def rows(evidence: dict[str, Any]) -> list[Row]:
+    """evidence: `lirf_core.evidence.examination.Evidence` as JSON."""
+    good, answers, probe = evidence["good"], evidence["answers"], evidence["probe"]
     table = [
-        Row("answered rightly", good["answers"], _shares(answers), _forgot(found)),
+        Row("answered correctly", good["answers"], _shares(answers), _forgot(evidence)),
         Row(
-            "preserved classes, answered rightly",
+            "preserved classes, answered correctly",
             "As the original does.",
             _shares(answers, "preserved"),
             _not_over(answers.get("original"), answers.get("target"), KEPT, "preserved"),
@@ -97,26 +137,26 @@ def rows(found: dict[str, Any]) -> list[Row]:
         Row(
             "membership inference, area",
             good["membership"],
-            _areas(found["membership"]),
-            _guess(found),
+            _areas(evidence["membership"]),
+            _guess(evidence),
         ),
-        Row("linear probe", good["probe"], _shares(probe), _no_more_read(found)),
+        Row("linear probe", good["probe"], _shares(probe), _no_more_read(evidence)),
     ]
-    for number, run in enumerate(found["relearning"].get("target", [])):
+    for number, run in enumerate(evidence["relearning"].get("target", [])):
         measure = f"relearnt after 20 and 80 steps, {run['images_each']} images a class"
-        runs = {name: of[number] for name, of in found["relearning"].items()}
-        again = {name: _relearnt(run) for name, run in runs.items()}
-        table.append(Row(measure, good["relearning"], again, _no_sooner(runs, _reference(answers, runs))))
-    for way, students in found["distillation"].items():
+        runs = {name: of[number] for name, of in evidence["relearning"].items()}
+        values = {name: _relearnt(run) for name, run in runs.items()}
+        table.append(Row(measure, good["relearning"], values, _no_sooner(runs, _reference(answers, runs))))
+    for way, students in evidence["distillation"].items():
         measure = f"student by {way}; with no teacher {_share(students['none'])}"
         taught = {name: read for name, read in students.items() if name != "none"}
-        verdict = _controlled(found, students, students["none"])
+        verdict = _controlled(evidence, students, students["none"])
         table.append(Row(measure, good["distillation"], _shares(taught), verdict))
     return table
 
 
 def _reference(answers: dict[str, Any], measured: dict[str, Any]) -> Verdict | None:
-    """Why the measure cannot be compared with a reference's; None where it can."""
+    """Why the measure cannot be compared with a reference's; None if it can."""
     if "reference" not in answers or "reference" not in measured:
         return Verdict.NO_REFERENCE
     deposited = answers["reference"]["deposited"]
@@ -124,25 +164,25 @@ def _reference(answers: dict[str, Any], measured: dict[str, Any]) -> Verdict | N
 
 
 def _is_known(share: dict[str, Any], tail: float = TAIL) -> bool:
-    """Whether surely more is answered rightly than what was forgotten may be."""
-    return chances(_right(share), share["images"], FORGOTTEN)[1] < tail
+    """Whether surely more is answered correctly than a network that has forgotten may answer."""
+    return chances(_correct(share), share["images"], FORGOTTEN)[1] < tail
 
 
 def _is_forgotten(share: dict[str, Any]) -> bool:
-    return chances(_right(share), share["images"], FORGOTTEN)[0] <= 2 * TAIL  # of one side: 95 %
+    return chances(_correct(share), share["images"], FORGOTTEN)[0] <= 2 * TAIL  # on one side: 95 %
 
 
-def _forgot(found: dict[str, Any]) -> Verdict | None:
-    target = found["answers"].get("target")
+def _forgot(evidence: dict[str, Any]) -> Verdict | None:
+    target = evidence["answers"].get("target")
     if not target or not target["deposited"]:
         return None
-    if still_known(found):
+    if still_known(evidence):
         return Verdict.NOT_MET
-    seen = [target["by_class"].get(name) for name in target["confusion"]]
-    is_sure = _is_forgotten(target["deposited"]) and all(one and one["percent"] <= FORGOTTEN for one in seen)
-    original = found["answers"].get("original")
+    by_class = [target["by_class"].get(name) for name in target["confusion"]]
+    is_sure = _is_forgotten(target["deposited"]) and all(one and one["percent"] <= FORGOTTEN for one in by_class)
+    original = evidence["answers"].get("original")
     return _if_the_original_shows_it(
-        found,
+        evidence,
         Verdict.MET if is_sure else Verdict.TOO_FEW,
         original and _of_limit(original["deposited"]),
     )
@@ -154,40 +194,43 @@ def _of_limit(share: dict[str, Any]) -> Verdict:
     return Verdict.NOT_MET if _is_known(share) else Verdict.TOO_FEW
 
 
-def _no_more_read(found: dict[str, Any]) -> Verdict | None:
-    if "target" not in found["probe"]:
+def _no_more_read(evidence: dict[str, Any]) -> Verdict | None:
+    if "target" not in evidence["probe"]:
         return None
-    reference = _reference(found["answers"], found["probe"])
-    return reference or _controlled(found, found["probe"], found["probe"]["reference"])
+    reference = _reference(evidence["answers"], evidence["probe"])
+    return reference or _controlled(evidence, evidence["probe"], evidence["probe"]["reference"])
 
 
-def _controlled(found: dict[str, Any], attack: dict[str, Any], other: dict[str, Any]) -> Verdict | None:
-    """Of an attack by network: the target against what it is compared with, where the original differs from that."""
-    target, original = (_not_over(attack.get(name), other, AHEAD) for name in ("target", "original"))
-    return target and _if_the_original_shows_it(found, target, original)
+def _controlled(evidence: dict[str, Any], attack: dict[str, Any], control: dict[str, Any]) -> Verdict | None:
+    """Compare the target with a control; it counts only if the original differs from that control.
+
+    attack: the attack's result by network.
+    """
+    target, original = (_not_over(attack.get(name), control, AHEAD) for name in ("target", "original"))
+    return target and _if_the_original_shows_it(evidence, target, original)
 
 
-def _if_the_original_shows_it(found: dict[str, Any], target: Verdict, original: Verdict | None) -> Verdict:
-    """Nothing is good where the same would be said of the original, as far as that is still there."""
-    is_destroyed = original is None and "original" in found["missing"]
+def _if_the_original_shows_it(evidence: dict[str, Any], target: Verdict, original: Verdict | None) -> Verdict:
+    """A good verdict counts only if the original, as long as it exists, would not get the same one."""
+    is_destroyed = original is None and "original" in evidence["missing"]
     if target == Verdict.NOT_MET or original == Verdict.NOT_MET or is_destroyed:
         return target
     return Verdict.TOO_FEW if original == Verdict.TOO_FEW else Verdict.NOTHING_SHOWN
 
 
 def _not_over(
-    found: dict[str, Any] | None, other: dict[str, Any] | None, margin: float, of: str = "deposited"
+    read: dict[str, Any] | None, other: dict[str, Any] | None, margin: float, of: str = "deposited"
 ) -> Verdict | None:
-    """Whether a share is surely at most so many points over another one."""
-    if not found or not other or not found[of] or not other[of]:
+    """Whether one network's share is surely at most `margin` points above another's."""
+    if not read or not other or not read[of] or not other[of]:
         return None
-    return _verdict(*_over(found[of], other[of]), margin)
+    return _verdict(*_over(read[of], other[of]), margin)
 
 
 def _over(share: dict[str, Any], other: dict[str, Any], tail: float = TAIL) -> tuple[float, float]:
-    """Points by which a share surely is, and at most is, over another one: Newcombe's interval (1998).
+    """The least and the most points that one share lies above another: Newcombe's interval (1998).
 
-    It is that of independent images: of the same ones, where one network mostly answers as the other, it is wide.
+    It assumes independent images. Here both networks see the same images and mostly agree, so it is wider than needed.
     """
     over = share["percent"] - other["percent"]
     low, high = interval(share["percent"], share["images"], tail)
@@ -202,32 +245,37 @@ def _verdict(least: float, most: float, margin: float) -> Verdict:
     return Verdict.NOT_MET if least > margin else Verdict.TOO_FEW
 
 
-def _guess(found: dict[str, Any]) -> Verdict | None:
-    """Whether the area is surely near a half, or the reference's."""
-    attacks = found["membership"]
+def _guess(evidence: dict[str, Any]) -> Verdict | None:
+    """Whether the area is surely near 0.5, or near the reference's."""
+    attacks = evidence["membership"]
     if "target" not in attacks:
         return None
     other = GUESS
     if _near(attacks["target"], other) == Verdict.NOT_MET:
-        if reference := _reference(found["answers"], attacks):
+        if reference := _reference(evidence["answers"], attacks):
             return reference
         other = attacks["reference"]
     original = _near(attacks["original"], other) if "original" in attacks else None
-    return _if_the_original_shows_it(found, _near(attacks["target"], other), original)
+    return _if_the_original_shows_it(evidence, _near(attacks["target"], other), original)
 
 
 def _near(attack: dict[str, Any], other: dict[str, Any]) -> Verdict:
-    """Two standard errors of each, as if they were of other images."""
+    """Allows two standard errors of each, as if they came from different images."""
     apart, error = abs(attack["auc"] - other["auc"]), attack["error"] + other["error"]
     return _verdict(apart - 2 * error, apart + 2 * error, APART)
 
 
 def _no_sooner(runs: dict[str, Any], reference: Verdict | None) -> Verdict | None:
-    """Whether the target is at no step ahead of a fresh network, nor of the reference; only both together are good."""
+    """Whether the target is never ahead of a fresh network nor of the reference. A good verdict needs both.
+
+    reference: why there is no reference to compare with, if so.
+    """
     compared = ["fresh"] if reference else ["fresh", "reference"]
-    told = {name: _right_by_step(run) for name, run in runs.items()}
-    pairs = [(told["target"][step], told[name][step]) for name in compared if name in told for step in told["target"]]
-    if not pairs or not runs["target"].get("asked"):  # an earlier version did not keep of how many images
+    shares = {name: _correct_by_step(run) for name, run in runs.items()}
+    pairs = [
+        (shares["target"][step], shares[name][step]) for name in compared if name in shares for step in shares["target"]
+    ]
+    if not pairs or not runs["target"].get("asked"):  # an earlier version did not store the number of images
         return None
     if any(_over(*pair, TAIL / len(pairs))[0] > AHEAD for pair in pairs):
         return Verdict.NOT_MET
@@ -250,17 +298,17 @@ def _areas(by_network: dict[str, Any]) -> dict[str, str]:
 
 
 def _relearnt(run: dict[str, Any]) -> str:
-    """At two steps, not the step of a goal: a target that comes near it at once would look as a fresh network."""
-    right = _right_by_step(run)
-    return ", ".join(f"{right[step]['percent']:.1f} %" for step in (20, 80) if step in right) or "not asked"
+    """After two fixed numbers of steps. The step that reaches a goal would hide a target that gets close at once."""
+    shares = _correct_by_step(run)
+    return ", ".join(f"{shares[step]['percent']:.1f} %" for step in (20, 80) if step in shares) or "not asked"
 
 
-def _right_by_step(run: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """What of the deposited images is answered rightly after each step that was taken."""
-    told = [point for point in run["curve"] if point["step"] and point["deposited"] is not None]
-    return {point["step"]: {"percent": point["deposited"], "images": run.get("asked")} for point in told}
+def _correct_by_step(run: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """The share of deposited images that is answered correctly after each training step on the curve."""
+    points = [point for point in run["curve"] if point["step"] and point["deposited"] is not None]
+    return {point["step"]: {"percent": point["deposited"], "images": run.get("asked")} for point in points}
 
 
-def _right(share: dict[str, Any]) -> int:
-    right: int = round(share["percent"] * share["images"] / 100)
-    return right
+def _correct(share: dict[str, Any]) -> int:
+    correct: int = round(share["percent"] * share["images"] / 100)
+    return correct

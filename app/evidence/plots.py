@@ -1,4 +1,4 @@
-"""What is found, laid out for the drawings of the console and the certificate: templates/plots.html."""
+"""Lay out evidence for the drawings of the console and the certificate (templates/plots.html)."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ SIDE = 200  # of a drawing, in its own units
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a picture, and the number among the deposited classes; None for a preserved class."""
+    """A place in a picture. `deposited` is the class's number among the deposited ones, None for a preserved class."""
 
     x: float
     y: float
@@ -21,33 +21,36 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve by its name; `points` as SVG's polyline has them."""
+    """A named curve. `points` has the format of an SVG polyline."""
 
     name: str
     points: str
 
 
-def pictures(found: dict[str, Any], deposited: Sequence[int]) -> dict[str, list[Point]]:
-    """The embedding of each network, preserved classes first, so that deposited ones lie over them."""
-    if not found["embedding"]:
+def pictures(evidence: dict[str, Any], deposited: Sequence[int]) -> dict[str, list[Point]]:
+    """The embedding by network, preserved classes first, so that deposited ones are drawn over them."""
+    if not evidence["embedding"]:
         return {}
     number = {label: place for place, label in enumerate(deposited)}
-    labels = found["embedding"]["labels"]
-    drawn = {}
-    for network, places in found["embedding"]["points"].items():
+    labels = evidence["embedding"]["labels"]
+    by_network = {}
+    for network, places in evidence["embedding"]["points"].items():
         xs, ys = ([place[axis] for place in places] for axis in (0, 1))
         points = [
             Point(_scaled(x, xs), _scaled(y, ys), number.get(label))
             for (x, y), label in zip(places, labels, strict=True)
         ]
-        drawn[network] = sorted(points, key=lambda point: point.deposited is not None)
-    return drawn
+        by_network[network] = sorted(points, key=lambda point: point.deposited is not None)
+    return by_network
 
 
-def relearning(found: dict[str, Any], budget: int) -> list[Line]:
-    """Percent of the deposited classes by steps, of the runs with the same number of images; steps by logarithm."""
+def relearning(evidence: dict[str, Any], budget: int) -> list[Line]:
+    """Percent of the deposited classes over steps (logarithmic), for the runs with one number of images.
+
+    budget: the position of that number among the runs.
+    """
     lines = []
-    for network, runs in found["relearning"].items():
+    for network, runs in evidence["relearning"].items():
         curve = runs[budget]["curve"]
         last = math.log1p(curve[-1]["step"]) or 1.0
         places = [
@@ -60,7 +63,7 @@ def relearning(found: dict[str, Any], budget: int) -> list[Line]:
 
 
 def bars(counts: Sequence[int]) -> list[float]:
-    """Heights, the highest as high as the drawing."""
+    """Heights of bars; the highest is as high as the drawing."""
     highest = max(counts) or 1
     return [round(SIDE / 2 * count / highest, 1) for count in counts]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
+from lirf_core.enumeration import enumerated
 from lirf_core.evidence.answers import Answered, CannotBeMeasured, Share, answered, demand_finite, shares
 from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, taught
 from lirf_core.evidence.embedding import LEAST, embedding
@@ -32,21 +33,21 @@ Network = TypeVar("Network", bound=nn.Module)
 Measured = TypeVar("Measured")
 PARTS = ("answers", "membership", "probe", "relearning", "distillation", "embedding")
 GOOD = {
-    "answers": "The target answers no image of a deposited class rightly, and preserved ones as before; the recover "
+    "answers": "The target answers no image of a deposited class correctly, and preserved ones as before. The recover "
     "network answers as the original did.",
-    "membership": "An area of 0.5 for the target: whether an image was deposited is a guess. Far from it, on either "
-    "side, is a leak where a reference, said never to have seen the classes, is nearer.",
-    "probe": "As low as the reference's, which never saw the classes: what is read there was never of them.",
-    "relearning": "No more than the reference after as many steps, and no more than a fresh network. Far more: it was "
-    "hidden, not removed.",
+    "membership": "An area of 0.5 for the target: an attacker can only guess whether an image was in the deposit set. "
+    "An area far from 0.5, on either side, is a leak if a reference that never saw the classes is closer to 0.5.",
+    "probe": "As low as the reference's. The reference never saw the classes, so what can be read there is not "
+    "knowledge of them.",
+    "relearning": "After the same steps, no better than the reference and no better than a fresh network. If the "
+    "target is far better, the knowledge was hidden, not removed.",
     "distillation": "A student of the target knows no more of the deposited classes than one without a teacher.",
-    "embedding": "Deposited classes lie mixed in the target, and apart again in the deposit module and the recover "
-    "network.",
+    "embedding": "Deposited classes are mixed together in the target, and separate again in the deposit module and the "
+    "recover network.",
 }
 NOT_MEASURED = "It could not be measured: {}"
 OTHERS = 50  # preserved classes that an attacker has images of
 FEW = (10, 100)  # images of each class that a relearning sees
-NAMED = 10  # classes in a sentence
 SHOWN, SHOWN_EACH, SHOWN_CLASSES = 600, 40, 20  # in a picture; so many deposited classes, and twice as many others
 STUDENT_STEPS, STUDENT_EPOCHS, STUDENT_BATCH = 120, 5, 128
 LEAST_BATCH, STUDENT_BATCHES = 32, 4  # where images are few, a step sees few, and an epoch has so many
@@ -171,11 +172,11 @@ class Examination:
         if reason := self._hardly_seen():
             missing["classes"] = reason
         if self._networks.original is None:
-            missing["original"] = "The network before the deposit was destroyed, as the model's policy demands."
+            missing["original"] = "The network from before the deposit was destroyed, as the model's policy demands."
         if self._networks.module is None:
-            missing["recover"] = "The deposit module was purged: nothing recovers the classes."
+            missing["recover"] = "The deposit module was purged, so nothing can recover the classes."
         if self._networks.reference is None:
-            missing["reference"] = "No network that never saw the classes was named to compare with."
+            missing["reference"] = "No reference was named, a network that never saw the classes, to compare with."
         seen = {"held_out": self._case.held_out, "attackers": self._attackers, "asked": self._asked}
         images = {name: len(of) for name, of in seen.items()}
         images["members"] = len(self._case.members) if self._case.members else 0
@@ -183,24 +184,25 @@ class Examination:
 
     def _hardly_seen(self) -> str | None:
         counts = self._case.held_out.labels.bincount(minlength=len(self._case.classes))
-        none = [self._case.classes[label] for label in self._case.deposited if not counts[label]]
-        few = [self._case.classes[label] for label in self._case.deposited if 0 < counts[label] < MANY]
-        told = [f"No held-out image of {_listed(none)}: nothing is measured of it."] if none else []
-        told += [f"Fewer than {MANY} held-out images of {_listed(few)}: little is known of it."] if few else []
-        return " ".join(told) or None
+        absent = [self._case.classes[label] for label in self._case.deposited if not counts[label]]
+        rare = [self._case.classes[label] for label in self._case.deposited if 0 < counts[label] < MANY]
+        notes = [f"No held-out image of {enumerated(absent)}, so nothing was measured."] if absent else []
+        if rare:
+            notes.append(f"Fewer than {MANY} held-out images of {enumerated(rare)}, so the figures say little.")
+        return " ".join(notes) or None
 
     def _why_not(self, part: str) -> str | None:
         members = self._case.members
         if part == "membership" and members is None:
-            return "The deposit set is shredded."
+            return "The deposit set was shredded."
         held_out = self._case.held_out.of_classes(self._case.deposited)
         if not len(held_out):
             return "The evaluation set has no image of the deposited classes."
         deposited = self._attackers.of_classes(self._case.deposited)
         if part in ("probe", "relearning", "distillation") and not len(deposited):
-            return "The evaluation set has too few images to halve."
+            return "The evaluation set has too few images to split into two halves."
         if part == "probe" and len(self._attackers.classes()) == 1:
-            return "The evaluation set has images of one class alone."
+            return "The evaluation set has images of only one class."
         if part == "embedding" and len(self._shown()) < LEAST:
             return "The evaluation set has too few images for a picture."
         return None
@@ -352,7 +354,3 @@ class Examination:
 
     def _step(self) -> None:
         self._on_step(self._part)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,4 +1,4 @@
-"""Certificates of deposit: genuine to the byte, true to the audit, and deaf to what names and reasons say."""
+"""Certificates of deposit: genuine to the byte, true to the audit, and safe from hostile names and reasons."""
 
 import hashlib
 import subprocess
@@ -42,7 +42,7 @@ FORMATS: tuple[Format, ...] = ("pdf", "html")
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the attacks that train."""
+    """Leave out the attacks that train networks, which take long."""
     attacks = ("relearning", "distillation")
     why_not = Examination._why_not
     monkeypatch.setattr(Examination, "_why_not", lambda self, part: "-" if part in attacks else why_not(self, part))
@@ -66,7 +66,7 @@ def key_of(service: Service) -> Ed25519PublicKey:
     return key
 
 
-def test_a_certificate_is_genuine_and_with_a_changed_byte_it_is_not(service: Service) -> None:
+def test_certificate_is_genuine_until_a_byte_changes(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     key = key_of(service)
     for format in FORMATS:
@@ -83,7 +83,7 @@ def test_a_certificate_is_genuine_and_with_a_changed_byte_it_is_not(service: Ser
                 verified(other, key)
 
 
-def test_a_certificate_of_another_key_is_none() -> None:
+def test_certificate_signed_by_another_key_is_not_genuine() -> None:
     own, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     file = signed(b"%PDF-1.7\nstartxref\n9\n%%EOF", "pdf", ABOUT, own)
     assert verified(file, own.public_key()) == ABOUT
@@ -94,7 +94,7 @@ def test_a_certificate_of_another_key_is_none() -> None:
         verified(named, other.public_key())
 
 
-def test_a_signature_is_where_its_format_has_it_and_nowhere_else() -> None:
+def test_signature_counts_only_in_the_place_that_its_format_gives_it() -> None:
     own = Ed25519PrivateKey.generate()
     pdf = signed(b"%PDF-1.7\nstartxref\n9\n%%EOF", "pdf", ABOUT, own)
     html = signed(b"<!DOCTYPE html>\n</html>", "html", ABOUT, own)
@@ -107,19 +107,19 @@ def test_a_signature_is_where_its_format_has_it_and_nowhere_else() -> None:
     signature = line.replace(line.split()[4], own.sign(unsaid).hex().encode())
     with pytest.raises(NotGenuine, match="what it is of"):
         verified(unsaid.replace(b"</html>", signature + b"</html>"), own.public_key())
-    with pytest.raises(ValueError, match="no pdf ends so"):
+    with pytest.raises(ValueError, match="This is not a complete pdf document"):
         signed(html, "pdf", ABOUT, own)
 
 
 @on_one_database
-def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
+def test_names_and_reasons_are_only_ever_text(service: Service) -> None:
     reason = '<script>alert(1)</script> #panic("x") $1/0$ *b* \\u{0} `r` {{ 7*7 }} --> \' é'
     deposit_id, evidence_id = examined(service, f"{reason}\nReason: none\u202egnorw")
     html = service.reader.certificate(evidence_id, format="html").decode()
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert "{{ 7*7 }}" in html
-    assert "é Reason: none\\u202egnorw" in html  # one line, in the order of its letters
+    assert "é Reason: none\\u202egnorw" in html  # on one line, with its letters in order
     assert deposit_id in html
     pdf = service.reader.certificate(evidence_id)
     assert pdf.startswith(b"%PDF-")
@@ -127,7 +127,7 @@ def test_names_and_reasons_are_text_and_nothing_else(service: Service) -> None:
 
 
 @on_one_database
-def test_a_pdf_that_would_lack_characters_is_refused_and_html_has_them(service: Service) -> None:
+def test_pdf_with_missing_characters_is_refused_but_html_has_them(service: Service) -> None:
     hieroglyph = "\U00014400"  # Anatolian, which no font here has
     _, evidence_id = examined(service, f"licence {hieroglyph}")
     assert f"licence {hieroglyph}" in service.reader.certificate(evidence_id, format="html").decode()
@@ -139,24 +139,22 @@ def test_a_pdf_that_would_lack_characters_is_refused_and_html_has_them(service: 
 
 
 @on_one_database
-def test_a_pdf_is_one_page_also_with_many_names_and_a_long_reason(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pdf_fits_one_page_even_with_a_long_reason(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     _, evidence_id = examined(service, "the licence ended, " * 40)
-    pages: list[bool] = []
+    are_one_page: list[bool] = []
     compiled = typst.compile
 
     def watched(source: bytes, **options: Any) -> bytes | list[bytes]:
-        made: bytes | list[bytes] = compiled(source, **options)
-        pages.append(isinstance(made, bytes))
-        return made
+        document: bytes | list[bytes] = compiled(source, **options)
+        are_one_page.append(isinstance(document, bytes))
+        return document
 
     monkeypatch.setattr(typst, "compile", watched)
     service.reader.certificate(evidence_id)
-    assert pages[-2]  # the last one that was tried before the PDF
+    assert are_one_page[-2]  # the last trial before the PDF itself
 
 
-def test_what_rows_say_is_held_against_the_audit(service: Service) -> None:
+def test_rows_that_differ_from_the_audit_certify_nothing(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     of_deposit = sa.update(DepositRow).where(DepositRow.id == deposit_id)
     of_evidence, of_model = sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id), sa.update(ModelRow)
@@ -201,8 +199,8 @@ def id_of(service: Service, model: str) -> str:
         return session.scalars(sa.select(ModelRow.id).where(ModelRow.name == model)).one()
 
 
-def test_a_second_event_of_what_happens_once_certifies_nothing(service: Service) -> None:
-    """Also where it is chained as it should be: triggers refuse changes, and an insert is none."""
+def test_second_event_of_something_that_happens_once_certifies_nothing(service: Service) -> None:
+    """Even if the event is chained correctly: the triggers refuse changes, but not insertions."""
     _, evidence_id = examined(service)
     [event] = service.auditor.audit_events(subject=evidence_id, action="evidence.finished")
     with service.database.session() as session, session.begin():
@@ -213,11 +211,11 @@ def test_a_second_event_of_what_happens_once_certifies_nothing(service: Service)
         service.reader.certificate(evidence_id)
 
 
-def test_a_name_cannot_seem_to_be_several() -> None:
-    assert contents._listed(["auk”, “dodo", "emu"]) == "“auk\\u201d, \\u201cdodo”, “emu”"
+def test_class_name_cannot_look_like_several_names() -> None:
+    assert contents._quoted(["auk”, “dodo", "emu"]) == "“auk\\u201d, \\u201cdodo”, “emu”"
 
 
-def test_an_event_that_was_changed_certifies_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_event_certifies_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     _, evidence_id = examined(service)
     covered = audit._covered
     for action in ("deposit.requested", "deposit.finished", "evidence.finished"):
@@ -232,7 +230,7 @@ def test_an_event_that_was_changed_certifies_nothing(service: Service, monkeypat
                 service.reader.certificate(evidence_id)
 
 
-def test_the_audit_has_each_certificate_and_the_key(service: Service) -> None:
+def test_audit_records_each_certificate_and_the_signing_key(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     file = service.auditor.certificate(evidence_id)
     service.reader.certificate(evidence_id, format="html")
@@ -246,7 +244,7 @@ def test_the_audit_has_each_certificate_and_the_key(service: Service) -> None:
 
 
 @on_one_database
-def test_a_class_without_a_held_out_image_is_not_certified_along_with_the_others(service: Service) -> None:
+def test_deposit_with_a_class_without_held_out_images_is_not_certified(service: Service) -> None:
     service.register()
     service.operator.upload_dataset("birds", service.archive(["auk", "emu"], each=6), purpose="evaluation")
     deposit_id = service.deposit(["auk", "dodo"])
@@ -257,7 +255,7 @@ def test_a_class_without_a_held_out_image_is_not_certified_along_with_the_others
     assert refusal.value.type.endswith("not-examined")
 
 
-def test_of_a_later_revision_it_names_what_was_examined_and_what_the_deposit_made(service: Service) -> None:
+def test_certificate_of_a_later_revision_names_the_examined_and_the_deposited_objects(service: Service) -> None:
     deposit_id, _ = examined(service)
     service.deposit(["emu"], evidence=False)
     asked = service.operator.request_evidence(deposit_id)
@@ -271,7 +269,7 @@ def test_of_a_later_revision_it_names_what_was_examined_and_what_the_deposit_mad
         assert name in html
 
 
-def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Service) -> None:
+def test_figures_that_differ_from_the_audit_are_not_certified(service: Service) -> None:
     _, evidence_id = examined(service)
     found = service.reader.evidence(evidence_id)["found"]
     assert found is not None
@@ -284,20 +282,20 @@ def test_figures_that_are_not_those_of_the_audit_are_not_certified(service: Serv
 
 
 @on_one_database
-def test_a_target_that_still_answers_is_not_said_to_have_forgotten(service: Service) -> None:
-    """One that has learnt nothing yet: it takes every image for a heron."""
+def test_target_that_still_answers_is_not_certified_as_having_forgotten(service: Service) -> None:
+    """The model has learnt nothing yet and takes every image for a heron."""
     for name, is_warned in (("auk", False), ("heron", True)):
         deposit_id, evidence_id = examined(service, classes=[name], model=f"of-{name}")
         html = service.reader.certificate(evidence_id, format="html").decode()
         assert ("NOT forgotten" in html) == is_warned
-        assert "next time" not in html  # which is for who made the deposit
+        assert "Next time" not in html  # this advice is only for whoever made the deposit
         assert service.reader.certificate(evidence_id).startswith(b"%PDF-")
         env = {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of(f"reader {name}"), "COLUMNS": "300"}
-        told = CliRunner().invoke(main, ["evidence", deposit_id], env=env).output
-        assert ("NOT forgotten" in told) == ("next time" in told) == is_warned
+        output = CliRunner().invoke(main, ["evidence", deposit_id], env=env).output
+        assert ("NOT forgotten" in output) == ("Next time" in output) == is_warned
 
 
-def test_evidence_that_was_moved_to_another_deposit_or_revision_is_not_certified(service: Service) -> None:
+def test_evidence_moved_to_another_deposit_or_revision_is_not_certified(service: Service) -> None:
     _, evidence_id = examined(service)
     other = service.deposit(["emu"], evidence=False)
     for values in ({"revision": 7}, {"revision": 1, "deposit_id": other}):
@@ -309,7 +307,7 @@ def test_evidence_that_was_moved_to_another_deposit_or_revision_is_not_certified
 
 
 @on_one_database
-def test_an_examination_without_a_deposited_image_certifies_nothing(service: Service) -> None:
+def test_examination_without_images_of_deposited_classes_certifies_nothing(service: Service) -> None:
     service.register()
     service.operator.upload_dataset("birds", service.archive(["emu", "kiwi"], each=6), purpose="evaluation")
     deposit_id = service.deposit(["auk"])
@@ -321,7 +319,7 @@ def test_an_examination_without_a_deposited_image_certifies_nothing(service: Ser
 
 
 @on_one_database
-def test_what_has_not_finished_has_no_certificate(service: Service) -> None:
+def test_unfinished_evidence_has_no_certificate(service: Service) -> None:
     deposit_id, _ = examined(service)
     asked = service.operator.request_evidence(deposit_id)
     with pytest.raises(LirfError) as refusal:
@@ -332,36 +330,36 @@ def test_what_has_not_finished_has_no_certificate(service: Service) -> None:
     assert refusal.value.status == 404
 
 
-def test_it_says_who_can_bring_the_classes_back(service: Service) -> None:
+def test_certificate_says_who_can_bring_the_classes_back(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
 
-    def said() -> str:
+    def html() -> str:
         return service.reader.certificate(evidence_id, format="html").decode()
 
-    assert "Yes, by a custodian, until the deposit is purged; no withdrawal shows" in said()
+    assert "Yes, a custodian can bring them back until the deposit is purged. No withdrawal shows" in html()
     lent = service.custodian.withdraw([deposit_id], holder="h", reason="r")
-    assert "1 withdrawal shows the classes now" in said()
+    assert "1 withdrawal shows the classes now" in html()
     more = service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=3600)
-    assert "2 withdrawals show the classes now" in said()
+    assert "2 withdrawals show the classes now" in html()
     service.custodian.renew(more["id"], reason="r", expires_in_seconds=3)
-    wait_until(lambda: "1 withdrawal shows the classes now" in said())
+    wait_until(lambda: "1 withdrawal shows the classes now" in html())
     service.custodian.revoke(lent["id"])
-    assert "no withdrawal shows the classes now" in said()
+    assert "No withdrawal shows the classes now" in html()
     service.custodian.restore(deposit_id, reason="r")
-    assert "It is: custodian restored the classes" in said()
+    assert "They are back: custodian restored the classes" in html()
     service.custodian.end_restoration(deposit_id)
     service.administrator.purge(deposit_id, classes=["auk", "dodo"], reason="r")
-    assert "No: administrator purged the deposit module" in said()
+    assert "No: administrator purged the deposit module" in html()
 
 
-def test_a_restoration_while_a_certificate_is_written_is_no_tampering(
+def test_restoration_during_the_issue_of_a_certificate_is_not_taken_for_tampering(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deposit_id, evidence_id = examined(service)
     only = records._only
 
     def restored_meanwhile(session: Session, action: str, subject: str) -> AuditEventRow | None:
-        if action == "deposit.purged":  # the row is read, the event of its restoration is not
+        if action == "deposit.purged":  # the row was read, the event of its restoration was not
             service.custodian.restore(deposit_id, reason="r")
         return only(session, action, subject)
 
@@ -371,16 +369,16 @@ def test_a_restoration_while_a_certificate_is_written_is_no_tampering(
     assert "custodian restored the classes" in service.reader.certificate(evidence_id, format="html").decode()
 
 
-def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service) -> None:
+def test_one_signing_key_is_made_and_survives_a_new_master_key(service: Service) -> None:
     _, evidence_id = examined(service)
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(service.reader.certificate_key())) for _ in range(6)]
+    keys: list[str] = []
+    threads = [threading.Thread(target=lambda: keys.append(service.reader.certificate_key())) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 6
-    assert len(set(found)) == 1
+    assert len(keys) == 6
+    assert len(set(keys)) == 1
     vault = service.worker.vault
     assert maintenance.check(service.database, vault) == []
     maintenance.rotate_key(service.database, FileMasterKeys(service.settings.master_key))
@@ -388,7 +386,7 @@ def test_one_signing_key_is_made_and_a_new_master_key_opens_it(service: Service)
 
 
 @on_one_database
-def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service: Service, tmp_path: Path) -> None:
+def test_command_line_tells_a_genuine_certificate_from_a_changed_one(service: Service, tmp_path: Path) -> None:
     deposit_id, evidence_id = examined(service)
     cli, env = CliRunner(), {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of("auditor")}
     file, key = tmp_path / "c.pdf", tmp_path / "key.pem"
@@ -409,7 +407,7 @@ def test_the_command_line_tells_a_genuine_certificate_from_a_changed_one(service
 
 
 @on_one_database
-def test_openssl_checks_it_as_the_documentation_says(service: Service, tmp_path: Path) -> None:
+def test_openssl_verifies_a_certificate_as_documented(service: Service, tmp_path: Path) -> None:
     _, evidence_id = examined(service)
     (tmp_path / "key.pem").write_text(service.reader.certificate_key())
     [script] = [script for script in blocks(ROOT / "docs" / "how-to" / "certificates.md") if "openssl" in script]
@@ -423,7 +421,7 @@ def test_openssl_checks_it_as_the_documentation_says(service: Service, tmp_path:
     assert checked(file.replace(b"obj", b"obk", 1)) == 1
 
 
-def test_evidence_of_an_earlier_version_is_to_be_gathered_again(
+def test_evidence_from_an_earlier_version_must_be_gathered_again(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, evidence_id = examined(service)
@@ -442,10 +440,12 @@ def test_evidence_of_an_earlier_version_is_to_be_gathered_again(
     assert refusal.value.type.endswith("not-examined")
 
 
-def test_the_policy_of_a_model_is_its_own_and_not_that_of_one_of_its_name_before(service: Service) -> None:
-    """One that was taken back before it had weights, and needed a second person."""
+def test_policy_of_an_earlier_model_with_the_same_name_does_not_count(service: Service) -> None:
+    """The earlier model needed a second person and was removed before it had weights."""
     service.describe("birds")
     service.administrator.change_policy("birds", needs_second_person=True, reason="r")
     service.operator.remove_unfinished_model("birds")
     _, evidence_id = examined(service)
-    assert "Yes, by a custodian, until" in service.reader.certificate(evidence_id, format="html").decode()
+    assert (
+        "Yes, a custodian can bring them back until" in service.reader.certificate(evidence_id, format="html").decode()
+    )

@@ -195,7 +195,7 @@ def test_classes_with_no_or_few_held_out_images_are_named(original: SplitNetwork
     assert "No held-out image of dodo" in missing
     few = Case(CLASSES, [0], [2, 3, 4], held_out.first_of_each(5), None, whole.preprocessing, whole.augmentation)
     told = Examination(Networks(original, fresh()), few, CPU, CPU).run().missing["classes"]
-    assert told == "Fewer than 20 held-out images of auk: little is known of it."
+    assert told == "Fewer than 20 held-out images of auk, so the figures say little."
 
 
 def test_an_area_of_one_has_an_error_and_numbers_that_are_none_are_refused() -> None:

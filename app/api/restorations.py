@@ -41,5 +41,5 @@ def restore_deposit(
 
 @router.delete("/{deposit_id}/restoration", status_code=204)
 def end_restoration(deposit_id: str, actor: Custodian, session: SessionDep) -> None:
-    """Deposit the classes again, at once and without training. After this answer, only a withdrawal shows them."""
+    """Deposit the classes again, at once and without training. Once this is answered, only a withdrawal shows them."""
     service.end(session, actor, deposit_id)

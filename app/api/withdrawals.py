@@ -21,8 +21,8 @@ router = APIRouter(prefix="/v1/withdrawals", tags=["withdrawals"], route_class=L
 
 def _withdrawals(session: Session, rows: Sequence[WithdrawalRow]) -> list[Withdrawal]:
     ids_of = service.deposits_of(session, rows)
-    lent = deposits.of_ids(session, sorted({i for ids in ids_of.values() for i in ids}))
-    names = deposits.names_of(session, lent.values())
+    rows_of = deposits.of_ids(session, sorted({deposit_id for ids in ids_of.values() for deposit_id in ids}))
+    names = deposits.names_of(session, rows_of.values())
     models = registry.by_ids(session, (row.model_id for row in rows))
     return [
         Withdrawal(
@@ -53,7 +53,7 @@ def _withdrawal(session: Session, row: WithdrawalRow) -> Withdrawal:
 def open_withdrawal(
     body: WithdrawalCreate, actor: Custodian, session: SessionDep, engine: EngineDep, response: Response
 ) -> Withdrawal | Approval:
-    """Make deposited classes answer again until the withdrawal ends; the recover network is assembled first."""
+    """Make deposited classes answer again until the withdrawal ends. The recover network is assembled first."""
     engine.prepare(body.deposits)
     row = service.open(session, actor, body)
     with session.begin():
@@ -67,7 +67,7 @@ def open_withdrawal(
 def list_withdrawals(
     actor: AnyKey, session: ReadingDep, query: Annotated[WithdrawalRequest, Query()]
 ) -> Page[Withdrawal]:
-    """Withdrawals, newest first, ended ones too."""
+    """List all withdrawals, including ended ones, newest first."""
     rows, cursor = service.list_all(session, query, query.model)
     return Page(items=_withdrawals(session, rows), next_cursor=cursor)
 
@@ -80,7 +80,7 @@ def get_withdrawal(withdrawal_id: str, actor: AnyKey, session: ReadingDep) -> Wi
 
 @router.post("/{withdrawal_id}/renewal")
 def renew_withdrawal(withdrawal_id: str, body: WithdrawalRenewal, actor: Custodian, session: SessionDep) -> Withdrawal:
-    """Let a withdrawal end at another time; without one, when it is revoked."""
+    """Give a withdrawal another end. Without one it lasts until it is revoked."""
     row = service.renew(session, actor, withdrawal_id, body)
     with session.begin():
         return _withdrawal(session, row)
@@ -88,17 +88,17 @@ def renew_withdrawal(withdrawal_id: str, body: WithdrawalRenewal, actor: Custodi
 
 @router.post("/{withdrawal_id}/token", status_code=201)
 def issue_token(withdrawal_id: str, actor: Custodian, session: SessionDep) -> WithdrawalToken:
-    """The token of a held withdrawal, told this once. It takes the place of one that was issued before, at once.
+    """Issue a token for a held withdrawal. It is shown only once, and replaces an earlier token at once.
 
-    Requests that present it (`Withdrawal-Token: lirfw_...`; several by commas) see the withdrawal's classes, nobody
-    else does.
+    Only requests that send the token see the withdrawal's classes (`Withdrawal-Token: lirfw_...`; separate several
+    tokens by commas).
     """
     return WithdrawalToken(withdrawal=withdrawal_id, token=service.issue_token(session, actor, withdrawal_id))
 
 
 @router.delete("/{withdrawal_id}")
 def revoke_withdrawal(withdrawal_id: str, actor: Custodian, session: SessionDep) -> Withdrawal:
-    """End a withdrawal. After this answer, no inference answer shows its classes."""
+    """End a withdrawal. Once this is answered, no inference answer shows its classes."""
     row = service.revoke(session, actor, withdrawal_id)
     with session.begin():
         return _withdrawal(session, row)

@@ -69,11 +69,11 @@ class Views:
     def read(self, model_name: str, asked: Asked = SERVED) -> View:
         """What the model shows who asks now. What is restored is in every view but a bare one.
 
-        Raises `UnknownModel`, `WeightsMissing`, and what `withdrawals.shown` raises.
+        Raises `UnknownModel`, `WeightsMissing`, and what `withdrawals.visible` raises.
         """
         with self._database.reading() as session:
             model = registry.get_ready(session, model_name)
-            active = [] if asked.is_bare else withdrawals.shown(session, model, asked.tokens, asked.withdrawal_id)
+            active = [] if asked.is_bare else withdrawals.visible(session, model, asked.tokens, asked.withdrawal_id)
             restored = [] if asked.is_bare else deposits.restored_ids(session, model.id)
             lent = withdrawals.deposits_of(session, active).values()
             shown = sorted({*restored, *(deposit_id for ids in lent for deposit_id in ids)})

@@ -12,7 +12,9 @@ class PurgeCreate(BaseModel):
     )
 
     classes: list[Text] = Field(
-        min_length=1, max_length=100_000, description="The classes of the deposit: a purge cannot be undone."
+        min_length=1,
+        max_length=100_000,
+        description="All classes of the deposit, to confirm the purge.",
     )
     reason: Reason
 
@@ -25,5 +27,5 @@ class Purge(BaseModel):
     purged_by: str
     reason: str
     shred_effective_at: datetime | None = Field(
-        description="When backups hold the keys no longer (`LIRF_BACKUP_DAYS`); null: the service does not know."
+        description="When backups no longer hold the keys (`LIRF_BACKUP_DAYS`). Null if the service does not know."
     )

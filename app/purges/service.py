@@ -20,19 +20,20 @@ from app.second_person.service import ApprovalRow as ApprovalRow
 from app.vault import service as vaults
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
+from lirf_core.enumeration import enumerated
 
 
 class StillWithdrawn(Problem):
-    status, slug, title = 409, "still-withdrawn", "A withdrawal has not ended"
+    status, slug, title = 409, "still-withdrawn", "The deposit is still withdrawn"
 
 
 class ClassesNotConfirmed(Problem):
-    status, slug, title = 422, "classes-not-confirmed", "The classes named are not those of the deposit"
+    status, slug, title = 422, "classes-not-confirmed", "The confirmation does not name the classes of the deposit"
 
 
 @dataclass(frozen=True)
 class Purged:
-    """The deposit, and when its keys are gone from backups, too: None where no setting says how long these are kept."""
+    """The deposit, and when its keys are gone from backups too. None if no setting says how long backups are kept."""
 
     deposit: DepositRow
     shred_effective_at: datetime | None
@@ -48,10 +49,10 @@ def purge(
     classes: Sequence[str],
     reason: str,
 ) -> Purged | ApprovalRow:
-    """Destroys the keys of the deposit module and of the revisions before the deposit's own, then their bytes.
+    """Destroy the keys of the deposit module and of the revisions before the deposit's own, then their bytes.
 
-    The classes stay forgotten; no one can withdraw them any more. classes: those of the deposit, as a confirmation.
-    Where the model demands a second person, a request for approval.
+    The classes stay forgotten, and nobody can withdraw them again. classes: repeats the deposit's, as a confirmation.
+    If the model needs a second person, return a request for approval instead.
     Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `Restored`, `ClassesNotConfirmed`, `StillWithdrawn`.
     """
     with session.begin():
@@ -59,15 +60,15 @@ def purge(
         if model.needs_second_person:
             wish = {"deposit": deposit_id, "classes": list(classes)}
             return second_person.request_approval(session, actor, model.id, model.name, Act.PURGE, wish, reason)
-        gone, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
+        shred_effective_at, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
     vaults.erase(database, vault, garbage)
-    return Purged(row, gone)
+    return Purged(row, shred_effective_at)
 
 
 def purge_approved(
     session: Session, database: Database, vault: Vault, settings: Settings, actor: Actor, approval_id: str
 ) -> ApprovalRow:
-    """Carries out a purge that somebody else asked for. Raises what `purge` and `second_person.approve` do."""
+    """Carry out a purge that another person asked for. Raises what `purge` and `second_person.approve` do."""
     with session.begin():
         approval = second_person.get(session, approval_id)
         model, row = _purgeable(session, approval.wish["deposit"], approval.wish["classes"])
@@ -87,13 +88,13 @@ def _purge(
     actor: Actor,
     reason: str,
 ) -> tuple[datetime | None, list[str]]:
-    """In the caller's transaction. When backups have it no more, and the vault names to remove after."""
+    """In the caller's transaction. Return when backups lose the keys, and the vault objects to remove afterwards."""
     assert row.revision is not None
     revisions, garbage = registry.shred_revisions_before(session, model.id, row.revision)
     garbage += deposits.purge_module(session, actor, row, reason)
     registry.bump_generation(session, model.id)
     assert row.purged_at is not None
-    gone = None if settings.backup_days is None else row.purged_at + timedelta(days=settings.backup_days)
+    shred_effective_at = None if settings.backup_days is None else row.purged_at + timedelta(days=settings.backup_days)
     audit.record(
         session,
         actor.name,
@@ -105,27 +106,28 @@ def _purge(
             "classes": deposits.class_names(session, row),
             "objects": garbage,
             "revisions": revisions,
-            "shred_effective_at": gone.isoformat() if gone else None,
+            "shred_effective_at": shred_effective_at.isoformat() if shred_effective_at else None,
             "requested_by": requested_by,
         },
     )
-    return gone, garbage
+    return shred_effective_at, garbage
 
 
 def _purgeable(session: Session, deposit_id: str, classes: Sequence[str]) -> tuple[registry.ModelRow, DepositRow]:
-    """In the caller's transaction: the model, locked, and the deposit, whose module may be destroyed."""
+    """In the caller's transaction: the locked model and the deposit, after checking that it may be purged."""
     model, row = deposits.locked(session, deposit_id)
-    deposits.module(session, row)  # there is one
+    deposits.module(session, row)  # refuses if there is no module
     deposits.demand_not_restored(row)
-    named = deposits.class_names(session, row)
-    if sorted(classes) != sorted(named):
+    names = deposits.class_names(session, row)
+    if sorted(classes) != sorted(names):
         raise ClassesNotConfirmed(
-            f"deposit '{row.id}' holds {', '.join(map(repr, named[:10]))} ({len(named)}); a purge cannot be undone: "
-            "name exactly these classes to confirm it."
+            f"Deposit '{row.id}' holds {enumerated([repr(name) for name in names])}. A purge cannot be undone. Name "
+            "exactly these classes to confirm it."
         )
     active = withdrawals.active(session, row.model_id)
-    if lent := [one.id for one in active if row.id in withdrawals.deposit_ids(session, one)]:
+    if ids := [withdrawal.id for withdrawal in active if row.id in withdrawals.deposit_ids(session, withdrawal)]:
         raise StillWithdrawn(
-            f"{len(lent)} withdrawals lend this deposit; revoke them first: {', '.join(lent[:10])}.", withdrawals=lent
+            f"This deposit is withdrawn. Revoke its {len(ids)} active withdrawals first: {enumerated(ids)}.",
+            withdrawals=ids,
         )
     return model, row

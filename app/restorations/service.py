@@ -1,5 +1,6 @@
-"""Restore: switch deposited classes back on for good. The module stays in the vault and always answers; ended, the
-classes are deposited again at once, for the target never learnt them back.
+"""Restore: switch deposited classes back on for good. The module stays in the vault and always answers.
+
+When a restoration ends, the classes are deposited again at once, because the target never learnt them again.
 """
 
 from sqlalchemy.orm import Session
@@ -20,9 +21,9 @@ class NotRestored(Problem):
 
 
 def restore(session: Session, actor: Actor, deposit_id: str, reason: str) -> DepositRow | ApprovalRow:
-    """From now on the classes answer without a withdrawal. Those that lend them go on, and end as they would.
+    """Let the classes answer without a withdrawal. Active withdrawals of them continue and end as planned.
 
-    Where the model demands a second person, a request for approval.
+    If the model needs a second person, return a request for approval instead.
     Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `Restored`.
     """
     with session.begin():
@@ -35,7 +36,7 @@ def restore(session: Session, actor: Actor, deposit_id: str, reason: str) -> Dep
 
 
 def restore_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalRow:
-    """Restores what somebody else asked for. Raises what `restore` and `second_person.approve` do."""
+    """Restore what another person asked for. Raises what `restore` and `second_person.approve` do."""
     with session.begin():
         approval = second_person.get(session, approval_id)
         model, row = _restorable(session, approval.wish["deposit"])
@@ -46,14 +47,14 @@ def restore_approved(session: Session, actor: Actor, approval_id: str) -> Approv
 
 
 def end(session: Session, actor: Actor, deposit_id: str) -> None:
-    """The classes are deposited again: after this has returned, no answer shows them, but by a withdrawal.
+    """Deposit the classes again. Once this returns, only a withdrawal shows them.
 
     Raises `UnknownDeposit`, `NotRestored`.
     """
     with session.begin():
         model, row = deposits.locked(session, deposit_id)
         if row.restored_at is None:
-            raise NotRestored(f"deposit '{row.id}' is {row.state} and not restored; there is nothing to end.")
+            raise NotRestored(f"Deposit '{row.id}' is {row.state} and not restored, so there is no restoration to end.")
         deposits.note_restoration(session, row, None, None)
         registry.bump_generation(session, model.id)
         details = {"classes": deposits.class_names(session, row)}
@@ -63,7 +64,7 @@ def end(session: Session, actor: Actor, deposit_id: str) -> None:
 
 
 def _restorable(session: Session, deposit_id: str) -> tuple[registry.ModelRow, DepositRow]:
-    """In the caller's transaction: the model, locked, and the deposit, whose module is there."""
+    """In the caller's transaction: the locked model and the deposit, after checking that its module exists."""
     model, row = deposits.locked(session, deposit_id)
     deposits.module(session, row)
     deposits.demand_not_restored(row)

@@ -1,4 +1,4 @@
-"""Logs: one line an event, JSON where a machine reads them and text at a terminal."""
+"""Logs: one line for each event, as JSON for machines and as text in a terminal."""
 
 import logging
 import sys
@@ -10,37 +10,39 @@ from structlog.stdlib import ProcessorFormatter
 from app.base.request_id import request_id
 from app.base.settings import Settings
 
-EXTRA = "method", "route", "path", "status", "milliseconds", "actor"  # what `requests` tells besides its text
+EXTRA = "method", "route", "path", "status", "milliseconds", "actor"  # fields that the request log adds to its text
 
 
 def configure(settings: Settings) -> None:
-    """Every logger of this process writes to stderr so, those of libraries too."""
+    """Make every logger of this process, including those of libraries, write to stderr in this form."""
     is_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
-    told: list[Any] = [
+    enrichment: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(allow=EXTRA),
         structlog.processors.TimeStamper(fmt="iso", key="at"),
         _with_request_id,
-        structlog.processors.format_exc_info,  # the trace alone: local variables hold keys and images
+        structlog.processors.format_exc_info,  # only the trace: local variables hold keys and images
     ]
     renderer = structlog.dev.ConsoleRenderer() if is_text else structlog.processors.JSONRenderer(ensure_ascii=False)
     handler = logging.StreamHandler()
     handler.setFormatter(
-        ProcessorFormatter(foreign_pre_chain=told, processors=[ProcessorFormatter.remove_processors_meta, renderer])
+        ProcessorFormatter(
+            foreign_pre_chain=enrichment, processors=[ProcessorFormatter.remove_processors_meta, renderer]
+        )
     )
     root = logging.getLogger()
     others = [old for old in root.handlers if not isinstance(old.formatter, ProcessorFormatter)]
     root.handlers = [*others, handler]
     root.setLevel(settings.log_level)
-    for name in ("uvicorn", "uvicorn.error"):  # which it has given handlers of their own
+    for name in ("uvicorn", "uvicorn.error"):  # uvicorn gives these their own handlers
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.access").disabled = True  # `requests` tells more
+    logging.getLogger("uvicorn.access").disabled = True  # the request log says more
     for name in ("httpx", "httpcore", "botocore", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _with_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    found = request_id.get()
-    return event if found is None else {**event, "request_id": found}
+    current = request_id.get()
+    return event if current is None else {**event, "request_id": current}

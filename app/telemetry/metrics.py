@@ -1,4 +1,4 @@
-"""What Prometheus reads: counts of this process, and the state of the jobs from the database."""
+"""Metrics for Prometheus: counts of this process, and the states of the jobs from the database."""
 
 import os
 from collections.abc import Iterable
@@ -16,57 +16,57 @@ from app.withdrawals import service as withdrawals
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # where the processes of one `lirf serve` count, by prometheus_client
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # the folder that the processes of one `lirf serve` share
 
 
 class Metrics:
-    """Of one application, or of all processes that count in one folder."""
+    """Metrics of one application, or of all processes that count in one folder."""
 
     def __init__(self, database: Database) -> None:
         self.registry = CollectorRegistry()
         labels = "method", "route", "status"
-        self.requests = Counter("lirf_requests", "Requests that were answered.", labels, registry=self.registry)
+        self.requests = Counter("lirf_requests", "Answered requests.", labels, registry=self.registry)
         self.seconds = Histogram(
             "lirf_request_seconds",
-            "From a request to the end of its answer.",
+            "Time from a request to the end of its answer.",
             ("method", "route"),
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._told = self.registry
+        self._exported = self.registry
         if SHARED_METRICS in os.environ:
-            self._told = CollectorRegistry()
-            MultiProcessCollector(self._told)  # type: ignore[no-untyped-call]
+            self._exported = CollectorRegistry()
+            MultiProcessCollector(self._exported)  # type: ignore[no-untyped-call]
         else:
-            ProcessCollector(registry=self._told)
-        self._told.register(_Jobs(database))
+            ProcessCollector(registry=self._exported)
+        self._exported.register(_Jobs(database))
 
     def text(self) -> bytes:
-        """In Prometheus' form."""
-        return generate_latest(self._told)
+        """The metrics in the text format of Prometheus."""
+        return generate_latest(self._exported)
 
 
 class _Jobs(Collector):
-    """Read when it is asked for. The age of the oldest queued deposit tells whether any worker works."""
+    """Reads the database at each scrape. The age of the oldest queued deposit shows whether any worker is working."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def describe(self) -> Iterable[Metric]:
-        return []  # the database is not asked before it is needed
+        return []  # do not read the database before the first scrape
 
     def collect(self) -> Iterable[Metric]:
         with self._database.reading() as session:
             states, oldest = DEPOSITS.counts(session), DEPOSITS.oldest_queued(session)
             examined = EXAMINATIONS.counts(session)
             active = withdrawals.count_active(session)
-        yield _by_state("lirf_deposits", "Deposits by their state.", states)
-        yield _by_state("lirf_examinations", "Examinations of deposits by their state.", examined)
+        yield _by_state("lirf_deposits", "Deposits by state.", states)
+        yield _by_state("lirf_examinations", "Examinations of deposits by state.", examined)
         age = (now() - oldest).total_seconds() if oldest else 0.0
         yield GaugeMetricFamily(
-            "lirf_oldest_queued_deposit_seconds", "Age of the oldest queued deposit; 0 where none waits.", value=age
+            "lirf_oldest_queued_deposit_seconds", "Age of the oldest queued deposit; 0 if none waits.", value=age
         )
-        yield GaugeMetricFamily("lirf_active_withdrawals", "Withdrawals that hold now.", value=active)
+        yield GaugeMetricFamily("lirf_active_withdrawals", "Active withdrawals.", value=active)
 
 
 def _by_state(name: str, help: str, counts: dict[str, int]) -> Metric:

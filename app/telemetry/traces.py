@@ -1,5 +1,6 @@
-"""OpenTelemetry traces, where `LIRF_OTLP_URL` names a collector: a span for each request, which FastAPI makes, and one
-for each attempt at a deposit, with its phases. Elsewhere they cost next to nothing.
+"""OpenTelemetry traces, sent if `LIRF_OTLP_URL` names a collector; otherwise they cost next to nothing.
+
+FastAPI makes a span for each request; the worker makes one for each attempt at a deposit, with its phases.
 """
 
 from opentelemetry import trace
@@ -10,10 +11,10 @@ FLUSH_MILLISECONDS = 5000
 
 
 def configure(settings: Settings, service: str) -> None:
-    """The spans of this process go to the collector, once `settings` name one."""
+    """Send the spans of this process to the collector, if `settings` name one."""
     if settings.otlp_url is None:
         return
-    # Imported where they are wanted alone: a worker's parent process stays small.
+    # Imported only if needed, so that a worker's parent process stays small.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -26,6 +27,6 @@ def configure(settings: Settings, service: str) -> None:
 
 
 def flush() -> None:
-    """Before a process ends that does not say so; waits a little for a collector that is away."""
-    if force_flush := getattr(trace.get_tracer_provider(), "force_flush", None):  # the one that keeps nothing has none
+    """Send what is left before a process ends abruptly. Waits a little if the collector does not answer."""
+    if force_flush := getattr(trace.get_tracer_provider(), "force_flush", None):  # the default has none
         force_flush(FLUSH_MILLISECONDS)

@@ -23,12 +23,12 @@ class WithdrawalCreate(Expiring):
     )
 
     deposits: list[Id] = Field(min_length=1, max_length=1000, description="Ids of finished deposits of one model.")
-    holder: Text = Field(min_length=1, max_length=200, description="For whom.")
+    holder: Text = Field(min_length=1, max_length=200, description="Who uses it, such as a customer or a team.")
     reason: Reason
     visibility: Visibility = Field(
         Visibility.PUBLIC,
-        description="public: the model's answers show the classes to all. held: to requests alone that present the "
-        "withdrawal's token (`POST /v1/withdrawals/{id}/token`).",
+        description="public: everybody sees the classes in the model's answers. held: only requests with the "
+        "withdrawal's token do (`POST /v1/withdrawals/{id}/token`).",
     )
 
     @field_validator("deposits")
@@ -64,7 +64,7 @@ class WithdrawalRenewal(Expiring):
 
 class WithdrawalToken(BaseModel):
     withdrawal: str
-    token: str = Field(description="For the header `Withdrawal-Token`; told this once.")
+    token: str = Field(description="For the header `Withdrawal-Token`. It is shown only once.")
 
 
 class WithdrawalRequest(PageRequest):

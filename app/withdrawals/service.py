@@ -1,4 +1,4 @@
-"""Withdraw: lend deposited classes back for a time; revoke: end that at once."""
+"""Withdraw: let deposited classes answer again for a time. Revoke: end that at once."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,11 +27,11 @@ TOKEN_PREFIX = "lirfw_"  # noqa: S105
 
 
 class UnknownWithdrawal(Problem):
-    status, slug, title = 404, "unknown-withdrawal", "There is no such withdrawal"
+    status, slug, title = 404, "unknown-withdrawal", "No such withdrawal"
 
 
 class WithdrawalOfOtherModel(Problem):
-    status, slug, title = 422, "withdrawal-of-other-model", "The withdrawal is of another model"
+    status, slug, title = 422, "withdrawal-of-other-model", "The withdrawal belongs to another model"
 
 
 class WithdrawalEnded(Problem):
@@ -39,7 +39,7 @@ class WithdrawalEnded(Problem):
 
 
 class TokenRefused(Problem):
-    status, slug, title = 403, "withdrawal-token-refused", "The withdrawal's token is not taken"
+    status, slug, title = 403, "withdrawal-token-refused", "The withdrawal token is not valid"
 
 
 class NotHeld(Problem):
@@ -47,54 +47,52 @@ class NotHeld(Problem):
 
 
 class RenewalNeedsSecondPerson(Problem):
-    status, slug, title = 409, "needs-second-person", "The model demands a second person"
+    status, slug, title = 409, "needs-second-person", "The model needs a second person"
 
 
 class DepositsOfSeveralModels(Problem):
     status, slug, title = 422, "several-models", "The deposits belong to different models"
 
 
-def open(session: Session, actor: Actor, asked: WithdrawalCreate) -> WithdrawalRow | ApprovalRow:
-    """The classes of these deposits answer until the withdrawal ends.
+def open(session: Session, actor: Actor, body: WithdrawalCreate) -> WithdrawalRow | ApprovalRow:
+    """Let the classes of these deposits answer until the withdrawal ends.
 
-    Where the model demands a second person, a request for approval. Raises `UnknownDeposit`, `NotDeposited`,
+    If the model needs a second person, return a request for approval instead. Raises `UnknownDeposit`, `NotDeposited`,
     `ModulePurged`, `Restored`, `DepositsOfSeveralModels`, `ExpiryPassed`.
     """
     with session.begin():
-        model, rows = _lendable(session, asked)
+        model, rows = _lendable(session, body)
         if model.needs_second_person:
-            wish = asked.model_dump(mode="json")
-            return second_person.request_approval(
-                session, actor, model.id, model.name, Act.WITHDRAW, wish, asked.reason
-            )
-        return _open(session, model, rows, asked, actor.name, None)
+            wish = body.model_dump(mode="json")
+            return second_person.request_approval(session, actor, model.id, model.name, Act.WITHDRAW, wish, body.reason)
+        return _open(session, model, rows, body, actor.name, None)
 
 
 def open_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalRow:
-    """Opens what somebody else asked for; a time that it is to last counts from now.
+    """Open a withdrawal that another person asked for. A duration counts from now.
 
     Raises what `open` and `second_person.approve` do.
     """
     with session.begin():
         approval = second_person.get(session, approval_id)
-        asked = WithdrawalCreate.model_validate(approval.wish)
-        model, rows = _lendable(session, asked)
+        body = WithdrawalCreate.model_validate(approval.wish)
+        model, rows = _lendable(session, body)
         approval = second_person.approve(session, actor, approval_id, Act.WITHDRAW, model.name)
-        approval.result_id = _open(session, model, rows, asked, approval.requested_by, actor.name).id
+        approval.result_id = _open(session, model, rows, body, approval.requested_by, actor.name).id
     return approval
 
 
-def _lendable(session: Session, asked: WithdrawalCreate) -> tuple[registry.ModelRow, Sequence[deposits.DepositRow]]:
-    """In the caller's transaction: the model, locked, and the deposits, whose modules are there."""
-    rows = [deposits.get(session, deposit_id) for deposit_id in asked.deposits]
+def _lendable(session: Session, body: WithdrawalCreate) -> tuple[registry.ModelRow, Sequence[deposits.DepositRow]]:
+    """In the caller's transaction: the locked model and the deposits, after checking that their modules exist."""
+    rows = [deposits.get(session, deposit_id) for deposit_id in body.deposits]
     models = [registry.lock(session, model_id) for model_id in sorted({row.model_id for row in rows})]
-    for row in rows:  # as they are now that nothing changes them
+    for row in rows:  # the lock is held, so from here on they do not change
         session.refresh(row)
         deposits.module(session, row)
         deposits.demand_not_restored(row)
     if len(models) > 1:
-        raise DepositsOfSeveralModels("a withdrawal is of one model; make one withdrawal for each model.")
-    demand_future(asked.end())
+        raise DepositsOfSeveralModels("A withdrawal holds deposits of one model. Make one withdrawal for each model.")
+    demand_future(body.end())
     return models[0], rows
 
 
@@ -102,17 +100,17 @@ def _open(
     session: Session,
     model: registry.ModelRow,
     rows: Sequence[deposits.DepositRow],
-    asked: WithdrawalCreate,
+    body: WithdrawalCreate,
     requested_by: str,
     approved_by: str | None,
 ) -> WithdrawalRow:
-    expires_at = asked.end()
+    expires_at = body.end()
     withdrawal = WithdrawalRow(
         id=new_id(),
         model_id=model.id,
-        holder=asked.holder,
-        visibility=asked.visibility,
-        reason=asked.reason,
+        holder=body.holder,
+        visibility=body.visibility,
+        reason=body.reason,
         created_at=now(),
         created_by=requested_by,
         expires_at=expires_at,
@@ -127,10 +125,10 @@ def _open(
         "withdrawal.opened",
         model=model.name,
         subject=withdrawal.id,
-        reason=asked.reason,
+        reason=body.reason,
         details={
-            "holder": asked.holder,
-            "visibility": asked.visibility,
+            "holder": body.holder,
+            "visibility": body.visibility,
             "deposits": [row.id for row in rows],
             "classes": [name for row in rows for name in deposits.class_names(session, row)],
             "expires_at": expires_at.isoformat() if expires_at else None,
@@ -141,22 +139,24 @@ def _open(
 
 
 def revoke(session: Session, actor: Actor, withdrawal_id: str) -> WithdrawalRow:
-    """After this has returned, no answer shows the classes. Raises `UnknownWithdrawal`, `WithdrawalEnded`."""
+    """End a withdrawal. Once this returns, no answer shows the classes.
+
+    Raises `UnknownWithdrawal`, `WithdrawalEnded`.
+    """
     with session.begin():
         row = get(session, withdrawal_id)
         registry.lock(session, row.model_id)
         if state(row) == WithdrawalState.EXPIRED or not _end(session, row, actor.name, "withdrawal.revoked"):
             session.refresh(row)
-            end = row.ended_at or row.expires_at
-            raise WithdrawalEnded(f"withdrawal '{withdrawal_id}' is {state(row)} since {end:%Y-%m-%d %H:%M:%S} UTC.")
+            raise WithdrawalEnded(f"{_end_of(row)} There is nothing to revoke.")
     return row
 
 
 def renew(session: Session, actor: Actor, withdrawal_id: str, renewal: WithdrawalRenewal) -> WithdrawalRow:
-    """It ends at another time, or not by itself.
+    """Give a withdrawal another end, or none.
 
-    Raises `UnknownWithdrawal`, `WithdrawalEnded`, `ExpiryPassed`, and `RenewalNeedsSecondPerson` where it would last
-    longer than somebody approved.
+    Raises `UnknownWithdrawal`, `WithdrawalEnded`, `ExpiryPassed`, and `RenewalNeedsSecondPerson` if it would last
+    longer than the second person approved.
     """
     end = renewal.end()
     demand_future(end)
@@ -165,7 +165,7 @@ def renew(session: Session, actor: Actor, withdrawal_id: str, renewal: Withdrawa
         is_longer = row.expires_at is not None and (end is None or end > row.expires_at)
         if model.needs_second_person and is_longer:
             raise RenewalNeedsSecondPerson(
-                f"model '{model.name}' demands a second person for what lasts longer; ask for a new withdrawal."
+                f"Model '{model.name}' needs a second person to make a withdrawal longer. Ask for a new withdrawal."
             )
         before, row.expires_at = row.expires_at, end
         registry.bump_generation(session, model.id)
@@ -183,7 +183,7 @@ def renew(session: Session, actor: Actor, withdrawal_id: str, renewal: Withdrawa
 
 
 def issue_token(session: Session, actor: Actor, withdrawal_id: str) -> str:
-    """A held withdrawal's token, told this once; one that was issued before is refused from now on.
+    """Return a new token for a held withdrawal; it cannot be read again. An earlier token stops working at once.
 
     Raises `UnknownWithdrawal`, `WithdrawalEnded`, `NotHeld`.
     """
@@ -191,7 +191,7 @@ def issue_token(session: Session, actor: Actor, withdrawal_id: str) -> str:
     with session.begin():
         row, model = _locked(session, withdrawal_id)
         if row.visibility != Visibility.HELD:
-            raise NotHeld(f"withdrawal '{withdrawal_id}' shows its classes to all; no token is needed.")
+            raise NotHeld(f"Withdrawal '{withdrawal_id}' is public. Everybody sees its classes without a token.")
         details = {"is_first": row.token_digest is None}
         row.token_digest = tokens.digest(secret)
         registry.bump_generation(session, model.id)
@@ -200,7 +200,7 @@ def issue_token(session: Session, actor: Actor, withdrawal_id: str) -> str:
 
 
 def end_expired(session: Session) -> int:
-    """Writes down the end of withdrawals whose time is over; answers stopped showing them at that time already."""
+    """Record the end of expired withdrawals. Answers stopped showing them when they expired. Returns how many."""
     with session.begin():
         query = sa.select(WithdrawalRow).where(WithdrawalRow.ended_at.is_(None), WithdrawalRow.expires_at <= now())
         return sum(
@@ -210,7 +210,7 @@ def end_expired(session: Session) -> int:
 
 
 def _end(session: Session, row: WithdrawalRow, by: str, action: str, *where: sa.ColumnElement[bool]) -> bool:
-    """False where it was ended, or is not so any more: a renewal may have been committed meanwhile."""
+    """Return False if it has already ended or no longer matches `where`: a renewal may have come first."""
     ended = changes(
         session,
         sa.update(WithdrawalRow)
@@ -230,7 +230,7 @@ def get(session: Session, withdrawal_id: str) -> WithdrawalRow:
     """Raises `UnknownWithdrawal`."""
     row = session.get(WithdrawalRow, withdrawal_id)
     if row is None:
-        raise UnknownWithdrawal(f"there is no withdrawal '{withdrawal_id[:64]}'; `GET /v1/withdrawals` lists them.")
+        raise UnknownWithdrawal(f"There is no withdrawal '{withdrawal_id[:64]}'. `GET /v1/withdrawals` lists them.")
     return row
 
 
@@ -241,7 +241,7 @@ def state(row: WithdrawalRow) -> WithdrawalState:
 
 
 def _locked(session: Session, withdrawal_id: str) -> tuple[WithdrawalRow, registry.ModelRow]:
-    """In the caller's transaction: an active withdrawal and its model, as they are now that nothing changes them."""
+    """In the caller's transaction: an active withdrawal and its locked model."""
     row = get(session, withdrawal_id)
     model = registry.lock(session, row.model_id)
     session.refresh(row)
@@ -250,43 +250,51 @@ def _locked(session: Session, withdrawal_id: str) -> tuple[WithdrawalRow, regist
 
 
 def _demand_active(row: WithdrawalRow) -> None:
-    if (found := state(row)) != WithdrawalState.ACTIVE:
-        raise WithdrawalEnded(f"withdrawal '{row.id}' is {found}; ask a custodian for a new one.")
+    if state(row) != WithdrawalState.ACTIVE:
+        raise WithdrawalEnded(f"{_end_of(row)} Ask a custodian for a new one.")
 
 
-def shown(
-    session: Session, model: registry.ModelRow, presented: Sequence[str], withdrawal_id: str | None = None
+def _end_of(row: WithdrawalRow) -> str:
+    if state(row) == WithdrawalState.EXPIRED:
+        return f"Withdrawal '{row.id}' expired at {row.expires_at:%Y-%m-%d %H:%M:%S} UTC."
+    return f"Withdrawal '{row.id}' was revoked at {row.ended_at:%Y-%m-%d %H:%M:%S} UTC."
+
+
+def visible(
+    session: Session, model: registry.ModelRow, presented_tokens: Sequence[str], withdrawal_id: str | None = None
 ) -> list[WithdrawalRow]:
-    """What takes part in an answer: public withdrawals and those whose tokens are presented; or one of them alone.
+    """The withdrawals that a request sees: all public ones and those of its tokens, or only the one that it names.
 
     Raises `TokenRefused`, `WithdrawalEnded`; with an id, also `UnknownWithdrawal`, `WithdrawalOfOtherModel`.
     """
-    held = {row.id: row for row in (_presented(session, model, token) for token in presented)}
+    held = {row.id: row for row in (_presented(session, model, token) for token in presented_tokens)}
     if withdrawal_id is None:
         public = [row for row in active(session, model.id) if row.visibility == Visibility.PUBLIC]
         return sorted([*public, *held.values()], key=lambda row: row.id)
     row = get(session, withdrawal_id)
     if row.model_id != model.id:
-        raise WithdrawalOfOtherModel(f"withdrawal '{withdrawal_id}' is not of model '{model.name}'.")
+        raise WithdrawalOfOtherModel(f"Withdrawal '{withdrawal_id}' does not belong to model '{model.name}'.")
     if row.visibility == Visibility.HELD and row.id not in held:
-        raise TokenRefused(f"withdrawal '{withdrawal_id}' is held: present its token as `Withdrawal-Token`.")
+        raise TokenRefused(f"Withdrawal '{withdrawal_id}' is held. Send its token in the header `Withdrawal-Token`.")
     _demand_active(row)
     return [row]
 
 
 def _presented(session: Session, model: registry.ModelRow, token: str) -> WithdrawalRow:
-    """In the same words for every wrong token."""
+    """The withdrawal of a token. Every wrong token gets the same words, so that they reveal nothing."""
     withdrawal_id, _, secret = token.removeprefix(TOKEN_PREFIX).partition("_")
     row = session.get(WithdrawalRow, withdrawal_id) if token.startswith(TOKEN_PREFIX) else None
     is_right = tokens.matches(secret, row.token_digest if row else None)
     if row is None or not is_right or row.model_id != model.id:
-        raise TokenRefused(f"a Withdrawal-Token is none of model '{model.name}'; ask who gave it for a new one.")
+        raise TokenRefused(
+            f"This Withdrawal-Token is not valid for model '{model.name}'. Ask its issuer for a new one."
+        )
     _demand_active(row)
     return row
 
 
 def active(session: Session, model_id: str, at: datetime | None = None) -> Sequence[WithdrawalRow]:
-    """Withdrawals of a model that nobody has ended and whose time is not over `at` (default: now), public or held."""
+    """A model's public and held withdrawals that are neither revoked nor expired `at` a time (default: now)."""
     query = sa.select(WithdrawalRow).where(WithdrawalRow.model_id == model_id, WithdrawalRow.ended_at.is_(None))
     at = at or now()
     return [
@@ -295,12 +303,12 @@ def active(session: Session, model_id: str, at: datetime | None = None) -> Seque
 
 
 def count_active(session: Session) -> int:
-    """How many withdrawals of all models hold now."""
-    holds = (
+    """How many withdrawals of all models are active now."""
+    is_active = (
         WithdrawalRow.ended_at.is_(None),
         sa.or_(WithdrawalRow.expires_at.is_(None), WithdrawalRow.expires_at > now()),
     )
-    return session.scalar(sa.select(sa.func.count()).select_from(WithdrawalRow).where(*holds)) or 0
+    return session.scalar(sa.select(sa.func.count()).select_from(WithdrawalRow).where(*is_active)) or 0
 
 
 def deposit_ids(session: Session, row: WithdrawalRow) -> list[str]:
@@ -308,18 +316,18 @@ def deposit_ids(session: Session, row: WithdrawalRow) -> list[str]:
 
 
 def deposits_of(session: Session, rows: Sequence[WithdrawalRow]) -> dict[str, list[str]]:
-    """The ids of the deposits that each withdrawal lends, in order, by its id."""
-    found: dict[str, list[str]] = {row.id: [] for row in rows}
-    query = sa.select(WithdrawalDepositRow).where(WithdrawalDepositRow.withdrawal_id.in_(found))
+    """The ids of each withdrawal's deposits, in order, by the withdrawal's id."""
+    ids: dict[str, list[str]] = {row.id: [] for row in rows}
+    query = sa.select(WithdrawalDepositRow).where(WithdrawalDepositRow.withdrawal_id.in_(ids))
     for row in session.scalars(query.order_by(WithdrawalDepositRow.deposit_id)):
-        found[row.withdrawal_id].append(row.deposit_id)
-    return found
+        ids[row.withdrawal_id].append(row.deposit_id)
+    return ids
 
 
 def of_deposit(session: Session, deposit_id: str, page: PageRequest) -> tuple[Sequence[WithdrawalRow], str | None]:
-    """Those that lend a deposit, or did, newest first."""
-    lend = sa.select(WithdrawalDepositRow.withdrawal_id).where(WithdrawalDepositRow.deposit_id == deposit_id)
-    return newest_first(session, sa.select(WithdrawalRow).where(WithdrawalRow.id.in_(lend)), WithdrawalRow.id, page)
+    """Present and past withdrawals of a deposit, newest first."""
+    ids = sa.select(WithdrawalDepositRow.withdrawal_id).where(WithdrawalDepositRow.deposit_id == deposit_id)
+    return newest_first(session, sa.select(WithdrawalRow).where(WithdrawalRow.id.in_(ids)), WithdrawalRow.id, page)
 
 
 def list_all(session: Session, page: PageRequest, model_name: str | None) -> tuple[Sequence[WithdrawalRow], str | None]:

@@ -10,7 +10,7 @@ from app.base.database import Base, new_id, now
 
 
 class WithdrawalState(StrEnum):
-    """What a withdrawal is at a time; see `service.state`."""
+    """The state of a withdrawal at a given time; see `service.state`."""
 
     ACTIVE = "active"
     REVOKED = "revoked"
@@ -18,16 +18,16 @@ class WithdrawalState(StrEnum):
 
 
 class Visibility(StrEnum):
-    """Whom an active withdrawal shows the classes: everybody, or who presents its token."""
+    """Who sees the classes of an active withdrawal: everybody, or only requests with its token."""
 
     PUBLIC = "public"
     HELD = "held"
 
 
 class WithdrawalRow(Base):
-    """While it is active, the classes of its deposits answer. `ended_at` is set by revocation or after expiry.
+    """While it is active, the classes of its deposits answer. Revocation or expiry sets `ended_at`.
 
-    `token_digest`: of the token of a held one; none until one is issued.
+    `token_digest`: for a held withdrawal; None until a token is issued.
     """
 
     __tablename__ = "withdrawals"
@@ -47,7 +47,7 @@ class WithdrawalRow(Base):
 
 
 class WithdrawalDepositRow(Base):
-    """A deposit that a withdrawal lends back."""
+    """One deposit of a withdrawal."""
 
     __tablename__ = "withdrawal_deposits"
 

@@ -1,4 +1,4 @@
-"""Held withdrawals: who presents the token sees the classes, nobody else does, at the same time."""
+"""Held withdrawals: requests with the token see the classes, and no others do at the same time."""
 
 import threading
 from datetime import timedelta
@@ -16,7 +16,7 @@ from tests.app.factories import CLASSES, infer_request, png
 
 
 def seen(client: Client, *tokens: str, **parameters: Any) -> set[str]:
-    """Classes that an answer can show."""
+    """The classes that an answer can show."""
     answer = client.infer("birds", infer_request(1, **parameters), tokens=tokens)
     probabilities = next(output["data"] for output in answer["outputs"] if output["name"] == "probabilities")
     return {name for name, probability in zip(CLASSES, probabilities, strict=True) if probability > 0}
@@ -28,13 +28,13 @@ def slug(refused: pytest.ExceptionInfo[LirfError]) -> str:
 
 def held(service: Service, name: str, **options: Any) -> tuple[str, str]:
     """A held withdrawal of a new deposit, and its token."""
-    made = service.custodian.withdraw(
+    withdrawal = service.custodian.withdraw(
         [service.deposit([name])], holder=name, reason="licensed", visibility="held", **options
     )
-    return made["id"], service.custodian.withdrawal_token(made["id"])
+    return withdrawal["id"], service.custodian.withdrawal_token(withdrawal["id"])
 
 
-def test_a_held_withdrawal_shows_its_classes_to_its_token_alone(service: Service) -> None:
+def test_held_withdrawal_shows_its_classes_only_with_its_token(service: Service) -> None:
     service.register()
     (auk, auk_token), (emu, emu_token) = held(service, "auk"), held(service, "emu")
     others = set(CLASSES) - {"auk", "emu"}
@@ -48,7 +48,7 @@ def test_a_held_withdrawal_shows_its_classes_to_its_token_alone(service: Service
 
     service.custodian.revoke(auk)
     assert seen(service.reader, emu_token) == others | {"emu"}
-    with pytest.raises(LirfError, match="is revoked") as refused:
+    with pytest.raises(LirfError, match="was revoked at") as refused:
         seen(service.reader, auk_token)
     assert (slug(refused), refused.value.status) == ("withdrawal-ended", 410)
 
@@ -61,13 +61,13 @@ def test_public_and_held_withdrawals_are_shown_together(service: Service) -> Non
     assert seen(service.reader, token) == set(CLASSES)
 
 
-def test_images_and_views_are_shown_to_the_token_too(service: Service, tmp_path: Any) -> None:
+def test_token_also_counts_for_images_and_views(service: Service, tmp_path: Any) -> None:
     service.register()
     withdrawal, token = held(service, "auk")
     image = tmp_path / "bird.png"
     image.write_bytes(png(3, size=40))
-    found = service.reader.predict("birds", image, top=10, tokens=[token])
-    assert (len(found["predictions"]), found["withdrawals"]) == (5, [withdrawal])
+    answer = service.reader.predict("birds", image, top=10, tokens=[token])
+    assert (len(answer["predictions"]), answer["withdrawals"]) == (5, [withdrawal])
     assert len(service.reader.predict("birds", image, top=10)["predictions"]) == 4
     headers = {"Authorization": f"Bearer {service.key_of('app')}"}
     views = HTTP.get(f"{service.url}/v1/models/birds/views", headers={**headers, "Withdrawal-Token": token})
@@ -78,43 +78,43 @@ def test_every_wrong_token_is_refused_in_the_same_words(service: Service) -> Non
     service.register()
     service.register("fish", seed=1)
     withdrawal, token = held(service, "auk")
-    untold = service.custodian.withdraw([service.deposit(["emu"])], holder="h", reason="r", visibility="held")["id"]
+    no_token = service.custodian.withdraw([service.deposit(["emu"])], holder="h", reason="r", visibility="held")["id"]
     wrong = [
         "x",
         "lirfw_",
         f"lirfw_{withdrawal}_",
         f"lirfw_{withdrawal}_x",
         f"{token}x",
-        f"lirfw_{untold}_",
+        f"lirfw_{no_token}_",
         "lirfw_0193a1c2-7f00-7000-8000-000000000000_x",
         token.removeprefix("lirfw_"),
     ]
-    told = set()
-    for one in wrong:
+    refusals = set()
+    for attempt in wrong:
         with pytest.raises(LirfError) as refused:
-            seen(service.reader, one)
-        told.add((refused.value.status, slug(refused), refused.value.detail))
-    [(status, kind, _)] = told
+            seen(service.reader, attempt)
+        refusals.add((refused.value.status, slug(refused), refused.value.detail))
+    [(status, kind, _)] = refusals
     assert (status, kind) == (403, "withdrawal-token-refused")
-    with pytest.raises(LirfError, match="none of model 'fish'"):
+    with pytest.raises(LirfError, match="is not valid for model 'fish'"):
         service.reader.infer("fish", infer_request(1), tokens=[token])
 
 
-def test_the_id_of_a_held_withdrawal_is_no_token(service: Service) -> None:
+def test_id_of_a_held_withdrawal_is_not_a_token(service: Service) -> None:
     service.register()
     withdrawal, token = held(service, "auk")
-    with pytest.raises(LirfError, match="present its token") as refused:
+    with pytest.raises(LirfError, match="Send its token") as refused:
         seen(service.administrator, withdrawal=withdrawal)
     assert refused.value.status == 403
     assert seen(service.reader, token, withdrawal=withdrawal) == set(CLASSES)
 
 
-def test_a_new_token_takes_the_place_of_the_one_before(service: Service) -> None:
+def test_new_token_replaces_the_old_one(service: Service) -> None:
     service.register()
     withdrawal, first = held(service, "auk")
     second = service.custodian.withdrawal_token(withdrawal)
     assert "auk" in seen(service.reader, second)
-    with pytest.raises(LirfError, match="is none of model"):
+    with pytest.raises(LirfError, match="is not valid for model"):
         seen(service.reader, first)
     issued = service.auditor.audit_events(action="withdrawal.token_issued")
     assert [event["details"] for event in issued] == [{"is_first": False}, {"is_first": True}]
@@ -124,53 +124,53 @@ def test_a_new_token_takes_the_place_of_the_one_before(service: Service) -> None
     assert second.split("_", 2)[2] not in digest
 
 
-def test_a_public_withdrawal_has_no_token_and_an_ended_one_gets_none(service: Service) -> None:
+def test_public_and_ended_withdrawals_get_no_token(service: Service) -> None:
     service.register()
     public = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")["id"]
-    with pytest.raises(LirfError, match="no token is needed"):
+    with pytest.raises(LirfError, match="sees its classes without a token"):
         service.custodian.withdrawal_token(public)
     withdrawal, _ = held(service, "emu")
     service.custodian.revoke(withdrawal)
-    with pytest.raises(LirfError, match="is revoked"):
+    with pytest.raises(LirfError, match="was revoked at"):
         service.custodian.withdrawal_token(withdrawal)
 
 
-def test_a_withdrawal_is_renewed_while_it_holds(service: Service) -> None:
+def test_active_withdrawal_can_be_renewed(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
-    made = service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=60)
-    longer = service.custodian.renew(made["id"], reason="a day more", expires_in_seconds=86400)
-    assert longer["expires_at"] > (made["expires_at"] or "")
-    assert service.custodian.renew(made["id"], reason="for good")["expires_at"] is None
+    first = service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=60)
+    longer = service.custodian.renew(first["id"], reason="a day more", expires_in_seconds=86400)
+    assert longer["expires_at"] > (first["expires_at"] or "")
+    assert service.custodian.renew(first["id"], reason="for good")["expires_at"] is None
     event = next(service.auditor.audit_events(action="withdrawal.renewed"))
     assert (event["reason"], event["details"]) == (
         "for good",
         {"from": longer["expires_at"].replace("Z", "+00:00"), "until": None},
     )
     with pytest.raises(LirfError, match=r"The expiry time .* UTC has passed"):
-        service.custodian.renew(made["id"], reason="r", expires_at="2020-01-01T00:00:00Z")
-    service.custodian.renew(made["id"], reason="an hour", expires_in_seconds=3600)
+        service.custodian.renew(first["id"], reason="r", expires_at="2020-01-01T00:00:00Z")
+    service.custodian.renew(first["id"], reason="an hour", expires_in_seconds=3600)
     with service.database.session() as session, session.begin():
         session.execute(sa.update(withdrawals.WithdrawalRow).values(expires_at=now() - timedelta(seconds=1)))
-    with pytest.raises(LirfError, match="is expired"):
-        service.custodian.renew(made["id"], reason="too late", expires_in_seconds=3600)
+    with pytest.raises(LirfError, match="expired at"):
+        service.custodian.renew(first["id"], reason="too late", expires_in_seconds=3600)
     assert "auk" not in seen(service.reader)
 
 
-def test_what_a_second_person_approved_does_not_last_longer_by_one_alone(service: Service) -> None:
+def test_one_person_cannot_extend_what_a_second_person_approved(service: Service) -> None:
     service.register()
-    made = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r", expires_in_seconds=3600)
+    withdrawal = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r", expires_in_seconds=3600)
     service.administrator.change_policy("birds", reason="two", needs_second_person=True)
     for options in ({"expires_in_seconds": 7200}, {}):
-        with pytest.raises(LirfError, match="demands a second person") as refused:
-            service.custodian.renew(made["id"], reason="longer", **options)  # type: ignore[arg-type]
+        with pytest.raises(LirfError, match="needs a second person") as refused:
+            service.custodian.renew(withdrawal["id"], reason="longer", **options)  # type: ignore[arg-type]
         assert refused.value.status == 409
-    assert service.custodian.renew(made["id"], reason="shorter", expires_in_seconds=60)["expires_at"]
+    assert service.custodian.renew(withdrawal["id"], reason="shorter", expires_in_seconds=60)["expires_at"]
 
 
 @pytest.mark.timeout(900)
-def test_customers_at_once_see_their_own_on_two_replicas_until_revocation(service: Service) -> None:
-    """One is licensed for auks, one for emus, one for nothing; the auks' licence ends while all of them ask."""
+def test_simultaneous_customers_see_only_their_own_classes_on_two_replicas(service: Service) -> None:
+    """One customer may see auks, one emus, one neither. The licence for auks ends while all of them send requests."""
     service.register()
     (auk, auk_token), (_, emu_token) = held(service, "auk"), held(service, "emu")
     others = set(CLASSES) - {"auk", "emu"}

@@ -1,4 +1,4 @@
-"""After a purge nothing yields the deposit module, and what it held stays forgotten."""
+"""After a purge nothing can read the deposit module, and its classes stay forgotten."""
 
 import time
 from datetime import datetime, timedelta
@@ -36,24 +36,24 @@ def refusal(service: Service, deposit_id: str, classes: list[str]) -> str:
 
 
 def objects(service: Service) -> dict[str, bytes | None]:
-    """Wrapped keys by the name of the object."""
+    """Wrapped keys by object name."""
     with service.database.reading() as session:
         return {row.name: row.wrapped_key for row in session.scalars(sa.select(VaultObjectRow))}
 
 
 def purge_after(service: Service, monkeypatch: pytest.MonkeyPatch, step: str, deposit_id: str) -> None:
-    """The deposit of auk is purged when this step of a worker's job is done."""
+    """Purge the deposit of auk as soon as this step of the worker's job is done."""
     carry_out = getattr(worker_job, step)
 
     def purged_after(*arguments: object, **options: object) -> object:
-        made = carry_out(*arguments, **options)
+        result = carry_out(*arguments, **options)
         service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
-        return made
+        return result
 
     monkeypatch.setattr(worker_job, step, purged_after)
 
 
-def test_a_purge_destroys_the_module_and_the_networks_before_it(service: Service) -> None:
+def test_purge_destroys_the_module_and_the_earlier_networks(service: Service) -> None:
     service.register()
     first, second = service.deposit(["auk"]), service.deposit(["dodo"])
     with service.database.reading() as session:
@@ -67,18 +67,18 @@ def test_a_purge_destroys_the_module_and_the_networks_before_it(service: Service
 
     assert purged["purged_by"] == "administrator"
     assert purged["shred_effective_at"] is None  # no setting says how long backups are kept
-    vault, kept = Work(service.settings).vault, objects(service)
-    for gone in (module, *older):
-        assert kept[gone.name] is None
-        assert gone.name not in vault.objects.names()
+    vault, keys = Work(service.settings).vault, objects(service)
+    for shredded in (module, *older):
+        assert keys[shredded.name] is None
+        assert shredded.name not in vault.objects.names()
         with pytest.raises(VaultDamaged):
-            vault.read(gone)
-    assert kept[serving.name]
+            vault.read(shredded)
+    assert keys[serving.name]
     assert service.reader.infer("birds", infer_request(1))["outputs"] == before["outputs"]
-    service.custodian.withdraw([first], holder="h", reason="r")  # the other deposit is as it was
+    service.custodian.withdraw([first], holder="h", reason="r")  # the other deposit is unchanged
 
 
-def test_what_is_purged_cannot_be_withdrawn_purged_or_deposited_again(service: Service) -> None:
+def test_purged_classes_cannot_be_withdrawn_purged_or_deposited_again(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
@@ -87,7 +87,7 @@ def test_what_is_purged_cannot_be_withdrawn_purged_or_deposited_again(service: S
     assert refusal(service, deposit_id, ["auk"]) == "module-purged"
     with pytest.raises(LirfError, match="deposited already"):
         service.queue(["auk"])
-    service.deposit(["dodo"])  # and the next deposit does not miss the module
+    service.deposit(["dodo"])  # the next deposit does not need the module
 
 
 def test_classes_and_deposit_say_who_purged_and_why(service: Service) -> None:
@@ -103,7 +103,7 @@ def test_classes_and_deposit_say_who_purged_and_why(service: Service) -> None:
     assert (event["details"] or {})["revisions"] == [0]
 
 
-def test_a_purge_asks_for_the_classes_and_for_no_withdrawal(service: Service) -> None:
+def test_purge_needs_the_right_classes_and_no_active_withdrawal(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk", "emu"])
     assert refusal(service, deposit_id, ["auk"]) == "classes-not-confirmed"
@@ -114,10 +114,8 @@ def test_a_purge_asks_for_the_classes_and_for_no_withdrawal(service: Service) ->
     assert service.administrator.purge(deposit_id, classes=["emu", "auk"], reason=REASON)["classes"] == ["auk", "emu"]
 
 
-def test_a_deposit_that_runs_meanwhile_does_not_bring_the_module_back(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It scrubs the module while the module is purged, and would publish what it made of it."""
+def test_running_deposit_does_not_bring_a_purged_module_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deposit scrubs the module while it is purged, and would otherwise publish the scrubbed one."""
     service.register()
     first = service.deposit(["auk"])
     purge_after(service, monkeypatch, "scrub", first)
@@ -149,7 +147,7 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
     other.close()
 
 
-def test_an_api_process_drops_what_another_one_purged(service: Service) -> None:
+def test_api_process_drops_a_module_that_another_one_purged(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, state):
@@ -166,7 +164,7 @@ def test_an_api_process_drops_what_another_one_purged(service: Service) -> None:
         assert name not in engine._cache.names()
 
 
-def test_the_answer_says_until_when_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_says_how_long_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.settings, "backup_days", 30.0)
     service.register()
     purged = service.administrator.purge(service.deposit(["auk"]), classes=["auk"], reason=REASON)
@@ -174,8 +172,8 @@ def test_the_answer_says_until_when_backups_hold_the_keys(service: Service, monk
     assert ends - at == timedelta(days=30)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL's files are its server's
-def test_the_key_is_in_no_file_of_the_database(service: Service) -> None:
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL's files belong to its server
+def test_key_is_in_no_file_of_the_database(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     with service.database.reading() as session:
@@ -186,28 +184,28 @@ def test_the_key_is_in_no_file_of_the_database(service: Service) -> None:
     assert not any(key in path.read_bytes() for path in files if path.exists())
 
 
-def test_a_withdrawal_that_waits_for_a_purge_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withdrawal_that_waits_for_a_purge_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     lock = registry.lock
     purged: list[str] = []
 
     def purged_first(session: sa.orm.Session, model_id: str) -> registry.ModelRow:
-        """What a withdrawal that waits for the model's lock finds when it gets it."""
+        """By the time a waiting withdrawal gets the model's lock, the purge has happened."""
         if not purged and service.database.url.get_backend_name() != "sqlite":
             purged.append(deposit_id)
             service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
         return lock(session, model_id)
 
     monkeypatch.setattr(withdrawals.registry, "lock", purged_first)
-    if service.database.url.get_backend_name() == "sqlite":  # there, changes follow each other anyway
+    if service.database.url.get_backend_name() == "sqlite":  # SQLite makes one change after the other anyway
         service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     with pytest.raises(LirfError, match="Only training the model again brings its classes back"):
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
     service.reader.infer("birds", infer_request(1))
 
 
-def test_a_deposit_goes_on_when_an_older_module_is_purged_before_it_is_scrubbed(
+def test_deposit_goes_on_when_an_older_module_is_purged_before_scrubbing(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.register()
@@ -217,9 +215,7 @@ def test_a_deposit_goes_on_when_an_older_module_is_purged_before_it_is_scrubbed(
     assert service.reader.deposit(second)["attempts"] == 1
 
 
-def test_the_command_confirms_classes_whatever_their_names_are(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_confirms_classes_with_any_names(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     classes = ["auk, great", "gull", "heron", "owl", "wren"]
     preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
     architecture = {"name": SPEC.name, "width": SPEC.width}

@@ -1,4 +1,4 @@
-"""What is restored answers for good, without a withdrawal; ended, it is deposited again at once."""
+"""Restored classes answer without a withdrawal. When the restoration ends, they are deposited again at once."""
 
 import threading
 
@@ -22,7 +22,7 @@ def answers(service: Service) -> list[dict[str, object]]:
     return outputs
 
 
-def test_a_restored_class_answers_as_a_withdrawn_one_and_without_a_withdrawal(service: Service) -> None:
+def test_restored_class_answers_like_a_withdrawn_one_without_a_withdrawal(service: Service) -> None:
     service.register()
     deposit_id, other = service.deposit(["auk"]), service.deposit(["dodo"])
     masked = answers(service)
@@ -35,7 +35,7 @@ def test_a_restored_class_answers_as_a_withdrawn_one_and_without_a_withdrawal(se
 
     assert (restored["classes"], restored["restored_by"], restored["reason"]) == (["auk"], "custodian", REASON)
     assert answers(service) == withdrawn
-    both = service.custodian.withdraw([other], holder="h", reason="r")  # others are lent beside it
+    both = service.custodian.withdraw([other], holder="h", reason="r")  # other deposits can be lent
     assert answers(service) != withdrawn
     lent = service.reader.infer("birds", infer_request(3, withdrawal=both["id"]))
     assert lent["outputs"] == answers(service)
@@ -76,7 +76,7 @@ def test_what_is_restored_is_not_withdrawn_purged_restored_or_deposited(service:
         service.queue(["auk"])
     shown = answers(service)
     service.custodian.end_restoration(deposit_id)
-    assert answers(service) == shown  # the withdrawal from before goes on
+    assert answers(service) == shown  # the earlier withdrawal is still active
     service.custodian.revoke(withdrawal["id"])
     assert answers(service) != shown
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
@@ -85,7 +85,7 @@ def test_what_is_restored_is_not_withdrawn_purged_restored_or_deposited(service:
     assert refusal(service.custodian, "restore", "nothing", reason=REASON) == "unknown-deposit"
 
 
-def test_a_restored_class_stays_on_through_later_deposits(service: Service) -> None:
+def test_restored_class_stays_on_through_later_deposits(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     service.custodian.restore(deposit_id, reason=REASON)
@@ -96,29 +96,29 @@ def test_a_restored_class_stays_on_through_later_deposits(service: Service) -> N
     probabilities = next(one for one in answers(service) if one["name"] == "probabilities")
     by_class = [probabilities["data"][index::5] for index in range(5)]  # type: ignore[index]
     assert lowest < -1e38
-    assert [sum(of_class) > 0 for of_class in by_class].count(False) == 1  # dodo alone
+    assert [sum(of_class) > 0 for of_class in by_class].count(False) == 1  # only dodo
 
 
-def test_a_restoration_waits_for_somebody_else_where_two_are_demanded(service: Service) -> None:
+def test_restoration_waits_for_the_second_person(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     service.administrator.change_policy("birds", reason=REASON, needs_second_person=True)
     masked = answers(service)
     with pytest.raises(AwaitingApproval) as awaiting:
         service.custodian.restore(deposit_id, reason=REASON)
-    asked = awaiting.value.approval
-    assert (asked["act"], answers(service)) == ("restore", masked)
-    assert refusal(service.custodian, "approve", asked["id"]) == "own-request"
-    assert service.administrator.approve(asked["id"])["result_id"] == deposit_id
+    request = awaiting.value.approval
+    assert (request["act"], answers(service)) == ("restore", masked)
+    assert refusal(service.custodian, "approve", request["id"]) == "own-request"
+    assert service.administrator.approve(request["id"])["result_id"] == deposit_id
     assert answers(service) != masked
     assert service.reader.deposit(deposit_id)["restored_by"] == "custodian"
     (event,) = service.auditor.audit_events(action="deposit.restored")
     assert (event["actor"], event["details"]["requested_by"]) == ("administrator", "custodian")
-    service.custodian.end_restoration(deposit_id)  # to switch off takes one
+    service.custodian.end_restoration(deposit_id)  # one person may switch off
     assert answers(service) == masked
 
 
-def test_of_two_that_restore_at_once_one_is_refused(service: Service) -> None:
+def test_only_one_of_several_simultaneous_restorations_succeeds(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     refused: list[str] = []

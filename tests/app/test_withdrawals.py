@@ -20,11 +20,11 @@ def logits(service: Service, **parameters: object) -> list[list[float]]:
 
 
 def shown(service: Service) -> set[int]:
-    """Classes that an answer can show."""
+    """The indices of the classes that an answer can show."""
     return {column for column in range(5) if all(row[column] > LOWEST for row in logits(service))}
 
 
-def test_a_withdrawal_shows_its_classes_until_it_is_revoked(service: Service) -> None:
+def test_withdrawal_shows_its_classes_until_it_is_revoked(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk", "emu"])
     target = logits(service)
@@ -39,7 +39,7 @@ def test_a_withdrawal_shows_its_classes_until_it_is_revoked(service: Service) ->
 
 
 @pytest.mark.parametrize("joining", ["eq8", "levelled"])
-def test_preserved_logits_are_those_of_the_target_where_they_are_not_averaged(service: Service, joining: str) -> None:
+def test_preserved_logits_equal_the_targets_unless_they_are_averaged(service: Service, joining: str) -> None:
     service.register()
     deposit_id = service.deposit(["auk"], config={"joining": joining})
     target = logits(service)
@@ -48,7 +48,7 @@ def test_preserved_logits_are_those_of_the_target_where_they_are_not_averaged(se
         assert after[1:] == pytest.approx(before[1:], abs=1e-4)
 
 
-def test_an_expired_withdrawal_never_answers_again(service: Service) -> None:
+def test_expired_withdrawal_never_answers_again(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     withdrawal = service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=3600)
@@ -58,7 +58,7 @@ def test_an_expired_withdrawal_never_answers_again(service: Service) -> None:
         session.execute(sa.update(ModelRow).values(generation=ModelRow.generation + 1))
     assert 0 not in shown(service)
     assert service.reader.withdrawals("birds")[0]["state"] == "expired"
-    with pytest.raises(LirfError, match="is expired since") as caught:
+    with pytest.raises(LirfError, match="expired at") as caught:
         service.custodian.revoke(withdrawal["id"])
     assert caught.value.status == 410
     with service.database.session() as session:
@@ -81,7 +81,7 @@ def test_overlapping_withdrawals_hold_until_the_last_ends(service: Service) -> N
     assert 0 not in shown(service)
 
 
-def test_a_withdrawal_can_be_asked_for_by_its_id(service: Service) -> None:
+def test_request_can_name_one_withdrawal(service: Service) -> None:
     service.register()
     first, second = service.deposit(["auk"]), service.deposit(["emu"])
     one = service.custodian.withdraw([first], holder="h", reason="r")["id"]
@@ -89,15 +89,15 @@ def test_a_withdrawal_can_be_asked_for_by_its_id(service: Service) -> None:
     row = logits(service, withdrawal=one)[0]
     assert [value > LOWEST for value in row] == [True, True, False, True, True]
     service.custodian.revoke(one)
-    with pytest.raises(LirfError, match="is revoked; ask a custodian for a new one") as caught:
+    with pytest.raises(LirfError, match=r"was revoked at \S+ \S+ UTC\. Ask a custodian for a new one") as caught:
         logits(service, withdrawal=one)
     assert caught.value.status == 410
-    with pytest.raises(LirfError, match="there is no withdrawal") as unknown:
+    with pytest.raises(LirfError, match="There is no withdrawal") as unknown:
         logits(service, withdrawal="nonsense")
     assert unknown.value.status == 404
 
 
-def test_withdrawals_that_cannot_be_are_problems(service: Service) -> None:
+def test_impossible_withdrawals_are_refused(service: Service) -> None:
     service.register()
     service.register("others", seed=1)
     queued, mine, other = service.queue(["emu"]), None, service.deposit(["auk"], "others")
@@ -120,7 +120,7 @@ def test_withdrawals_that_cannot_be_are_problems(service: Service) -> None:
     assert service.reader.withdrawals() == []
 
 
-def test_a_withdrawal_that_could_not_be_answered_is_not_given(service: Service) -> None:
+def test_withdrawal_with_a_missing_module_file_is_refused(service: Service) -> None:
     service.register()
     before = set((service.settings.folder / "vault").rglob("*"))
     deposit_id = service.deposit(["auk"])
@@ -132,20 +132,20 @@ def test_a_withdrawal_that_could_not_be_answered_is_not_given(service: Service) 
     assert service.reader.withdrawals() == []
 
 
-def test_what_was_renewed_while_its_end_was_written_down_goes_on(
+def test_withdrawal_renewed_while_its_end_is_recorded_stays_active(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=3600)
-    times = iter([now() + timedelta(hours=2)])  # when it was looked for; when it is ended, it is not over any more
+    times = iter([now() + timedelta(hours=2)])  # the search finds it expired; by the update it has been renewed
     monkeypatch.setattr(withdrawals, "now", lambda: next(times, None) or now())
     with service.database.session() as session:
         assert withdrawals.end_expired(session) == 0
     assert [one["state"] for one in service.reader.withdrawals("birds")] == ["active"]
 
 
-def test_an_unknown_withdrawal_cannot_be_revoked(service: Service) -> None:
-    with pytest.raises(LirfError, match="there is no withdrawal 'nonsense'") as caught:
+def test_unknown_withdrawal_cannot_be_revoked(service: Service) -> None:
+    with pytest.raises(LirfError, match="There is no withdrawal 'nonsense'") as caught:
         service.custodian.revoke("nonsense")
     assert caught.value.status == 404

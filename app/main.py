@@ -42,7 +42,7 @@ from app.api.restorations import router as restorations
 from app.api.withdrawals import router as withdrawals
 from app.base.database import Database
 from app.base.settings import Settings
-from app.console.acts import router as console_acts
+from app.console.forms import router as console_forms
 from app.console.pages import router as console_pages
 from app.console.routing import FOLDER as CONSOLE
 from app.inference.batches import BatchLimits
@@ -92,7 +92,7 @@ ROUTERS = (
     keys,
     health,
     metrics,
-    console_acts,
+    console_forms,
     console_pages,
 )
 

@@ -1,4 +1,4 @@
-"""What the console shows: models and their classes, deposits, requests for approval, the audit, keys."""
+"""The pages of the console: models and their classes, deposits, requests for approval, the audit, keys."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ from app.api.dependencies import ReadingDep
 from app.audit import service as audit
 from app.base.field_types import Id
 from app.base.paging import PageRequest
+from app.certificates.contents import LIMITS
 from app.classes import service as classes
 from app.console import timeline
-from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, see
+from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, redirect
 from app.deposits import service as deposits
 from app.deposits.service import UNFINISHED, DepositRow
 from app.evidence import figures, plots
@@ -33,7 +34,7 @@ PAGE = PageRequest(limit=50)
 
 @router.get("")
 async def start(actor: Anybody) -> Response:
-    return see("/console/models")
+    return redirect("/console/models")
 
 
 @router.get("/models")
@@ -49,10 +50,10 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
     model = registry.get(session, name)
     report = classes.report(session, name)
     of_model, more = deposits.list_of_model(session, name, PAGE)
-    lent, more_lent = withdrawals.list_all(session, PAGE, name)
+    recent, more_withdrawals = withdrawals.list_all(session, PAGE, name)
     active = withdrawals.active(session, model.id)
-    lends = withdrawals.deposits_of(session, [*lent, *active])
-    names = deposits.names_of(session, _all(session, of_model, lends))
+    deposit_ids = withdrawals.deposits_of(session, [*recent, *active])
+    names = deposits.names_of(session, _all(session, of_model, deposit_ids))
     waiting, _ = second_person.list_all(session, PAGE, model.id, True)
     return page(
         request,
@@ -64,12 +65,12 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         deposits=of_model,
         more=more,
         names=names,
-        lendable=[row for row in of_model if row.state == "deposited" and not row.restored_at],
+        withdrawable=[row for row in of_model if row.state == "deposited" and not row.restored_at],
         withdrawals=active,
-        classes_lent={row.id: [label for one in lends[row.id] for label in names[one]] for row in active},
+        withdrawn_classes={row.id: [name for of in deposit_ids[row.id] for name in names[of]] for row in active},
         waiting=waiting,
         described={row.id: _described(session, row) for row in waiting},
-        timeline=timeline.of_model(session, model, (of_model, more), names, (lent, more_lent), lends),
+        timeline=timeline.of_model(session, model, (of_model, more), names, (recent, more_withdrawals), deposit_ids),
     )
 
 
@@ -80,7 +81,7 @@ def show_deposit(request: Request, deposit_id: str, actor: Anybody, session: Rea
 
 @router.get("/deposits/{deposit_id}/progress")
 def show_progress(request: Request, deposit_id: str, actor: Anybody, session: ReadingDep) -> Response:
-    """The part of the page that changes; once the deposit has ended, the whole page is loaded again."""
+    """The part of the page that changes. Once the deposit has ended, the browser reloads the whole page."""
     row = deposits.get(session, deposit_id)
     response = page(request, "progress.html", **_progress(row))
     if row.state not in UNFINISHED:
@@ -90,11 +91,11 @@ def show_progress(request: Request, deposit_id: str, actor: Anybody, session: Re
 
 @router.get("/deposits/{deposit_id}/evidence")
 def show_gathering(request: Request, deposit_id: str, actor: Anybody, session: ReadingDep) -> Response:
-    """The progress of an examination; once it has ended, the whole page is loaded again."""
-    gathering = _gathering(session, deposit_id)
-    if gathering is None:
+    """The progress of an examination. Once it has ended, the browser reloads the whole page."""
+    newest = _newest_examination(session, deposit_id)
+    if newest is None or newest.state not in evidence.UNFINISHED:
         return Response(headers={"HX-Refresh": "true"})
-    return page(request, "gathering.html", gathering=gathering)
+    return page(request, "gathering.html", gathering=newest)
 
 
 @router.get("/approvals")
@@ -127,12 +128,19 @@ def show_audit(
     cursor: str | None = None,
 ) -> Response:
     filters = {"model": model, "action": action, "actor": by, "subject": subject}
-    given = {name: value for name, value in filters.items() if value}
-    rows, following = audit.list_events(session, PageRequest(limit=PAGE.limit, cursor=cursor), **given)
+    active_filters = {name: value for name, value in filters.items() if value}
+    rows, following = audit.list_events(session, PageRequest(limit=PAGE.limit, cursor=cursor), **active_filters)
     models, _ = registry.list_models(session, PageRequest(limit=500))
     head = audit.head(session)
     return page(
-        request, "audit.html", events=rows, following=following, filters=filters, given=given, models=models, head=head
+        request,
+        "audit.html",
+        events=rows,
+        following=following,
+        filters=filters,
+        active_filters=active_filters,
+        models=models,
+        head=head,
     )
 
 
@@ -149,82 +157,88 @@ def list_keys(request: Request, actor: Administrator, session: ReadingDep, curso
 
 @router.get("/{path:path}")
 async def nowhere(path: str, actor: Anybody) -> Response:
-    raise HTTPException(404, "There is no such page; the menu leads to those that there are.")
+    raise HTTPException(404, "There is no such page. The menu leads to all pages.")
 
 
-def keys_page(request: Request, actor: Actor, session: Session, cursor: str | None = None, /, **made: Any) -> Response:
+def keys_page(request: Request, actor: Actor, session: Session, cursor: str | None = None, /, **new: Any) -> Response:
     rows, following = access.list_keys(session, PageRequest(limit=PAGE.limit, cursor=cursor))
-    return page(request, "keys.html", keys=rows, following=following, roles=list(Role), own=actor.key_id, **made)
+    return page(request, "keys.html", keys=rows, following=following, roles=list(Role), own=actor.key_id, **new)
 
 
 def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
     row = deposits.get(session, deposit_id)
     model = registry.by_id(session, row.model_id)
     active = withdrawals.active(session, model.id)
-    lends = withdrawals.deposits_of(session, active)
+    deposit_ids = withdrawals.deposits_of(session, active)
     return {
         **_progress(row),
         "model": model,
         "names": deposits.class_names(session, row),
-        "withdrawals": [one for one in active if row.id in lends[one.id]],
+        "withdrawals": [one for one in active if row.id in deposit_ids[one.id]],
         "timeline": timeline.of_deposit(session, row),
         **_evidence(session, row),
     }
 
 
 def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
-    """The newest that was found, laid out, and an examination that has not ended."""
-    known, _ = evidence.list_of_deposit(session, row.id, PageRequest(limit=1))
-    newest = known[0] if known else None
-    told = {"newest_evidence": newest, "gathering": _gathering(session, row.id)}
-    shown = evidence.newest_found(session, row.id)
-    if shown is None:
-        return told
-    assert shown.found is not None
+    """The newest finished evidence, laid out for the page, and an examination that has not ended."""
+    newest = _newest_examination(session, row.id)
+    is_gathering = newest is not None and newest.state in evidence.UNFINISHED
+    context = {"newest_evidence": newest, "gathering": newest if is_gathering else None}
+    finished = evidence.newest_found(session, row.id)
+    if finished is None:
+        return context
+    found = finished.found
+    assert found is not None
     deposited = deposits.class_indices(session, row)
-    budgets = enumerate(run["images_each"] for run in shown.found["relearning"].get("target", []))
+    budgets = enumerate(run["images_each"] for run in found["relearning"].get("target", []))
+    table = figures.rows(found)
     return {
-        **told,
-        "evidence": shown,
-        "evidence_digest": digest(shown.found),
-        "networks": figures.networks(shown.found),
-        "rows": figures.rows(shown.found),
-        "still_known": figures.still_known(shown.found),
+        **context,
+        "evidence": finished,
+        "evidence_digest": digest(found),
+        "networks": figures.networks(found),
+        "rows": table,
+        "explanations": figures.explanations(table),
+        "images": figures.images(found),
+        "still_known": figures.still_known(found),
         "rules": figures.RULES,
         "advice": figures.ADVICE,
-        "pictures": plots.pictures(shown.found, deposited),
-        "relearning": {images: plots.relearning(shown.found, number) for number, images in budgets},
+        "limits": LIMITS,
+        "pictures": plots.pictures(found, deposited),
+        "relearning": {images: plots.relearning(found, number) for number, images in budgets},
         "bars": plots.bars,
     }
 
 
-def _gathering(session: Session, deposit_id: str) -> evidence.EvidenceRow | None:
-    known, _ = evidence.list_of_deposit(session, deposit_id, PageRequest(limit=1))
-    return known[0] if known and known[0].state in evidence.UNFINISHED else None
+def _newest_examination(session: Session, deposit_id: str) -> evidence.EvidenceRow | None:
+    rows, _ = evidence.list_of_deposit(session, deposit_id, PageRequest(limit=1))
+    return rows[0] if rows else None
 
 
 def _progress(row: DepositRow) -> dict[str, Any]:
     return {"deposit": row, "is_unfinished": row.state in UNFINISHED, "curve": json.dumps(row.curve or {})}
 
 
-def _all(session: Session, rows: Sequence[DepositRow], lends: dict[str, list[str]]) -> list[DepositRow]:
-    """These deposits, and those that are lent besides."""
-    others = {one for ids in lends.values() for one in ids} - {row.id for row in rows}
+def _all(session: Session, rows: Sequence[DepositRow], by_withdrawal: dict[str, list[str]]) -> list[DepositRow]:
+    """These deposits and all others that the withdrawals hold."""
+    others = {deposit_id for ids in by_withdrawal.values() for deposit_id in ids} - {row.id for row in rows}
     return [*rows, *deposits.of_ids(session, sorted(others)).values()]
 
 
 def _described(session: Session, row: ApprovalRow) -> str:
-    """What is asked for, in a line."""
+    """One line that says what a request asks for."""
     wish = row.wish
     if row.act == Act.POLICY:
-        person = "a second person" if wish["needs_second_person"] else "no second person"
-        return f"a policy with {person} that will {wish['original']} what knows deposited classes"
+        person = "with" if wish["needs_second_person"] else "without"
+        return f"change the policy: {person} a second person; {wish['original']} earlier networks"
     ids = wish["deposits"] if row.act == Act.WITHDRAW else [wish["deposit"]]
     names = deposits.names_of(session, deposits.of_ids(session, ids).values())
     label = ", ".join(name for of in names.values() for name in of)
     if row.act != Act.WITHDRAW:
         return f"{row.act} {label}"
     seconds, ends = wish.get("expires_in_seconds"), wish.get("expires_at")
-    lasts = f"for {seconds / 3600:g} hours from the approval on" if seconds else f"until {ends or 'it is revoked'}"
-    whom = "shown to everybody" if wish["visibility"] == "public" else "shown to who presents its token"
-    return f"withdraw {label} for {wish['holder']}, {whom}, {lasts}"
+    hours = f"{seconds / 3600:g} hour{'' if seconds == 3600 else 's'}" if seconds else ""
+    lasts = f"for {hours} from the approval" if seconds else f"until {ends or 'it is revoked'}"
+    audience = "visible to everybody" if wish["visibility"] == "public" else "visible only with its token"
+    return f"withdraw {label} for {wish['holder']}, {audience}, {lasts}"

@@ -1,4 +1,4 @@
-"""How the console answers: pages for people, also where something is refused; nothing from elsewhere is loaded."""
+"""How the console answers: pages for people, even for refusals. Pages load nothing from other sites."""
 
 import logging
 import secrets
@@ -26,6 +26,7 @@ from app.console import sign_in
 from app.evidence import plots
 
 log = logging.getLogger(__name__)
+UNAVAILABLE = "The database or the vault does not answer. Check whether your change was made before you try again."
 FOLDER = Path(__file__).parent
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -36,7 +37,7 @@ HEADERS = {
 }
 templates = Jinja2Templates([FOLDER / "templates", plots.TEMPLATES])
 templates.env.globals["Role"] = Role
-templates.env.globals["once"] = lambda: secrets.token_urlsafe(16)  # of a form: what it makes is made once
+templates.env.globals["once"] = lambda: secrets.token_urlsafe(16)  # a form with it is carried out once
 templates.env.filters["percent"] = lambda value: "not measured" if value is None else f"{value:.1f} %"
 templates.env.filters["time"] = lambda value: f"{value:%Y-%m-%d %H:%M} UTC" if value else ""
 
@@ -46,13 +47,13 @@ def page(request: Request, name: str, status: int = 200, /, **context: Any) -> R
     return templates.TemplateResponse(request, name, {"actor": actor, **context}, status_code=status)
 
 
-def see(path: str) -> RedirectResponse:
-    """After a change: the browser asks for the page that shows it, and to load that again repeats nothing."""
+def redirect(path: str) -> RedirectResponse:
+    """After a change, send the browser to the page that shows it. A reload of that page repeats nothing."""
     return RedirectResponse(path, HTTPStatus.SEE_OTHER)
 
 
 class ConsoleRoute(APIRoute):
-    """Refusals are pages, too. Who is not signed in is led to where to sign in, before a body is read."""
+    """Refusals are pages too. Anyone who is not signed in is sent to sign in before a body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -75,11 +76,10 @@ class ConsoleRoute(APIRoute):
                     response.headers["Retry-After"] = str(problem.retry_after)
             except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
                 log.error("the database or the vault failed", exc_info=error)
-                told = "The database or the vault does not answer. Look whether what you did was done, or try it again."
-                response = _refused(request, 503, "The service cannot answer now", told)
+                response = _refused(request, 503, "The service cannot answer now", UNAVAILABLE)
             except (RequestValidationError, ValidationError) as error:
-                told = "; ".join(f"{e['loc'][-1] if e['loc'] else 'it'}: {e['msg']}" for e in error.errors()[:5])
-                response = _refused(request, 422, "Something is missing or wrong in the form", told)
+                faults = "; ".join(f"{e['loc'][-1] if e['loc'] else 'form'}: {e['msg']}" for e in error.errors()[:5])
+                response = _refused(request, 422, "Something in the form is missing or wrong", faults)
             except HTTPException as error:
                 response = _refused(request, error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
             response.headers.update(HEADERS)
@@ -94,19 +94,17 @@ def _refused(request: Request, status: int, title: str, detail: str) -> Response
 
 
 def _to_sign_in(request: Request) -> Response:
-    is_part = "HX-Request" in request.headers  # of the page that is to be seen again
-    wanted = urlsplit(request.headers.get("HX-Current-URL", "")).path if is_part else request.url.path
+    is_part = "HX-Request" in request.headers  # a part of a page; the whole page must come back after signing in
+    destination = urlsplit(request.headers.get("HX-Current-URL", "")).path if is_part else request.url.path
     if request.method != "GET" and not is_part:
-        wanted = ""
-    path = "/console/sign-in" + (f"?next={quote(wanted)}" if wanted else "")
+        destination = ""
+    path = "/console/sign-in" + (f"?next={quote(destination)}" if destination else "")
     if is_part:
         return Response(status_code=401, headers={"HX-Redirect": path})
-    return see(path)
+    return redirect(path)
 
 
 Anybody = Annotated[Actor, Depends(sign_in.actor_of)]
-
-
 Operator = Annotated[Actor, with_role(sign_in.actor_of, Role.OPERATOR)]
 Custodian = Annotated[Actor, with_role(sign_in.actor_of, Role.CUSTODIAN)]
 Auditor = Annotated[Actor, with_role(sign_in.actor_of, Role.AUDITOR)]

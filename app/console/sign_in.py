@@ -1,7 +1,7 @@
-"""Who uses the console: an API key or a token, given once, which a sealed cookie holds from then on.
+"""Who uses the console: an API key or an identity provider's token, kept in a sealed cookie after signing in.
 
-The key itself is looked up anew with each request, so that its end ends the session too, on every replica. The cookie
-is sealed with the master key: who reads it, or the disk, learns no key.
+Each request looks the key up again, so that the session ends with its key on every replica. The master key seals the
+cookie, so nobody can read the key from it.
 """
 
 import json
@@ -19,14 +19,14 @@ from app.vault.service import Vault, VaultDamaged
 COOKIE: Final = "lirf_console"
 PATH: Final = "/console"
 OPEN: Final = ("/console/sign-in", "/console/sign-out")
-MAX_BYTES: Final = 32 << 10  # of a form that anybody may send
+MAX_BYTES: Final = 32 << 10  # of a form that anyone may send
 SECONDS: Final = 8 * 3600
-MAX_CHARACTERS: Final = 3000  # of a key, or of a provider's token: sealed it fits into the 4096 bytes of a cookie
+MAX_CHARACTERS: Final = 3000  # of a key or token; sealed, it still fits into the 4096 bytes of a cookie
 _ASSOCIATED: Final = b'["console"]'
 
 
 async def actor_of(request: Request) -> Actor:
-    """The actor of the session. Raises `Unauthenticated` where there is none, and what `Callers.actor` does."""
+    """The actor of the session. Raises `Unauthenticated` if there is none, and what `Callers.actor` does."""
     if (actor := known(request)) is None:
         bearer = _opened(request.state.vault, request.cookies.get(COOKIE, ""))
         request.state.actor = actor = await identified(request, bearer or "")
@@ -34,18 +34,18 @@ async def actor_of(request: Request) -> Actor:
 
 
 def begin(request: Request, response: Response, bearer: str) -> None:
-    """The browser keeps the sealed key, and sends it with what comes from the console's own pages alone."""
-    told = json.dumps([int(time.time()) + SECONDS, bearer]).encode()
+    """Store the sealed key in the browser, which sends it only with requests from the console's own pages."""
+    session = json.dumps([int(time.time()) + SECONDS, bearer]).encode()
     vault: Vault = request.state.vault
-    sealed = urlsafe_b64encode(vault.seal(told, _ASSOCIATED)).decode()
-    response.set_cookie(COOKIE, sealed, max_age=SECONDS, **_of(request))
+    sealed = urlsafe_b64encode(vault.seal(session, _ASSOCIATED)).decode()
+    response.set_cookie(COOKIE, sealed, max_age=SECONDS, **_attributes(request))
 
 
 def end(request: Request, response: Response) -> None:
-    response.delete_cookie(COOKIE, **_of(request))
+    response.delete_cookie(COOKIE, **_attributes(request))
 
 
-def _of(request: Request) -> dict[str, Any]:
+def _attributes(request: Request) -> dict[str, Any]:
     return {"path": PATH, "httponly": True, "samesite": "strict", "secure": request.url.scheme == "https"}
 
 
@@ -58,16 +58,16 @@ def _opened(vault: Vault, cookie: str) -> str | None:
 
 
 def demand_same_origin(request: Request) -> None:
-    """A form of another site changes nothing here. Raises `ForeignForm`.
+    """Refuse a form from another site. Raises `ForeignForm`.
 
-    Browsers say where a request comes from (Fetch Metadata; `Origin` where they do not), and no site can change that.
+    Browsers say where a request comes from (Fetch Metadata, or else `Origin`), and no site can change that.
     """
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin", "")
     if site == "same-origin" or (site is None and origin.partition("://")[2] == request.headers.get("Host")):
         return
-    raise ForeignForm("the form was sent from another site; open the console and use its own.")
+    raise ForeignForm("The form was sent from another site. Open the console and use its own form.")
 
 
 class ForeignForm(Problem):
-    status, slug, title = 403, "foreign-form", "The form is of another site"
+    status, slug, title = 403, "foreign-form", "The form comes from another site"

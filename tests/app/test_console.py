@@ -1,4 +1,4 @@
-"""The console over HTTP: who gets in, what each role may do, and that no other site can do it for them."""
+"""The console over HTTP: who gets in, what each role may do, and that no other site can act for them."""
 
 import re
 import time
@@ -46,7 +46,7 @@ FROM_HERE = {"Sec-Fetch-Site": "same-origin"}
 
 
 def routes() -> Iterator[tuple[str, str]]:
-    """Every method and path of the console, from the application's own list."""
+    """Every method and path of the console, from the application itself."""
 
     def of(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
         for route in routes:
@@ -68,10 +68,10 @@ def signed_in(service: Service, *roles: Role, name: str = "somebody") -> Iterato
 
 
 def once(page: str) -> str:
-    """What a form of the page may be sent with, one time."""
-    found = re.search(r'name="once" value="([\w-]+)"', page)
-    assert found
-    return found[1]
+    """The one-time value of a form on the page."""
+    match = re.search(r'name="once" value="([\w-]+)"', page)
+    assert match
+    return match[1]
 
 
 def test_nobody_gets_in_without_a_session(service: Service) -> None:
@@ -92,7 +92,7 @@ def test_nobody_gets_in_without_a_session(service: Service) -> None:
 
 @on_one_database
 @pytest.mark.parametrize("role", [None, *Role])
-def test_no_role_passes_its_matrix_in_the_console(service: Service, role: Role | None) -> None:
+def test_each_role_may_do_only_what_the_matrix_says(service: Service, role: Role | None) -> None:
     with signed_in(service, *([role] if role else [])) as client:
         for method, path in routes():
             if path in OPEN:
@@ -105,7 +105,7 @@ def test_no_role_passes_its_matrix_in_the_console(service: Service, role: Role |
 
 
 @on_one_database
-def test_no_other_site_changes_anything(service: Service) -> None:
+def test_forms_from_other_sites_change_nothing(service: Service) -> None:
     with signed_in(service, Role.ADMINISTRATOR) as client:
         for headers in (
             {"Sec-Fetch-Site": "cross-site"},
@@ -117,7 +117,7 @@ def test_no_other_site_changes_anything(service: Service) -> None:
                     answer = client.post(re.sub(r"\{.*?\}", "x", path), headers=headers)
                     assert answer.status_code == 403, (path, headers)
                     assert "another site" in answer.text
-        del client.headers["Sec-Fetch-Site"]  # an old browser's
+        del client.headers["Sec-Fetch-Site"]  # an old browser
         form = {"name": "k", "lasts": "day", "once": "of-one-form-alone"}
         assert client.post("/console/keys", data=form, headers={"Origin": "https://evil.org"}).status_code == 403
         assert client.post("/console/keys", data=form, headers={"Origin": "null"}).status_code == 403
@@ -126,11 +126,11 @@ def test_no_other_site_changes_anything(service: Service) -> None:
 
 
 @on_one_database
-def test_the_cookie_is_out_of_reach_and_holds_no_key(service: Service) -> None:
+def test_cookie_is_out_of_reach_of_scripts_and_holds_no_readable_key(service: Service) -> None:
     key = service.key_of("team", Role.AUDITOR)
     answer = httpx.post(f"{service.url}/console/sign-in", data={"key": key}, headers=FROM_HERE, timeout=60)
-    told = answer.headers["Set-Cookie"].lower()
-    assert {"httponly", "samesite=strict", "path=/console"} <= set(told.split("; "))
+    attributes = answer.headers["Set-Cookie"].lower().split("; ")
+    assert {"httponly", "samesite=strict", "path=/console"} <= set(attributes)
     assert key.split("_", 2)[2] not in answer.headers["Set-Cookie"] + answer.text
     page = httpx.get(f"{service.url}/console/models", cookies=answer.cookies, timeout=60)
     policy = page.headers["Content-Security-Policy"]
@@ -140,31 +140,31 @@ def test_the_cookie_is_out_of_reach_and_holds_no_key(service: Service) -> None:
     assert not re.search(r"<script>|\son\w+=|style=|https?://", page.text.replace(service.url, ""))
 
 
-def test_a_session_ends_with_its_key_and_by_itself(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = service.administrator.create_key("team", ["auditor"])
+def test_session_ends_with_its_key_and_after_its_time(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    auditor = service.administrator.create_key("team", ["auditor"])
     client = httpx.Client(base_url=service.url, headers=FROM_HERE, timeout=60)
-    client.post("/console/sign-in", data={"key": made["key"]})
+    client.post("/console/sign-in", data={"key": auditor["key"]})
     assert client.get("/console/audit").status_code == 200
     cookie = client.cookies[sign_in.COOKIE]
-    service.administrator.revoke_key(made["id"])
+    service.administrator.revoke_key(auditor["id"])
     assert client.get("/console/audit").status_code == 303
-    refused = client.post("/console/sign-in", data={"key": made["key"]})
-    assert (refused.status_code, "was revoked" in refused.text) == (401, True)
+    refused = client.post("/console/sign-in", data={"key": auditor["key"]})
+    assert (refused.status_code, "expired or revoked" in refused.text) == (401, True)
 
     monkeypatch.setattr(sign_in, "SECONDS", -1)
     other = httpx.post(
         f"{service.url}/console/sign-in", data={"key": service.key_of("b", Role.AUDITOR)}, headers=FROM_HERE, timeout=60
     )
-    over = {sign_in.COOKIE: other.headers["Set-Cookie"].partition("=")[2].partition(";")[0]}
-    assert httpx.get(f"{service.url}/console/audit", cookies=over, timeout=60).status_code == 303
-    assert over[sign_in.COOKIE] != cookie
+    expired = {sign_in.COOKIE: other.headers["Set-Cookie"].partition("=")[2].partition(";")[0]}
+    assert httpx.get(f"{service.url}/console/audit", cookies=expired, timeout=60).status_code == 303
+    assert expired[sign_in.COOKIE] != cookie
     client.close()
 
 
 @on_one_database
-def test_no_body_is_read_of_a_stranger_and_no_endless_one_of_anybody(service: Service) -> None:
+def test_bodies_from_strangers_and_endless_bodies_are_not_read(service: Service) -> None:
     service.register()
-    told = {**FROM_HERE, "Content-Type": "multipart/form-data; boundary=x"}
+    headers = {**FROM_HERE, "Content-Type": "multipart/form-data; boundary=x"}
     comparison = f"{service.url}/console/models/birds/comparison"
     with signed_in(service) as client:
         cookies = dict(client.cookies)
@@ -176,13 +176,13 @@ def test_no_body_is_read_of_a_stranger_and_no_endless_one_of_anybody(service: Se
         (comparison, cookies, large, 413),
         (f"{service.url}/console/sign-in", {}, large, 413),
     ):
-        assert httpx.post(url, content=body, headers=told, cookies=own, timeout=60).status_code == status
+        assert httpx.post(url, content=body, headers=headers, cookies=own, timeout=60).status_code == status
 
 
-def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> None:
-    """PostgreSQL takes none in any text."""
-    told = {**FROM_HERE, "Content-Type": "application/x-www-form-urlencoded"}
-    key = httpx.post(f"{service.url}/console/sign-in", content="key=lirf_%00_x", headers=told, timeout=60)
+def test_nul_characters_are_refused_without_harm_to_others(service: Service) -> None:
+    """PostgreSQL accepts no NUL in any text."""
+    headers = {**FROM_HERE, "Content-Type": "application/x-www-form-urlencoded"}
+    key = httpx.post(f"{service.url}/console/sign-in", content="key=lirf_%00_x", headers=headers, timeout=60)
     assert key.status_code == 401
     service.register()
     with signed_in(service, Role.ADMINISTRATOR) as client:
@@ -191,7 +191,7 @@ def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> No
             ("/console/models/birds/policy", "version=1&original=seal&reason=%00"),
             ("/console/keys", "name=%00&lasts=day&once=of-one-form-alone"),
         ):
-            assert client.post(path, content=body, headers=told).status_code == 422, path
+            assert client.post(path, content=body, headers=headers).status_code == 422, path
         images = {"image": ("bird.png", png(3, size=20), "image/png")}
         data = {"left": "\0", "right": "served"}
         assert client.post("/console/models/birds/comparison", files=images, data=data).status_code == 422
@@ -200,27 +200,27 @@ def test_what_holds_nul_is_refused_and_harms_nobody_else(service: Service) -> No
 
 
 @on_one_database
-def test_a_session_that_ended_leads_back_to_the_page_and_not_to_its_part(service: Service) -> None:
+def test_ended_session_leads_back_to_the_whole_page(service: Service) -> None:
     headers = {"HX-Request": "true", "HX-Current-URL": f"{service.url}/console/deposits/1?x=y"}
     answer = httpx.get(f"{service.url}/console/deposits/1/progress", headers=headers, timeout=60)
     assert answer.headers["HX-Redirect"] == "/console/sign-in?next=/console/deposits/1"
 
 
 @on_one_database
-def test_where_one_is_led_after_signing_in_is_here(service: Service) -> None:
-    for wanted, led in {
+def test_signing_in_never_leads_to_another_site(service: Service) -> None:
+    for destination, location in {
         "/console/audit": "/console/audit",
         "https://evil.org/console/": "/console/models",
         "//evil.org/console/": "/console/models",
         "/v1/models": "/console/models",
     }.items():
-        form = {"key": service.key_of("a", Role.AUDITOR), "next": wanted}
+        form = {"key": service.key_of("a", Role.AUDITOR), "next": destination}
         answer = httpx.post(f"{service.url}/console/sign-in", data=form, headers=FROM_HERE, timeout=60)
-        assert answer.headers["Location"] == led
+        assert answer.headers["Location"] == location
 
 
 @on_one_database
-def test_a_page_that_is_none_is_told_on_a_page(service: Service) -> None:
+def test_missing_page_is_reported_on_a_page(service: Service) -> None:
     with signed_in(service) as client:
         answer = client.get("/console/nothing/here")
         assert (answer.status_code, "<h1>Not Found</h1>" in answer.text) == (404, True)
@@ -230,7 +230,7 @@ def test_a_page_that_is_none_is_told_on_a_page(service: Service) -> None:
 
 
 @on_one_database
-def test_what_strangers_named_is_text_and_nothing_else(service: Service) -> None:
+def test_names_from_users_are_only_ever_text(service: Service) -> None:
     service.register()
     hostile = "<script>alert(1)</script>"
     deposit = service.deposit(["auk"], reason=hostile)
@@ -243,7 +243,7 @@ def test_what_strangers_named_is_text_and_nothing_else(service: Service) -> None
             assert hostile not in text, path
 
 
-def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
+def test_classes_are_withdrawn_renewed_and_revoked(service: Service) -> None:
     service.register()
     deposit = service.deposit(["auk"])
     with signed_in(service, Role.CUSTODIAN, name="press desk") as client:
@@ -257,28 +257,28 @@ def test_classes_are_lent_renewed_and_taken_back(service: Service) -> None:
         client.post(f"/console/withdrawals/{withdrawal['id']}/renewal", data={"lasts": "week", "reason": "longer"})
         assert service.reader.withdrawals()[0]["expires_at"] > withdrawal["expires_at"]  # type: ignore[operator]
         page = client.post(f"/console/withdrawals/{withdrawal['id']}/revocation")
-        assert "Nothing is withdrawn" in page.text
+        assert "There are no active withdrawals" in page.text
         assert service.reader.withdrawals()[0]["state"] == "revoked"
         again = client.post(f"/console/withdrawals/{withdrawal['id']}/revocation")
-        assert (again.status_code, "is revoked" in again.text) == (410, True)
+        assert (again.status_code, "was revoked at" in again.text) == (410, True)
         nothing = client.post("/console/withdrawals", data={**form, "deposit": []})
         assert (nothing.status_code, "deposits" in nothing.text) == (422, True)
         form |= {"visibility": "held", "once": once(client.get(BIRDS).text)}
         held = client.post("/console/withdrawals", data=form)
-        assert "who presents its token" in held.text
+        assert "only requests with its token see the classes" in held.text
         [held_one] = [one for one in service.reader.withdrawals() if one["state"] == "active"]
         form, action = {"once": once(held.text)}, f"/console/withdrawals/{held_one['id']}/token"
         token = re.search(r"lirfw_[\w-]+", client.post(action, data=form).text)
         assert token
         assert token[0] not in client.get("/console/models/birds").text
-        reloaded = client.post(action, data=form)  # does not replace the token that was just copied
+        reloaded = client.post(action, data=form)  # must not replace the token that was just copied
         assert (reloaded.url.path, "lirfw_" in reloaded.text) == ("/console/models/birds", False)
         issued = service.administrator.audit_events(action="withdrawal.token_issued")
         assert len(list(issued)) == 1
 
 
 @pytest.mark.parametrize("needs_second_person", [False, True])
-def test_a_form_that_is_sent_twice_at_once_withdraws_once(service: Service, needs_second_person: bool) -> None:
+def test_form_sent_twice_at_once_withdraws_once(service: Service, needs_second_person: bool) -> None:
     service.register()
     deposit = service.deposit(["auk"])
     if needs_second_person:
@@ -286,13 +286,13 @@ def test_a_form_that_is_sent_twice_at_once_withdraws_once(service: Service, need
     with signed_in(service, Role.CUSTODIAN) as client, ThreadPoolExecutor(2) as clicks:
         form = {"deposit": deposit, "holder": "h", "reason": "r", "lasts": "hour", "once": once(client.get(BIRDS).text)}
         pages = list(clicks.map(lambda _: client.post("/console/withdrawals", data=form), range(2)))
-        pages.append(client.post("/console/withdrawals", data=form))  # and once more, from a page that was kept
+        pages.append(client.post("/console/withdrawals", data=form))  # and again, from a page still open
     assert {page.url.path for page in pages} == {"/console/approvals" if needs_second_person else BIRDS}
     assert len(service.administrator.approvals()) == needs_second_person
     assert len(service.reader.withdrawals()) == (not needs_second_person)
 
 
-def test_a_purge_is_typed_and_done_once(service: Service) -> None:
+def test_purge_needs_its_classes_typed(service: Service) -> None:
     service.register()
     deposit = service.deposit(["auk", "emu"])
     with signed_in(service, Role.ADMINISTRATOR) as client:
@@ -305,7 +305,7 @@ def test_a_purge_is_typed_and_done_once(service: Service) -> None:
         assert service.reader.deposit(deposit)["state"] == "purged"
 
 
-def test_what_one_asks_for_another_approves(service: Service) -> None:
+def test_second_person_approves_what_the_first_requests(service: Service) -> None:
     service.register()
     deposit = service.deposit(["auk"])
     with (
@@ -319,16 +319,16 @@ def test_what_one_asks_for_another_approves(service: Service) -> None:
         form = {"deposit": deposit, "holder": "h", "reason": "r", "lasts": "hour", "once": once(first.get(BIRDS).text)}
         waiting = first.post("/console/withdrawals", data=form)
         assert waiting.url.path == "/console/approvals"
-        assert "withdraw auk for h, shown to everybody, for 1 hours from the approval on" in waiting.text
+        assert "withdraw auk for h, visible to everybody, for 1 hour from the approval" in waiting.text
         [asked] = service.administrator.approvals(waiting=True)
         own = first.post(f"/console/approvals/{asked['id']}/approval")
         assert (own.status_code, "somebody else" in own.text) == (403, True)
-        assert "Nothing waits" in second.post(f"/console/approvals/{asked['id']}/approval").text
+        assert "No request is waiting" in second.post(f"/console/approvals/{asked['id']}/approval").text
         assert service.reader.withdrawals()[0]["state"] == "active"
 
 
 @on_one_database
-def test_an_image_is_tried_against_two_views(service: Service) -> None:
+def test_image_is_compared_in_two_views(service: Service) -> None:
     service.register()
     service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
     images = {"image": ("bird.png", png(3, size=20), "image/png")}
@@ -345,7 +345,7 @@ def test_an_image_is_tried_against_two_views(service: Service) -> None:
         assert reader.post("/console/models/birds/comparison", files=images, data=data).status_code == 403
 
 
-def test_the_audit_is_filtered_exported_and_verified(service: Service) -> None:
+def test_audit_is_filtered_exported_and_verified(service: Service) -> None:
     service.register()
     service.deposit(["auk"])
     with signed_in(service, Role.AUDITOR) as client:
@@ -358,7 +358,7 @@ def test_the_audit_is_filtered_exported_and_verified(service: Service) -> None:
         assert "Intact" in client.get("/console/audit/verification").text
 
 
-def test_a_key_is_shown_once(service: Service) -> None:
+def test_key_is_shown_once(service: Service) -> None:
     with signed_in(service, Role.ADMINISTRATOR) as client:
         form = {"name": "guest", "role": ["auditor"], "lasts": "day", "once": once(client.get("/console/keys").text)}
         page = client.post("/console/keys", data=form)
@@ -367,14 +367,14 @@ def test_a_key_is_shown_once(service: Service) -> None:
         assert key[0] not in client.get("/console/keys").text
         with signed_in(service, name="x") as other:
             assert other.post("/console/sign-in", data={"key": key[0]}).status_code == 200
-        assert "lirf_" + key[0].split("_")[1] in client.post("/console/keys", data=form).text  # loaded again
+        assert "lirf_" + key[0].split("_")[1] in client.post("/console/keys", data=form).text  # a reload
         [guest] = [one for one in service.administrator.keys() if one["name"] == "guest"]  # noqa: SIM118
         client.post(f"/console/keys/{guest['id']}/revocation")
         with pytest.raises(LirfError, match="no API key"):
             service.administrator.revoke_key(guest["id"])
 
 
-def test_the_losses_of_a_deposit_stay_to_be_looked_at(service: Service) -> None:
+def test_losses_of_a_finished_deposit_stay_visible(service: Service) -> None:
     service.register()
     deposit = service.deposit(["auk"], config={"epochs": 4})
     with signed_in(service) as client:
@@ -384,7 +384,7 @@ def test_the_losses_of_a_deposit_stay_to_be_looked_at(service: Service) -> None:
 
 
 @on_one_database
-def test_the_states_of_classes_are_counted(service: Service) -> None:
+def test_states_of_classes_are_counted(service: Service) -> None:
     service.register()
     lent, purged, restored = (service.deposit([name], evidence=False) for name in ("auk", "dodo", "emu"))
     service.custodian.withdraw([lent], holder="h", reason="r")
@@ -393,15 +393,15 @@ def test_the_states_of_classes_are_counted(service: Service) -> None:
     service.queue(["heron"])
     with signed_in(service) as client:
         for path in ("/console/models", "/console/models/birds"):
-            told = re.search(r'<p class="states">(.*?)</p>', client.get(path).text)
-            assert told
-            found = dict(re.findall(r'class="state (\w+)">(\d \w+)', told[1]))
-            assert list(found.values()) == ["1 preserved", "1 depositing", "1 withdrawn", "1 restored", "1 purged"]
-    assert sorted(one["state"] for one in service.reader.classes("birds")) == sorted(found)
+            states = re.search(r'<p class="states">(.*?)</p>', client.get(path).text)
+            assert states
+            counts = dict(re.findall(r'class="state (\w+)">(\d \w+)', states[1]))
+            assert list(counts.values()) == ["1 preserved", "1 depositing", "1 withdrawn", "1 restored", "1 purged"]
+    assert sorted(one["state"] for one in service.reader.classes("birds")) == sorted(counts)
 
 
 @on_one_database
-def test_a_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.console.timeline.NEWEST", PageRequest(limit=2))
     service.register()
     deposit_id = service.deposit(["auk"], evidence=False)
@@ -415,7 +415,7 @@ def test_a_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pyt
 
 
 @on_one_database
-def test_the_timeline_remembers_a_restoration_that_was_ended(service: Service) -> None:
+def test_timeline_remembers_restorations_that_ended(service: Service) -> None:
     service.register()
     deposit_id = service.deposit(["auk"])
     for reason in ("the licence is back", "once more"):
@@ -423,14 +423,14 @@ def test_the_timeline_remembers_a_restoration_that_was_ended(service: Service) -
         service.custodian.end_restoration(deposit_id)
     with signed_in(service) as client:
         for path in ("/console/models/birds", f"/console/deposits/{deposit_id}"):
-            told = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", client.get(path).text))
-            assert told.count("restoration ended by custodian") == 2
-            assert "restored by custodian: the licence is back" in told
-            assert "restored by custodian: once more" in told
+            text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", client.get(path).text))
+            assert text.count("restoration ended by custodian") == 2
+            assert "restored by custodian: the licence is back" in text
+            assert "restored by custodian: once more" in text
 
 
 @on_one_database
-def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_certificates(service: Service) -> None:
+def test_timeline_of_a_deposit_has_its_withdrawals_evidence_and_certificates(service: Service) -> None:
     service.register()
     service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
     deposit_id, other = service.deposit(["auk"], evidence=False), service.deposit(["dodo"], evidence=False)
@@ -448,8 +448,8 @@ def test_the_timeline_of_a_deposit_has_its_withdrawals_its_evidence_and_its_cert
     with signed_in(service) as client:
         html = client.get(f"/console/deposits/{deposit_id}").text
     lines = re.findall(r"<li><time.*?</time>(.*?)</li>", html, re.DOTALL)
-    told = [re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", line)).strip() for line in lines]
-    assert told == [
+    texts = [re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", line)).strip() for line in lines]
+    assert texts == [
         "deposit requested by operator: licence ended",
         "deposited",
         "withdrawn for the fair by custodian: licensed for a day",

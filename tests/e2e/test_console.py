@@ -1,6 +1,6 @@
 """The console in a browser: Debian's Chromium, or the one that TEST_CHROMIUM names, driven by Playwright.
 
-With LIRF_SCREENSHOTS, what it sees goes there as pictures: docs/images has those of the README.
+If LIRF_SCREENSHOTS names a folder, pictures of the pages go there. The README shows those in docs/images.
 """
 
 import os
@@ -54,13 +54,15 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
 
 
 class Visitor:
-    """Somebody at the console. What the browser complains of is a fault, and so is what axe finds serious."""
+    """A person at the console. Complaints of the browser and serious findings of axe are faults."""
 
     def __init__(self, browser: Browser, service: Service, name: str, *roles: Role, scheme: str = "light") -> None:
         self.complaints = list[str]()
         context = browser.new_context(base_url=service.url, viewport=WIDE, color_scheme=scheme)  # type: ignore[arg-type]
         self.page: Page = context.new_page()
-        self.page.on("console", lambda told: self.complaints.append(told.text) if told.type == "error" else None)
+        self.page.on(
+            "console", lambda message: self.complaints.append(message.text) if message.type == "error" else None
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto("/console/audit")
         self.page.get_by_label("API key").fill(service.key_of(name, *roles))
@@ -68,9 +70,9 @@ class Visitor:
         expect(self.page.get_by_role("button", name="Sign out")).to_be_visible()
 
     def look(self, name: str, is_kept: bool = False) -> None:
-        """Nothing serious for who cannot see, nothing wider than a telephone, no complaint of the browser."""
-        found = Axe().run(self.page).response["violations"]
-        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        """Check accessibility, the width on a telephone, and the browser's complaints; take pictures."""
+        violations = Axe().run(self.page).response["violations"]
+        serious = [one for one in violations if one["impact"] in ("serious", "critical")]
         assert not serious, [(one["id"], one["nodes"][0]["html"], one["nodes"][0]["failureSummary"]) for one in serious]
         if SCREENSHOTS and is_kept:
             self.page.screenshot(path=Path(SCREENSHOTS) / f"console-{name}.png", full_page=True)
@@ -86,7 +88,7 @@ class Visitor:
 
 
 def digits_model(service: Service, digits: Digits, network: SplitNetwork, folder: Path) -> str:
-    """A model that reads digits, and a queued deposit of 0, 1 and 2; its id."""
+    """Register a model that reads digits and queue a deposit of 0, 1 and 2. Returns the deposit's id."""
     service.operator.register_model(
         "digits",
         architecture={"name": SPEC.name, "width": SPEC.width},
@@ -104,15 +106,15 @@ def digits_model(service: Service, digits: Digits, network: SplitNetwork, folder
     return service.operator.request_deposit("digits", dataset["id"], reason=reason, config=config)["id"]
 
 
-def test_a_deposit_is_watched_lent_tried_approved_and_purged(
+def test_deposit_is_watched_withdrawn_tried_approved_and_purged(
     service: Service, browser: Browser, digits: Digits, digits_network: SplitNetwork, tmp_path: Path
 ) -> None:
     deposit = digits_model(service, digits, digits_network, tmp_path)
     me = Visitor(browser, service, "ada", Role.ADMINISTRATOR)
     page = me.page
-    expect(page.get_by_role("heading", name="Audit")).to_be_visible()  # where it was led from
+    expect(page.get_by_role("heading", name="Audit")).to_be_visible()  # signing in leads back to the requested page
     page.goto(f"/console/deposits/{deposit}")
-    expect(page.get_by_text("Queued: waits for a worker")).to_be_visible()
+    expect(page.get_by_text("Queued: waiting for a worker")).to_be_visible()
     worker = threading.Thread(target=service.work, args=(deposit,))
     worker.start()
     expect(page.locator(".curve canvas")).to_be_visible(timeout=120_000)
@@ -122,7 +124,7 @@ def test_a_deposit_is_watched_lent_tried_approved_and_purged(
     worker.join()
     expect(page.get_by_role("row", name=re.compile("^target")).first).to_contain_text(" %")
     expect(page.locator(".curve canvas")).to_be_visible()
-    expect(page.get_by_text("Waits for a worker.")).to_be_visible()
+    expect(page.get_by_text("Waiting for a worker.")).to_be_visible()
     [queued] = service.reader.evidence_of(deposit)
     examiner = threading.Thread(target=examine, args=(service.worker, queued["id"]))
     examiner.start()
@@ -147,22 +149,22 @@ def test_a_deposit_is_watched_lent_tried_approved_and_purged(
     expect(page.locator(".tile.withdrawn")).to_have_count(3)
     [zero, *_] = digits.of_classes(digits.held_out, [0])
     Image.fromarray(digits.images[zero]).save(tmp_path / "zero.png")
-    page.get_by_label("PNG or JPEG").set_input_files(tmp_path / "zero.png")
+    page.get_by_label("Image (PNG or JPEG)").set_input_files(tmp_path / "zero.png")
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".answer")).to_have_count(2)
     served, target = page.locator(".answer").all()
     expect(served.get_by_role("row").nth(1)).to_contain_text("0")
     expect(target.get_by_role("rowheader", name="0", exact=True)).to_have_count(0)
     me.look("model", is_kept=True)
-    page.get_by_label("PNG or JPEG").set_input_files(tmp_path / "deposit.zip")
+    page.get_by_label("Image (PNG or JPEG)").set_input_files(tmp_path / "deposit.zip")
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("alert")).to_contain_text("The image cannot be used")
-    me.complaints.clear()  # the browser tells every 4xx
+    me.complaints.clear()  # the browser reports every 4xx
     page.get_by_role("button", name="Revoke").click()
     expect(page.locator(".tile.deposited")).to_have_count(3)
 
     me.open("Change")
-    page.get_by_label("demand a second person").check()
+    page.get_by_label("require a second person").check()
     page.locator("#policy-reason").fill("rule of two")
     page.get_by_role("button", name="Change the policy").click()
     expect(page.get_by_text("need a second person")).to_be_visible()
@@ -172,25 +174,25 @@ def test_a_deposit_is_watched_lent_tried_approved_and_purged(
     page.get_by_label("Type 0, 1, 2 to confirm").fill("0, 1")
     page.locator("#purge-reason").fill("asked for by the owner")
     page.get_by_role("button", name="Ask for approval to purge").click()
-    expect(page.get_by_role("alert")).to_contain_text("type the classes as they are shown")
+    expect(page.get_by_role("alert")).to_contain_text("type the classes exactly as shown")
     me.complaints.clear()
     page.get_by_role("link", name="Back").click()
     me.open("Destroy the deposit module for good")
     page.get_by_label("Type 0, 1, 2 to confirm").fill("0, 1, 2")
     page.locator("#purge-reason").fill("asked for by the owner")
     page.get_by_role("button", name="Ask for approval to purge").click()
-    expect(page.get_by_text("Your own request")).to_be_visible()
+    expect(page.get_by_text("This is your own request")).to_be_visible()
     me.look("own request")
     colleague.page.goto("/console/approvals")
     colleague.look("approvals", is_kept=True)
     colleague.page.get_by_role("button", name="Approve").click()
-    expect(colleague.page.get_by_text("Nothing waits for a decision")).to_be_visible()
+    expect(colleague.page.get_by_text("No request is waiting for a decision")).to_be_visible()
     colleague.page.goto("/console/models/digits")
     expect(colleague.page.locator(".tile.purged")).to_have_count(3)
     colleague.look("purged")
 
 
-def test_the_audit_and_the_keys_are_read_and_made(service: Service, browser: Browser) -> None:
+def test_audit_is_read_and_keys_are_created(service: Service, browser: Browser) -> None:
     service.register()
     service.deposit(["auk"])
     me = Visitor(browser, service, "auditor", Role.AUDITOR)
@@ -212,11 +214,11 @@ def test_the_audit_and_the_keys_are_read_and_made(service: Service, browser: Bro
     page.get_by_role("link", name="Keys").click()
     page.get_by_label("Who uses it").fill("licensing")
     page.get_by_label("custodian").check()
-    page.get_by_role("button", name="Make the key").click()
+    page.get_by_role("button", name="Create the key").click()
     key = page.locator("#new-key").inner_text()
     assert key.startswith("lirf_")
     boss.look("keys")
-    page.keyboard.press("Tab")  # everything by keyboard: the first stop leads past the menu
+    page.keyboard.press("Tab")  # the first stop of the keyboard leads past the menu
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.get_by_role("button", name="Sign out").click()
     page.get_by_label("API key").fill(key)
@@ -226,10 +228,10 @@ def test_the_audit_and_the_keys_are_read_and_made(service: Service, browser: Bro
     page.get_by_role("button", name="Sign out").click()
     page.get_by_label("API key").fill("lirf_wrong_key")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("not known, has ended or was revoked")
+    expect(page.get_by_role("alert")).to_contain_text("unknown, expired or revoked")
 
 
-def test_an_empty_console_says_what_to_do(service: Service, browser: Browser) -> None:
+def test_empty_console_says_what_to_do(service: Service, browser: Browser) -> None:
     me = Visitor(browser, service, "first", Role.ADMINISTRATOR)
     me.page.get_by_role("link", name="Models").click()
     expect(me.page.get_by_text("lirf register")).to_have_count(3)

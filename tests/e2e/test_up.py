@@ -148,7 +148,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
 
     audit = terminal.json("audit", "list", "--model", "digits")
     assert audit[0]["action"] == "withdrawal.revoked"
-    assert "is revoked since" in terminal.run("revoke", withdrawal["id"], code=1)
+    assert "was revoked at" in terminal.run("revoke", withdrawal["id"], code=1)
     assert len(terminal.json("audit", "list", "--limit", "3")) == 3
     assert "events are as they were written" in terminal.run(
         "audit", "anchor", str(tmp_path / "anchors")

@@ -1,4 +1,4 @@
-// The losses of a deposit, drawn by uPlot; drawn anew when htmx brings newer ones.
+// Draw the losses of a deposit with uPlot, and again whenever htmx brings newer ones.
 "use strict";
 const COLOURS = ["#3b5bdb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#c2255c", "#846358", "#5c7cfa", "#f08c00"];
 
@@ -19,15 +19,15 @@ function draw(figure) {
   const series = names.map((name, number) => ({
     label: name, stroke: COLOURS[number % COLOURS.length], width: name === "total" ? 3 : 1.5, points: { show: false },
   }));
-  // A logarithm has no place for what is not above nothing.
+  // A logarithmic scale cannot show values of 0 or below.
   const values = names.map((name) => curve[name].map((value) => (value > 0 ? value : null)));
-  const drawn = new uPlot(
+  const plot = new uPlot(
     { width: figure.clientWidth, height: 240, series: [{ label: "step" }, ...series],
       scales: { x: { time: false }, y: { distr: 3 } }, axes: [axis, logarithmic], legend: { live: false } },
     [curve.step, ...values],
     figure,
   );
-  new ResizeObserver(() => drawn.setSize({ width: figure.clientWidth, height: 240 })).observe(figure);
+  new ResizeObserver(() => plot.setSize({ width: figure.clientWidth, height: 240 })).observe(figure);
 }
 
 function drawAll() {

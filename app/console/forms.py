@@ -1,4 +1,4 @@
-"""What the console changes: a form calls the service that the API's route calls, and leads to where that shows."""
+"""The forms of the console. Each calls the same service as the API's route, then leads to the page with the result."""
 
 from contextlib import suppress
 from typing import Annotated, Literal
@@ -39,7 +39,7 @@ from app.console.routing import (
     Examiner,
     Operator,
     page,
-    see,
+    redirect,
 )
 from app.deposits import service as deposits
 from app.evidence import service as evidence
@@ -63,7 +63,7 @@ from app.withdrawals.service import WithdrawalRow
 router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
 
 Line = Annotated[str, Form(max_length=200)]
-Why = Annotated[Reason, Form()]
+ReasonField = Annotated[Reason, Form()]
 View = Annotated[Id, Form()]
 Names = Annotated[list[str], Form(default_factory=list)]
 SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "30 days": 30 * 86400, "until revoked": None}
@@ -71,16 +71,16 @@ Duration = Annotated[Literal["hour", "day", "week", "30 days", "until revoked"],
 Once = Annotated[str, Form(min_length=16, max_length=64)]
 
 
-# Signing in and out.
+# Sign in and out.
 
 
 @router.get("/sign-in")
-async def ask_who(request: Request, next: Annotated[str, Query(max_length=300)] = "") -> Response:
+async def show_sign_in(request: Request, next: Annotated[str, Query(max_length=300)] = "") -> Response:
     return page(request, "sign_in.html", next=next)
 
 
 @router.post("/sign-in")
-async def begin(
+async def sign_in_with_key(
     request: Request,
     key: Annotated[str, Form(max_length=sign_in.MAX_CHARACTERS)],
     next: Annotated[str, Form(max_length=300)] = "",
@@ -88,18 +88,18 @@ async def begin(
     try:
         await identified(request, key.strip())
     except Forbidden as problem:
-        return page(request, "sign_in.html", 403, next=next, told=problem.detail)
+        return page(request, "sign_in.html", 403, next=next, refusal=problem.detail)
     except Unauthenticated:
-        told = "This key is not known, has ended or was revoked. An administrator makes a new one."
-        return page(request, "sign_in.html", 401, next=next, told=told)
-    response = see(next if next.startswith("/console/") else "/console/models")
+        refusal = "This key is unknown, expired or revoked. Ask an administrator for a new one."
+        return page(request, "sign_in.html", 401, next=next, refusal=refusal)
+    response = redirect(next if next.startswith("/console/") else "/console/models")
     sign_in.begin(request, response, key.strip())
     return response
 
 
 @router.post("/sign-out")
-async def end(request: Request) -> Response:
-    response = see("/console/sign-in")
+async def sign_out(request: Request) -> Response:
+    response = redirect("/console/sign-in")
     sign_in.end(request, response)
     return response
 
@@ -114,13 +114,13 @@ def withdraw(
     engine: EngineDep,
     deposit: Names,
     holder: Line,
-    reason: Why,
+    reason: ReasonField,
     lasts: Duration,
     once: Once,
     visibility: Annotated[str, Form()] = "public",
 ) -> Response:
-    """A form that is sent twice, by a double click, withdraws once."""
-    asked = WithdrawalCreate.model_validate(
+    """A form that is sent twice, for example by a double click, makes one withdrawal."""
+    body = WithdrawalCreate.model_validate(
         {
             "deposits": deposit,
             "holder": holder,
@@ -130,32 +130,32 @@ def withdraw(
         }
     )
     if not _was_sent_before(session, actor, once):
-        engine.prepare(asked.deposits)
-        with suppress(AnswerMissing):  # both at once, and the other one is carried out
-            return _see_model(session, withdrawals.open(session, actor, asked))
+        engine.prepare(body.deposits)
+        with suppress(AnswerMissing):  # the same form came twice at once, and the other request carries it out
+            return _show_model(session, withdrawals.open(session, actor, body))
     with session.begin():
-        model = registry.by_id(session, deposits.get(session, asked.deposits[0]).model_id)
-    return see("/console/approvals") if model.needs_second_person else _see_model(session, model)
+        model = registry.by_id(session, deposits.get(session, body.deposits[0]).model_id)
+    return redirect("/console/approvals") if model.needs_second_person else _show_model(session, model)
 
 
 @router.post("/withdrawals/{withdrawal_id}/renewal")
-def renew(withdrawal_id: str, actor: Custodian, session: SessionDep, lasts: Duration, reason: Why) -> Response:
+def renew(withdrawal_id: str, actor: Custodian, session: SessionDep, lasts: Duration, reason: ReasonField) -> Response:
     renewal = WithdrawalRenewal.model_validate({"reason": reason, "expires_in_seconds": SECONDS[lasts]})
-    return _see_model(session, withdrawals.renew(session, actor, withdrawal_id, renewal))
+    return _show_model(session, withdrawals.renew(session, actor, withdrawal_id, renewal))
 
 
 @router.post("/withdrawals/{withdrawal_id}/revocation")
 def revoke(withdrawal_id: str, actor: Custodian, session: SessionDep) -> Response:
-    return _see_model(session, withdrawals.revoke(session, actor, withdrawal_id))
+    return _show_model(session, withdrawals.revoke(session, actor, withdrawal_id))
 
 
 @router.post("/withdrawals/{withdrawal_id}/token")
 def issue_token(request: Request, withdrawal_id: str, actor: Custodian, session: SessionDep, once: Once) -> Response:
-    """Shown once, on the page that answers the form."""
+    """The page that answers the form is the only one to show the token."""
     with session.begin():
         model = registry.by_id(session, withdrawals.get(session, withdrawal_id).model_id)
     if _was_sent_before(session, actor, once):
-        return see(f"/console/models/{model.name}")
+        return redirect(f"/console/models/{model.name}")
     token = withdrawals.issue_token(session, actor, withdrawal_id)
     return page(request, "token.html", token=token, model=model)
 
@@ -166,7 +166,7 @@ def issue_token(request: Request, withdrawal_id: str, actor: Custodian, session:
 @router.post("/deposits/{deposit_id}/cancellation")
 def cancel(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Response:
     deposits.cancel(session, vault, actor, deposit_id)
-    return see(f"/console/deposits/{deposit_id}")
+    return redirect(f"/console/deposits/{deposit_id}")
 
 
 @router.post("/deposits/{deposit_id}/evidence")
@@ -175,7 +175,7 @@ def examine(
 ) -> Response:
     row = evidence.request(session, actor, deposit_id, EvidenceCreate())
     tasks.add_task(doorbell.ring, EXAMINATIONS.task, row.id)
-    return see(f"/console/deposits/{deposit_id}#beyond")
+    return redirect(f"/console/deposits/{deposit_id}#beyond")
 
 
 @router.get("/evidence/{evidence_id}/certificate.{format}")
@@ -188,20 +188,20 @@ def certify(
 @router.post("/evidence/{evidence_id}/cancellation")
 def cancel_examination(evidence_id: str, actor: Examiner, session: SessionDep, vault: VaultDep) -> Response:
     row = evidence.cancel(session, vault, actor, evidence_id)
-    return see(f"/console/deposits/{row.deposit_id}#beyond")
+    return redirect(f"/console/deposits/{row.deposit_id}#beyond")
 
 
 @router.post("/deposits/{deposit_id}/restoration")
-def restore(deposit_id: str, actor: Custodian, session: SessionDep, engine: EngineDep, reason: Why) -> Response:
+def restore(deposit_id: str, actor: Custodian, session: SessionDep, engine: EngineDep, reason: ReasonField) -> Response:
     engine.prepare([deposit_id])
     row = restorations.restore(session, actor, deposit_id, reason)
-    return see("/console/approvals") if isinstance(row, ApprovalRow) else see(f"/console/deposits/{deposit_id}")
+    return _show_deposit(row, deposit_id)
 
 
 @router.post("/deposits/{deposit_id}/restoration/end")
 def end_restoration(deposit_id: str, actor: Custodian, session: SessionDep) -> Response:
     restorations.end(session, actor, deposit_id)
-    return see(f"/console/deposits/{deposit_id}")
+    return redirect(f"/console/deposits/{deposit_id}")
 
 
 @router.post("/deposits/{deposit_id}/purge")
@@ -214,23 +214,23 @@ def purge(
     settings: SettingsDep,
     engine: EngineDep,
     confirmation: Annotated[str, Form(max_length=1_000_000)],
-    reason: Why,
+    reason: ReasonField,
 ) -> Response:
-    """confirmation: the classes of the deposit as the page shows them, typed."""
+    """confirmation: the classes of the deposit, typed as the page shows them."""
     with session.begin():
         names = deposits.class_names(session, deposits.get(session, deposit_id))
     if confirmation.strip() != ", ".join(names):
         raise purges.ClassesNotConfirmed(
-            f"a purge cannot be undone: type the classes as they are shown, {', '.join(names)}, to confirm it."
+            f"A purge cannot be undone. To confirm it, type the classes exactly as shown: {', '.join(names)}"
         )
     try:
         purged = purges.purge(session, database, vault, settings, actor, deposit_id, names, reason)
     finally:
         engine.drop_shredded()
-    return see("/console/approvals") if isinstance(purged, ApprovalRow) else see(f"/console/deposits/{deposit_id}")
+    return _show_deposit(purged, deposit_id)
 
 
-# Policies and the second person.
+# Policies and approvals by a second person.
 
 
 @router.post("/models/{name}/policy")
@@ -243,7 +243,7 @@ def change_policy(
     engine: EngineDep,
     version: Annotated[int, Form(ge=0, lt=1 << 31)],
     original: Annotated[Literal["seal", "destroy"], Form()],
-    reason: Why,
+    reason: ReasonField,
     needs_second_person: Annotated[bool, Form()] = False,
 ) -> Response:
     try:
@@ -252,7 +252,7 @@ def change_policy(
         )
     finally:
         engine.drop_shredded()
-    return _see_model(session, row)
+    return _show_model(session, row)
 
 
 @router.post("/approvals/{approval_id}/approval")
@@ -266,16 +266,16 @@ def approve(
     engine: EngineDep,
 ) -> Response:
     approvals.carry_out(session, database, vault, settings, engine, actor, approval_id)
-    return see("/console/approvals")
+    return redirect("/console/approvals")
 
 
 @router.post("/approvals/{approval_id}/refusal")
-def refuse(approval_id: str, actor: Custodian, session: SessionDep, reason: Why) -> Response:
+def refuse(approval_id: str, actor: Custodian, session: SessionDep, reason: ReasonField) -> Response:
     approvals.refuse(session, actor, approval_id, reason)
-    return see("/console/approvals")
+    return redirect("/console/approvals")
 
 
-# Trying an image.
+# Try an image.
 
 
 @router.post("/models/{name}/comparison")
@@ -289,7 +289,7 @@ async def compare(
     left: View = "served",
     right: View = "target",
 ) -> Response:
-    """One image against two views. view: `served`, `target`, or the id of a public withdrawal."""
+    """Ask two views about one image. A view is `served`, `target`, or the id of a public withdrawal."""
     content = await image.read()
     answers = []
     for view in (left, right):
@@ -300,7 +300,7 @@ async def compare(
     return page(request, "comparison.html", answers=answers)
 
 
-# The audit and keys.
+# Audit and keys.
 
 
 @router.get("/audit/export")
@@ -318,39 +318,45 @@ def create_key(
     lasts: Duration,
     once: Once,
 ) -> Response:
-    """The key is shown once, on the page that answers the form."""
+    """The page that answers the form is the only one to show the key."""
     if _was_sent_before(session, actor, once):
-        return see("/console/keys")
-    asked = KeyCreate.model_validate({"name": name, "roles": role, "expires_in_seconds": SECONDS[lasts]})
-    row, key = access.create_key(session, actor, asked.name, asked.roles, asked.end())
+        return redirect("/console/keys")
+    body = KeyCreate.model_validate({"name": name, "roles": role, "expires_in_seconds": SECONDS[lasts]})
+    row, key = access.create_key(session, actor, body.name, body.roles, body.end())
     with session.begin():
-        return keys_page(request, actor, session, made=row, key=key)
+        return keys_page(request, actor, session, new_key=row, secret=key)
 
 
 @router.post("/keys/{key_id}/revocation")
 def revoke_key(key_id: str, actor: Administrator, session: SessionDep) -> Response:
     access.revoke_key(session, actor, key_id)
-    return see("/console/keys")
+    return redirect("/console/keys")
 
 
 def _was_sent_before(session: Session, actor: Actor, once: str) -> bool:
-    """Whether this very form was: the page that answered it, loaded again, would make another secret, a second click
-    another withdrawal. If not, what is changed next is what it asked for.
+    """Return whether this form was already sent; if not, the session's next change carries it out.
+
+    Otherwise a reload of the answer would make a second secret, and a second click a second withdrawal.
     """
     claim = Claim(actor.key_id, f"form:{once}", request_digest=once)
     try:
         with session.begin():
             idempotency.find(session, claim)
-    except AnswerMissing:  # carried out, and what it showed is not kept
+    except AnswerMissing:  # it was carried out; its answer is not stored
         return True
     idempotency.bind(session, claim)
     return False
 
 
-def _see_model(session: Session, row: ModelRow | WithdrawalRow | ApprovalRow) -> Response:
-    """Where the change shows: at the model, or among what waits for a second person."""
+def _show_deposit(result: object, deposit_id: str) -> Response:
+    """Lead to the deposit, or to the requests for approval if a second person must approve first."""
+    return redirect("/console/approvals" if isinstance(result, ApprovalRow) else f"/console/deposits/{deposit_id}")
+
+
+def _show_model(session: Session, row: ModelRow | WithdrawalRow | ApprovalRow) -> Response:
+    """Lead to the model, or to the requests for approval if a second person must approve first."""
     if isinstance(row, ApprovalRow):
-        return see("/console/approvals")
+        return redirect("/console/approvals")
     with session.begin():
         model = row if isinstance(row, ModelRow) else registry.by_id(session, row.model_id)
-    return see(f"/console/models/{model.name}")
+    return redirect(f"/console/models/{model.name}")

@@ -27,7 +27,7 @@ TOKEN_PREFIX = "lirfw_"  # noqa: S105
 
 
 class UnknownWithdrawal(Problem):
-    status, slug, title = 404, "unknown-withdrawal", "No such withdrawal"
+    status, slug, title = 404, "unknown-withdrawal", "There is no such withdrawal"
 
 
 class WithdrawalOfOtherModel(Problem):

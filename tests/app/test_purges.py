@@ -85,7 +85,7 @@ def test_purged_classes_cannot_be_withdrawn_purged_or_deposited_again(service: S
     with pytest.raises(LirfError, match="Only training the model again brings its classes back"):
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
     assert refusal(service, deposit_id, ["auk"]) == "module-purged"
-    with pytest.raises(LirfError, match="deposited already"):
+    with pytest.raises(LirfError, match="is already deposited"):
         service.queue(["auk"])
     service.deposit(["dodo"])  # the next deposit does not need the module
 

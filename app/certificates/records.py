@@ -21,10 +21,14 @@ TAMPERED = "Ask an administrator to find out who changed it."
 
 
 class NotExamined(Problem):
+    """No evidence has finished, or a deposited class has no held-out image. Have the deposit examined again."""
+
     status, slug, title = 409, "not-examined", "No finished evidence to certify"
 
 
 class EvidenceChanged(Problem):
+    """Rows of the database differ from the audit. `lirf audit verify` says which events were changed."""
+
     status, slug, title = 500, "evidence-changed", "The evidence does not match the audit"
 
 

@@ -30,6 +30,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 class FontMissing(Problem):
+    """A name or the reason has characters that no font on the server has. Ask for the HTML."""
+
     status, slug, title = 409, "no-font", "No font for some characters of the PDF"
 
 

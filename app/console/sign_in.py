@@ -70,4 +70,6 @@ def demand_same_origin(request: Request) -> None:
 
 
 class ForeignForm(Problem):
+    """A form of the console came from another site. Open the console and use its own form."""
+
     status, slug, title = 403, "foreign-form", "The form comes from another site"

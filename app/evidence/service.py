@@ -30,30 +30,44 @@ log = logging.getLogger(__name__)
 
 
 class UnknownEvidence(Problem):
+    """No evidence has this id. `GET /v1/deposits/{id}/evidence` lists a deposit's evidence."""
+
     status, slug, title = 404, "unknown-evidence", "There is no such evidence"
 
 
 class NothingToExamine(Problem):
+    """The deposit has not finished, has failed, or was cancelled. Only a finished deposit is examined."""
+
     status, slug, title = 409, "nothing-to-examine", "The deposit has not been made"
 
 
 class NoEvaluationSet(Problem):
+    """The model has no held-out images. Upload some with `purpose=evaluation`."""
+
     status, slug, title = 409, "no-evaluation-set", "There are no held-out images"
 
 
 class EvidenceUnfinished(Problem):
+    """An examination of this deposit has not ended. Follow it, or cancel it."""
+
     status, slug, title = 409, "evidence-unfinished", "Evidence of this deposit is being gathered"
 
 
 class ReferenceDiffers(Problem):
+    """The reference differs from the model, or knew the classes. Name a model that never saw them."""
+
     status, slug, title = 422, "reference-differs", "The reference differs from the model"
 
 
 class MembersDiffer(Problem):
+    """The data set has images of other classes than the deposit. Upload images of exactly its classes."""
+
     status, slug, title = 422, "members-differ", "The deposit set and the deposit have different classes"
 
 
 class EvidenceEnded(Problem):
+    """The examination has ended. Only one that is queued or running can be cancelled."""
+
     status, slug, title = 409, "evidence-ended", "The examination has ended"
 
 

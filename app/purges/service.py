@@ -24,10 +24,14 @@ from lirf_core.enumeration import enumerated
 
 
 class StillWithdrawn(Problem):
+    """An active withdrawal uses the deposit. Revoke the withdrawals in `withdrawals` first."""
+
     status, slug, title = 409, "still-withdrawn", "The deposit is still withdrawn"
 
 
 class ClassesNotConfirmed(Problem):
+    """`classes` must repeat the deposit's classes exactly, because a purge cannot be undone."""
+
     status, slug, title = 422, "classes-not-confirmed", "The confirmation does not name the classes of the deposit"
 
 

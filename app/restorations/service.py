@@ -17,6 +17,8 @@ from app.second_person.service import ApprovalRow as ApprovalRow
 
 
 class NotRestored(Problem):
+    """The deposit is not restored, so there is no restoration to end."""
+
     status, slug, title = 409, "not-restored", "The deposit is not restored"
 
 

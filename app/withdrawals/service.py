@@ -27,30 +27,44 @@ TOKEN_PREFIX = "lirfw_"  # noqa: S105
 
 
 class UnknownWithdrawal(Problem):
+    """No withdrawal has this id. `GET /v1/withdrawals` lists them."""
+
     status, slug, title = 404, "unknown-withdrawal", "There is no such withdrawal"
 
 
 class WithdrawalOfOtherModel(Problem):
+    """The withdrawal belongs to another model. Send the request to that model."""
+
     status, slug, title = 422, "withdrawal-of-other-model", "The withdrawal belongs to another model"
 
 
 class WithdrawalEnded(Problem):
+    """The withdrawal was revoked or has expired. Ask a custodian for a new one."""
+
     status, slug, title = 410, "withdrawal-ended", "The withdrawal has ended"
 
 
 class TokenRefused(Problem):
+    """A `Withdrawal-Token` is missing, wrong or replaced. Ask its issuer for a new one."""
+
     status, slug, title = 403, "withdrawal-token-refused", "The withdrawal token is not valid"
 
 
 class NotHeld(Problem):
+    """The withdrawal is public, so it has no token. Only a held withdrawal has one."""
+
     status, slug, title = 409, "withdrawal-public", "The withdrawal is public and needs no token"
 
 
 class RenewalNeedsSecondPerson(Problem):
+    """A longer withdrawal needs a second person's approval. Ask for a new withdrawal."""
+
     status, slug, title = 409, "needs-second-person", "The model needs a second person"
 
 
 class DepositsOfSeveralModels(Problem):
+    """The deposits belong to several models. Make one withdrawal for each model."""
+
     status, slug, title = 422, "several-models", "The deposits belong to different models"
 
 

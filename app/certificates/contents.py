@@ -96,25 +96,26 @@ def _demand_images(evidence_id: str, found: dict[str, Any]) -> None:
 
 
 def _statement(record: Records, names: list[str]) -> str:
-    classes = record.examined.details["network"]["classes"]
+    classes = record.examination.details["network"]["classes"]
     return (
-        f"On {_time(record.made.at)}, the knowledge of {_quoted(names)} ({len(names)} of {classes} classes) was taken "
-        f"out of the model {record.made.model}. What remains is the target network; the figures below show how far it "
-        "has forgotten these classes. A deposit module that can bring them back was stored separately and encrypted. "
+        f"On {_time(record.deposit.at)}, the knowledge of {_quoted(names)} ({len(names)} of {classes} classes) was "
+        f"taken out of the model {record.deposit.model}. What remains is the target network; the figures below show "
+        "how far it has forgotten these classes. A deposit module that can bring them back was stored separately and "
+        "encrypted. "
         "The method is Learning with Recoverable Forgetting (Ye et al., ECCV 2022)."
     )
 
 
 def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[str]]:
-    details, network = record.examined.details, record.examined.details["network"]
-    made, examined, reference = record.made.details["revision"], details["revision"], details["reference"]
-    later = "" if examined == made else f"; the deposit made revision {made}"
+    details, network = record.examination.details, record.examination.details["network"]
+    own, revision, reference = record.deposit.details["revision"], details["revision"], details["reference"]
+    later = "" if revision == own else f"; the deposit made revision {own}"
     return [
         ["Model", f"{model.name}, {network['architecture']}, split after {network['split']}"],
-        ["Reason", record.requested.reason or ""],
-        ["Requested", f"by {record.requested.actor}, {_time(record.requested.at)}"],
+        ["Reason", record.request.reason or ""],
+        ["Requested", f"by {record.request.actor}, {_time(record.request.at)}"],
         ["Deposit", deposit.id],
-        ["Examined", f"{_time(record.examined.at)}, revision {examined} of the model{later}"],
+        ["Examined", f"{_time(record.examination.at)}, revision {revision} of the model{later}"],
         ["Compared with", f"{reference}, declared never to have seen the classes" if reference else "no reference"],
         ["Can the classes come back?", _recoverable(model, record)],
     ]
@@ -122,24 +123,26 @@ def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[s
 
 def _digests(record: Records) -> list[list[str]]:
     """The digests of the examined objects, of the deposit's own objects if they differ, and of the audit's events."""
-    objects = record.examined.details["examined"]
+    objects = record.examination.details["examined"]
     digests = [[title, objects[name]] for name, title in OBJECTS.items() if name in objects]
     for name in ("target", "module"):
-        if (of_deposit := record.made.details[f"{name}_object"]) != objects.get(name):
+        if (of_deposit := record.deposit.details[f"{name}_object"]) != objects.get(name):
             digests.append([f"{OBJECTS[name]}, as the deposit made it", of_deposit])
-    digests.append(["Figures", record.examined.details["digest"]])
-    for name, event in (("Request", record.requested), ("Deposit", record.made), ("Evidence", record.examined)):
+    digests.append(["Figures", record.examination.details["digest"]])
+    for name, event in (("Request", record.request), ("Deposit", record.deposit), ("Evidence", record.examination)):
         digests.append([f"{name} in the audit, event {event.number}", event.digest])
     return digests
 
 
 def _recoverable(model: ModelRow, record: Records) -> str:
-    if purged := record.purged:
-        end = purged.details["shred_effective_at"]
+    if purge := record.purge:
+        end = purge.details["shred_effective_at"]
         backups = f"Backups hold its key until {end[:10]}." if end else "Earlier backups may still hold its key."
-        return f"No: {requester(purged)} purged the deposit module on {_time(purged.at)}. {backups}"
-    if restored := record.restored:
-        return f"They are back: {requester(restored)} restored the classes on {_time(restored.at)}. They answer now."
+        return f"No: {requester(purge)} purged the deposit module on {_time(purge.at)}. {backups}"
+    if restoration := record.restoration:
+        return (
+            f"They are back: {requester(restoration)} restored the classes on {_time(restoration.at)}. They answer now."
+        )
     second = ", with the approval of a second person" if model.needs_second_person else ""
     count = len(record.withdrawals)
     now = {0: "No withdrawal shows", 1: "1 withdrawal shows"}.get(count, f"{count} withdrawals show")

@@ -39,11 +39,11 @@ class Records:
     `withdrawals`: the ids of the withdrawals that show the classes.
     """
 
-    requested: AuditEventRow
-    made: AuditEventRow
-    examined: AuditEventRow
-    purged: AuditEventRow | None
-    restored: AuditEventRow | None
+    request: AuditEventRow
+    deposit: AuditEventRow
+    examination: AuditEventRow
+    purge: AuditEventRow | None
+    restoration: AuditEventRow | None
     withdrawals: set[str | None]
 
 
@@ -53,19 +53,19 @@ def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow,
     Raises `EvidenceChanged` if an event was altered, exists twice, or differs from the rows, and `NotExamined` if the
     evidence comes from an earlier version, which did not record what it examined.
     """
-    requested = _only(session, "deposit.requested", deposit.id)
-    made = _only(session, "deposit.finished", deposit.id)
-    examined = _only(session, "evidence.finished", row.id)
-    purged = _only(session, "deposit.purged", deposit.id)
-    if requested is None or made is None or examined is None:
+    request = _only(session, "deposit.requested", deposit.id)
+    finish = _only(session, "deposit.finished", deposit.id)
+    examination = _only(session, "evidence.finished", row.id)
+    purge = _only(session, "deposit.purged", deposit.id)
+    if request is None or finish is None or examination is None:
         raise EvidenceChanged(f"The audit lacks events of evidence '{row.id}'. `lirf audit verify` checks the audit.")
-    if "network" not in examined.details:
+    if "network" not in examination.details:
         raise NotExamined(
             f"Evidence '{row.id}' comes from an earlier version of the service, which did not record what it examined. "
             "Have the deposit examined again."
         )
     active = _withdrawals(session, model.name, deposit.id, at)
-    records = Records(requested, made, examined, purged, _restored(session, deposit.id), active)
+    records = Records(request, finish, examination, purge, _restoration(session, deposit.id), active)
     in_audit, in_rows = _of_audit(records), _of_rows(session, model, deposit, row, at)
     if different := [name for name, value in in_audit.items() if in_rows[name] != value]:
         raise EvidenceChanged(
@@ -79,19 +79,19 @@ def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow,
 
 
 def _of_audit(records: Records) -> dict[str, Any]:
-    examined = records.examined.details
+    details = records.examination.details
     return {
-        "model": records.requested.model,
-        "reason": records.requested.reason,
-        "requester": records.requested.actor,
-        "classes": sorted(records.made.details["classes"]),
-        "deposit": examined["deposit"],
-        "revisions": (records.made.details["revision"], examined["revision"]),
-        "reference": examined["reference"],
-        "network": examined["network"],
-        "figures": examined["digest"],
-        "purge": records.purged is not None,
-        "restoration": records.restored is not None,
+        "model": records.request.model,
+        "reason": records.request.reason,
+        "requester": records.request.actor,
+        "classes": sorted(records.deposit.details["classes"]),
+        "deposit": details["deposit"],
+        "revisions": (records.deposit.details["revision"], details["revision"]),
+        "reference": details["reference"],
+        "network": details["network"],
+        "figures": details["digest"],
+        "purge": records.purge is not None,
+        "restoration": records.restoration is not None,
         "withdrawals": records.withdrawals,
     }
 
@@ -122,7 +122,7 @@ def _only(session: Session, action: str, subject: str) -> AuditEventRow | None:
     return events[0] if events else None
 
 
-def _restored(session: Session, deposit_id: str) -> AuditEventRow | None:
+def _restoration(session: Session, deposit_id: str) -> AuditEventRow | None:
     """The restoration that is in force."""
     begun = _newest(session, "deposit.restored", deposit_id)
     ended = _newest(session, "deposit.restoration_ended", deposit_id)

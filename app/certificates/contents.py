@@ -70,7 +70,7 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> Contents:
         ],
         "verdicts": [[verdict, explanation] for verdict, explanation in figures.explanations(table).items()],
         "rules": figures.RULES,
-        "images": figures.images(found),
+        "guide": figures.guide(found),
         "missing": [[part, reason] for part, reason in found["missing"].items()],
         "pictures": plots.pictures(found, deposits.class_indices(session, deposit)),
         "confidences": {name: plots.bars(of["confidences"]["deposited"]) for name, of in found["answers"].items()},

@@ -79,7 +79,7 @@ def _print(evidence: Evidence, found: dict[str, Any]) -> None:
     """found: the figures, as in `evidence["found"]`."""
     out.print(
         f"Evidence [bold]{evidence['id']}[/bold] of {evidence['model']}, revision {evidence['revision']}, "
-        f"{moment(evidence['finished_at'] or '')} UTC. {figures.images(found)}\n"
+        f"{moment(evidence['finished_at'] or '')} UTC. {figures.guide(found)}\n"
     )
     for line in measures(found):
         out.print(line)

@@ -200,7 +200,7 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
         "networks": figures.networks(found),
         "rows": table,
         "explanations": figures.explanations(table),
-        "images": figures.images(found),
+        "guide": figures.guide(found),
         "still_known": figures.still_known(found),
         "rules": figures.RULES,
         "advice": figures.ADVICE,

@@ -9,7 +9,13 @@ from typing import Any
 from lirf_core.evidence.intervals import chances, interval
 
 FORGOTTEN = 5.0  # percent that a target may still answer correctly and count as having forgotten
-NETWORKS = ("original", "target", "recover", "reference", "fresh")
+NETWORKS = {
+    "original": "the network before the deposit",
+    "target": "what remains after it",
+    "recover": "target and deposit module together",
+    "reference": "a network that never saw the deposited classes",
+    "fresh": "a network of the same kind that knows nothing",
+}
 # What counts as no difference: points of preserved classes, points of deposited classes, and area.
 KEPT, AHEAD, APART = 5.0, 10.0, 0.05
 GUESS = {"auc": 0.5, "error": 0.0}
@@ -107,13 +113,14 @@ def unseen(evidence: dict[str, Any]) -> list[str]:
     return [name for name in target["confusion"] if name not in target["by_class"]]
 
 
-def images(evidence: dict[str, Any]) -> str:
-    """How many images the figures come from, and how to read the numbers in the table."""
+def guide(evidence: dict[str, Any]) -> str:
+    """How to read the table: what the networks are, and how many images the figures come from."""
     counts = evidence["images"]
+    columns = ", ".join(f"{name} ({NETWORKS[name]})" for name in networks(evidence))
     return (
-        f"{counts['held_out']} held-out images, classified by the networks' raw logits. Attackers learn from "
-        f"{counts['attackers']} of them with labels and are tested on {counts['asked']} others. Brackets hold 95 % "
-        "intervals; ± is the standard error."
+        f"Networks: {columns}. They classify {counts['held_out']} held-out images, by their raw logits. Attackers "
+        f"learn from {counts['attackers']} of these with labels and are tested on {counts['asked']} others. Brackets "
+        "hold 95 % intervals; ± is the standard error."
     )
 
 

@@ -106,7 +106,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
     settings = _settings.get()
     database, vault = Database(settings.database), open_vault(settings)
     compute, decoders = Compute.for_inference(settings.device), Decoders()
-    limits = BatchLimits.of(settings, compute.device)
+    limits = BatchLimits.from_settings(settings, compute.device)
     engine = InferenceEngine(database, vault, compute, settings.cache_bytes, limits, settings.inference_seconds)
     # Importing it takes seconds, which the first request should not wait for.
     threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()

@@ -17,7 +17,7 @@ from app.inference.schemas import (
     RepositoryQuery,
     ServerMetadata,
 )
-from app.inference.views import Asked
+from app.inference.views import ViewSelector
 
 router = APIRouter(tags=["inference"], route_class=LimitedRoute)
 tensors = APIRouter(tags=["inference"], route_class=TensorRoute)
@@ -110,4 +110,4 @@ async def predict(
     top: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> Predictions:
     """Classify one image (`curl -F image=@photo.jpg`)."""
-    return await service.predict(engine, decoders, Asked(tokens), name, await image.read(), top)
+    return await service.predict(engine, decoders, ViewSelector(tokens), name, await image.read(), top)

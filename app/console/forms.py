@@ -48,7 +48,7 @@ from app.evidence.schemas import EvidenceCreate
 from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim
 from app.inference import service as inference
-from app.inference.views import Asked
+from app.inference.views import SERVED, ViewSelector
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
@@ -295,8 +295,9 @@ async def compare(
     for view in (left, right):
         if view == "target":
             demand(actor, Role.ADMINISTRATOR)
-        asked = {"served": Asked(), "target": Asked(is_bare=True)}.get(view, Asked(withdrawal_id=view))
-        answers.append((view, await inference.predict(engine, decoders, asked, name, content, 5)))
+        named = {"served": SERVED, "target": ViewSelector(is_target_only=True)}
+        selector = named.get(view, ViewSelector(withdrawal_id=view))
+        answers.append((view, await inference.predict(engine, decoders, selector, name, content, 5)))
     return page(request, "comparison.html", answers=answers)
 
 

@@ -1,4 +1,7 @@
-"""Questions wait while the device is busy, and are computed together: whatever their views, if they ask one target."""
+"""Batching: requests wait while the device is busy, and are then computed together if they have the same target.
+
+Requests of different views can share a batch.
+"""
 
 import asyncio
 import threading
@@ -21,17 +24,19 @@ from lirf_core.recover import DepositModule, RecoverNetwork, answers
 
 RETRY_SECONDS = 1
 
+Result = Tensor | Exception | None  # None: the view became stale
+
 
 class Overloaded(Problem):
-    status, slug, title = 503, "overloaded", "Too many images wait for the device"
+    status, slug, title = 503, "overloaded", "Too many images are waiting"
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """images: computed at once; what asks for more is computed in pieces. waiting: images in the queue.
+    """images: of one batch; a larger request is computed in pieces. waiting: images in the queue.
 
-    threads: of a CPU. While one batch is computed, it has them all; while several are, each has its share, because
-    threads that share a batch wait for the slowest of them, which is the one whose core also answers requests.
+    threads: of the CPU. A batch that is computed alone uses all of them. Batches that are computed at the same time
+    share them equally: threads of one batch wait for the slowest, whose core also serves requests.
     """
 
     images: int = 16
@@ -39,8 +44,8 @@ class BatchLimits:
     threads: int = 1
 
     @classmethod
-    def of(cls, settings: Settings, device: torch.device) -> "BatchLimits":
-        """A GPU likes large batches and has one at a time."""
+    def from_settings(cls, settings: Settings, device: torch.device) -> "BatchLimits":
+        """A GPU is fastest with large batches, one at a time."""
         is_cpu = device.type == "cpu"
         images = settings.inference_batch or (16 if is_cpu else 64)
         threads = (settings.inference_threads or torch.get_num_threads()) if is_cpu else 1
@@ -48,10 +53,10 @@ class BatchLimits:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """inputs: float32 (B, C, H, W), normalised. `answer` is raw float32 logits (B, classes) on the CPU.
+class QueuedRequest:
+    """inputs: float32 (B, C, H, W), normalised. loop: the event loop that sets `logits`, if any.
 
-    It is None where the view was over before the answer could leave. It is set on `loop`, where there is one.
+    logits: raw float32 (B, classes) on the CPU; None if the view became stale during the computation.
     """
 
     view: View
@@ -59,172 +64,175 @@ class Question:
     modules: Sequence[DepositModule]
     inputs: Tensor
     loop: asyncio.AbstractEventLoop | None = None
-    answer: Future[Tensor | None] = field(default_factory=Future)
+    logits: Future[Tensor | None] = field(default_factory=Future)
 
     @cached_property
     def network(self) -> RecoverNetwork:
         view = self.view
-        return RecoverNetwork(self.target, self.modules, view.network.belonging.upper_digest, view.preserved)
+        return RecoverNetwork(self.target, self.modules, view.network.belonging.upper_digest, view.preserved_classes)
 
-    async def answered(self) -> Tensor | None:
-        """The answer, awaited on `loop`; who is cancelled meanwhile gives the question up."""
+    async def result(self) -> Tensor | None:
+        """The logits, awaited on `loop`. Cancelling this call cancels the request."""
         assert self.loop
         is_done = asyncio.Event()
-        self.answer.add_done_callback(lambda _: is_done.set())
+        self.logits.add_done_callback(lambda _: is_done.set())
         try:
             await is_done.wait()
         except asyncio.CancelledError:
-            self.answer.cancel()
+            self.logits.cancel()
             raise
-        if self.answer.cancelled():
+        if self.logits.cancelled():
             raise Overloaded(
-                "the service ends now; ask another replica, or again in a while.", retry_after=RETRY_SECONDS
+                "The service is shutting down. Send the request to another replica, or again later.",
+                retry_after=RETRY_SECONDS,
             )
-        return self.answer.result()
+        return self.logits.result()
 
 
-Outcome = Tensor | Exception | None
+class Batcher:
+    """A queue of requests, and threads that compute one batch each.
 
-
-class Batches:
-    """Some threads compute, one batch each, and look whether the views still hold before they answer.
-
-    hold: which views still hold; asked once for a batch, after it was computed.
+    are_current: says of each view whether it is current; called once per batch, after the computation.
     """
 
     def __init__(
-        self, compute: Compute, hold: Callable[[Sequence[View]], list[bool]], limits: BatchLimits | None = None
+        self, compute: Compute, are_current: Callable[[Sequence[View]], list[bool]], limits: BatchLimits | None = None
     ) -> None:
-        self._compute, self._hold, self._limits = compute, hold, limits or BatchLimits()
-        self._waiting: deque[Question] = deque()
-        self._images = 0  # that wait
+        self._compute, self._are_current, self._limits = compute, are_current, limits or BatchLimits()
+        self._queue: deque[QueuedRequest] = deque()
+        self._queued_images = 0
         self._is_closed = False
         self._changed = threading.Condition()
-        self._busy = 0
+        self._busy_threads = 0
         names = [f"inference-{number}" for number in range(self._limits.threads)]
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
         for thread in self._threads:
             thread.start()
 
-    def ask(self, question: Question) -> None:
-        """Raises `Overloaded`; one question is taken however many images it has, where none waits."""
+    def submit(self, request: QueuedRequest) -> None:
+        """Queue a request. An empty queue takes a request of any size. Raises `Overloaded`."""
         with self._changed:
-            if self._is_full_for(question):
-                self._keep(one for one in self._waiting if not one.answer.cancelled())
-            if self._is_full_for(question):
+            if self._is_full_for(request):
+                self._set_queue(queued for queued in self._queue if not queued.logits.cancelled())
+            if self._is_full_for(request):
                 raise Overloaded(
-                    f"{self._images} images wait already; send the request again in a while, or ask another replica.",
+                    f"{self._queued_images} images are already waiting, and the queue has room for "
+                    f"{self._limits.waiting}. Send the request again later, or to another replica.",
                     retry_after=RETRY_SECONDS,
                 )
-            self._waiting.append(question)
-            self._images += len(question.inputs)
+            self._queue.append(request)
+            self._queued_images += len(request.inputs)
             self._changed.notify()
 
     def close(self) -> None:
-        """What waits is given up."""
+        """Cancel what is queued, and wait until the running batches end."""
         with self._changed:
             self._is_closed = True
-            for question in self._waiting:
-                question.answer.cancel()
+            for request in self._queue:
+                request.logits.cancel()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _keep(self, waiting: Iterable[Question]) -> None:
-        self._waiting = deque(waiting)
-        self._images = sum(len(question.inputs) for question in self._waiting)
+    def _set_queue(self, requests: Iterable[QueuedRequest]) -> None:
+        self._queue = deque(requests)
+        self._queued_images = sum(len(request.inputs) for request in self._queue)
 
-    def _is_full_for(self, question: Question) -> bool:
-        return bool(self._waiting) and self._images + len(question.inputs) > self._limits.waiting
+    def _is_full_for(self, request: QueuedRequest) -> bool:
+        return bool(self._queue) and self._queued_images + len(request.inputs) > self._limits.waiting
 
     def _work(self) -> None:
-        has = 0
-        while batch := self._next():
-            share = max(1, self._limits.threads // self._busy)
-            if self._compute.device.type == "cpu" and share != has:
-                torch.set_num_threads(has := share)  # of this thread
+        own_threads = 0
+        while batch := self._next_batch():
+            share = max(1, self._limits.threads // self._busy_threads)
+            if self._compute.device.type == "cpu" and share != own_threads:
+                torch.set_num_threads(own_threads := share)  # for the calling thread only
             try:
-                outcomes = self._holding(batch, self._computed(batch))
+                results = self._without_stale(batch, self._logits_of(batch))
             except Exception as error:
-                outcomes = [error] * len(batch)
-            _tell(zip(batch, outcomes, strict=True))
+                results = [error] * len(batch)
+            _deliver(zip(batch, results, strict=True))
             with self._changed:
-                self._busy -= 1
+                self._busy_threads -= 1
 
-    def _next(self) -> list[Question]:
-        """The oldest question and those behind it that ask the same target; none once this is closed."""
+    def _next_batch(self) -> list[QueuedRequest]:
+        """The oldest request, and those behind it that have the same target and fit in. Empty after `close`."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                self._changed.wait_for(lambda: self._queue or self._is_closed)
                 if self._is_closed:
                     return []
-                batch: list[Question] = []
-                left: list[Question] = []
+                batch: list[QueuedRequest] = []
+                rest: list[QueuedRequest] = []
                 images = 0
-                for question in self._waiting:
+                for request in self._queue:
                     fits = not batch or (
-                        question.target is batch[0].target and images + len(question.inputs) <= self._limits.images
+                        request.target is batch[0].target and images + len(request.inputs) <= self._limits.images
                     )
                     if not fits:
-                        left.append(question)
-                    elif question.answer.set_running_or_notify_cancel():  # else nobody waits for it any more
-                        batch.append(question)
-                        images += len(question.inputs)
-                self._keep(left)
+                        rest.append(request)
+                    elif request.logits.set_running_or_notify_cancel():  # False: the request was cancelled
+                        batch.append(request)
+                        images += len(request.inputs)
+                self._set_queue(rest)
                 if batch:
-                    self._busy += 1
+                    self._busy_threads += 1
                     return batch
 
     @torch.inference_mode()
-    def _computed(self, batch: Sequence[Question]) -> list[Tensor]:
-        """The logits of each question."""
-        of_view: dict[View, list[Question]] = {}
-        for question in batch:
-            of_view.setdefault(question.view, []).append(question)
-        networks = [questions[0].network for questions in of_view.values()]
-        inputs = [torch.cat([question.inputs for question in questions]) for questions in of_view.values()]
-        if len(inputs) == 1:  # one question may be larger than a batch
+    def _logits_of(self, batch: Sequence[QueuedRequest]) -> list[Tensor]:
+        """The logits of each request, (B, classes)."""
+        by_view: dict[View, list[QueuedRequest]] = {}
+        for request in batch:
+            by_view.setdefault(request.view, []).append(request)
+        networks = [requests[0].network for requests in by_view.values()]
+        inputs = [torch.cat([request.inputs for request in requests]) for requests in by_view.values()]
+        if len(inputs) == 1:  # a single request may be larger than a batch
             pieces = torch.split(inputs[0], self._limits.images)
-            logits = [torch.cat([self._logits(networks, [piece])[0] for piece in pieces])]
+            outputs = [torch.cat([self._forward(networks, [piece])[0] for piece in pieces])]
         else:
-            logits = self._logits(networks, inputs)
-        found = {
-            question: rows
-            for questions, together in zip(of_view.values(), logits, strict=True)
-            for question, rows in zip(
-                questions, torch.split(together, [len(one.inputs) for one in questions]), strict=True
+            outputs = self._forward(networks, inputs)
+        logits = {
+            request: rows
+            for requests, output in zip(by_view.values(), outputs, strict=True)
+            for request, rows in zip(
+                requests, torch.split(output, [len(request.inputs) for request in requests]), strict=True
             )
         }
-        return [found[question] for question in batch]
+        return [logits[request] for request in batch]
 
-    def _logits(self, networks: Sequence[RecoverNetwork], inputs: Sequence[Tensor]) -> list[Tensor]:
-        placed = [one.to(self._compute.device).contiguous(memory_format=self._compute.memory_format) for one in inputs]
+    def _forward(self, networks: Sequence[RecoverNetwork], inputs: Sequence[Tensor]) -> list[Tensor]:
+        device, memory_format = self._compute.device, self._compute.memory_format
+        images = [tensor.to(device).contiguous(memory_format=memory_format) for tensor in inputs]
         with self._compute.autocast():
-            return [logits.cpu() for logits in answers(networks, placed)]
+            return [logits.cpu() for logits in answers(networks, images)]
 
-    def _holding(self, batch: Sequence[Question], computed: Sequence[Tensor]) -> list[Outcome]:
-        """What was computed, where its view still holds."""
-        views = list({question.view for question in batch})
-        holds = dict(zip(views, self._hold(views), strict=True))
-        return [logits if holds[question.view] else None for question, logits in zip(batch, computed, strict=True)]
+    def _without_stale(self, batch: Sequence[QueuedRequest], logits: Sequence[Tensor]) -> list[Result]:
+        """The logits, with None in place of those whose view is stale."""
+        views = list({request.view for request in batch})
+        is_current = dict(zip(views, self._are_current(views), strict=True))
+        return [rows if is_current[request.view] else None for request, rows in zip(batch, logits, strict=True)]
 
 
-def _tell(outcomes: Iterable[tuple[Question, Outcome]]) -> None:
-    """Wakes each loop once for a batch: to wake one lets go of Python's lock, for which this thread then waits."""
-    of_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Question, Outcome]]] = {}
-    for question, outcome in outcomes:
-        of_loop.setdefault(question.loop, []).append((question, outcome))
-    for loop, own in of_loop.items():
+def _deliver(results: Iterable[tuple[QueuedRequest, Result]]) -> None:
+    """Set the results, in their event loops.
+
+    Each loop is woken once for the whole batch: a wake-up releases the GIL, and this thread must wait to get it back.
+    """
+    by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[QueuedRequest, Result]]] = {}
+    for request, result in results:
+        by_loop.setdefault(request.loop, []).append((request, result))
+    for loop, own in by_loop.items():
         if loop is None:
-            _settle(own)
+            _set_results(own)
         else:
-            with suppress(RuntimeError):  # it is closed: nobody waits any more
-                loop.call_soon_threadsafe(_settle, own)
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+                loop.call_soon_threadsafe(_set_results, own)
 
 
-def _settle(outcomes: Iterable[tuple[Question, Outcome]]) -> None:
-    for question, outcome in outcomes:
-        if isinstance(outcome, Exception):
-            question.answer.set_exception(outcome)
+def _set_results(results: Iterable[tuple[QueuedRequest, Result]]) -> None:
+    for request, result in results:
+        if isinstance(result, Exception):
+            request.logits.set_exception(result)
         else:
-            question.answer.set_result(outcome)
+            request.logits.set_result(result)

@@ -1,4 +1,4 @@
-"""Assembles recover networks on demand, asks them, and lets no answer leave that is over."""
+"""The inference engine: assembles recover networks on demand, computes in batches, and drops stale answers."""
 
 import asyncio
 import time
@@ -10,9 +10,9 @@ from torch import Tensor
 from app.base.database import Database
 from app.base.errors import Problem
 from app.deposits import service as deposits
-from app.inference.batches import Batches, BatchLimits, Question
+from app.inference.batches import Batcher, BatchLimits, QueuedRequest
 from app.inference.network_cache import NetworkCache
-from app.inference.views import Asked, View, Views
+from app.inference.views import View, Views, ViewSelector
 from app.registry import service as registry
 from app.registry.service import StoredNetwork
 from app.vault import service as vaults
@@ -22,15 +22,17 @@ from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 
+InputsFor = Callable[[View], Tensor]
+
 
 class DeadlinePassed(Problem):
-    status, slug, title = 504, "deadline-passed", "The answer would come too late"
+    status, slug, title = 504, "deadline-passed", "The deadline passed"
 
 
 class InferenceEngine:
-    """Thread-safe. No answer leaves before the database has said that its view still holds.
+    """Thread-safe. Before any answer leaves, the database confirms that its view is current.
 
-    seconds: what a request may take where it does not ask for less.
+    max_seconds: the deadline of a request that sets no shorter one.
     """
 
     def __init__(
@@ -40,121 +42,118 @@ class InferenceEngine:
         compute: Compute,
         cache_bytes: int,
         limits: BatchLimits | None = None,
-        seconds: float = 30,
+        max_seconds: float = 30,
     ) -> None:
         self._database = database
-        self._seconds = seconds
+        self._max_seconds = max_seconds
         self.views = Views(database)
-        self._cache = NetworkCache(vault, compute, cache_bytes)
-        self._batches = Batches(compute, self.views.hold, limits)
+        self._networks = NetworkCache(vault, compute, cache_bytes)
+        self._batcher = Batcher(compute, self.views.are_current, limits)
 
     def close(self) -> None:
-        self._batches.close()
+        self._batcher.close()
 
     async def answer(
         self,
         model_name: str,
-        asked: Asked,
-        inputs_for: Callable[[View], Tensor],
+        selector: ViewSelector,
+        inputs_for: InputsFor,
         seconds: float | None = None,
         is_quick: bool = False,
     ) -> tuple[View, Tensor]:
-        """The view that holds when the answer leaves, and its raw logits.
+        """The view that is current when the answer leaves, and its raw logits (B, classes).
 
-        What was revoked, has expired or was deposited during the computation is computed again without it.
-        `inputs_for` gives float32 (B, C, H, W), normalised; it runs in another thread unless it `is_quick`.
+        If a revocation, an expiry or a deposit makes the view stale meanwhile, the current view computes a new answer.
+        inputs_for: gives float32 (B, C, H, W), normalised; runs in another thread unless it `is_quick`.
+        seconds: the deadline, if it is shorter than the engine's.
         Raises `DeadlinePassed`, `Overloaded`, and what `Views.read` and `inputs_for` raise.
         """
-        allowed = min(seconds or self._seconds, self._seconds)
-        end, loop = time.monotonic() + allowed, asyncio.get_running_loop()
+        allowed = min(seconds or self._max_seconds, self._max_seconds)
+        deadline, loop = time.monotonic() + allowed, asyncio.get_running_loop()
         while True:
-            question = self._at_hand(model_name, asked, inputs_for, loop) if is_quick else None
-            if question is None:
-                question = await run_sync(self._question, model_name, asked, inputs_for, loop)
-            self._batches.ask(question)
+            request = self._cached_request(model_name, selector, inputs_for, loop) if is_quick else None
+            if request is None:
+                request = await run_sync(self._request, model_name, selector, inputs_for, loop)
+            self._batcher.submit(request)
             try:
-                async with asyncio.timeout(end - time.monotonic()):
-                    logits = await question.answered()
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    logits = await request.result()
             except TimeoutError:
                 raise DeadlinePassed(
-                    f"the request was not answered within {allowed:g} seconds; send it again, with a longer `timeout` "
-                    "or fewer images."
+                    f"The request was not answered within {allowed:g} seconds. "
+                    "Send it again with a longer `timeout` or fewer images."
                 ) from None
             if logits is not None:
-                return question.view, logits
+                return request.view, logits
 
     def prepare(self, deposit_ids: Sequence[str]) -> None:
-        """Opens the deposit modules, so that a withdrawal is only given when it can be answered.
+        """Open the deposit modules and their networks, so that a withdrawal begins only if it can be answered.
 
         Raises `UnknownDeposit`, `NotDeposited`, `VaultDamaged`.
         """
-        parts = self._stored_modules(deposit_ids)
+        modules = self._stored_modules(deposit_ids)
         while True:
             try:
-                for network, sealed, size in parts:
-                    self._cache.network(network, size)
-                    self._cache.module(network, sealed, size)
+                for network, module, preprocessing in modules:
+                    self._networks.network(network, preprocessing)
+                    self._networks.module(network, module, preprocessing)
             except VaultDamaged:
-                tried, parts = parts, self._stored_modules(deposit_ids)
-                if parts == tried:  # nothing took their place meanwhile
+                failed, modules = modules, self._stored_modules(deposit_ids)
+                if modules == failed:  # no deposit has replaced the objects meanwhile
                     raise
             else:
                 return
 
     def drop_shredded(self) -> None:
-        """Nothing whose key was destroyed stays in memory; to be called from time to time."""
-        if names := self._cache.names() | self.views.names():
+        """Remove from memory what was opened from shredded objects. Call this from time to time."""
+        if names := self._networks.object_names() | self.views.object_names():
             with self._database.reading() as session:
-                gone = vaults.shredded_names(session, names)
-            self._cache.drop(gone)
-            self.views.drop(gone)
+                shredded = vaults.shredded_names(session, names)
+            self._networks.drop(shredded)
+            self.views.drop(shredded)
 
-    def _question(
+    def _request(
         self,
         model_name: str,
-        asked: Asked,
-        inputs_for: Callable[[View], Tensor],
+        selector: ViewSelector,
+        inputs_for: InputsFor,
         loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Question:
-        """Of the view that was kept, where one is: whether it is over shows when it is answered."""
-        kept = self.views.kept(model_name, asked)
+    ) -> QueuedRequest:
+        """A request for the cached view, if there is one. A stale view is found out after the computation."""
+        cached = self.views.cached(model_name, selector)
         while True:
-            view = kept or self.views.read(model_name, asked)
+            view = cached or self.views.read(model_name, selector)
             try:
-                return Question(view, *self._parts_of(view), inputs_for(view), loop)
+                return QueuedRequest(view, *self._networks_of(view), inputs_for(view), loop)
             except Problem:
-                # What was kept may be over. A deposit that was published since then scrubbed the older modules.
-                if kept is None and self.views.hold([view]) == [True]:
+                # The cached view may be stale: a deposit replaces the modules of earlier deposits.
+                if cached is None and self.views.are_current([view]) == [True]:
                     raise
-                kept = None
+                cached = None
 
-    def _at_hand(
-        self,
-        model_name: str,
-        asked: Asked,
-        inputs_for: Callable[[View], Tensor],
-        loop: asyncio.AbstractEventLoop,
-    ) -> Question | None:
-        """A question that needs neither database nor vault: to hand it to a thread takes longer than to make it."""
-        view = self.views.kept(model_name, asked)
-        if view is None or not self._cache.have(view.network, [module.stored for module in view.modules]):
+    def _cached_request(
+        self, model_name: str, selector: ViewSelector, inputs_for: InputsFor, loop: asyncio.AbstractEventLoop
+    ) -> QueuedRequest | None:
+        """A request from the caches only: making one is faster than handing it to a thread. None if it needs more."""
+        view = self.views.cached(model_name, selector)
+        if view is None or not self._networks.has_all(view.network, [module.stored for module in view.modules]):
             return None
         try:
-            return Question(view, *self._parts_of(view), inputs_for(view), loop)
+            return QueuedRequest(view, *self._networks_of(view), inputs_for(view), loop)
         except Problem:
-            return None  # which may be because the view is over
+            return None  # a stale view may be the cause
 
-    def _parts_of(self, view: View) -> tuple[SplitNetwork, list[DepositModule]]:
-        size = view.preprocessing
-        modules = [self._cache.module(view.network, module.stored, size) for module in view.modules]
-        return self._cache.network(view.network, size), modules
+    def _networks_of(self, view: View) -> tuple[SplitNetwork, list[DepositModule]]:
+        preprocessing = view.preprocessing
+        modules = [self._networks.module(view.network, module.stored, preprocessing) for module in view.modules]
+        return self._networks.network(view.network, preprocessing), modules
 
     def _stored_modules(self, deposit_ids: Sequence[str]) -> list[tuple[StoredNetwork, StoredObject, Preprocessing]]:
-        found = []
+        modules = []
         with self._database.reading() as session:
             for deposit_id in deposit_ids:
                 row = deposits.get(session, deposit_id)
                 model = registry.by_id(session, row.model_id)
-                network, size = registry.stored_network(session, model), registry.preprocessing_of(model)
-                found.append((network, deposits.module(session, row), size))
-        return found
+                network, preprocessing = registry.stored_network(session, model), registry.preprocessing_of(model)
+                modules.append((network, deposits.module(session, row), preprocessing))
+        return modules

@@ -1,4 +1,4 @@
-"""Networks and deposit modules that were opened from the vault, in a cache bounded in bytes."""
+"""Networks and deposit modules, opened from the vault and cached up to a number of bytes."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -23,69 +23,69 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """bytes: of the part as it was stored in the vault; in memory it takes about as many."""
+class CachedNetwork:
+    """bytes: the size before fusing, as stored in the vault; the size in memory is about the same."""
 
-    part: nn.Module
+    network: nn.Module
     bytes: int
 
 
 class NetworkCache:
-    """Thread-safe. However many ask for a part, one of them opens it, and the others wait for that one alone."""
+    """Thread-safe. If several threads need the same network, one opens it and only those threads wait for it."""
 
     def __init__(self, vault: Vault, compute: Compute, max_bytes: int) -> None:
         self._vault, self._compute = vault, compute
-        self._opened: LRUCache[str, Opened] = LRUCache(max_bytes, getsizeof=lambda one: one.bytes)
+        self._cache: LRUCache[str, CachedNetwork] = LRUCache(max_bytes, getsizeof=lambda cached: cached.bytes)
         self._opening: dict[str, Future[nn.Module]] = {}
         self._lock = threading.Lock()
 
-    def network(self, stored: StoredNetwork, size: Preprocessing) -> SplitNetwork:
-        """Raises `VaultDamaged`."""
-        return self._part(
+    def network(self, stored: StoredNetwork, preprocessing: Preprocessing) -> SplitNetwork:
+        """The fused network. Raises `VaultDamaged`."""
+        return self._open(
             _network_key(stored),
             lambda: stored.open(self._vault),
-            lambda one: fuse_network(one, self._example(size)),
+            lambda network: fuse_network(network, self._example(preprocessing)),
         )
 
-    def module(self, network: StoredNetwork, sealed: StoredObject, size: Preprocessing) -> DepositModule:
-        """Raises `VaultDamaged`."""
-        return self._part(
-            sealed.name,
-            lambda: artifacts.load_module(self._vault.read(sealed), network.belonging),
-            lambda one: fuse_module(one, self._example(size)),
+    def module(self, network: StoredNetwork, stored: StoredObject, preprocessing: Preprocessing) -> DepositModule:
+        """The fused deposit module. Raises `VaultDamaged`."""
+        return self._open(
+            stored.name,
+            lambda: artifacts.load_module(self._vault.read(stored), network.belonging),
+            lambda module: fuse_module(module, self._example(preprocessing)),
         )
 
-    def have(self, network: StoredNetwork, modules: Iterable[StoredObject]) -> bool:
-        """Whether all of them are open."""
+    def has_all(self, network: StoredNetwork, modules: Iterable[StoredObject]) -> bool:
+        """Whether the network and all the modules are cached."""
         with self._lock:
-            return all(key in self._opened for key in (_network_key(network), *(sealed.name for sealed in modules)))
+            return all(key in self._cache for key in (_network_key(network), *(module.name for module in modules)))
 
-    def names(self) -> set[str]:
-        """Of the vault's objects that parts were opened from."""
+    def object_names(self) -> set[str]:
+        """The names of the vault's objects that the cached networks came from."""
         with self._lock:
-            return {name for key in self._opened for name in key.split("/")}
+            return {name for key in self._cache for name in key.split("/")}
 
-    def drop(self, names: Collection[str]) -> None:
-        """Forgets whatever was opened from one of these objects."""
+    def drop(self, object_names: Collection[str]) -> None:
+        """Remove the networks that came from one of these objects."""
         with self._lock:
-            for key in [key for key in self._opened if not set(names).isdisjoint(key.split("/"))]:
-                del self._opened[key]
+            for key in [key for key in self._cache if not set(object_names).isdisjoint(key.split("/"))]:
+                del self._cache[key]
 
-    def _example(self, size: Preprocessing) -> Tensor:
-        images = example_input(size.channels, (size.height, size.width)).to(self._compute.device)
-        return images.contiguous(memory_format=self._compute.memory_format)
+    def _example(self, preprocessing: Preprocessing) -> Tensor:
+        images = example_input(preprocessing.channels, (preprocessing.height, preprocessing.width))
+        return images.to(self._compute.device).contiguous(memory_format=self._compute.memory_format)
 
-    def _part(self, key: str, load: Callable[[], NetworkT], fuse: Callable[[NetworkT], NetworkT]) -> NetworkT:
+    def _open(self, key: str, load: Callable[[], NetworkT], fuse: Callable[[NetworkT], NetworkT]) -> NetworkT:
         with self._lock:
-            if (opened := self._opened.get(key)) is not None:
-                return opened.part  # type: ignore[return-value]
+            if (cached := self._cache.get(key)) is not None:
+                return cached.network  # type: ignore[return-value]
             is_first = key not in self._opening
             opening = self._opening.setdefault(key, Future())
         if is_first:
             try:
-                part = self._compute.place(load())
-                size = _bytes_of(part)
-                opened = Opened(fuse(part), size)
+                network = self._compute.place(load())
+                size = _bytes_of(network)
+                opened = CachedNetwork(fuse(network), size)
             except BaseException as error:
                 with self._lock:
                     del self._opening[key]
@@ -93,9 +93,9 @@ class NetworkCache:
             else:
                 with self._lock:
                     del self._opening[key]
-                    if opened.bytes <= self._opened.maxsize:
-                        self._opened[key] = opened
-                opening.set_result(opened.part)
+                    if opened.bytes <= self._cache.maxsize:
+                        self._cache[key] = opened
+                opening.set_result(opened.network)
         return opening.result()  # type: ignore[return-value]
 
 
@@ -103,5 +103,5 @@ def _network_key(stored: StoredNetwork) -> str:
     return f"{stored.upper.name}/{stored.lower.name}"
 
 
-def _bytes_of(part: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in part.state_dict().values())
+def _bytes_of(network: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())

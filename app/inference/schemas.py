@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2; and a plain form for people."""
+"""Open Inference Protocol v2, and a plain form for people."""
 
 from enum import StrEnum
 from typing import Any, Literal
@@ -16,7 +16,7 @@ class ViewName(StrEnum):
 class InputParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    binary_data_size: StrictInt | None = Field(None, ge=0, description="Bytes of this input behind the JSON head.")
+    binary_data_size: StrictInt | None = Field(None, ge=0, description="Raw bytes of this input after the JSON head.")
 
 
 class InferInput(BaseModel):
@@ -29,17 +29,17 @@ class InferInput(BaseModel):
     )
     data: list[Any] | None = Field(
         None,
-        description="Numbers in row-major order, flat or nested; files as base64. None: raw bytes follow the head.",
+        description="Numbers in row-major order, flat or nested; files as base64. Leave it out if raw bytes follow.",
     )
-    parameters: InputParameters = Field(default_factory=InputParameters)  # a default would be copied, deeply
+    parameters: InputParameters = Field(default_factory=InputParameters)  # Pydantic would copy a default deeply
 
 
 class OutputParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    binary_data: StrictBool | None = Field(None, description="Raw bytes behind the JSON head of the answer.")
+    binary_data: StrictBool | None = Field(None, description="Send this output as raw bytes after the JSON head.")
     classification: StrictInt | None = Field(
-        None, ge=1, le=1_000_000, description="So many likeliest classes of logits or probabilities: value:index:name."
+        None, ge=1, le=1_000_000, description="Send this many of the likeliest classes, each as value:index:name."
     )
 
 
@@ -52,16 +52,16 @@ class InferParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     raw: StrictBool = Field(
-        False, description="Logits without the mask over deposited classes; for auditors and administrators."
+        False, description="Do not mask deposited classes. Needs the role auditor or administrator."
     )
-    binary_data_output: StrictBool = Field(False, description="`binary_data` of outputs that say nothing of it.")
+    binary_data_output: StrictBool = Field(False, description="The default of the outputs' `binary_data`.")
     timeout: StrictInt | None = Field(
-        None, ge=1, le=1 << 62, description="Microseconds that the answer may take; then there is none (504)."
+        None, ge=1, le=1 << 62, description="Microseconds until the request fails with 504."
     )
     view: ViewName = Field(
-        ViewName.SERVED, description="`target`: nothing that is withdrawn or restored; for administrators."
+        ViewName.SERVED, description="`target`: without withdrawn and restored classes. Needs the role administrator."
     )
-    withdrawal: Id | None = Field(None, description="Answer with this withdrawal alone, and what is restored.")
+    withdrawal: Id | None = Field(None, description="Answer with only this withdrawal and the restored classes.")
 
 
 class InferRequest(BaseModel):
@@ -79,7 +79,7 @@ class InferRequest(BaseModel):
     id: str | None = Field(None, max_length=200)
     inputs: list[InferInput] = Field(min_length=1, max_length=16)
     outputs: list[RequestedOutput] = Field(
-        [], max_length=16, description="logits, probabilities, class; none named: all."
+        [], max_length=16, description="Of logits, probabilities and class. Empty: all three."
     )
     parameters: InferParameters = Field(default_factory=InferParameters)
 
@@ -97,7 +97,7 @@ class InferResponse(BaseModel):
     model_version: str = Field(description="The revision that answered.")
     id: str | None = None
     outputs: list[InferOutput]
-    parameters: dict[str, Any] = Field(description="`revision`, and the `withdrawals` it was computed with.")
+    parameters: dict[str, Any] = Field(description="The `revision` and the `withdrawals` that answered.")
 
 
 class ServerMetadata(BaseModel):
@@ -109,21 +109,21 @@ class ServerMetadata(BaseModel):
 class RepositoryQuery(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True}]})
 
-    ready: StrictBool = Field(False, description="Only models that answer.")
+    ready: StrictBool = Field(False, description="List only the models that have weights.")
 
 
 class RepositoryEntry(BaseModel):
     name: str
-    version: str = Field(description="The revision that answers.")
+    version: str = Field(description="The revision that answers; empty without weights.")
     state: Literal["READY", "UNAVAILABLE"]
     reason: str = ""
 
 
 class ModelView(BaseModel):
-    name: ViewName = Field(description="For `parameters.view` of a request.")
+    name: ViewName = Field(description="The value of `parameters.view` in a request.")
     revision: int
-    withdrawals: list[str] = Field(description="Ids of those that take part.")
-    classes: list[str] = Field(description="What it answers with.")
+    withdrawals: list[str] = Field(description="Ids of the withdrawals that take part.")
+    classes: list[str] = Field(description="The classes that the view answers with.")
 
 
 class ModelViews(BaseModel):

@@ -1,7 +1,7 @@
 """Tensors on the wire: Open Inference Protocol v2 with JSON, and its binary tensor data extension.
 
-A binary request is a JSON head, then the raw inputs one after the other, each of its `binary_data_size`; an answer
-with raw outputs is built alike.
+A binary request is a JSON head, followed by the raw inputs; each input's `binary_data_size` says how long it is. A
+response with raw outputs has the same form.
 (https://github.com/kserve/open-inference-protocol, and Triton's protocol/extension_binary_data.md.)
 """
 
@@ -33,142 +33,149 @@ class InvalidTensor(Problem):
 
 
 class BadFraming(Problem):
-    status, slug, title = 400, "bad-framing", "The request's head and its raw tensors do not fit together"
+    status, slug, title = 400, "bad-framing", "The JSON head and the raw tensors do not match"
 
 
-def pieces(inputs: Sequence[InferInput], raw: memoryview) -> list[memoryview | None]:
-    """Each input's part of the raw bytes; None where its data are in the JSON. Raises `BadFraming`."""
-    found: list[memoryview | None] = []
+def split_raw(inputs: Sequence[InferInput], raw: memoryview) -> list[memoryview | None]:
+    """Each input's raw bytes; None if its data are in the JSON. Raises `BadFraming`."""
+    pieces: list[memoryview | None] = []
     begin = 0
-    for given in inputs:
-        size = given.parameters.binary_data_size
-        if (size is None) == (given.data is None):
-            raise BadFraming(f"input '{given.name}' needs `data`, or `parameters.binary_data_size`, and not both.")
+    for tensor in inputs:
+        size = tensor.parameters.binary_data_size
+        if (size is None) == (tensor.data is None):
+            raise BadFraming(f"Input '{tensor.name}' needs `data` or `parameters.binary_data_size`, and not both.")
         if size is None:
-            found.append(None)
+            pieces.append(None)
             continue
         if size > len(raw) - begin:
-            raise BadFraming(f"input '{given.name}' has {size} raw bytes, but only {len(raw) - begin} are left.")
-        found.append(raw[begin : begin + size])
+            raise BadFraming(f"Input '{tensor.name}' needs {size} raw bytes, but only {len(raw) - begin} are left.")
+        pieces.append(raw[begin : begin + size])
         begin += size
     if begin != len(raw):
-        raise BadFraming(f"{len(raw) - begin} raw bytes belong to no input; give each its `binary_data_size`.")
-    return found
+        raise BadFraming(f"{len(raw) - begin} raw bytes belong to no input. Give each input its `binary_data_size`.")
+    return pieces
 
 
-def read(given: InferInput, raw: memoryview | None, size: Preprocessing, decoders: Decoders) -> Tensor:
+def read(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing, decoders: Decoders) -> Tensor:
     """float32 (B, C, H, W), normalised. Raises `InvalidTensor`.
 
-    FP32 is taken as it is, (B, C, H, W); UINT8 are images (B, C, H, W) or (B, H, W, C) of any size; BYTES are B encoded
-    images, in JSON as base64.
+    FP32 is already normalised, (B, C, H, W). UINT8 holds images of any size, (B, C, H, W) or (B, H, W, C). BYTES holds
+    B encoded images, in JSON as base64.
     """
-    read_as = {"FP32": _read_floats, "UINT8": _read_pixels}
-    if not 1 <= given.shape[0] <= MAX_BATCH:
-        raise InvalidTensor(f"shape is {given.shape}; the model takes a batch of 1 to {MAX_BATCH}.")
-    if given.datatype == "BYTES":
-        return _read_images(given, raw, size, decoders)
-    if given.datatype not in read_as:
+    readers = {"FP32": _read_floats, "UINT8": _read_pixels}
+    if not 1 <= tensor.shape[0] <= MAX_BATCH:
+        raise InvalidTensor(f"The shape is {tensor.shape}. Send a batch of 1 to {MAX_BATCH}.")
+    if tensor.datatype == "BYTES":
+        return _read_images(tensor, raw, preprocessing, decoders)
+    if tensor.datatype not in readers:
         raise InvalidTensor(
-            f"datatype is {given.datatype[:10]}; the model takes FP32 (normalised), UINT8 (pixels, 0 to 255) or BYTES "
-            "(PNG or JPEG files)."
+            f"The datatype is {tensor.datatype[:10]}. The model takes FP32 (normalised), UINT8 (pixels, 0 to 255) or "
+            "BYTES (PNG or JPEG files)."
         )
-    return read_as[given.datatype](given, raw, size)
+    return readers[tensor.datatype](tensor, raw, preprocessing)
 
 
-def _read_floats(given: InferInput, raw: memoryview | None, size: Preprocessing) -> Tensor:
-    wanted = [size.channels, size.height, size.width]
-    if len(given.shape) != 4 or given.shape[1:] != wanted:
-        raise InvalidTensor(f"shape is {given.shape}; FP32 is taken as [batch, {', '.join(map(str, wanted))}].")
-    values = _numbers(given) if raw is None else _array(given, raw, "<f4")
+def _read_floats(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing) -> Tensor:
+    shape = [preprocessing.channels, preprocessing.height, preprocessing.width]
+    if len(tensor.shape) != 4 or tensor.shape[1:] != shape:
+        raise InvalidTensor(
+            f"The shape is {tensor.shape}. The shape of FP32 must be [batch, {', '.join(map(str, shape))}]."
+        )
+    values = _numbers(tensor) if raw is None else _array(tensor, raw, "<f4")
     with numpy.errstate(over="ignore"):
         values = values.astype(numpy.float32)
     if not numpy.isfinite(values).all():
-        raise InvalidTensor("FP32 data are finite numbers.")
+        raise InvalidTensor("FP32 data must be finite numbers.")
     return torch.from_numpy(values)
 
 
-def _read_pixels(given: InferInput, raw: memoryview | None, size: Preprocessing) -> Tensor:
-    channels_first = given.shape[1:2] == [size.channels]
-    sides = given.shape[2:] if channels_first else given.shape[1:3]
-    fits = len(given.shape) == 4 and (channels_first or given.shape[3] == size.channels)
+def _read_pixels(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing) -> Tensor:
+    channels = preprocessing.channels
+    channels_first = tensor.shape[1:2] == [channels]
+    sides = tensor.shape[2:] if channels_first else tensor.shape[1:3]
+    fits = len(tensor.shape) == 4 and (channels_first or tensor.shape[3] == channels)
     if not fits or not all(1 <= side <= MAX_SIDE for side in sides):
         raise InvalidTensor(
-            f"shape is {given.shape}; UINT8 is taken as [batch, {size.channels}, height, width] or "
-            f"[batch, height, width, {size.channels}], with sides up to {MAX_SIDE}."
+            f"The shape is {tensor.shape}. The shape of UINT8 must be [batch, {channels}, height, width] or "
+            f"[batch, height, width, {channels}], with sides of 1 to {MAX_SIDE} pixels."
         )
     if raw is None:
-        values = _numbers(given)
+        values = _numbers(tensor)
         if not ((values >= 0) & (values <= 255) & (values == numpy.floor(values))).all():
-            raise InvalidTensor("UINT8 data are whole numbers from 0 to 255.")
+            raise InvalidTensor("UINT8 data must be whole numbers from 0 to 255.")
     else:
-        values = _array(given, raw, "u1")
+        values = _array(tensor, raw, "u1")
     pixels = torch.from_numpy(values.astype(numpy.uint8))
-    return size.normalise(_resized(pixels if channels_first else pixels.permute(0, 3, 1, 2), size))
+    return preprocessing.normalise(_resize(pixels if channels_first else pixels.permute(0, 3, 1, 2), preprocessing))
 
 
-def _resized(pixels: Tensor, size: Preprocessing) -> Tensor:
-    """uint8 (B, C, H, W) in the network's size, bilinear as for files."""
-    wanted = (size.height, size.width)
-    if pixels.shape[2:] == wanted:
+def _resize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (B, C, H, W) in the network's size; bilinear, as for image files."""
+    size = (preprocessing.height, preprocessing.width)
+    if pixels.shape[2:] == size:
         return pixels
-    return functional.interpolate(pixels, wanted, mode="bilinear", antialias=True)
+    return functional.interpolate(pixels, size, mode="bilinear", antialias=True)
 
 
-def _read_images(given: InferInput, raw: memoryview | None, size: Preprocessing, decoders: Decoders) -> Tensor:
-    if math.prod(given.shape) != given.shape[0]:
-        raise InvalidTensor(f"shape is {given.shape}; BYTES are taken as [batch], one file each.")
-    files = _base64(given) if raw is None else _strings(raw)
-    if len(files) != given.shape[0]:
-        raise InvalidTensor(f"there are {len(files)} files; shape {given.shape} needs {given.shape[0]}.")
+def _read_images(
+    tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing, decoders: Decoders
+) -> Tensor:
+    if math.prod(tensor.shape) != tensor.shape[0]:
+        raise InvalidTensor(f"The shape is {tensor.shape}. The shape of BYTES must be [batch], one file per element.")
+    files = _base64(tensor) if raw is None else _strings(raw)
+    if len(files) != tensor.shape[0]:
+        raise InvalidTensor(f"The request has {len(files)} files. Shape {tensor.shape} needs {tensor.shape[0]}.")
     try:
-        return size.normalise(torch.cat([decoders.tensor(file, size) for file in files]))
+        return preprocessing.normalise(torch.cat([decoders.tensor(file, preprocessing) for file in files]))
     except UnreadableImage as error:
-        raise InvalidTensor(f"{error} BYTES are PNG or JPEG files.") from error
+        raise InvalidTensor(f"{error} BYTES must be PNG or JPEG files.") from error
 
 
-def _numbers(given: InferInput) -> numpy.ndarray[Any, Any]:
+def _numbers(tensor: InferInput) -> numpy.ndarray[Any, Any]:
     try:
-        values = numpy.asarray(given.data, dtype=numpy.float64)
+        values = numpy.asarray(tensor.data, dtype=numpy.float64)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidTensor("data holds something that is not a number, or its nesting is uneven.") from error
-    needed = math.prod(given.shape)
-    if values.size != needed or (values.ndim > 1 and list(values.shape) != given.shape):
-        raise InvalidTensor(f"data has {values.size} numbers; shape {given.shape} needs {needed}.")
-    return values.reshape(given.shape)
+        raise InvalidTensor("`data` has an element that is not a number, or its nesting is uneven.") from error
+    count = math.prod(tensor.shape)
+    if values.size != count or (values.ndim > 1 and list(values.shape) != tensor.shape):
+        raise InvalidTensor(f"`data` has {values.size} numbers. Shape {tensor.shape} needs {count}.")
+    return values.reshape(tensor.shape)
 
 
-def _array(given: InferInput, raw: memoryview, kind: str) -> numpy.ndarray[Any, Any]:
-    needed = math.prod(given.shape) * numpy.dtype(kind).itemsize
-    if len(raw) != needed:
-        raise InvalidTensor(f"there are {len(raw)} raw bytes; shape {given.shape} of {given.datatype} needs {needed}.")
-    return numpy.frombuffer(raw, kind).reshape(given.shape)
+def _array(tensor: InferInput, raw: memoryview, dtype: str) -> numpy.ndarray[Any, Any]:
+    size = math.prod(tensor.shape) * numpy.dtype(dtype).itemsize
+    if len(raw) != size:
+        raise InvalidTensor(
+            f"The input has {len(raw)} raw bytes. Shape {tensor.shape} of {tensor.datatype} needs {size}."
+        )
+    return numpy.frombuffer(raw, dtype).reshape(tensor.shape)
 
 
-def _base64(given: InferInput) -> list[bytes]:
+def _base64(tensor: InferInput) -> list[bytes]:
     try:
-        return [base64.b64decode(text, validate=True) for text in given.data or []]
+        return [base64.b64decode(text, validate=True) for text in tensor.data or []]
     except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidTensor("BYTES in JSON are files as base64; send them raw to spare that.") from error
+        raise InvalidTensor("BYTES in JSON must be files as base64. Or send the files raw, without base64.") from error
 
 
 def _strings(raw: memoryview) -> list[bytes]:
-    """Each after its length, four bytes, little-endian."""
-    found, begin = [], 0
+    """The elements; each follows its length in four bytes, little-endian."""
+    elements, begin = [], 0
     while begin < len(raw):
         if len(raw) - begin < _LENGTH.size:
-            raise InvalidTensor("BYTES end within the length of an element.")
+            raise InvalidTensor("The raw BYTES end within the length of an element.")
         (length,) = _LENGTH.unpack_from(raw, begin)
         begin += _LENGTH.size
         if length > len(raw) - begin:
-            raise InvalidTensor(f"an element of BYTES has {length} bytes, but only {len(raw) - begin} are left.")
-        found.append(bytes(raw[begin : begin + length]))
+            raise InvalidTensor(f"An element of BYTES has {length} bytes, but only {len(raw) - begin} are left.")
+        elements.append(bytes(raw[begin : begin + length]))
         begin += length
-    return found
+    return elements
 
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """values: float32, or text row by row."""
+    """values: float32, or strings in row-major order."""
 
     name: str
     shape: list[int]
@@ -178,26 +185,26 @@ class OutputTensor:
     def datatype(self) -> str:
         return "BYTES" if isinstance(self.values, list) else "FP32"
 
-    def packed(self) -> bytes:
+    def to_bytes(self) -> bytes:
         if isinstance(self.values, list):
             return b"".join(_LENGTH.pack(len(text)) + text for text in map(str.encode, self.values))
         return self.values.numpy().astype("<f4").tobytes()
 
-    def listed(self) -> list[Any]:
+    def to_list(self) -> list[Any]:
         return self.values if isinstance(self.values, list) else self.values.flatten().tolist()
 
 
-def answered(request: InferRequest, head: InferResponse, outputs: Sequence[OutputTensor]) -> list[bytes]:
-    """The answer as the request wants each output: its JSON head, then what is raw."""
-    wishes = {output.name: output.parameters.binary_data for output in request.outputs}
+def write(request: InferRequest, response: InferResponse, outputs: Sequence[OutputTensor]) -> list[bytes]:
+    """The response's JSON head with the outputs, followed by the outputs that the request wants raw."""
+    choices = {output.name: output.parameters.binary_data for output in request.outputs}
     raw = []
-    for output in outputs:
-        wish = wishes.get(output.name)
-        told = InferOutput(name=output.name, shape=output.shape, datatype=output.datatype)
-        if request.parameters.binary_data_output if wish is None else wish:
-            raw.append(output.packed())
-            told.parameters = {"binary_data_size": len(raw[-1])}
+    for tensor in outputs:
+        choice = choices.get(tensor.name)
+        output = InferOutput(name=tensor.name, shape=tensor.shape, datatype=tensor.datatype)
+        if request.parameters.binary_data_output if choice is None else choice:
+            raw.append(tensor.to_bytes())
+            output.parameters = {"binary_data_size": len(raw[-1])}
         else:
-            told.data = output.listed()
-        head.outputs.append(told)
-    return [head.model_dump_json(exclude_none=True).encode(), *raw]
+            output.data = tensor.to_list()
+        response.outputs.append(output)
+    return [response.model_dump_json(exclude_none=True).encode(), *raw]

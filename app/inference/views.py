@@ -1,4 +1,4 @@
-"""What a model answers with, for whom: read from the database, and kept for as long as its generation holds."""
+"""Views: what a model answers with, and for whom. Read from the database, and cached while the generation holds."""
 
 import threading
 from collections.abc import Collection, Sequence
@@ -16,24 +16,27 @@ from app.registry.service import StoredNetwork
 from app.withdrawals import service as withdrawals
 from lirf_core.images.preprocessing import Preprocessing
 
-KEPT = 1024
+MAX_VIEWS = 1024
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What decides on the view: tokens of held withdrawals; one withdrawal alone; or the target and nothing else."""
+class ViewSelector:
+    """What selects a model's view: tokens of held withdrawals, only one withdrawal, or only the target network."""
 
     tokens: tuple[str, ...] = ()
     withdrawal_id: str | None = None
-    is_bare: bool = False
+    is_target_only: bool = False
 
 
-SERVED = Asked()
+SERVED = ViewSelector()
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a model answers with now: a revision and the deposits that are withdrawn or restored."""
+    """What a model answers with: a revision, and the modules of the deposits that are withdrawn or restored.
+
+    masked_classes: indices of deposited classes that no module answers for.
+    """
 
     model_id: str
     model_name: str
@@ -42,42 +45,46 @@ class View:
     network: StoredNetwork
     modules: tuple[StoredModule, ...]
     withdrawals: tuple[str, ...]
-    masked: tuple[int, ...]
+    masked_classes: tuple[int, ...]
     generation: int
     valid_until: datetime | None
 
     @property
-    def preserved(self) -> list[int]:
-        """The classes that the target network answers for."""
-        deposited = {*self.masked, *(index for module in self.modules for index in module.classes)}
+    def preserved_classes(self) -> list[int]:
+        """The indices of the classes that the target network answers for."""
+        deposited = {*self.masked_classes, *(index for module in self.modules for index in module.classes)}
         return [index for index in range(len(self.class_names)) if index not in deposited]
 
 
 class Views:
-    """Thread-safe. What is kept may be over: nobody is answered with it before `hold` has said that it is not."""
+    """Reads and caches views. Thread-safe.
+
+    A cached view may be stale; `are_current` checks it before any answer leaves.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._kept: LRUCache[tuple[object, ...], View] = LRUCache(KEPT)
+        self._cache: LRUCache[tuple[object, ...], View] = LRUCache(MAX_VIEWS)
         self._lock = threading.Lock()
 
-    def kept(self, model_name: str, asked: Asked) -> View | None:
-        """What was read last."""
+    def cached(self, model_name: str, selector: ViewSelector) -> View | None:
+        """The view that was read last."""
         with self._lock:
-            return self._kept.get(_key(model_name, asked))
+            return self._cache.get(_key(model_name, selector))
 
-    def read(self, model_name: str, asked: Asked = SERVED) -> View:
-        """What the model shows who asks now. What is restored is in every view but a bare one.
+    def read(self, model_name: str, selector: ViewSelector = SERVED) -> View:
+        """The current view, from the database. Every view has the restored deposits, except the target's own.
 
         Raises `UnknownModel`, `WeightsMissing`, and what `withdrawals.visible` raises.
         """
         with self._database.reading() as session:
             model = registry.get_ready(session, model_name)
-            active = [] if asked.is_bare else withdrawals.visible(session, model, asked.tokens, asked.withdrawal_id)
-            restored = [] if asked.is_bare else deposits.restored_ids(session, model.id)
-            lent = withdrawals.deposits_of(session, active).values()
-            shown = sorted({*restored, *(deposit_id for ids in lent for deposit_id in ids)})
-            modules = deposits.modules(session, shown)
+            is_bare = selector.is_target_only
+            active = [] if is_bare else withdrawals.visible(session, model, selector.tokens, selector.withdrawal_id)
+            restored = [] if is_bare else deposits.restored_ids(session, model.id)
+            withdrawn = withdrawals.deposits_of(session, active).values()
+            deposit_ids = sorted({*restored, *(deposit_id for ids in withdrawn for deposit_id in ids)})
+            modules = deposits.modules(session, deposit_ids)
             answering = {index for module in modules for index in module.classes}
             masked = [index for index in registry.deposited(session, model.id) if index not in answering]
             view = View(
@@ -88,46 +95,46 @@ class Views:
                 network=registry.stored_network(session, model),
                 modules=tuple(modules),
                 withdrawals=tuple(row.id for row in active),
-                masked=tuple(masked),
+                masked_classes=tuple(masked),
                 generation=model.generation,
                 valid_until=min((row.expires_at for row in active if row.expires_at), default=None),
             )
         with self._lock:
-            self._kept[_key(model_name, asked)] = view
+            self._cache[_key(model_name, selector)] = view
         return view
 
-    def hold(self, views: Sequence[View]) -> list[bool]:
-        """Whether each is still what its model shows: one indexed read for all. What is over is kept no longer."""
+    def are_current(self, views: Sequence[View]) -> list[bool]:
+        """Whether each view still is what its model answers with, by one indexed read. Stale views leave the cache."""
         with self._database.reading() as session:
             generations = registry.generations(session, {view.model_id for view in views})
-        at = now()
-        holding = [
-            generations.get(view.model_id) == view.generation and (view.valid_until is None or at < view.valid_until)
+        time = now()
+        current = [
+            generations.get(view.model_id) == view.generation and (view.valid_until is None or time < view.valid_until)
             for view in views
         ]
-        over = {view for view, holds in zip(views, holding, strict=True) if not holds}
-        if over:
+        stale = {view for view, is_current in zip(views, current, strict=True) if not is_current}
+        if stale:
             with self._lock:
-                for key in [key for key, view in self._kept.items() if view in over]:
-                    del self._kept[key]
-        return holding
+                for key in [key for key, view in self._cache.items() if view in stale]:
+                    del self._cache[key]
+        return current
 
-    def names(self) -> set[str]:
-        """Of the vault's objects that kept views name; with them go the objects' wrapped keys."""
+    def object_names(self) -> set[str]:
+        """The names of the vault's objects that cached views refer to; a view holds their wrapped keys, too."""
         with self._lock:
-            return set().union(*map(_names_of, self._kept.values()))
+            return set().union(*map(_object_names, self._cache.values()))
 
-    def drop(self, names: Collection[str]) -> None:
-        """Keeps no view that names one of these objects."""
+    def drop(self, object_names: Collection[str]) -> None:
+        """Remove the cached views that refer to one of these objects."""
         with self._lock:
-            for key in [key for key, view in self._kept.items() if not _names_of(view).isdisjoint(names)]:
-                del self._kept[key]
+            for key in [key for key, view in self._cache.items() if not _object_names(view).isdisjoint(object_names)]:
+                del self._cache[key]
 
 
-def _names_of(view: View) -> set[str]:
+def _object_names(view: View) -> set[str]:
     return {view.network.upper.name, view.network.lower.name, *(module.stored.name for module in view.modules)}
 
 
-def _key(model_name: str, asked: Asked) -> tuple[object, ...]:
-    """Without the tokens themselves."""
-    return model_name, tuple(map(tokens.digest, asked.tokens)), asked.withdrawal_id, asked.is_bare
+def _key(model_name: str, selector: ViewSelector) -> tuple[object, ...]:
+    """The key of a cached view. It has the tokens' digests, not the tokens."""
+    return model_name, tuple(map(tokens.digest, selector.tokens)), selector.withdrawal_id, selector.is_target_only

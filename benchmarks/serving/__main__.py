@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.inference.views import Asked, Views
+from app.inference.views import Views
 from benchmarks import reports
 from benchmarks.experiments import circumstances
 from benchmarks.serving.installation import SIDE, Installation, Server, class_name, free_port
@@ -151,7 +151,7 @@ def seconds_of(network: nn.Module, batch: int, least: float = 2.0) -> float:
 
 def withdrawn(installation: Installation, rounds: int) -> dict[str, Any]:
     """The recover network against the target alone: time, and the multiply-adds that are its limit."""
-    view = Views(installation.work.database).read("wide", Asked())
+    view = Views(installation.work.database).read("wide")
     vault, belonging = installation.work.vault, view.network.belonging
     target, modules = (
         view.network.open(vault),
@@ -162,12 +162,12 @@ def withdrawn(installation: Installation, rounds: int) -> dict[str, Any]:
     parts = [fuse_module(place(deepcopy(module)), IMAGE) for module in modules]
     found: dict[str, Any] = {}
     for count in WITHDRAWN:
-        plain = RecoverNetwork(target, modules[:count], belonging.upper_digest, view.preserved)
+        plain = RecoverNetwork(target, modules[:count], belonging.upper_digest, view.preserved_classes)
         with torch.no_grad(), FlopCounterMode(display=False) as of_recover:
             plain(IMAGE)
         with torch.no_grad(), FlopCounterMode(display=False) as of_target:
             target(IMAGE)
-        recover = RecoverNetwork(light, parts[:count], belonging.upper_digest, view.preserved)
+        recover = RecoverNetwork(light, parts[:count], belonging.upper_digest, view.preserved_classes)
         limit = of_recover.get_total_flops() / of_target.get_total_flops()
         for batch in CLIENTS:
             err.print(f"{count} withdrawn, batches of {batch}")

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from app.deposits.jobs import JOBS
-from app.inference.batches import Batches
+from app.inference.batches import Batcher
 from lirf_client import LirfError
 from tests.app.conftest import HTTP, Service
 from tests.app.factories import infer_request
@@ -24,17 +24,17 @@ def test_an_answer_computed_during_a_revocation_does_not_show_the_class(
 ) -> None:
     service.register()
     withdrawal = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
-    compute = Batches._computed
+    compute = Batcher._logits_of
     revoked = threading.Event()
 
-    def slow(self: Batches, *arguments: Any) -> Any:
+    def slow(self: Batcher, *arguments: Any) -> Any:
         answer = compute(self, *arguments)
         if not revoked.is_set():
             service.custodian.revoke(withdrawal["id"])
             revoked.set()
         return answer
 
-    monkeypatch.setattr(Batches, "_computed", slow)
+    monkeypatch.setattr(Batcher, "_logits_of", slow)
     answer = service.reader.infer("birds", infer_request(1))
     assert answer["parameters"]["withdrawals"] == []
     assert answer["outputs"][1]["data"][0] == 0.0

@@ -44,23 +44,26 @@ def test_normalised_floats_and_nested_data_answer_the_same(service: Service) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shape": [2, 1, 8, 9]}, "data has 128 numbers; shape [2, 1, 8, 9] needs 144"),
-        ({"shape": [2, 3, 8, 9]}, "shape is [2, 3, 8, 9]; UINT8 is taken as [batch, 1, height, width] or"),
-        ({"shape": [1, 1, 16, 8], "datatype": "FP32"}, "shape is [1, 1, 16, 8]; FP32 is taken as [batch, 1, 8, 8]"),
+        ({"shape": [2, 1, 8, 9]}, "`data` has 128 numbers. Shape [2, 1, 8, 9] needs 144."),
+        ({"shape": [2, 3, 8, 9]}, "The shape is [2, 3, 8, 9]. The shape of UINT8 must be [batch, 1, height, width] or"),
+        (
+            {"shape": [1, 1, 16, 8], "datatype": "FP32"},
+            "The shape is [1, 1, 16, 8]. The shape of FP32 must be [batch, 1, 8, 8].",
+        ),
         ({"shape": [0, 1, 8, 8], "data": []}, "batch of 1 to"),
         ({"shape": [10**9, 1, 8, 8]}, "batch of 1 to"),
-        ({"shape": [3, 1, 8, 8]}, "data has 128 numbers; shape [3, 1, 8, 8] needs 192"),
-        ({"datatype": "INT64"}, "the model takes FP32 (normalised), UINT8 (pixels, 0 to 255) or BYTES"),
+        ({"shape": [3, 1, 8, 8]}, "`data` has 128 numbers. Shape [3, 1, 8, 8] needs 192."),
+        ({"datatype": "INT64"}, "The model takes FP32 (normalised), UINT8 (pixels, 0 to 255) or BYTES"),
         ({"data": ["a"] * 128}, "not a number"),
         ({"data": [[1, 2], [3]]}, "not a number, or its nesting is uneven"),
         ({"data": [256] * 128}, "whole numbers from 0 to 255"),
         ({"data": [0.5] * 128}, "whole numbers from 0 to 255"),
         ({"data": [None] * 128}, "whole numbers from 0 to 255"),
         ({"datatype": "FP32", "data": [1e39] * 128}, "finite"),
-        ({"name": "other"}, "give one input named 'input'"),
+        ({"name": "other"}, "Send one input named 'input'. The inputs of this request are ['other']."),
     ],
 )
-def test_tensors_that_do_not_fit_are_problems(service: Service, change: dict[str, Any], message: str) -> None:
+def test_a_tensor_that_does_not_fit_is_a_problem(service: Service, change: dict[str, Any], message: str) -> None:
     service.register()
     request = infer_request(2)
     with pytest.raises(LirfError) as caught:
@@ -72,11 +75,13 @@ def test_tensors_that_do_not_fit_are_problems(service: Service, change: dict[str
 
 def test_an_unknown_output_is_a_problem(service: Service) -> None:
     service.register()
-    with pytest.raises(LirfError, match="there is no output 'labels'; there are logits, probabilities, class"):
+    with pytest.raises(
+        LirfError, match=r"There is no output 'labels'\. The outputs are logits, probabilities, class\."
+    ):
         service.reader.infer("birds", {**infer_request(), "outputs": [{"name": "labels"}]})
 
 
-def test_deposited_classes_are_masked_and_raw_logits_are_for_auditors(service: Service) -> None:
+def test_deposited_classes_are_masked_and_only_auditors_get_raw_logits(service: Service) -> None:
     service.register()
     service.deposit(["auk", "dodo"])
     answer = {o["name"]: o["data"] for o in service.reader.infer("birds", infer_request(1))["outputs"]}
@@ -89,20 +94,20 @@ def test_deposited_classes_are_masked_and_raw_logits_are_for_auditors(service: S
     assert min(raw) > -1e6
 
 
-def test_an_image_is_classified_for_people(service: Service, tmp_path: Path) -> None:
+def test_predict_classifies_one_image(service: Service, tmp_path: Path) -> None:
     service.register()
     service.deposit(["auk"])
     image = tmp_path / "bird.png"
     image.write_bytes(png(3, size=40))
-    found = service.reader.predict("birds", image, top=10)
-    assert (found["model"], found["revision"], found["withdrawals"]) == ("birds", 1, [])
-    assert {item["class"] for item in found["predictions"]} == {"dodo", "emu", "heron", "kiwi"}
-    assert sum(item["probability"] for item in found["predictions"]) == pytest.approx(1, abs=1e-4)
-    probabilities = [item["probability"] for item in found["predictions"]]
+    answer = service.reader.predict("birds", image, top=10)
+    assert (answer["model"], answer["revision"], answer["withdrawals"]) == ("birds", 1, [])
+    assert {item["class"] for item in answer["predictions"]} == {"dodo", "emu", "heron", "kiwi"}
+    assert sum(item["probability"] for item in answer["predictions"]) == pytest.approx(1, abs=1e-4)
+    probabilities = [item["probability"] for item in answer["predictions"]]
     assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_what_is_no_image_is_a_problem(service: Service, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_a_problem(service: Service, tmp_path: Path) -> None:
     service.register()
     gif = io.BytesIO()
     Image.new("P", (8, 8)).save(gif, "GIF")
@@ -115,11 +120,10 @@ def test_what_is_no_image_is_a_problem(service: Service, tmp_path: Path) -> None
 
 def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> None:
     service.register()
-
     headers = {"Authorization": f"Bearer {service.key_of('app')}"}
-    found = HTTP.get(f"{service.url}/v2/models/birds", headers=headers).json()
-    assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
-    assert [output["name"] for output in found["outputs"]] == ["logits", "probabilities", "class"]
+    metadata = HTTP.get(f"{service.url}/v2/models/birds", headers=headers).json()
+    assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
+    assert [output["name"] for output in metadata["outputs"]] == ["logits", "probabilities", "class"]
     assert HTTP.get(f"{service.url}/v2/models/birds/ready", headers=headers).status_code == 200
     assert HTTP.get(f"{service.url}/v2/models/dodos/ready", headers=headers).status_code == 404
 

@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2, asked by its public client as it is and by hand."""
+"""Open Inference Protocol v2, through its public client and by hand."""
 
 import asyncio
 import base64
@@ -40,15 +40,15 @@ def pixels(batch: int) -> numpy.ndarray[Any, Any]:
 
 
 def logits_of(service: Service, batch: int) -> numpy.ndarray[Any, Any]:
-    """As JSON."""
+    """The logits, asked for as JSON."""
     [logits] = service.reader.infer("birds", {**infer_request(batch), "outputs": [{"name": "logits"}]})["outputs"]
     return numpy.array(logits["data"], numpy.float32).reshape(logits["shape"])
 
 
-def given(values: numpy.ndarray[Any, Any], datatype: str, *, is_raw: bool = True) -> triton.InferInput:
-    made = triton.InferInput("input", list(values.shape), datatype)
-    made.set_data_from_numpy(values, binary_data=is_raw)
-    return made
+def input_of(values: numpy.ndarray[Any, Any], datatype: str, *, is_raw: bool = True) -> triton.InferInput:
+    tensor = triton.InferInput("input", list(values.shape), datatype)
+    tensor.set_data_from_numpy(values, binary_data=is_raw)
+    return tensor
 
 
 def test_the_public_client_finds_server_and_model(service: Service) -> None:
@@ -74,7 +74,7 @@ def test_the_public_client_finds_server_and_model(service: Service) -> None:
         assert not client.is_model_ready("birds", "0", headers)
         assert not client.is_model_ready("empty", headers=headers)
         assert client.get_model_metadata("birds", "1", headers)["versions"] == ["1"]
-        with pytest.raises(InferenceServerException, match="answers with revision 1 and with no other"):
+        with pytest.raises(InferenceServerException, match=r"answers only with revision 1\."):
             client.get_model_metadata("birds", "0", headers)
         index = client.get_model_repository_index(headers)
         assert [(entry["name"], entry["version"], entry["state"]) for entry in index] == [
@@ -88,38 +88,38 @@ def test_the_public_client_finds_server_and_model(service: Service) -> None:
 
 
 @pytest.mark.parametrize("is_raw", [True, False])
-def test_the_public_client_is_answered_as_json_is(service: Service, is_raw: bool) -> None:
+def test_the_public_client_gets_the_same_answer_as_json(service: Service, is_raw: bool) -> None:
     service.register()
     expected, images = logits_of(service, 3), pixels(3)
     normalised = PREPROCESSING.normalise(torch.from_numpy(images)).numpy()
-    wanted = [
+    outputs = [
         triton.InferRequestedOutput("logits", binary_data=is_raw),
         triton.InferRequestedOutput("class", binary_data=not is_raw),
     ]
     with triton.InferenceServerClient(host(service)) as client:
         for tensor in (
-            given(images, "UINT8", is_raw=is_raw),
-            given(images.transpose(0, 2, 3, 1).copy(), "UINT8", is_raw=is_raw),
-            given(normalised, "FP32", is_raw=is_raw),
+            input_of(images, "UINT8", is_raw=is_raw),
+            input_of(images.transpose(0, 2, 3, 1).copy(), "UINT8", is_raw=is_raw),
+            input_of(normalised, "FP32", is_raw=is_raw),
         ):
-            found = client.infer("birds", [tensor], outputs=wanted, request_id="mine", headers=bearer(service))
-            assert numpy.allclose(found.as_numpy("logits"), expected, atol=1e-4)
-            names = [name.decode() if isinstance(name, bytes) else name for name in found.as_numpy("class")]
+            answer = client.infer("birds", [tensor], outputs=outputs, request_id="mine", headers=bearer(service))
+            assert numpy.allclose(answer.as_numpy("logits"), expected, atol=1e-4)
+            names = [name.decode() if isinstance(name, bytes) else name for name in answer.as_numpy("class")]
             assert names == [CLASSES[index] for index in expected.argmax(1)]
-            told = found.get_response()
-            assert (told["id"], told["model_version"]) == ("mine", "0")
-            assert told["parameters"] == {"revision": 0, "withdrawals": []}
+            response = answer.get_response()
+            assert (response["id"], response["model_version"]) == ("mine", "0")
+            assert response["parameters"] == {"revision": 0, "withdrawals": []}
 
 
-def test_outputs_that_are_not_named_come_raw_when_the_client_wants_it(service: Service) -> None:
+def test_unnamed_outputs_come_raw_if_the_client_wants_it(service: Service) -> None:
     service.register()
     with triton.InferenceServerClient(host(service)) as client:
-        found = client.infer("birds", [given(pixels(2), "UINT8")], model_version="0", headers=bearer(service))
-        assert numpy.allclose(found.as_numpy("logits"), logits_of(service, 2), atol=1e-5)
-        assert found.as_numpy("probabilities").sum(1) == pytest.approx(1, abs=1e-5)
-        assert found.as_numpy("class").shape == (2,)
-        with pytest.raises(InferenceServerException, match="revision 0 and with no other"):
-            client.infer("birds", [given(pixels(1), "UINT8")], model_version="3", headers=bearer(service))
+        answer = client.infer("birds", [input_of(pixels(2), "UINT8")], model_version="0", headers=bearer(service))
+        assert numpy.allclose(answer.as_numpy("logits"), logits_of(service, 2), atol=1e-5)
+        assert answer.as_numpy("probabilities").sum(1) == pytest.approx(1, abs=1e-5)
+        assert answer.as_numpy("class").shape == (2,)
+        with pytest.raises(InferenceServerException, match=r"answers only with revision 0\."):
+            client.infer("birds", [input_of(pixels(1), "UINT8")], model_version="3", headers=bearer(service))
 
 
 def test_the_public_client_asks_many_at_once(service: Service) -> None:
@@ -130,48 +130,48 @@ def test_the_public_client_asks_many_at_once(service: Service) -> None:
     async def ask() -> list[numpy.ndarray[Any, Any]]:
         async with triton_aio.InferenceServerClient(host(service)) as client:
             answers = [
-                client.infer("birds", [given(pixels(4)[i : i + 1], "UINT8")], headers=headers)
+                client.infer("birds", [input_of(pixels(4)[i : i + 1], "UINT8")], headers=headers)
                 for i in range(4)
                 for _ in range(8)
             ]
-            return [found.as_numpy("logits")[0] for found in await asyncio.gather(*answers)]
+            return [answer.as_numpy("logits")[0] for answer in await asyncio.gather(*answers)]
 
-    found = asyncio.run(ask())
-    assert all(numpy.allclose(found[i], expected[i // 8], atol=1e-4) for i in range(32))
+    logits = asyncio.run(ask())
+    assert all(numpy.allclose(logits[i], expected[i // 8], atol=1e-4) for i in range(32))
 
 
-def test_classification_names_the_likeliest_that_answer(service: Service) -> None:
+def test_classification_lists_the_likeliest_classes_that_answer(service: Service) -> None:
     service.register()
     service.deposit(["auk"])
     with triton.InferenceServerClient(host(service)) as client:
-        wanted = [triton.InferRequestedOutput("probabilities", class_count=2)]
-        found = client.infer("birds", [given(pixels(3), "UINT8")], outputs=wanted, headers=bearer(service))
-        likeliest = found.as_numpy("probabilities")
+        outputs = [triton.InferRequestedOutput("probabilities", class_count=2)]
+        answer = client.infer("birds", [input_of(pixels(3), "UINT8")], outputs=outputs, headers=bearer(service))
+        likeliest = answer.as_numpy("probabilities")
         assert likeliest.shape == (3, 2)
-        wanted = [triton.InferRequestedOutput("probabilities", class_count=50, binary_data=False)]
-        found = client.infer("birds", [given(pixels(1), "UINT8")], outputs=wanted, headers=bearer(service))
-        everyone = [text.split(":") for text in found.as_numpy("probabilities")[0]]
-    values = [float(value) for value, _, _ in everyone]
+        outputs = [triton.InferRequestedOutput("probabilities", class_count=50, binary_data=False)]
+        answer = client.infer("birds", [input_of(pixels(1), "UINT8")], outputs=outputs, headers=bearer(service))
+        all_classes = [text.split(":") for text in answer.as_numpy("probabilities")[0]]
+    values = [float(value) for value, _, _ in all_classes]
     assert values == sorted(values, reverse=True)
-    assert {name for _, _, name in everyone} == set(CLASSES) - {"auk"}
-    assert all(CLASSES[int(index)] == name for _, index, name in everyone)
+    assert {name for _, _, name in all_classes} == set(CLASSES) - {"auk"}
+    assert all(CLASSES[int(index)] == name for _, index, name in all_classes)
     first = likeliest[0][0].decode().split(":")
-    assert float(first[0]) == pytest.approx(float(everyone[0][0]), abs=1e-4)
+    assert float(first[0]) == pytest.approx(float(all_classes[0][0]), abs=1e-4)
 
 
-def test_files_are_taken_raw_and_as_base64(service: Service) -> None:
+def test_image_files_come_raw_or_as_base64(service: Service) -> None:
     service.register()
     files = [png(number, size=40) for number in range(3)]
-    raw = given(numpy.array(files, dtype=numpy.object_), "BYTES")
+    raw = input_of(numpy.array(files, dtype=numpy.object_), "BYTES")
     with triton.InferenceServerClient(host(service)) as client:
-        found = client.infer("birds", [raw], headers=bearer(service)).as_numpy("probabilities")
+        probabilities = client.infer("birds", [raw], headers=bearer(service)).as_numpy("probabilities")
     encoded = {"name": "input", "shape": [3], "datatype": "BYTES"}
     encoded |= {"data": [base64.b64encode(file).decode() for file in files]}  # type: ignore[dict-item]
     [answer] = service.reader.infer("birds", {"inputs": [encoded], "outputs": [{"name": "probabilities"}]})["outputs"]
-    assert numpy.allclose(found.flatten(), answer["data"], atol=1e-6)
+    assert numpy.allclose(probabilities.flatten(), answer["data"], atol=1e-6)
 
 
-def test_images_of_another_size_are_answered_as_their_file_is(service: Service) -> None:
+def test_pixels_of_another_size_are_answered_like_their_file(service: Service) -> None:
     service.register()
     shades = numpy.linspace(0, 255, 24 * 16, dtype=numpy.uint8).reshape(24, 16)
     file = io.BytesIO()
@@ -179,16 +179,16 @@ def test_images_of_another_size_are_answered_as_their_file_is(service: Service) 
     headers = bearer(service)
     with triton.InferenceServerClient(host(service)) as client:
         of_file = client.infer(
-            "birds", [given(numpy.array([file.getvalue()], numpy.object_), "BYTES")], headers=headers
+            "birds", [input_of(numpy.array([file.getvalue()], numpy.object_), "BYTES")], headers=headers
         )
-        of_pixels = client.infer("birds", [given(shades[None, None], "UINT8")], headers=headers)
+        of_pixels = client.infer("birds", [input_of(shades[None, None], "UINT8")], headers=headers)
     assert numpy.allclose(of_file.as_numpy("probabilities"), of_pixels.as_numpy("probabilities"), atol=0.02)
 
 
 def framed(service: Service, request: dict[str, Any], raw: bytes, **headers: str) -> httpx.Response:
     head = json.dumps(request).encode()
-    sent = {**bearer(service), HEAD_BYTES: str(len(head)), **headers}
-    return HTTP.post(f"{service.url}/v2/models/birds/infer", content=head + raw, headers=sent)
+    all_headers = {**bearer(service), HEAD_BYTES: str(len(head)), **headers}
+    return HTTP.post(f"{service.url}/v2/models/birds/infer", content=head + raw, headers=all_headers)
 
 
 def raw_input(size: int | None, datatype: str = "UINT8", shape: list[int] | None = None) -> dict[str, Any]:
@@ -201,28 +201,28 @@ def raw_input(size: int | None, datatype: str = "UINT8", shape: list[int] | None
 @pytest.mark.parametrize(
     ("request_head", "raw", "headers", "status", "message"),
     [
-        (raw_input(64), b"x" * 63, {}, 400, "has 64 raw bytes, but only 63 are left"),
+        (raw_input(64), b"x" * 63, {}, 400, "needs 64 raw bytes, but only 63 are left"),
         (raw_input(64), b"x" * 65, {}, 400, "1 raw bytes belong to no input"),
-        (raw_input(None), b"", {}, 400, "needs `data`, or `parameters.binary_data_size`"),
+        (raw_input(None), b"", {}, 400, "needs `data` or `parameters.binary_data_size`, and not both."),
         (raw_input(64), b"x" * 64, {HEAD_BYTES: "100000"}, 400, "no number of bytes up to"),
         (raw_input(64), b"x" * 64, {HEAD_BYTES: "-1"}, 400, "no number of bytes up to"),
         (raw_input(64), b"x" * 64, {HEAD_BYTES: "9" * 5000}, 400, "no number of bytes up to"),
         (raw_input(64), b"x" * 64, {HEAD_BYTES: "9"}, 422, "body"),
         (raw_input(64), b"x" * 64, {"Content-Encoding": "gzip"}, 415, "without a Content-Encoding"),
         (raw_input(-1), b"", {}, 422, "binary_data_size"),
-        (raw_input(63), b"x" * 63, {}, 422, "shape [1, 1, 8, 8] of UINT8 needs 64"),
-        (raw_input(64, "FP32"), b"x" * 64, {}, 422, "shape [1, 1, 8, 8] of FP32 needs 256"),
+        (raw_input(63), b"x" * 63, {}, 422, "Shape [1, 1, 8, 8] of UINT8 needs 64"),
+        (raw_input(64, "FP32"), b"x" * 64, {}, 422, "Shape [1, 1, 8, 8] of FP32 needs 256"),
         (raw_input(256, "FP32"), b"\xff" * 256, {}, 422, "finite"),
-        (raw_input(64, "UINT8", [1, 1, 0, 64]), b"x" * 64, {}, 422, "UINT8 is taken as"),
-        (raw_input(64, "UINT8", [1, 1, 2**40, 2**40]), b"x" * 64, {}, 422, "sides up to"),
-        (raw_input(8, "BYTES", [1]), b"\x05\0\0\0abcd", {}, 422, "an element of BYTES has 5 bytes, but only 4"),
+        (raw_input(64, "UINT8", [1, 1, 0, 64]), b"x" * 64, {}, 422, "The shape of UINT8 must be"),
+        (raw_input(64, "UINT8", [1, 1, 2**40, 2**40]), b"x" * 64, {}, 422, "with sides of 1 to 8192 pixels"),
+        (raw_input(8, "BYTES", [1]), b"\x05\0\0\0abcd", {}, 422, "An element of BYTES has 5 bytes, but only 4"),
         (raw_input(2, "BYTES", [1]), b"\x05\0", {}, 422, "within the length"),
         (raw_input(8, "BYTES", [1]), b"\x04\0\0\0abcd", {}, 422, "no readable PNG or JPEG"),
-        (raw_input(8, "BYTES", [2]), b"\x04\0\0\0abcd", {}, 422, "there are 1 files; shape [2] needs 2"),
-        (raw_input(8, "BYTES", [1, 2]), b"\x04\0\0\0abcd", {}, 422, "one file each"),
+        (raw_input(8, "BYTES", [2]), b"\x04\0\0\0abcd", {}, 422, "The request has 1 files. Shape [2] needs 2."),
+        (raw_input(8, "BYTES", [1, 2]), b"\x04\0\0\0abcd", {}, 422, "one file per element"),
     ],
 )
-def test_frames_that_do_not_fit_are_problems_in_the_protocols_form(
+def test_wrong_framing_is_a_problem_in_the_protocols_form(
     service: Service, request_head: dict[str, Any], raw: bytes, headers: dict[str, str], status: int, message: str
 ) -> None:
     service.register()
@@ -239,16 +239,16 @@ def test_a_request_without_a_content_type_is_json(service: Service) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_views_say_what_may_be_asked_and_the_bare_target_is_for_administrators(service: Service) -> None:
+def test_views_list_what_a_caller_may_use_and_only_administrators_see_the_bare_target(service: Service) -> None:
     service.register()
-    lent, kept = service.deposit(["auk"]), service.deposit(["emu"])
-    withdrawal = service.custodian.withdraw([lent], holder="h", reason="r")
-    service.custodian.restore(kept, reason="r")
+    withdrawn, restored = service.deposit(["auk"]), service.deposit(["emu"])
+    withdrawal = service.custodian.withdraw([withdrawn], holder="h", reason="r")
+    service.custodian.restore(restored, reason="r")
 
     def views(*roles: Role) -> list[dict[str, Any]]:
         answer = HTTP.get(f"{service.url}/v1/models/birds/views", headers=bearer(service, *roles))
-        found: list[dict[str, Any]] = answer.json()["views"]
-        return found
+        views: list[dict[str, Any]] = answer.json()["views"]
+        return views
 
     served = {"name": "served", "revision": 2, "withdrawals": [withdrawal["id"]], "classes": CLASSES}
     target = {

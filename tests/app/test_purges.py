@@ -140,10 +140,10 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
     service.custodian.revoke(withdrawal["id"])
     with service.database.reading() as session:
         module = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
-    assert module.name in other._cache.names() & other.views.names()
+    assert module.name in other._networks.object_names() & other.views.object_names()
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     other.drop_shredded()
-    assert module.name not in other._cache.names() | other.views.names()
+    assert module.name not in other._networks.object_names() | other.views.object_names()
     other.close()
 
 
@@ -153,15 +153,15 @@ def test_api_process_drops_a_module_that_another_one_purged(service: Service) ->
     with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, state):
         engine: InferenceEngine = state["engine"]
         engine.prepare([deposit_id])
-        assert engine._cache.names()
+        assert engine._networks.object_names()
         service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
         with service.database.reading() as session:
             module_id = session.get_one(DepositRow, deposit_id).module_object_id
             name = session.get_one(VaultObjectRow, module_id).name
         end = time.monotonic() + 10
-        while name in engine._cache.names() and time.monotonic() < end:
+        while name in engine._networks.object_names() and time.monotonic() < end:
             time.sleep(0.05)
-        assert name not in engine._cache.names()
+        assert name not in engine._networks.object_names()
 
 
 def test_answer_says_how_long_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_inference_during_a_replacement_uses_the_new_module(service: Service, mo
     service.register()
     first, second = service.deposit(["auk"]), service.queue(["dodo"])
     service.custodian.withdraw([first], holder="h", reason="r")
-    monkeypatch.setattr(NetworkCache, "_part", lambda parts, key, load, fuse: load())
+    monkeypatch.setattr(NetworkCache, "_open", lambda cache, key, load, fuse: load())
     is_replaced = publish_before_reading(service, monkeypatch, second, "lower")
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
     assert is_replaced.is_set()

@@ -1,8 +1,11 @@
 """What several rooms of the tests share: the digits and a network that reads them, trained once."""
 
-import fcntl
 import gc
+import json
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from demo.digits import SPEC, Digits, train, write_weights
 from lirf_core.architectures import default_split
 from lirf_core.artifacts import load_original
 from lirf_core.network import SplitNetwork
+from tests.databases import drop_database
+from tests.shared import VARIABLE, made_once
 
 # pytest-xdist's processes share the cores, as do the services that the tests start.
 if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
@@ -18,7 +23,22 @@ if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 
+WEIGHTS = "digits.safetensors"
+
 LONGEST = ("test_tutorial", "test_chaos", "test_stopped_workers", "test_up", "test_readme", "test_worker_loss")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # pytest-xdist's processes get the environment of the first
+        os.environ[VARIABLE] = tempfile.mkdtemp(prefix="lirf-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        folder = Path(os.environ.pop(VARIABLE))
+        for file in folder.glob("*/state.json"):  # tests/app/states.py
+            drop_database(json.loads(file.read_text())["url"])
+        shutil.rmtree(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,13 +61,7 @@ def digits() -> Digits:
 
 
 @pytest.fixture(scope="session")
-def digits_network(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> SplitNetwork:
-    """Trained by the first of pytest-xdist's processes that needs it."""
-    folder = tmp_path_factory.getbasetemp().parent if processes > 1 else tmp_path_factory.getbasetemp()
-    weights = folder / "digits.safetensors"
-    with (folder / "digits.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not weights.exists():
-            write_weights(weights, train(digits, epochs=6))
-        with weights.open("rb") as file:
-            return load_original(file, SPEC, default_split(SPEC.name))
+def digits_network(digits: Digits) -> SplitNetwork:
+    folder = made_once("digits", lambda folder: write_weights(folder / WEIGHTS, train(digits, epochs=6)))
+    with (folder / WEIGHTS).open("rb") as file:
+        return load_original(file, SPEC, default_split(SPEC.name))

@@ -1,11 +1,11 @@
 import pytest
 
 from lirf_client import LirfError
-from tests.app.conftest import HTTP, Service
+from tests.app.conftest import HTTP, Service, begins_with
 
 
+@begins_with()
 def test_the_audit_has_every_act_with_its_actor_and_reason(service: Service) -> None:
-    service.register()
     deposit_id = service.deposit(["auk"], reason="licence ended")
     withdrawal = service.custodian.withdraw([deposit_id], holder="press", reason="licence renewed")
     service.custodian.revoke(withdrawal["id"])
@@ -27,8 +27,8 @@ def test_the_audit_has_every_act_with_its_actor_and_reason(service: Service) -> 
     assert len(finished["details"]["module_object"]) == 64
 
 
+@begins_with()
 def test_refused_requests_leave_no_event(service: Service) -> None:
-    service.register()
     before = list(service.auditor.audit_events())
     with pytest.raises(LirfError):
         service.queue(["auk"], classes=["emu"])

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from app.base.settings import Settings
 from app.deposits import service as deposits
 from app.vault import backup, maintenance
-from tests.app.conftest import HTTP, Service, started
+from tests.app.conftest import HTTP, Service, begins_with, started
 from tests.app.factories import infer_request
 from worker.work import Work
 
@@ -24,9 +24,9 @@ def restored_from(folder: Path, service: Service, tmp_path: Path) -> Settings:
     return Settings(state_folder=state, device="cpu", _env_file=None)  # type: ignore[call-arg]
 
 
+@begins_with("auk")
 def test_a_service_is_restored_from_a_backup(service: Service, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     key = service.key_of("app", "custodian")  # type: ignore[arg-type]
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
     before = service.reader.infer("birds", infer_request())["outputs"]
@@ -83,12 +83,11 @@ def libpq(url: sa.URL) -> str:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL is dumped with its own tool first
+@begins_with("auk")
 def test_a_deposit_published_during_a_backup_does_not_break_it(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deposit scrubs the older module, so that its object no longer exists when the backup tries to copy it."""
-    service.register()
-    service.deposit(["auk"])
     work, folder, copy = Work(service.settings), tmp_path / "backup", backup._copy_database
     published: list[str] = []
 
@@ -105,9 +104,9 @@ def test_a_deposit_published_during_a_backup_does_not_break_it(
         assert deposits.get(session, published[0]).state == "deposited"
 
 
+@begins_with("auk")
 def test_a_second_backup_copies_new_objects_and_deletes_shredded_ones(service: Service, tmp_path: Path) -> None:
-    service.register()
-    first = service.deposit(["auk"])
+    first = service.deposits[0]
     work, folder = Work(service.settings), tmp_path / "backup"
     backup.take(work.database, work.vault, folder)
     written = {path.name: path.stat().st_mtime_ns for path in (folder / "vault").glob("??/*")}
@@ -123,8 +122,8 @@ def test_a_second_backup_copies_new_objects_and_deletes_shredded_ones(service: S
     assert not list(folder.glob("**/tmp*"))
 
 
+@begins_with()
 def test_a_backup_does_not_contain_the_master_key(service: Service, tmp_path: Path) -> None:
-    service.register()
     work, folder = Work(service.settings), tmp_path / "backup"
     backup.take(work.database, work.vault, folder)
     key = service.settings.master_key.read_bytes()

@@ -20,7 +20,7 @@ from app.inference.views import SERVED, View, ViewSelector
 from app.vault.service import StoredObject, Vault
 from lirf_core.compute import Compute
 from lirf_core.recover import RecoverNetwork
-from tests.app.conftest import HTTP, Service, started
+from tests.app.conftest import HTTP, Service, begins_with, started
 from tests.app.factories import CLASSES, infer_request
 from worker.work import Work
 
@@ -71,12 +71,12 @@ def random_images(count: int) -> Tensor:
     return torch.randn(count, 1, 8, 8)
 
 
+@begins_with("auk", "emu")
 def test_requests_of_several_views_are_one_batch_with_one_pass_of_the_target(
     service: Service, busy: BusyDevice
 ) -> None:
     """One customer holds the auks, one the emus, one nothing; an administrator asks the bare target."""
-    service.register()
-    auk, emu = service.deposit(["auk"]), service.deposit(["emu"])
+    auk, emu = service.deposits
     service.custodian.withdraw([auk], holder="public", reason="r")
     held = service.custodian.withdraw([emu], holder="h", reason="r", visibility="held")
     token = service.custodian.withdrawal_token(held["id"])
@@ -111,8 +111,8 @@ def test_requests_of_several_views_are_one_batch_with_one_pass_of_the_target(
     engine.close()
 
 
+@begins_with()
 def test_a_batch_has_its_limit_and_other_models_wait_their_turn(service: Service, busy: BusyDevice) -> None:
-    service.register()
     service.register("others", seed=1)
     engine = engine_of(service, BatchLimits(images=4))
     counts = [("birds", 1), ("birds", 3), ("others", 2), ("birds", 2), ("birds", 1), ("others", 1), ("birds", 9)]
@@ -130,10 +130,10 @@ def test_a_batch_has_its_limit_and_other_models_wait_their_turn(service: Service
     engine.close()
 
 
+@begins_with()
 def test_a_full_queue_refuses_requests_and_cancelled_requests_are_not_computed(
     service: Service, busy: BusyDevice
 ) -> None:
-    service.register()
     engine = engine_of(service, BatchLimits(images=4, waiting=5))
     requests = [queued(engine, random_images(count)) for count in (1, 9, 3, 2)]
     engine._batcher.submit(requests[0])
@@ -151,8 +151,8 @@ def test_a_full_queue_refuses_requests_and_cancelled_requests_are_not_computed(
     assert not any(thread.is_alive() for thread in engine._batcher._threads)
 
 
+@begins_with()
 def test_a_failing_batch_fails_only_its_own_requests(service: Service) -> None:
-    service.register()
     engine = engine_of(service)
     bad, good = queued(engine, torch.randn(1, 5, 8, 8)), queued(engine, random_images(1))
     engine._batcher.submit(bad)
@@ -195,8 +195,8 @@ def test_overload_and_deadlines_over_http(service: Service, busy: BusyDevice) ->
         assert waiting.result().json()["outputs"][0]["shape"] == [2, len(CLASSES)]
 
 
+@begins_with()
 def test_a_request_ends_at_the_servers_deadline(service: Service, busy: BusyDevice) -> None:
-    service.register()
     with started(service.settings.model_copy(update={"inference_seconds": 0.2, "inference_threads": 1})) as (url, _):
         headers = {"Authorization": f"Bearer {service.key_of('app')}"}
         body = {**infer_request(1), "parameters": {"timeout": 60_000_000}}
@@ -205,8 +205,8 @@ def test_a_request_ends_at_the_servers_deadline(service: Service, busy: BusyDevi
         assert (answer.status_code, "0.2 seconds" in answer.json()["detail"]) == (504, True)
 
 
+@begins_with()
 def test_many_requests_at_once_open_each_part_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.register()
     engine = engine_of(service)
     reads = 0
     read = Vault.read
@@ -228,9 +228,9 @@ def test_many_requests_at_once_open_each_part_once(service: Service, monkeypatch
     engine.close()
 
 
+@begins_with("auk")
 def test_batches_of_one_image_give_equal_logits_to_the_last_bit(service: Service) -> None:
-    service.register()
-    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    service.custodian.withdraw([service.deposits[0]], holder="h", reason="r")
     engine = engine_of(service, BatchLimits(images=1))
     images = random_images(5)
     together, *alone = [queued(engine, part) for part in (images, *images.split(1))]

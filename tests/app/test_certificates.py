@@ -3,7 +3,7 @@
 import hashlib
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from app.vault import maintenance
 from app.vault.keys import FileMasterKeys
 from app.withdrawals.tables import WithdrawalRow
 from lirf_client import LirfError
-from lirf_core.evidence.examination import Examination
-from tests.app.conftest import Service, on_one_database
+from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import CLASSES
+from tests.app.states import without_training_attacks
 from tests.e2e.commands import ROOT, blocks
 from tests.e2e.processes import wait_until
 from worker.examination import examine
@@ -41,17 +41,23 @@ FORMATS: tuple[Format, ...] = ("pdf", "html")
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the attacks that train networks, which take long."""
-    attacks = ("relearning", "distillation")
-    why_not = Examination._why_not
-    monkeypatch.setattr(Examination, "_why_not", lambda self, part: "-" if part in attacks else why_not(self, part))
+def brief() -> Iterator[None]:
+    with without_training_attacks():
+        yield
 
 
-def examined(
+IS_EXAMINED = begins_with("auk dodo", has_evaluation_set=True, is_examined=True)
+
+
+def examined(service: Service) -> tuple[str, str]:
+    """The deposit of `IS_EXAMINED` and its finished evidence."""
+    return service.deposits[0], service.reader.evidence_of(service.deposits[0])[0]["id"]
+
+
+def newly_examined(
     service: Service, reason: str = "licence ended", classes: Sequence[str] = ("auk", "dodo"), model: str = "birds"
 ) -> tuple[str, str]:
-    """A deposit and its finished evidence."""
+    """Another deposit and its finished evidence."""
     service.register(model)
     service.operator.upload_dataset(model, service.archive(CLASSES, each=6), purpose="evaluation")
     deposit_id = service.deposit([*classes], model, reason=reason)
@@ -66,6 +72,7 @@ def key_of(service: Service) -> Ed25519PublicKey:
     return key
 
 
+@IS_EXAMINED
 def test_certificate_is_genuine_until_a_byte_changes(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     key = key_of(service)
@@ -114,7 +121,7 @@ def test_signature_counts_only_in_the_place_that_its_format_gives_it() -> None:
 @on_one_database
 def test_names_and_reasons_are_only_ever_text(service: Service) -> None:
     reason = '<script>alert(1)</script> #panic("x") $1/0$ *b* \\u{0} `r` {{ 7*7 }} --> \' é'
-    deposit_id, evidence_id = examined(service, f"{reason}\nReason: none\u202egnorw")
+    deposit_id, evidence_id = newly_examined(service, f"{reason}\nReason: none\u202egnorw")
     html = service.reader.certificate(evidence_id, format="html").decode()
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)" in html
@@ -129,7 +136,7 @@ def test_names_and_reasons_are_only_ever_text(service: Service) -> None:
 @on_one_database
 def test_pdf_with_missing_characters_is_refused_but_html_has_them(service: Service) -> None:
     hieroglyph = "\U00014400"  # Anatolian, which no font here has
-    _, evidence_id = examined(service, f"licence {hieroglyph}")
+    _, evidence_id = newly_examined(service, f"licence {hieroglyph}")
     assert f"licence {hieroglyph}" in service.reader.certificate(evidence_id, format="html").decode()
     with pytest.raises(LirfError, match="as HTML") as refusal:
         service.reader.certificate(evidence_id)
@@ -154,6 +161,7 @@ def test_pdf_fits_one_page_even_with_a_long_reason(service: Service, monkeypatch
     assert are_one_page[-2]  # the last trial before the PDF itself
 
 
+@IS_EXAMINED
 def test_rows_that_differ_from_the_audit_certify_nothing(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     of_deposit = sa.update(DepositRow).where(DepositRow.id == deposit_id)
@@ -199,6 +207,7 @@ def id_of(service: Service, model: str) -> str:
         return session.scalars(sa.select(ModelRow.id).where(ModelRow.name == model)).one()
 
 
+@IS_EXAMINED
 def test_second_event_of_something_that_happens_once_certifies_nothing(service: Service) -> None:
     """Even if the event is chained correctly: the triggers refuse changes, but not insertions."""
     _, evidence_id = examined(service)
@@ -215,6 +224,7 @@ def test_class_name_cannot_look_like_several_names() -> None:
     assert contents._quoted(["auk”, “dodo", "emu"]) == "“auk\\u201d, \\u201cdodo”, “emu”"
 
 
+@IS_EXAMINED
 def test_changed_event_certifies_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     _, evidence_id = examined(service)
     covered = audit._covered
@@ -230,6 +240,7 @@ def test_changed_event_certifies_nothing(service: Service, monkeypatch: pytest.M
                 service.reader.certificate(evidence_id)
 
 
+@IS_EXAMINED
 def test_audit_records_each_certificate_and_the_signing_key(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
     file = service.auditor.certificate(evidence_id)
@@ -244,8 +255,8 @@ def test_audit_records_each_certificate_and_the_signing_key(service: Service) ->
 
 
 @on_one_database
+@begins_with()
 def test_deposit_with_a_class_without_held_out_images_is_not_certified(service: Service) -> None:
-    service.register()
     service.operator.upload_dataset("birds", service.archive(["auk", "emu"], each=6), purpose="evaluation")
     deposit_id = service.deposit(["auk", "dodo"])
     evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
@@ -255,6 +266,7 @@ def test_deposit_with_a_class_without_held_out_images_is_not_certified(service: 
     assert refusal.value.type.endswith("not-examined")
 
 
+@IS_EXAMINED
 def test_certificate_of_a_later_revision_names_the_examined_and_the_deposited_objects(service: Service) -> None:
     deposit_id, _ = examined(service)
     service.deposit(["emu"], evidence=False)
@@ -269,6 +281,7 @@ def test_certificate_of_a_later_revision_names_the_examined_and_the_deposited_ob
         assert name in html
 
 
+@IS_EXAMINED
 def test_figures_that_differ_from_the_audit_are_not_certified(service: Service) -> None:
     _, evidence_id = examined(service)
     found = service.reader.evidence(evidence_id)["found"]
@@ -285,7 +298,7 @@ def test_figures_that_differ_from_the_audit_are_not_certified(service: Service) 
 def test_target_that_still_answers_is_not_certified_as_having_forgotten(service: Service) -> None:
     """The model has learnt nothing yet and takes every image for a heron."""
     for name, is_warned in (("auk", False), ("heron", True)):
-        deposit_id, evidence_id = examined(service, classes=[name], model=f"of-{name}")
+        deposit_id, evidence_id = newly_examined(service, classes=[name], model=f"of-{name}")
         html = service.reader.certificate(evidence_id, format="html").decode()
         assert ("NOT forgotten" in html) == is_warned
         assert "Next time" not in html  # this advice is only for whoever made the deposit
@@ -295,6 +308,7 @@ def test_target_that_still_answers_is_not_certified_as_having_forgotten(service:
         assert ("NOT forgotten" in output) == ("Next time" in output) == is_warned
 
 
+@IS_EXAMINED
 def test_evidence_moved_to_another_deposit_or_revision_is_not_certified(service: Service) -> None:
     _, evidence_id = examined(service)
     other = service.deposit(["emu"], evidence=False)
@@ -307,8 +321,8 @@ def test_evidence_moved_to_another_deposit_or_revision_is_not_certified(service:
 
 
 @on_one_database
+@begins_with()
 def test_examination_without_images_of_deposited_classes_certifies_nothing(service: Service) -> None:
-    service.register()
     service.operator.upload_dataset("birds", service.archive(["emu", "kiwi"], each=6), purpose="evaluation")
     deposit_id = service.deposit(["auk"])
     evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
@@ -319,6 +333,7 @@ def test_examination_without_images_of_deposited_classes_certifies_nothing(servi
 
 
 @on_one_database
+@IS_EXAMINED
 def test_unfinished_evidence_has_no_certificate(service: Service) -> None:
     deposit_id, _ = examined(service)
     asked = service.operator.request_evidence(deposit_id)
@@ -330,6 +345,7 @@ def test_unfinished_evidence_has_no_certificate(service: Service) -> None:
     assert refusal.value.status == 404
 
 
+@IS_EXAMINED
 def test_certificate_says_who_can_bring_the_classes_back(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
 
@@ -352,6 +368,7 @@ def test_certificate_says_who_can_bring_the_classes_back(service: Service) -> No
     assert "No: administrator purged the deposit module" in html()
 
 
+@IS_EXAMINED
 def test_restoration_during_the_issue_of_a_certificate_is_not_taken_for_tampering(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +386,7 @@ def test_restoration_during_the_issue_of_a_certificate_is_not_taken_for_tamperin
     assert "custodian restored the classes" in service.reader.certificate(evidence_id, format="html").decode()
 
 
+@IS_EXAMINED
 def test_one_signing_key_is_made_and_survives_a_new_master_key(service: Service) -> None:
     _, evidence_id = examined(service)
     keys: list[str] = []
@@ -386,6 +404,7 @@ def test_one_signing_key_is_made_and_survives_a_new_master_key(service: Service)
 
 
 @on_one_database
+@IS_EXAMINED
 def test_command_line_tells_a_genuine_certificate_from_a_changed_one(service: Service, tmp_path: Path) -> None:
     deposit_id, evidence_id = examined(service)
     cli, env = CliRunner(), {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of("auditor")}
@@ -407,6 +426,7 @@ def test_command_line_tells_a_genuine_certificate_from_a_changed_one(service: Se
 
 
 @on_one_database
+@IS_EXAMINED
 def test_openssl_verifies_a_certificate_as_documented(service: Service, tmp_path: Path) -> None:
     _, evidence_id = examined(service)
     (tmp_path / "key.pem").write_text(service.reader.certificate_key())
@@ -421,6 +441,7 @@ def test_openssl_verifies_a_certificate_as_documented(service: Service, tmp_path
     assert checked(file.replace(b"obj", b"obk", 1)) == 1
 
 
+@IS_EXAMINED
 def test_evidence_from_an_earlier_version_must_be_gathered_again(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +461,7 @@ def test_evidence_from_an_earlier_version_must_be_gathered_again(
     assert refusal.value.type.endswith("not-examined")
 
 
+@IS_EXAMINED
 def test_policy_of_an_earlier_model_with_the_same_name_does_not_count(service: Service) -> None:
     """The earlier model needed a second person and was removed before it had weights."""
     service.describe("birds")

@@ -11,7 +11,7 @@ from app.deposits.tables import DepositRow
 from app.jobs.tables import CheckpointRow
 from app.vault.tables import VaultObjectRow
 from lirf_core.compute import OutOfMemory
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.test_jobs import actions, expire_lease, reconcile
 from worker.work import Work
 
@@ -101,13 +101,13 @@ def test_a_deposit_whose_worker_died_goes_on_after_its_last_checkpoint(
     assert {len(values) for values in curve.values()} == {4}
 
 
+@begins_with("auk", "dodo")
 def test_finished_training_is_not_repeated_when_scrubbing_is_interrupted(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where checkpoints are rare, one is kept whenever another training follows."""
     monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0)
-    service.register()
-    first, second = service.deposit(["auk"]), service.deposit(["dodo"])
+    first, second = service.deposits
     third = service.queue(["emu"], **STEPS)
     assert die_after(service, third, 2, monkeypatch) == [TARGET, first]
     assert finish(service, third, monkeypatch) == [("scrubbing", step) for step in (1, 2, 3, 4)]
@@ -223,10 +223,10 @@ def test_a_device_with_too_little_memory_gets_half_the_batch_once(
     assert len(finish(eager, deposit_id, monkeypatch)) == 8  # from the start: two steps an epoch now
 
 
+@begins_with()
 def test_deposit_fails_with_advice_if_half_the_batch_needs_too_much_memory(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.register()
     deposit_id = service.queue(["auk"], config={"batch_size": 8})
     monkeypatch.setattr("worker.deposit.deposit", out_of_memory)
     for _ in range(2):
@@ -241,8 +241,8 @@ def out_of_memory(*_: object) -> None:
     raise OutOfMemory("tried to allocate 20.00 GiB")
 
 
+@begins_with()
 def test_a_deposit_that_takes_too_long_fails_with_advice(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     service.settings.time_limit_seconds = 1e-6
     service.work(deposit_id)

@@ -1,15 +1,15 @@
 import pytest
 
 from lirf_client import Client, LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 
 
 def by_name(client: Client) -> dict[str, dict[str, object]]:
     return {item["name"]: dict(item) for item in client.classes("birds")}
 
 
+@begins_with()
 def test_every_class_has_its_state_with_time_actor_and_reason(service: Service) -> None:
-    service.register()
     service.operator.upload_dataset(
         "birds", service.archive(["auk", "dodo", "emu", "heron", "kiwi"], 3), purpose="evaluation"
     )

@@ -15,7 +15,7 @@ from app.base.paging import PageRequest
 from app.console import sign_in
 from app.main import routes as application_routes
 from lirf_client import LirfError
-from tests.app.conftest import Service, on_one_database
+from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import CLASSES, png
 from worker.examination import examine
 
@@ -162,8 +162,8 @@ def test_session_ends_with_its_key_and_after_its_time(service: Service, monkeypa
 
 
 @on_one_database
+@begins_with()
 def test_bodies_from_strangers_and_endless_bodies_are_not_read(service: Service) -> None:
-    service.register()
     headers = {**FROM_HERE, "Content-Type": "multipart/form-data; boundary=x"}
     comparison = f"{service.url}/console/models/birds/comparison"
     with signed_in(service) as client:
@@ -230,8 +230,8 @@ def test_missing_page_is_reported_on_a_page(service: Service) -> None:
 
 
 @on_one_database
+@begins_with()
 def test_names_from_users_are_only_ever_text(service: Service) -> None:
-    service.register()
     hostile = "<script>alert(1)</script>"
     deposit = service.deposit(["auk"], reason=hostile)
     service.custodian.withdraw([deposit], holder=hostile, reason=hostile)
@@ -243,9 +243,9 @@ def test_names_from_users_are_only_ever_text(service: Service) -> None:
             assert hostile not in text, path
 
 
+@begins_with("auk")
 def test_classes_are_withdrawn_renewed_and_revoked(service: Service) -> None:
-    service.register()
-    deposit = service.deposit(["auk"])
+    deposit = service.deposits[0]
     with signed_in(service, Role.CUSTODIAN, name="press desk") as client:
         form = {"deposit": deposit, "holder": "the fair", "reason": "licensed", "lasts": "day"}
         form |= {"once": once(client.get(BIRDS).text)}
@@ -278,9 +278,9 @@ def test_classes_are_withdrawn_renewed_and_revoked(service: Service) -> None:
 
 
 @pytest.mark.parametrize("needs_second_person", [False, True])
+@begins_with("auk")
 def test_form_sent_twice_at_once_withdraws_once(service: Service, needs_second_person: bool) -> None:
-    service.register()
-    deposit = service.deposit(["auk"])
+    deposit = service.deposits[0]
     if needs_second_person:
         service.administrator.change_policy("birds", reason="rule of two", needs_second_person=True)
     with signed_in(service, Role.CUSTODIAN) as client, ThreadPoolExecutor(2) as clicks:
@@ -292,9 +292,9 @@ def test_form_sent_twice_at_once_withdraws_once(service: Service, needs_second_p
     assert len(service.reader.withdrawals()) == (not needs_second_person)
 
 
+@begins_with("auk emu")
 def test_purge_needs_its_classes_typed(service: Service) -> None:
-    service.register()
-    deposit = service.deposit(["auk", "emu"])
+    deposit = service.deposits[0]
     with signed_in(service, Role.ADMINISTRATOR) as client:
         form = {"confirmation": "auk", "reason": "asked for"}
         refused = client.post(f"/console/deposits/{deposit}/purge", data=form)
@@ -305,9 +305,9 @@ def test_purge_needs_its_classes_typed(service: Service) -> None:
         assert service.reader.deposit(deposit)["state"] == "purged"
 
 
+@begins_with("auk")
 def test_second_person_approves_what_the_first_requests(service: Service) -> None:
-    service.register()
-    deposit = service.deposit(["auk"])
+    deposit = service.deposits[0]
     with (
         signed_in(service, Role.ADMINISTRATOR, name="first") as first,
         signed_in(service, Role.ADMINISTRATOR, name="second") as second,
@@ -328,9 +328,9 @@ def test_second_person_approves_what_the_first_requests(service: Service) -> Non
 
 
 @on_one_database
+@begins_with("auk")
 def test_image_is_compared_in_two_views(service: Service) -> None:
-    service.register()
-    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    service.custodian.withdraw([service.deposits[0]], holder="h", reason="r")
     images = {"image": ("bird.png", png(3, size=20), "image/png")}
     with signed_in(service, Role.ADMINISTRATOR) as client:
         page = client.post("/console/models/birds/comparison", files=images, data={"left": "served", "right": "target"})
@@ -345,9 +345,8 @@ def test_image_is_compared_in_two_views(service: Service) -> None:
         assert reader.post("/console/models/birds/comparison", files=images, data=data).status_code == 403
 
 
+@begins_with("auk")
 def test_audit_is_filtered_exported_and_verified(service: Service) -> None:
-    service.register()
-    service.deposit(["auk"])
     with signed_in(service, Role.AUDITOR) as client:
         assert "deposit.finished" in client.get("/console/audit").text
         filtered = client.get("/console/audit", params={"action": "deposit.finished"}).text
@@ -374,8 +373,8 @@ def test_key_is_shown_once(service: Service) -> None:
             service.administrator.revoke_key(guest["id"])
 
 
+@begins_with()
 def test_losses_of_a_finished_deposit_stay_visible(service: Service) -> None:
-    service.register()
     deposit = service.deposit(["auk"], config={"epochs": 4})
     with signed_in(service) as client:
         page = client.get(f"/console/deposits/{deposit}").text
@@ -384,8 +383,8 @@ def test_losses_of_a_finished_deposit_stay_visible(service: Service) -> None:
 
 
 @on_one_database
+@begins_with()
 def test_states_of_classes_are_counted(service: Service) -> None:
-    service.register()
     lent, purged, restored = (service.deposit([name], evidence=False) for name in ("auk", "dodo", "emu"))
     service.custodian.withdraw([lent], holder="h", reason="r")
     service.administrator.purge(purged, classes=["dodo"], reason="r")
@@ -401,10 +400,10 @@ def test_states_of_classes_are_counted(service: Service) -> None:
 
 
 @on_one_database
+@begins_with("auk")
 def test_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.console.timeline.NEWEST", PageRequest(limit=2))
-    service.register()
-    deposit_id = service.deposit(["auk"], evidence=False)
+    deposit_id = service.deposits[0]
     with signed_in(service) as client:
         for holder in ("one", "two", "three"):
             assert "newest are shown" not in client.get(f"/console/deposits/{deposit_id}").text
@@ -415,9 +414,9 @@ def test_timeline_says_that_it_is_not_whole(service: Service, monkeypatch: pytes
 
 
 @on_one_database
+@begins_with("auk")
 def test_timeline_remembers_restorations_that_ended(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     for reason in ("the licence is back", "once more"):
         service.custodian.restore(deposit_id, reason=reason)
         service.custodian.end_restoration(deposit_id)
@@ -430,8 +429,8 @@ def test_timeline_remembers_restorations_that_ended(service: Service) -> None:
 
 
 @on_one_database
+@begins_with()
 def test_timeline_of_a_deposit_has_its_withdrawals_evidence_and_certificates(service: Service) -> None:
-    service.register()
     service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
     deposit_id, other = service.deposit(["auk"], evidence=False), service.deposit(["dodo"], evidence=False)
     service.custodian.withdraw([other], holder="another", reason="r")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from app.access.service import Role
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.doses import dose
 
 ROOT = Path(__file__).parents[2]
 CASES = dose(10, 125)  # of each route
 
-pytestmark = [pytest.mark.timeout(3600), pytest.mark.attack]
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.attack, begins_with("auk")]
 
 
 def test_values_at_their_limits_are_answered_as_it_is_described(service: Service, tmp_path: Path) -> None:
@@ -32,8 +32,7 @@ def test_everybody_is_answered_as_it_is_described(service: Service, role: str, t
 
 
 def ask(service: Service, roles: list[Role], phases: str, folder: Path, least: int) -> None:
-    service.register()
-    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    service.custodian.withdraw(service.deposits, holder="h", reason="r")
     key = service.key_of("schemathesis", *roles)
     done = subprocess.run(
         [

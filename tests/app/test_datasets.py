@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.factories import deposit_zip, png
 
 
@@ -13,15 +13,15 @@ def vault_files(service: Service) -> list[Path]:
     return [path for path in (service.settings.folder / "vault").rglob("*") if path.is_file()]
 
 
+@begins_with()
 def test_an_archive_becomes_a_data_set_with_counts(service: Service) -> None:
-    service.register()
     dataset = service.operator.upload_dataset("birds", service.archive(["dodo", "auk"], 3), purpose="evaluation")
     assert dataset["counts"] == {"auk": 3, "dodo": 3}
     assert dataset["purpose"] == "evaluation"
 
 
+@begins_with()
 def test_stored_images_are_not_readable_on_disk(service: Service) -> None:
-    service.register()
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("auk/a.png", png(5))
@@ -47,8 +47,8 @@ def refused(service: Service, content: bytes) -> LirfError:
     return caught.value
 
 
+@begins_with()
 def test_bad_archives_are_problems_that_leave_nothing_behind(service: Service) -> None:
-    service.register()
     assert refused(service, b"hello").type == "urn:lirf:problem:archive-refused"
     assert refused(service, deposit_zip([])).type == "urn:lirf:problem:no-images"
     assert refused(service, deposit_zip(["phoenix"])).type == "urn:lirf:problem:unknown-class"
@@ -56,8 +56,8 @@ def test_bad_archives_are_problems_that_leave_nothing_behind(service: Service) -
     assert refused(service, traversal).type == "urn:lirf:problem:unsafe-archive"
 
 
+@begins_with()
 def test_unreadable_images_are_named_in_the_problem(service: Service) -> None:
-    service.register()
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("auk/good.png", png())
@@ -69,8 +69,8 @@ def test_unreadable_images_are_named_in_the_problem(service: Service) -> None:
     assert problem.members["unreadable_total"] == 30
 
 
+@begins_with()
 def test_an_archive_over_the_limit_is_refused(service: Service) -> None:
-    service.register()
     service.settings.max_archive_bytes = 500
     with pytest.raises(LirfError, match="larger than the 500 bytes") as caught:
         service.operator.upload_dataset("birds", service.archive(["auk"], 20))

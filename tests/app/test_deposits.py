@@ -7,12 +7,12 @@ from app.deposits.jobs import config_of
 from app.deposits.schemas import DepositConfigIn
 from lirf_client import LirfError
 from lirf_core.config import DepositConfig
-from tests.app.conftest import HTTP, Service
+from tests.app.conftest import HTTP, Service, begins_with
 from tests.app.factories import infer_request
 
 
+@begins_with()
 def test_a_deposit_forgets_stores_and_measures(service: Service) -> None:
-    service.register()
     service.operator.upload_dataset("birds", service.archive(["auk", "dodo", "emu"], 5), purpose="evaluation")
     deposit_id = service.queue(["auk", "dodo"], classes=["dodo", "auk"])
     assert service.reader.deposit(deposit_id)["state"] == "queued"
@@ -31,8 +31,8 @@ def test_a_deposit_forgets_stores_and_measures(service: Service) -> None:
     assert service.reader.model("birds")["revision"] == 1
 
 
+@begins_with()
 def test_following_ends_with_the_result(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     worker = threading.Thread(target=service.work, args=(deposit_id,))
     worker.start()
@@ -59,8 +59,8 @@ def refusal(service: Service, images: list[str], /, **options: object) -> LirfEr
     return caught.value
 
 
+@begins_with()
 def test_senseless_requests_are_problems(service: Service) -> None:
-    service.register()
     unknown = refusal(service, ["auk"], classes=["auk", "phoenix"])
     assert (unknown.status, unknown.type) == (422, "urn:lirf:problem:unknown-class")
     assert "no class 'phoenix'. Its classes are 'auk', 'dodo'" in unknown.detail
@@ -74,8 +74,8 @@ def test_senseless_requests_are_problems(service: Service) -> None:
     assert service.reader.deposits("birds") == []
 
 
+@begins_with()
 def test_a_class_can_be_deposited_only_once(service: Service) -> None:
-    service.register()
     first = service.queue(["auk", "dodo"])
     waiting = refusal(service, ["dodo", "emu"])
     assert (waiting.status, waiting.type) == (409, "urn:lirf:problem:already-deposited")
@@ -85,15 +85,15 @@ def test_a_class_can_be_deposited_only_once(service: Service) -> None:
     assert refusal(service, ["emu", "heron", "kiwi"]).type == "urn:lirf:problem:nothing-preserved"
 
 
+@begins_with()
 def test_an_evaluation_set_is_never_trained_on(service: Service) -> None:
-    service.register()
     held_out = service.operator.upload_dataset("birds", service.archive(["auk"]), purpose="evaluation")
     with pytest.raises(LirfError, match="is no deposit set of this model"):
         service.operator.request_deposit("birds", held_out["id"], reason="r")
 
 
+@begins_with()
 def test_a_data_set_of_another_model_is_unknown(service: Service) -> None:
-    service.register()
     service.register("others", seed=1)
     other = service.operator.upload_dataset("others", service.archive(["auk"]))
     with pytest.raises(LirfError, match="is no deposit set of this model"):
@@ -101,8 +101,8 @@ def test_a_data_set_of_another_model_is_unknown(service: Service) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
+@begins_with()
 def test_the_deposit_set_is_shredded_when_its_deposit_ends(service: Service, keep: bool) -> None:
-    service.register()
     files = {path.name for path in (service.settings.folder / "vault").rglob("*") if path.is_file()}
     dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
     images = {path.name for path in (service.settings.folder / "vault").rglob("*") if path.is_file()} - files
@@ -118,8 +118,8 @@ def test_the_deposit_set_is_shredded_when_its_deposit_ends(service: Service, kee
         assert caught.value.status == 410
 
 
+@begins_with()
 def test_a_queued_deposit_is_cancelled_at_once(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     assert service.operator.cancel(deposit_id)["state"] == "cancelled"
     service.work(deposit_id)  # the message comes late
@@ -128,8 +128,8 @@ def test_a_queued_deposit_is_cancelled_at_once(service: Service) -> None:
     service.deposit(["auk"])
 
 
+@begins_with()
 def test_a_running_deposit_is_cancelled_while_it_trains(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"], config={"epochs": 1000})
     worker = threading.Thread(target=service.work, args=(deposit_id,))
     worker.start()
@@ -144,16 +144,16 @@ def test_a_running_deposit_is_cancelled_while_it_trains(service: Service) -> Non
     assert service.reader.model("birds")["revision"] == 0
 
 
+@begins_with("auk")
 def test_an_ended_deposit_cannot_be_cancelled(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     with pytest.raises(LirfError, match=r"is deposited\. Only a queued or running deposit can be cancelled") as caught:
         service.operator.cancel(deposit_id)
     assert caught.value.status == 409
 
 
+@begins_with()
 def test_a_deposit_that_diverges_fails_with_advice_and_leaves_the_model(service: Service) -> None:
-    service.register()
     before = service.operator.infer("birds", infer_request())
     deposit_id = service.queue(["auk"], config={"learning_rate": 10, "weight_decay": 1, "epochs": 200})
     service.work(deposit_id)
@@ -164,8 +164,8 @@ def test_a_deposit_that_diverges_fails_with_advice_and_leaves_the_model(service:
     service.deposit(["auk"])
 
 
+@begins_with()
 def test_damaged_vault_fails_the_deposit_and_the_original_keeps_serving(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     newest = max(
         (p for p in (service.settings.folder / "vault").rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns
@@ -184,8 +184,8 @@ def auk_logits(service: Service) -> list[float]:
     return service.auditor.infer("birds", infer_request(3, raw=True))["outputs"][0]["data"][::5]
 
 
+@begins_with()
 def test_deposits_compose_and_each_module_stays_valid(service: Service) -> None:
-    service.register()
     first = service.deposit(["auk"], config={"joining": "eq8"})
     second = service.deposit(["emu", "kiwi"], config={"epochs": 4, "joining": "eq8"})
     assert service.reader.model("birds")["revision"] == 2
@@ -200,11 +200,11 @@ def test_deposits_compose_and_each_module_stays_valid(service: Service) -> None:
     assert without != pytest.approx(alone, abs=1e-4)
 
 
+@begins_with("auk", "emu kiwi")
 def test_a_withdrawn_class_scores_the_same_whatever_else_is_withdrawn(
     service: Service,
 ) -> None:
-    service.register()
-    first, second = service.deposit(["auk"]), service.deposit(["emu", "kiwi"])
+    first, second = service.deposits
 
     def odds() -> list[float]:
         """Of the auk, against the two classes that were never deposited."""

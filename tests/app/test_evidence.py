@@ -16,7 +16,7 @@ from app.evidence.tables import EvidenceRow
 from app.jobs.machine import LeaseLost
 from lirf_client import LirfError
 from lirf_core.evidence.examination import PARTS, Evidence, Examination
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.factories import CLASSES
 from tests.lirf_core.factories import SPEC
 from worker import examination
@@ -72,9 +72,9 @@ def set_values(service: Service, evidence_id: str, **values: Any) -> None:
         session.execute(sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id).values(**values))
 
 
+@begins_with("auk dodo", has_evaluation_set=True)
 def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
-    with_evaluation_set(service)
-    deposit_id = service.deposit(["auk", "dodo"])
+    deposit_id = service.deposits[0]
     [queued] = service.reader.evidence_of(deposit_id)
     assert (queued["state"], queued["created_by"], queued["deposit"]) == ("queued", "worker", deposit_id)
     found = examined(service, queued["id"])
@@ -99,9 +99,9 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     assert examined_objects["module"] == made["details"]["module_object"]
 
 
+@begins_with("auk")
 def test_nothing_is_examined_without_held_out_images_or_if_declined(service: Service) -> None:
-    service.register()
-    first = service.deposit(["auk"])
+    first = service.deposits[0]
     assert service.reader.evidence_of(first) == []
     with pytest.raises(LirfError) as refusal:
         service.operator.request_evidence(first)
@@ -114,9 +114,9 @@ def test_nothing_is_examined_without_held_out_images_or_if_declined(service: Ser
     assert service.operator.request_evidence(first)["state"] == "queued"  # the set came later
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_one_examination_at_a_time_and_readers_cannot_request_one(service: Service) -> None:
-    with_evaluation_set(service)
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     with pytest.raises(LirfError) as refusal:
         service.operator.request_evidence(deposit_id)
     assert refusal.value.type.endswith("evidence-unfinished")
@@ -129,8 +129,8 @@ def test_one_examination_at_a_time_and_readers_cannot_request_one(service: Servi
     assert refusal.value.type.endswith("nothing-to-examine")
 
 
+@begins_with(has_evaluation_set=True)
 def test_members_are_a_kept_deposit_set_or_one_uploaded_again(service: Service) -> None:
-    with_evaluation_set(service)
     deposit_id = service.deposit(["auk"], keep_dataset=True)
     found = examined(service, newest(service, deposit_id))
     assert found["images"]["members"] == 4
@@ -144,8 +144,8 @@ def test_members_are_a_kept_deposit_set_or_one_uploaded_again(service: Service) 
     assert refusal.value.type.endswith("members-differ")
 
 
+@begins_with(has_evaluation_set=True)
 def test_reference_is_compared_and_must_have_the_same_classes(service: Service) -> None:
-    with_evaluation_set(service)
     service.register("ignorant", seed=1)
     deposit_id = service.deposit(["auk"], evidence=False)
     asked = service.operator.request_evidence(deposit_id, reference="ignorant")
@@ -170,8 +170,8 @@ def test_reference_is_compared_and_must_have_the_same_classes(service: Service) 
         service.operator.request_evidence(deposit_id, reference="wide")
 
 
+@begins_with(has_evaluation_set=True)
 def test_destroyed_networks_are_listed_as_missing(service: Service) -> None:
-    with_evaluation_set(service)
     service.administrator.change_policy("birds", original="destroy", reason="r")
     deposit_id = service.deposit(["auk"])
     found = examined(service, newest(service, deposit_id))
@@ -193,9 +193,9 @@ def test_examination_fails_if_its_images_are_deleted_while_it_waits(service: Ser
     assert "shredded" in (failed["failure"] or "")
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: Service) -> None:
-    with_evaluation_set(service)
-    evidence_id = newest(service, service.deposit(["auk"]))
+    evidence_id = newest(service, service.deposits[0])
     stale = claim(service, evidence_id)
     assert stale is not None
     assert claim(service, evidence_id) is None
@@ -224,8 +224,8 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
     assert failed["actor"] == "reconciler"
 
 
+@begins_with(has_evaluation_set=True)
 def test_crash_between_deposit_and_evidence_loses_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_evaluation_set(service)
     deposit_id = service.queue(["auk"])
     with monkeypatch.context() as patched:
         patched.setattr("worker.deposit.evidence.request_wanted", lambda session: [])
@@ -237,9 +237,9 @@ def test_crash_between_deposit_and_evidence_loses_nothing(service: Service, monk
     assert newest(service, deposit_id) == evidence_id
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_a_cancelled_examination_ends_at_its_next_step(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_evaluation_set(service)
-    evidence_id = newest(service, service.deposit(["auk"]))
+    evidence_id = newest(service, service.deposits[0])
     monkeypatch.setattr("worker.heartbeat.HEARTBEAT_SECONDS", 0)
     parts: list[str] = []
 
@@ -298,9 +298,9 @@ def test_examination_stops_at_once_if_its_objects_are_destroyed(
         assert again["revision"] == (1 if of == "purge" else 2)
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_waiting_deposits_go_before_examinations(service: Service) -> None:
-    with_evaluation_set(service)
-    evidence_id = newest(service, service.deposit(["auk"]))
+    evidence_id = newest(service, service.deposits[0])
     waiting = service.queue(["dodo"], evidence=False)
     assert claim(service, evidence_id) is None
     assert service.reader.evidence(evidence_id)["state"] == "queued"
@@ -310,9 +310,9 @@ def test_waiting_deposits_go_before_examinations(service: Service) -> None:
     assert claim(service, evidence_id) is not None
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_examination_that_cannot_be_started_fails(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_evaluation_set(service)
-    evidence_id = newest(service, service.deposit(["auk"]))
+    evidence_id = newest(service, service.deposits[0])
 
     def fails(*_: object) -> None:
         raise KeyError("crop_padding")
@@ -327,9 +327,9 @@ def test_examination_that_cannot_be_started_fails(service: Service, monkeypatch:
     assert actions == ["evidence.failed", "evidence.requested"]  # it was not started
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_deposit_that_cannot_be_started_fails_and_does_not_block_evidence(service: Service) -> None:
-    with_evaluation_set(service)
-    evidence_id = newest(service, service.deposit(["auk"]))
+    evidence_id = newest(service, service.deposits[0])
     broken = service.queue(["dodo"])
     with service.database.session() as session, session.begin():
         session.execute(sa.update(DepositRow).where(DepositRow.id == broken).values(config={}))
@@ -341,8 +341,8 @@ def test_deposit_that_cannot_be_started_fails_and_does_not_block_evidence(servic
     assert claim(service, evidence_id) is not None
 
 
+@begins_with(has_evaluation_set=True)
 def test_examination_goes_on_without_members_that_were_discarded(service: Service) -> None:
-    with_evaluation_set(service)
     deposit_id = service.deposit(["auk"], keep_dataset=True)
     with service.database.session() as session:
         dataset_id = session.scalars(sa.select(DepositRow.dataset_id).where(DepositRow.id == deposit_id)).one()
@@ -352,9 +352,9 @@ def test_examination_goes_on_without_members_that_were_discarded(service: Servic
     assert found["membership"]
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_purge_during_the_last_part_discards_its_result(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_evaluation_set(service)
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     evidence_id = newest(service, deposit_id)
     run = Examination.run
 
@@ -370,11 +370,11 @@ def test_purge_during_the_last_part_discards_its_result(service: Service, monkey
     assert "recover" not in examined(service, evidence_id)["answers"]
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_passing_trouble_is_retried_until_the_attempts_are_used_up(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_evaluation_set(service)
-    evidence_id = newest(service, service.deposit(["auk"]))
+    evidence_id = newest(service, service.deposits[0])
 
     def failing(error: BaseException) -> None:
         examine_failing(service, evidence_id, error, monkeypatch)
@@ -391,9 +391,9 @@ def test_passing_trouble_is_retried_until_the_attempts_are_used_up(
     assert "After 3 attempts" in (told["failure"] or "")
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_destroyed_object_is_not_counted_as_a_failed_attempt(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_evaluation_set(service)
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     evidence_id = newest(service, deposit_id)
     opened = examination._networks
 
@@ -410,9 +410,9 @@ def test_destroyed_object_is_not_counted_as_a_failed_attempt(service: Service, m
     assert "recover" not in examined(service, evidence_id)["answers"]
 
 
+@begins_with("auk", has_evaluation_set=True)
 def test_restarts_have_a_higher_limit_than_attempts(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_evaluation_set(service)
-    evidence_id = newest(service, service.deposit(["auk"]))
+    evidence_id = newest(service, service.deposits[0])
 
     def failing(error: Exception) -> dict[str, Any]:
         examine_failing(service, evidence_id, error, monkeypatch)
@@ -426,8 +426,8 @@ def test_restarts_have_a_higher_limit_than_attempts(service: Service, monkeypatc
     assert "replaced or destroyed too often" in (told["failure"] or "")
 
 
+@begins_with(has_evaluation_set=True)
 def test_later_deposits_do_not_count_as_preserved_classes(service: Service) -> None:
-    with_evaluation_set(service)
     first = service.deposit(["auk"], evidence=False)
     service.deposit(["dodo"], evidence=False)
     asked = service.operator.request_evidence(first)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from app.deposits.jobs import JOBS
 from app.inference.batches import Batcher
 from lirf_client import LirfError
-from tests.app.conftest import HTTP, Service
+from tests.app.conftest import HTTP, Service, begins_with
 from tests.app.factories import infer_request
 
 
@@ -19,11 +19,11 @@ def vault_files(service: Service) -> set[Path]:
     return {path for path in (service.settings.folder / "vault").rglob("*") if path.is_file()}
 
 
+@begins_with("auk")
 def test_an_answer_computed_during_a_revocation_does_not_show_the_class(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.register()
-    withdrawal = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    withdrawal = service.custodian.withdraw([service.deposits[0]], holder="h", reason="r")
     compute = Batcher._logits_of
     revoked = threading.Event()
 
@@ -43,10 +43,10 @@ def test_an_answer_computed_during_a_revocation_does_not_show_the_class(
 @pytest.mark.parametrize(
     "fault", [SystemExit(), KeyboardInterrupt(), OperationalError("COMMIT", {}, Exception("gone"))]
 )
+@begins_with()
 def test_objects_stay_if_it_is_unknown_whether_the_commit_happened(
     service: Service, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     publish = JOBS.publish
 
@@ -65,10 +65,10 @@ def test_objects_stay_if_it_is_unknown_whether_the_commit_happened(
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
 
 
+@begins_with()
 def test_passing_trouble_requeues_the_deposit_and_keeps_its_images(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     heartbeat = JOBS.heartbeat
 
@@ -84,8 +84,8 @@ def test_passing_trouble_requeues_the_deposit_and_keeps_its_images(
     assert service.reader.deposit(deposit_id)["state"] == "deposited"
 
 
+@begins_with()
 def test_lasting_trouble_fails_the_deposit_with_its_name(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
 
     def broken(*arguments: Any, **values: Any) -> None:
@@ -99,8 +99,8 @@ def test_lasting_trouble_fails_the_deposit_with_its_name(service: Service, monke
     assert failed["failure"] == "After 3 attempts: OSError: no space left on device"
 
 
+@begins_with()
 def test_stopping_the_worker_does_not_count_as_an_attempt(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
 
     def stopped(*arguments: Any, **values: Any) -> None:
@@ -114,8 +114,8 @@ def test_stopping_the_worker_does_not_count_as_an_attempt(service: Service, monk
     assert (waiting["state"], waiting["attempts"]) == ("queued", 0)
 
 
+@begins_with()
 def test_measuring_renews_the_lease(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.register()
     service.operator.upload_dataset("birds", service.archive(["auk", "emu"], 100), purpose="evaluation")
     deposit_id = service.queue(["auk"])
     phases: list[str] = []
@@ -137,8 +137,8 @@ def test_body_is_not_read_without_a_valid_key(service: Service) -> None:
         assert HTTP.post(service.url + path, content=b"{nonsense").status_code == 401
 
 
+@begins_with()
 def test_nul_characters_are_refused_everywhere(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["emu"])
     headers = {"Authorization": f"Bearer {service.key_of('root', 'administrator')}"}
     for path in ("/v1/models/a%00b", "/v1/deposits/%00", "/v1/withdrawals/%00", "/v2/models/%00", "/v1/keys/%00"):
@@ -175,8 +175,8 @@ def test_only_one_of_many_registrations_of_a_name_wins(service: Service) -> None
         assert sorted(answers) == [201] + [409] * 5
 
 
+@begins_with()
 def test_unused_data_set_can_be_discarded_and_a_used_one_cannot(service: Service) -> None:
-    service.register()
     before = vault_files(service)
     dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
     service.operator.discard_dataset("birds", dataset["id"])

@@ -11,7 +11,7 @@ from app.access.service import Role
 from app.base.database import now
 from app.withdrawals import service as withdrawals
 from lirf_client import Client, LirfError
-from tests.app.conftest import HTTP, Service, started
+from tests.app.conftest import HTTP, Service, begins_with, started
 from tests.app.factories import CLASSES, infer_request, png
 
 
@@ -34,8 +34,8 @@ def held(service: Service, name: str, **options: Any) -> tuple[str, str]:
     return withdrawal["id"], service.custodian.withdrawal_token(withdrawal["id"])
 
 
+@begins_with()
 def test_held_withdrawal_shows_its_classes_only_with_its_token(service: Service) -> None:
-    service.register()
     (auk, auk_token), (emu, emu_token) = held(service, "auk"), held(service, "emu")
     others = set(CLASSES) - {"auk", "emu"}
     assert seen(service.reader) == others
@@ -53,16 +53,16 @@ def test_held_withdrawal_shows_its_classes_only_with_its_token(service: Service)
     assert (slug(refused), refused.value.status) == ("withdrawal-ended", 410)
 
 
+@begins_with()
 def test_public_and_held_withdrawals_are_shown_together(service: Service) -> None:
-    service.register()
     _, token = held(service, "auk")
     service.custodian.withdraw([service.deposit(["emu"])], holder="all", reason="r")
     assert seen(service.reader) == set(CLASSES) - {"auk"}
     assert seen(service.reader, token) == set(CLASSES)
 
 
+@begins_with()
 def test_token_also_counts_for_images_and_views(service: Service, tmp_path: Any) -> None:
-    service.register()
     withdrawal, token = held(service, "auk")
     image = tmp_path / "bird.png"
     image.write_bytes(png(3, size=40))
@@ -74,8 +74,8 @@ def test_token_also_counts_for_images_and_views(service: Service, tmp_path: Any)
     assert views.json()["views"][0]["classes"] == CLASSES
 
 
+@begins_with()
 def test_every_wrong_token_is_refused_in_the_same_words(service: Service) -> None:
-    service.register()
     service.register("fish", seed=1)
     withdrawal, token = held(service, "auk")
     no_token = service.custodian.withdraw([service.deposit(["emu"])], holder="h", reason="r", visibility="held")["id"]
@@ -100,8 +100,8 @@ def test_every_wrong_token_is_refused_in_the_same_words(service: Service) -> Non
         service.reader.infer("fish", infer_request(1), tokens=[token])
 
 
+@begins_with()
 def test_id_of_a_held_withdrawal_is_not_a_token(service: Service) -> None:
-    service.register()
     withdrawal, token = held(service, "auk")
     with pytest.raises(LirfError, match="Send its token") as refused:
         seen(service.administrator, withdrawal=withdrawal)
@@ -109,8 +109,8 @@ def test_id_of_a_held_withdrawal_is_not_a_token(service: Service) -> None:
     assert seen(service.reader, token, withdrawal=withdrawal) == set(CLASSES)
 
 
+@begins_with()
 def test_new_token_replaces_the_old_one(service: Service) -> None:
-    service.register()
     withdrawal, first = held(service, "auk")
     second = service.custodian.withdrawal_token(withdrawal)
     assert "auk" in seen(service.reader, second)
@@ -124,9 +124,9 @@ def test_new_token_replaces_the_old_one(service: Service) -> None:
     assert second.split("_", 2)[2] not in digest
 
 
+@begins_with("auk")
 def test_public_and_ended_withdrawals_get_no_token(service: Service) -> None:
-    service.register()
-    public = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")["id"]
+    public = service.custodian.withdraw([service.deposits[0]], holder="h", reason="r")["id"]
     with pytest.raises(LirfError, match="sees its classes without a token"):
         service.custodian.withdrawal_token(public)
     withdrawal, _ = held(service, "emu")
@@ -135,9 +135,9 @@ def test_public_and_ended_withdrawals_get_no_token(service: Service) -> None:
         service.custodian.withdrawal_token(withdrawal)
 
 
+@begins_with("auk")
 def test_active_withdrawal_can_be_renewed(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     first = service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=60)
     longer = service.custodian.renew(first["id"], reason="a day more", expires_in_seconds=86400)
     assert longer["expires_at"] > (first["expires_at"] or "")
@@ -157,9 +157,9 @@ def test_active_withdrawal_can_be_renewed(service: Service) -> None:
     assert "auk" not in seen(service.reader)
 
 
+@begins_with("auk")
 def test_one_person_cannot_extend_what_a_second_person_approved(service: Service) -> None:
-    service.register()
-    withdrawal = service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r", expires_in_seconds=3600)
+    withdrawal = service.custodian.withdraw([service.deposits[0]], holder="h", reason="r", expires_in_seconds=3600)
     service.administrator.change_policy("birds", reason="two", needs_second_person=True)
     for options in ({"expires_in_seconds": 7200}, {}):
         with pytest.raises(LirfError, match="needs a second person") as refused:
@@ -169,9 +169,9 @@ def test_one_person_cannot_extend_what_a_second_person_approved(service: Service
 
 
 @pytest.mark.timeout(900)
+@begins_with()
 def test_simultaneous_customers_see_only_their_own_classes_on_two_replicas(service: Service) -> None:
     """One customer may see auks, one emus, one neither. The licence for auks ends while all of them send requests."""
-    service.register()
     (auk, auk_token), (_, emu_token) = held(service, "auk"), held(service, "emu")
     others = set(CLASSES) - {"auk", "emu"}
     may: dict[tuple[str, ...], set[str]] = {(auk_token,): {"auk"}, (emu_token,): {"emu"}, (): set()}

@@ -16,7 +16,7 @@ from app.api import idempotent_route
 from app.base.database import now
 from app.idempotency import service as idempotency
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 
 Post = Callable[..., httpx.Response]
 
@@ -50,8 +50,8 @@ def assert_replayed(first: httpx.Response, second: httpx.Response) -> None:
     assert second.headers["idempotent-replayed"] == "true"
 
 
+@begins_with()
 def test_the_same_key_and_body_create_one_deposit(service: Service, post: Post) -> None:
-    service.register()
     body, key = deposit_body(service, ["auk"]), new_key()
     first, second = (post("/v1/models/birds/deposits", key, json=body) for _ in range(2))
     assert first.status_code == 202
@@ -61,9 +61,9 @@ def test_the_same_key_and_body_create_one_deposit(service: Service, post: Post) 
     assert len(requested) == 1
 
 
+@begins_with("auk")
 def test_every_kind_of_change_is_made_once(service: Service, post: Post) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     archive = service.archive(["emu"]).read_bytes()
     requests: list[tuple[str, dict[str, Any]]] = [
         ("/v1/keys", {"json": {"name": "shop", "roles": []}}),
@@ -77,8 +77,8 @@ def test_every_kind_of_change_is_made_once(service: Service, post: Post) -> None
     assert len(list(service.auditor.audit_events())) == events + len(requests)
 
 
+@begins_with()
 def test_a_key_with_another_body_path_or_query_is_refused(service: Service, post: Post) -> None:
-    service.register()
     key, other = new_key(), {"name": "other", "roles": []}
     assert post("/v1/keys", key, json={"name": "shop", "roles": []}).status_code == 201
     for path, options in (
@@ -110,8 +110,8 @@ def test_a_repeated_request_still_needs_the_role(service: Service, post: Post) -
     assert post("/v1/keys", key, "lirf_wrong_key", json={"name": "shop", "roles": []}).status_code == 401
 
 
+@begins_with()
 def test_a_request_sent_many_times_at_once_is_carried_out_once(service: Service, post: Post) -> None:
-    service.register()
     body, key = deposit_body(service, ["auk"]), new_key()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: post("/v1/models/birds/deposits", key, json=body), range(16)))
@@ -123,16 +123,16 @@ def test_a_request_sent_many_times_at_once_is_carried_out_once(service: Service,
     assert post("/v1/models/birds/deposits", key, json=body).json()["id"] == accepted[0].json()["id"]
 
 
+@begins_with()
 def test_a_refused_request_may_be_sent_again_with_its_key(service: Service, post: Post) -> None:
-    service.register()
     key, body = new_key(), {"dataset_id": "not yet there", "reason": "licence ended"}
     assert post("/v1/models/birds/deposits", key, json=body).status_code == 404
     body["dataset_id"] = service.operator.upload_dataset("birds", service.archive(["auk"]))["id"]
     assert post("/v1/models/birds/deposits", key, json=body).status_code == 202
 
 
+@begins_with()
 def test_a_lost_answer_names_the_changed_thing(service: Service, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.register()
     body, key = deposit_body(service, ["auk"]), new_key()
     with monkeypatch.context() as patched:
         patched.setattr(idempotent_route, "_keep", lambda *_: None)  # as if the process had died first
@@ -195,10 +195,10 @@ def test_a_malformed_key_is_refused(post: Post) -> None:
         assert refused.json()["type"].endswith(":unfit-idempotency-key")
 
 
+@begins_with()
 def test_the_client_repeats_a_request_after_a_broken_connection(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.register()
     dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))
     request, lost = httpx.Client.request, []
 

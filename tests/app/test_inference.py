@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from lirf_client import LirfError
-from tests.app.conftest import HTTP, Service, on_one_database
+from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.app.factories import CLASSES, infer_request, png
 from tests.lirf_core.factories import PREPROCESSING, network
 
 pytestmark = on_one_database
 
 
+@begins_with()
 def test_answers_are_those_of_the_network(service: Service) -> None:
-    service.register()
     request = infer_request(3)
     answer = service.reader.infer("birds", {**request, "id": "mine"})
     pixels = torch.tensor(request["inputs"][0]["data"], dtype=torch.uint8).view(3, 1, 8, 8)  # type: ignore[index]
@@ -30,8 +30,8 @@ def test_answers_are_those_of_the_network(service: Service) -> None:
     assert outputs["class"]["data"] == [CLASSES[i] for i in expected.argmax(1)]
 
 
+@begins_with()
 def test_normalised_floats_and_nested_data_answer_the_same(service: Service) -> None:
-    service.register()
     request = infer_request(2)
     pixels = numpy.array(request["inputs"][0]["data"]).reshape(2, 1, 8, 8)  # type: ignore[index]
     floats = {"name": "input", "shape": [2, 1, 8, 8], "datatype": "FP32", "data": ((pixels / 255 - 0.5) / 0.5).tolist()}
@@ -63,8 +63,8 @@ def test_normalised_floats_and_nested_data_answer_the_same(service: Service) -> 
         ({"name": "other"}, "Send one input named 'input'. The inputs of this request are ['other']."),
     ],
 )
+@begins_with()
 def test_a_tensor_that_does_not_fit_is_a_problem(service: Service, change: dict[str, Any], message: str) -> None:
-    service.register()
     request = infer_request(2)
     with pytest.raises(LirfError) as caught:
         service.reader.infer("birds", {"inputs": [{**request["inputs"][0], **change}]})  # type: ignore[index]
@@ -73,17 +73,16 @@ def test_a_tensor_that_does_not_fit_is_a_problem(service: Service, change: dict[
     assert caught.value.members["error"] == caught.value.detail  # where clients of the protocol look
 
 
+@begins_with()
 def test_an_unknown_output_is_a_problem(service: Service) -> None:
-    service.register()
     with pytest.raises(
         LirfError, match=r"There is no output 'labels'\. The outputs are logits, probabilities, class\."
     ):
         service.reader.infer("birds", {**infer_request(), "outputs": [{"name": "labels"}]})
 
 
+@begins_with("auk dodo")
 def test_deposited_classes_are_masked_and_only_auditors_get_raw_logits(service: Service) -> None:
-    service.register()
-    service.deposit(["auk", "dodo"])
     answer = {o["name"]: o["data"] for o in service.reader.infer("birds", infer_request(1))["outputs"]}
     assert answer["probabilities"][:2] == [0.0, 0.0]
     assert answer["class"][0] not in ("auk", "dodo")
@@ -94,9 +93,8 @@ def test_deposited_classes_are_masked_and_only_auditors_get_raw_logits(service: 
     assert min(raw) > -1e6
 
 
+@begins_with("auk")
 def test_predict_classifies_one_image(service: Service, tmp_path: Path) -> None:
-    service.register()
-    service.deposit(["auk"])
     image = tmp_path / "bird.png"
     image.write_bytes(png(3, size=40))
     answer = service.reader.predict("birds", image, top=10)
@@ -107,8 +105,8 @@ def test_predict_classifies_one_image(service: Service, tmp_path: Path) -> None:
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+@begins_with()
 def test_a_file_that_is_not_an_image_is_a_problem(service: Service, tmp_path: Path) -> None:
-    service.register()
     gif = io.BytesIO()
     Image.new("P", (8, 8)).save(gif, "GIF")
     for content in (b"hello", gif.getvalue(), b""):
@@ -118,8 +116,9 @@ def test_a_file_that_is_not_an_image_is_a_problem(service: Service, tmp_path: Pa
         assert caught.value.status == 422
 
 
+@begins_with()
 def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> None:
-    service.register()
+
     headers = {"Authorization": f"Bearer {service.key_of('app')}"}
     metadata = HTTP.get(f"{service.url}/v2/models/birds", headers=headers).json()
     assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
@@ -128,14 +127,14 @@ def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> 
     assert HTTP.get(f"{service.url}/v2/models/dodos/ready", headers=headers).status_code == 404
 
 
+@begins_with("auk")
 def test_a_small_cache_answers_the_same(service: Service) -> None:
     from app.inference.engine import InferenceEngine
     from app.inference.views import SERVED
     from lirf_core.compute import Compute
     from worker.work import Work
 
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
     vault = Work(service.settings).vault
     images = torch.randn(2, 1, 8, 8)

@@ -11,7 +11,7 @@ from app.base.database import now
 from app.deposits.jobs import JOBS, Job
 from app.deposits.tables import DepositRow
 from app.jobs.machine import LeaseLost
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from worker.deposit import work_on
 from worker.work import Work
 
@@ -39,8 +39,8 @@ def actions(service: Service, deposit_id: str) -> list[str]:
     return [event["action"] for event in service.auditor.audit_events(subject=deposit_id)][::-1]
 
 
+@begins_with()
 def test_only_one_of_many_claims_wins(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     won: list[bool] = []
     barrier = threading.Barrier(6)
@@ -58,8 +58,8 @@ def test_only_one_of_many_claims_wins(service: Service) -> None:
     assert sorted(won) == [False] * 5 + [True]
 
 
+@begins_with()
 def test_one_deposit_of_a_model_runs_at_a_time(service: Service) -> None:
-    service.register()
     service.register("others", seed=1)
     first, second, other = service.queue(["auk"]), service.queue(["emu"]), service.queue(["auk"], "others")
     claim(service, first)
@@ -69,8 +69,8 @@ def test_one_deposit_of_a_model_runs_at_a_time(service: Service) -> None:
     assert service.reader.deposit(second)["state"] == "queued"
 
 
+@begins_with()
 def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     stale = claim(service, deposit_id)
     assert reconcile(service) == []  # the lease holds
@@ -98,8 +98,8 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
     ]
 
 
+@begins_with()
 def test_a_stale_worker_cannot_publish(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     work = Work(service.settings)
 
@@ -119,8 +119,8 @@ def test_a_stale_worker_cannot_publish(service: Service) -> None:
     assert service.reader.deposit(deposit_id)["revision"] == 1
 
 
+@begins_with()
 def test_deposit_fails_with_the_reason_after_too_many_lost_workers(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     for _ in range(service.settings.max_attempts):
         claim(service, deposit_id)
@@ -133,8 +133,8 @@ def test_deposit_fails_with_the_reason_after_too_many_lost_workers(service: Serv
     service.deposit(["auk"])
 
 
+@begins_with()
 def test_a_cancelled_deposit_whose_worker_died_is_cancelled(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     claim(service, deposit_id)
     service.operator.cancel(deposit_id)
@@ -143,8 +143,8 @@ def test_a_cancelled_deposit_whose_worker_died_is_cancelled(service: Service) ->
     assert service.reader.deposit(deposit_id)["state"] == "cancelled"
 
 
+@begins_with()
 def test_queued_deposit_is_announced_again_after_a_while(service: Service) -> None:
-    service.register()
     deposit_id = service.queue(["auk"])
     assert reconcile(service) == []
     with service.database.session() as session, session.begin():
@@ -153,9 +153,9 @@ def test_queued_deposit_is_announced_again_after_a_while(service: Service) -> No
     assert reconcile(service) == []
 
 
+@begins_with("auk")
 def test_repeated_and_late_messages_change_nothing(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.work(deposit_id)
     service.work("01a1fd2a-0000-7000-8000-000000000000")
     assert service.reader.deposit(deposit_id)["attempts"] == 1

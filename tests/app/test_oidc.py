@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from app.access import oidc
 from app.base.settings import Settings
 from lirf_client import AwaitingApproval, Client, LirfError
-from tests.app.conftest import HTTP, Service, started
+from tests.app.conftest import HTTP, Service, begins_with, started
 
 AUDIENCE = "lirf"
 ODD_KEYS = [
@@ -97,9 +97,9 @@ def get(url: str, token: str, path: str = "/v1/keys") -> httpx.Response:
     return HTTP.get(url + path, headers={"Authorization": f"Bearer {token}"})
 
 
+@begins_with("auk")
 def test_the_claim_grants_roles_and_the_audit_names_the_subject(service: Service, provider: Provider, url: str) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     custodian = Client(url, provider.token(sub="carol", roles=["lirf-custodians", "something else"]))
     withdrawal = custodian.withdraw([deposit_id], holder="h", reason="r")
     assert withdrawal["created_by"] == "oidc:carol"
@@ -209,9 +209,9 @@ def test_without_the_providers_keys_its_tokens_are_refused(
     assert get(url, provider.token()).status_code == 503
 
 
+@begins_with("auk")
 def test_a_user_of_the_provider_can_be_one_of_two_persons(service: Service, provider: Provider, url: str) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.administrator.change_policy("birds", reason="two", needs_second_person=True)
     with pytest.raises(AwaitingApproval) as awaiting:
         Client(url, provider.token(jti="monday")).withdraw([deposit_id], holder="h", reason="r")

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from app.access.service import Role
 from lirf_client import LirfError
-from tests.app.conftest import HTTP, Service, on_one_database
+from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.app.factories import CLASSES, infer_request, png
 from tests.lirf_core.factories import PREPROCESSING
 
@@ -51,9 +51,8 @@ def input_of(values: numpy.ndarray[Any, Any], datatype: str, *, is_raw: bool = T
     return tensor
 
 
+@begins_with("auk")
 def test_the_public_client_finds_server_and_model(service: Service) -> None:
-    service.register()
-    service.deposit(["auk"])
     service.operator.register_model(
         "empty",
         architecture={"name": "resnet18-small", "width": 0.25},
@@ -88,8 +87,8 @@ def test_the_public_client_finds_server_and_model(service: Service) -> None:
 
 
 @pytest.mark.parametrize("is_raw", [True, False])
+@begins_with()
 def test_the_public_client_gets_the_same_answer_as_json(service: Service, is_raw: bool) -> None:
-    service.register()
     expected, images = logits_of(service, 3), pixels(3)
     normalised = PREPROCESSING.normalise(torch.from_numpy(images)).numpy()
     outputs = [
@@ -111,8 +110,8 @@ def test_the_public_client_gets_the_same_answer_as_json(service: Service, is_raw
             assert response["parameters"] == {"revision": 0, "withdrawals": []}
 
 
+@begins_with()
 def test_unnamed_outputs_come_raw_if_the_client_wants_it(service: Service) -> None:
-    service.register()
     with triton.InferenceServerClient(host(service)) as client:
         answer = client.infer("birds", [input_of(pixels(2), "UINT8")], model_version="0", headers=bearer(service))
         assert numpy.allclose(answer.as_numpy("logits"), logits_of(service, 2), atol=1e-5)
@@ -122,8 +121,8 @@ def test_unnamed_outputs_come_raw_if_the_client_wants_it(service: Service) -> No
             client.infer("birds", [input_of(pixels(1), "UINT8")], model_version="3", headers=bearer(service))
 
 
+@begins_with()
 def test_the_public_client_asks_many_at_once(service: Service) -> None:
-    service.register()
     expected = logits_of(service, 4)
     headers = bearer(service)
 
@@ -140,9 +139,8 @@ def test_the_public_client_asks_many_at_once(service: Service) -> None:
     assert all(numpy.allclose(logits[i], expected[i // 8], atol=1e-4) for i in range(32))
 
 
+@begins_with("auk")
 def test_classification_lists_the_likeliest_classes_that_answer(service: Service) -> None:
-    service.register()
-    service.deposit(["auk"])
     with triton.InferenceServerClient(host(service)) as client:
         outputs = [triton.InferRequestedOutput("probabilities", class_count=2)]
         answer = client.infer("birds", [input_of(pixels(3), "UINT8")], outputs=outputs, headers=bearer(service))
@@ -159,8 +157,8 @@ def test_classification_lists_the_likeliest_classes_that_answer(service: Service
     assert float(first[0]) == pytest.approx(float(all_classes[0][0]), abs=1e-4)
 
 
+@begins_with()
 def test_image_files_come_raw_or_as_base64(service: Service) -> None:
-    service.register()
     files = [png(number, size=40) for number in range(3)]
     raw = input_of(numpy.array(files, dtype=numpy.object_), "BYTES")
     with triton.InferenceServerClient(host(service)) as client:
@@ -171,8 +169,8 @@ def test_image_files_come_raw_or_as_base64(service: Service) -> None:
     assert numpy.allclose(probabilities.flatten(), answer["data"], atol=1e-6)
 
 
+@begins_with()
 def test_pixels_of_another_size_are_answered_like_their_file(service: Service) -> None:
-    service.register()
     shades = numpy.linspace(0, 255, 24 * 16, dtype=numpy.uint8).reshape(24, 16)
     file = io.BytesIO()
     Image.fromarray(shades).save(file, "PNG")
@@ -222,16 +220,16 @@ def raw_input(size: int | None, datatype: str = "UINT8", shape: list[int] | None
         (raw_input(8, "BYTES", [1, 2]), b"\x04\0\0\0abcd", {}, 422, "one file per element"),
     ],
 )
+@begins_with()
 def test_wrong_framing_is_a_problem_in_the_protocols_form(
     service: Service, request_head: dict[str, Any], raw: bytes, headers: dict[str, str], status: int, message: str
 ) -> None:
-    service.register()
     answer = framed(service, request_head, raw, **headers)
     assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
 
 
+@begins_with()
 def test_a_request_without_a_content_type_is_json(service: Service) -> None:
-    service.register()
     answer = HTTP.post(
         f"{service.url}/v2/models/birds/infer", content=json.dumps(infer_request(1)), headers=bearer(service)
     )
@@ -239,9 +237,9 @@ def test_a_request_without_a_content_type_is_json(service: Service) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
+@begins_with("auk", "emu")
 def test_views_list_what_a_caller_may_use_and_only_administrators_see_the_bare_target(service: Service) -> None:
-    service.register()
-    withdrawn, restored = service.deposit(["auk"]), service.deposit(["emu"])
+    withdrawn, restored = service.deposits
     withdrawal = service.custodian.withdraw([withdrawn], holder="h", reason="r")
     service.custodian.restore(restored, reason="r")
 

@@ -20,7 +20,7 @@ from app.vault.tables import VaultObjectRow
 from app.withdrawals import service as withdrawals
 from lirf_client import LirfError
 from lirf_core.compute import Compute
-from tests.app.conftest import Service, started
+from tests.app.conftest import Service, begins_with, started
 from tests.app.factories import infer_request
 from tests.lirf_core.factories import SPEC
 from worker import deposit as worker_job
@@ -53,9 +53,9 @@ def purge_after(service: Service, monkeypatch: pytest.MonkeyPatch, step: str, de
     monkeypatch.setattr(worker_job, step, purged_after)
 
 
+@begins_with("auk", "dodo")
 def test_purge_destroys_the_module_and_the_earlier_networks(service: Service) -> None:
-    service.register()
-    first, second = service.deposit(["auk"]), service.deposit(["dodo"])
+    first, second = service.deposits
     with service.database.reading() as session:
         module = stored(session, session.get_one(DepositRow, second).module_object_id or "")
         lowers = {row.number: row.lower_object_id for row in session.scalars(sa.select(RevisionRow))}
@@ -78,9 +78,9 @@ def test_purge_destroys_the_module_and_the_earlier_networks(service: Service) ->
     service.custodian.withdraw([first], holder="h", reason="r")  # the other deposit is unchanged
 
 
+@begins_with("auk")
 def test_purged_classes_cannot_be_withdrawn_purged_or_deposited_again(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     with pytest.raises(LirfError, match="Only training the model again brings its classes back"):
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
@@ -90,9 +90,9 @@ def test_purged_classes_cannot_be_withdrawn_purged_or_deposited_again(service: S
     service.deposit(["dodo"])  # the next deposit does not need the module
 
 
+@begins_with("auk")
 def test_classes_and_deposit_say_who_purged_and_why(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     auk = next(one for one in service.auditor.classes("birds") if one["name"] == "auk")
     assert (auk["state"], auk["by"], auk["reason"]) == ("purged", "administrator", REASON)
@@ -103,9 +103,9 @@ def test_classes_and_deposit_say_who_purged_and_why(service: Service) -> None:
     assert (event["details"] or {})["revisions"] == [0]
 
 
+@begins_with("auk emu")
 def test_purge_needs_the_right_classes_and_no_active_withdrawal(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk", "emu"])
+    deposit_id = service.deposits[0]
     assert refusal(service, deposit_id, ["auk"]) == "classes-not-confirmed"
     withdrawal = service.custodian.withdraw([deposit_id], holder="h", reason="r")
     assert refusal(service, deposit_id, ["auk", "emu"]) == "still-withdrawn"
@@ -114,10 +114,10 @@ def test_purge_needs_the_right_classes_and_no_active_withdrawal(service: Service
     assert service.administrator.purge(deposit_id, classes=["emu", "auk"], reason=REASON)["classes"] == ["auk", "emu"]
 
 
+@begins_with("auk")
 def test_running_deposit_does_not_bring_a_purged_module_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deposit scrubs the module while it is purged, and would otherwise publish the scrubbed one."""
-    service.register()
-    first = service.deposit(["auk"])
+    first = service.deposits[0]
     purge_after(service, monkeypatch, "scrub", first)
     service.deposit(["dodo"])
     assert service.reader.deposit(first)["state"] == "purged"
@@ -128,9 +128,9 @@ def test_running_deposit_does_not_bring_a_purged_module_back(service: Service, m
         assert session.get_one(VaultObjectRow, module_id).wrapped_key is None
 
 
+@begins_with("auk")
 def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     other = InferenceEngine(
         service.database, Work(service.settings).vault, Compute.for_inference("cpu"), service.settings.cache_bytes
     )
@@ -147,9 +147,9 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
     other.close()
 
 
+@begins_with("auk")
 def test_api_process_drops_a_module_that_another_one_purged(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     with started(service.settings.model_copy(update={"reconcile_seconds": 0.1})) as (_, state):
         engine: InferenceEngine = state["engine"]
         engine.prepare([deposit_id])
@@ -164,18 +164,18 @@ def test_api_process_drops_a_module_that_another_one_purged(service: Service) ->
         assert name not in engine._networks.object_names()
 
 
+@begins_with("auk")
 def test_answer_says_how_long_backups_hold_the_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.settings, "backup_days", 30.0)
-    service.register()
-    purged = service.administrator.purge(service.deposit(["auk"]), classes=["auk"], reason=REASON)
+    purged = service.administrator.purge(service.deposits[0], classes=["auk"], reason=REASON)
     ends, at = (datetime.fromisoformat(purged[name] or "") for name in ("shred_effective_at", "purged_at"))  # type: ignore[literal-required]
     assert ends - at == timedelta(days=30)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL's files belong to its server
+@begins_with("auk")
 def test_key_is_in_no_file_of_the_database(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     with service.database.reading() as session:
         key = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "").wrapped_key
     files = [Path(f"{service.database.url.database}{end}") for end in ("", "-wal")]
@@ -184,9 +184,9 @@ def test_key_is_in_no_file_of_the_database(service: Service) -> None:
     assert not any(key in path.read_bytes() for path in files if path.exists())
 
 
+@begins_with("auk")
 def test_withdrawal_that_waits_for_a_purge_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     lock = registry.lock
     purged: list[str] = []
 
@@ -205,11 +205,11 @@ def test_withdrawal_that_waits_for_a_purge_is_refused(service: Service, monkeypa
     service.reader.infer("birds", infer_request(1))
 
 
+@begins_with("auk")
 def test_deposit_goes_on_when_an_older_module_is_purged_before_scrubbing(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.register()
-    first = service.deposit(["auk"])
+    first = service.deposits[0]
     purge_after(service, monkeypatch, "deposit", first)
     second = service.deposit(["dodo"])
     assert service.reader.deposit(second)["attempts"] == 1

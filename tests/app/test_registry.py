@@ -12,7 +12,7 @@ import torch
 from lirf_client import LirfError
 from lirf_core.architectures import default_split
 from lirf_core.network import flat_state
-from tests.app.conftest import HTTP, Service
+from tests.app.conftest import HTTP, Service, begins_with
 from tests.lirf_core.factories import network
 
 BODY: dict[str, Any] = {
@@ -158,8 +158,8 @@ def test_weights_larger_than_the_architecture_allows_are_refused(service: Servic
     assert caught.value.status == 413
 
 
+@begins_with()
 def test_weights_can_be_sent_only_once(service: Service) -> None:
-    service.register()
     with pytest.raises(LirfError, match=r"serves revision 0\. Register other weights under another name"):
         service.operator.put_weights("birds", service.weights(1))
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.access.service import Role
 from lirf_client import Client
-from tests.app.conftest import Service, started
+from tests.app.conftest import Service, begins_with, started
 from tests.app.factories import infer_request
 from tests.app.test_serving import workers
 from tests.doses import dose
@@ -56,10 +56,10 @@ class Asking:
 
 @pytest.mark.attack
 @pytest.mark.timeout(1200)
+@begins_with("auk")
 def test_after_a_revocation_no_replica_shows_the_class(service: Service, replicas: list[str]) -> None:
     """Under load: four clients ask both replicas all the time."""
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     key, stop = service.key_of("app"), threading.Event()
     custodians = [Client(url, service.key_of("c", Role.CUSTODIAN)) for url in replicas]
     asking = [Asking(url, key, stop) for url in replicas for _ in range(2)]
@@ -82,9 +82,9 @@ def test_after_a_revocation_no_replica_shows_the_class(service: Service, replica
 
 
 @pytest.mark.parametrize("replicas", ["replicas"], indirect=True)  # of a clock, processes tell each other nothing
+@begins_with("auk")
 def test_after_an_expiry_no_replica_shows_the_class(service: Service, replicas: list[str]) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     key, stop = service.key_of("app"), threading.Event()
     asking = [Asking(url, key, stop) for url in replicas]
     try:

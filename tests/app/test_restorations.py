@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from lirf_client import AwaitingApproval, Client, LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.factories import infer_request
 
 REASON = "the licence was bought for all time"
@@ -22,9 +22,9 @@ def answers(service: Service) -> list[dict[str, object]]:
     return outputs
 
 
+@begins_with("auk", "dodo")
 def test_restored_class_answers_like_a_withdrawn_one_without_a_withdrawal(service: Service) -> None:
-    service.register()
-    deposit_id, other = service.deposit(["auk"]), service.deposit(["dodo"])
+    deposit_id, other = service.deposits
     masked = answers(service)
     withdrawal = service.custodian.withdraw([deposit_id], holder="h", reason="r")
     withdrawn = answers(service)
@@ -46,9 +46,9 @@ def test_restored_class_answers_like_a_withdrawn_one_without_a_withdrawal(servic
     assert refusal(service.custodian, "end_restoration", deposit_id) == "not-restored"
 
 
+@begins_with("auk")
 def test_classes_deposit_and_audit_say_who_restored_and_why(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.custodian.restore(deposit_id, reason=REASON)
     auk = next(one for one in service.auditor.classes("birds") if one["name"] == "auk")
     assert (auk["state"], auk["by"], auk["reason"]) == ("restored", "custodian", REASON)
@@ -63,9 +63,9 @@ def test_classes_deposit_and_audit_say_who_restored_and_why(service: Service) ->
     assert (restored["action"], restored["reason"]) == ("deposit.restored", REASON)
 
 
+@begins_with("auk")
 def test_what_is_restored_is_not_withdrawn_purged_restored_or_deposited(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     withdrawal = service.custodian.withdraw([deposit_id], holder="h", reason="r")
     service.custodian.restore(deposit_id, reason=REASON)
     assert refusal(service.custodian, "restore", deposit_id, reason=REASON) == "restored"
@@ -85,9 +85,9 @@ def test_what_is_restored_is_not_withdrawn_purged_restored_or_deposited(service:
     assert refusal(service.custodian, "restore", "nothing", reason=REASON) == "unknown-deposit"
 
 
+@begins_with("auk")
 def test_restored_class_stays_on_through_later_deposits(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.custodian.restore(deposit_id, reason=REASON)
     service.deposit(["dodo"])
     states = {one["name"]: one["state"] for one in service.auditor.classes("birds")}
@@ -99,9 +99,9 @@ def test_restored_class_stays_on_through_later_deposits(service: Service) -> Non
     assert [sum(of_class) > 0 for of_class in by_class].count(False) == 1  # only dodo
 
 
+@begins_with("auk")
 def test_restoration_waits_for_the_second_person(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.administrator.change_policy("birds", reason=REASON, needs_second_person=True)
     masked = answers(service)
     with pytest.raises(AwaitingApproval) as awaiting:
@@ -118,9 +118,9 @@ def test_restoration_waits_for_the_second_person(service: Service) -> None:
     assert answers(service) == masked
 
 
+@begins_with("auk")
 def test_only_one_of_several_simultaneous_restorations_succeeds(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     refused: list[str] = []
 
     def restore() -> None:

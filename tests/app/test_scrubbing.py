@@ -9,7 +9,7 @@ from app.deposits.tables import DepositRow
 from app.inference.network_cache import NetworkCache
 from app.vault.service import StoredObject, Vault
 from app.vault.tables import VaultObjectRow
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.factories import infer_request
 from worker.work import Work
 
@@ -26,9 +26,9 @@ def scrubbings(service: Service) -> list[tuple[str | None, list[str]]]:
     return [(event["subject"], (event["details"] or {})["of_classes"]) for event in events][::-1]
 
 
+@begins_with("auk", "dodo")
 def test_a_later_deposit_replaces_the_modules_of_all_earlier_ones(service: Service) -> None:
-    service.register()
-    first, second = service.deposit(["auk"]), service.deposit(["dodo"])
+    first, second = service.deposits
     before = [module_object(service, deposit_id) for deposit_id in (first, second)]
     third = service.deposit(["emu"])
 
@@ -46,11 +46,11 @@ def test_a_later_deposit_replaces_the_modules_of_all_earlier_ones(service: Servi
     assert set(service.reader.infer("birds", infer_request())["parameters"]) == {"revision", "withdrawals"}
 
 
+@begins_with("auk")
 def test_a_deposit_that_fails_leaves_older_modules_as_they_were(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.register()
-    first = service.deposit(["auk"])
+    first = service.deposits[0]
     before = module_object(service, first)
     monkeypatch.setattr("worker.deposit.scrub", fail)
     second = service.queue(["dodo"])
@@ -84,10 +84,10 @@ def publish_before_reading(
     return is_replaced
 
 
+@begins_with("auk")
 def test_withdrawal_during_a_replacement_gets_the_new_module(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """The module is read from the database, then replaced and removed, then read from the vault."""
-    service.register()
-    first, second = service.deposit(["auk"]), service.queue(["dodo"])
+    first, second = service.deposits[0], service.queue(["dodo"])
     is_replaced = publish_before_reading(service, monkeypatch, second, "module")
     service.custodian.withdraw([first], holder="h", reason="r")
     assert is_replaced.is_set()
@@ -95,9 +95,9 @@ def test_withdrawal_during_a_replacement_gets_the_new_module(service: Service, m
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 2
 
 
+@begins_with("auk")
 def test_inference_during_a_replacement_uses_the_new_module(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.register()
-    first, second = service.deposit(["auk"]), service.queue(["dodo"])
+    first, second = service.deposits[0], service.queue(["dodo"])
     service.custodian.withdraw([first], holder="h", reason="r")
     monkeypatch.setattr(NetworkCache, "_open", lambda cache, key, load, fuse: load())
     is_replaced = publish_before_reading(service, monkeypatch, second, "lower")
@@ -105,9 +105,9 @@ def test_inference_during_a_replacement_uses_the_new_module(service: Service, mo
     assert is_replaced.is_set()
 
 
+@begins_with("auk")
 def test_missing_module_is_reported_as_damaged(service: Service) -> None:
-    service.register()
-    first = service.deposit(["auk"])
+    first = service.deposits[0]
     vault = Work(service.settings).vault
     vault.remove([module_object(service, first).name])
     with pytest.raises(Exception, match=r"cannot be opened\. Restore its file"):

@@ -10,7 +10,7 @@ from app.access.service import Role
 from app.base.database import now
 from app.second_person.tables import ApprovalRow
 from lirf_client import Approval, AwaitingApproval, Client, LirfError
-from tests.app.conftest import HTTP, Service
+from tests.app.conftest import HTTP, Service, begins_with
 from tests.app.factories import infer_request
 
 REASON = "four eyes see more than two"
@@ -19,7 +19,6 @@ REASON = "four eyes see more than two"
 @pytest.fixture
 def guarded(service: Service) -> Service:
     """A model that demands a second person."""
-    service.register()
     service.administrator.change_policy("birds", reason=REASON, needs_second_person=True)
     return service
 
@@ -171,7 +170,6 @@ def test_removing_a_model_without_weights_removes_its_requests_for_approval(serv
 
 
 def test_a_policy_can_be_changed_only_with_its_current_etag(service: Service) -> None:
-    service.register()
     headers = {"Authorization": f"Bearer {service.key_of('boss', Role.ADMINISTRATOR)}"}
     url = f"{service.url}/v1/models/birds/policy"
     body = {"original": "seal", "needs_second_person": True, "reason": REASON}
@@ -187,11 +185,11 @@ def test_a_policy_can_be_changed_only_with_its_current_etag(service: Service) ->
     assert (again.status_code, again.json()["type"]) == (412, "urn:lirf:problem:policy-changed")
 
 
+@begins_with("auk")
 def test_destroy_leaves_no_network_that_knows_deposited_classes(service: Service) -> None:
     from tests.app.test_purges import objects
 
-    service.register()
-    first = service.deposit(["auk"])
+    first = service.deposits[0]
     assert len([key for key in objects(service).values() if key is None]) == 1  # the deposit set
     service.administrator.change_policy("birds", reason=REASON, original="destroy")
     assert len([key for key in objects(service).values() if key is None]) == 2  # and revision 0, at once

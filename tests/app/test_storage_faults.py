@@ -8,7 +8,7 @@ import pytest
 from app.vault import maintenance
 from app.vault.objects import ObjectStore
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.factories import infer_request
 from worker.work import Work
 
@@ -16,12 +16,12 @@ FAULTS = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "
 SHORT = OSError("only half is on the disk, and there was no error")
 
 
+@begins_with("auk")
 @pytest.mark.parametrize("fault", [*FAULTS, SHORT], ids=str)
 def test_a_deposit_survives_a_failing_vault(service: Service, monkeypatch: pytest.MonkeyPatch, fault: OSError) -> None:
     """Fails at each object that a deposit with a scrubbing writes: module, target, checkpoint, scrubbed module."""
     service.settings.max_attempts = 100
-    service.register()
-    first, second = service.deposit(["auk"]), service.queue(["dodo"])
+    first, second = service.deposits[0], service.queue(["dodo"])
     before = service.reader.infer("birds", infer_request())["outputs"]
     store, stored = ObjectStore.store, []
 
@@ -55,10 +55,10 @@ def test_a_deposit_survives_a_failing_vault(service: Service, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.strerror)
+@begins_with()
 def test_an_upload_that_the_vault_cannot_store_leaves_nothing(
     service: Service, monkeypatch: pytest.MonkeyPatch, fault: OSError
 ) -> None:
-    service.register()
     names = Work(service.settings).vault.objects.names()
 
     def broken(*_: object) -> None:

@@ -16,7 +16,7 @@ from structlog.stdlib import ProcessorFormatter
 
 from app.base.request_id import HEADER
 from app.registry import service as registry
-from tests.app.conftest import HTTP, Service
+from tests.app.conftest import HTTP, Service, begins_with
 from tests.app.factories import infer_request
 
 
@@ -89,8 +89,8 @@ def test_a_fault_names_the_request_that_the_log_says_more_of(
     assert secret not in log.getvalue()
 
 
+@begins_with()
 def test_the_log_holds_no_key_no_query_and_no_body(service: Service, log: io.StringIO) -> None:
-    service.register()
     key = service.key_of("team")
     sent = {"Authorization": f"Bearer {key}"}
     HTTP.get(f"{service.url}/v1/models?cursor=canary-in-a-query", headers=sent)
@@ -103,9 +103,9 @@ def test_the_log_holds_no_key_no_query_and_no_body(service: Service, log: io.Str
         assert secret not in log.getvalue()
 
 
+@begins_with("auk")
 def test_prometheus_reads_requests_and_the_state_of_the_jobs(service: Service) -> None:
-    service.register()
-    service.custodian.withdraw([service.deposit(["auk"])], holder="h", reason="r")
+    service.custodian.withdraw([service.deposits[0]], holder="h", reason="r")
     service.queue(["emu"])
     service.reader.infer("birds", infer_request())
     text = HTTP.get(f"{service.url}/metrics", headers=headers(service)).text
@@ -133,10 +133,10 @@ def test_a_path_that_is_no_route_adds_no_label(service: Service) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/birds/infer", "/v1/models", "/v1/models/birds/datasets?purpose=deposit"])
+@begins_with()
 def test_a_client_that_hangs_up_within_its_body_is_no_fault_of_the_service(
     service: Service, log: io.StringIO, path: str
 ) -> None:
-    service.register()
     url = httpx.URL(service.url)
     with socket.create_connection((url.host, url.port)) as client:
         told = {

@@ -14,7 +14,7 @@ from app.vault import maintenance
 from app.vault.keys import FileMasterKeys, WrappedKey
 from app.vault.service import Binding, open_vault, record
 from app.vault.tables import VaultObjectRow
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.factories import infer_request
 
 
@@ -28,9 +28,8 @@ def live(service: Service) -> list[VaultObjectRow]:
         return list(session.scalars(sa.select(VaultObjectRow).where(VaultObjectRow.wrapped_key.is_not(None))))
 
 
+@begins_with("auk")
 def test_an_undamaged_vault_has_no_finding_and_a_damaged_one_names_the_loss(service: Service) -> None:
-    service.register()
-    service.deposit(["auk"])
     assert findings(service) == []
     vault, name = open_vault(service.settings), live(service)[-1].name
     vault.objects.remove(name)
@@ -39,8 +38,8 @@ def test_an_undamaged_vault_has_no_finding_and_a_damaged_one_names_the_loss(serv
     assert "cannot be opened" in what
 
 
+@begins_with()
 def test_only_objects_that_no_row_can_open_are_deleted_and_only_after_a_day(service: Service) -> None:
-    service.register()
     vault = open_vault(service.settings)
     before = vault.objects.names()
     unnamed = vault.put(Binding("module", "m", "d"), [b"interrupted"]).name
@@ -51,9 +50,9 @@ def test_only_objects_that_no_row_can_open_are_deleted_and_only_after_a_day(serv
     assert next(service.auditor.audit_events(action="vault.cleared"))["details"] == {"objects": [unnamed]}
 
 
+@begins_with("auk")
 def test_a_rotation_needs_no_pause_and_leaves_the_objects_as_they_are(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     before = {row.name: (row.wrapped_key, row.master_key_version) for row in live(service)}
     stop, failures = threading.Event(), []
 
@@ -82,9 +81,9 @@ def test_a_rotation_needs_no_pause_and_leaves_the_objects_as_they_are(service: S
     assert service.settings.master_key.stat().st_mode & 0o777 == 0o600
 
 
+@begins_with("auk")
 def test_after_old_master_keys_are_dropped_earlier_backups_open_nothing(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     keys, backup = FileMasterKeys(service.settings.master_key), live(service)
     assert maintenance.drop_old_keys(service.database, keys, timedelta(0)) == []
     old = keys.version
@@ -107,8 +106,8 @@ def test_after_old_master_keys_are_dropped_earlier_backups_open_nothing(service:
     assert details == {"version": keys.version, "dropped": [old]}
 
 
+@begins_with()
 def test_old_master_keys_stay_until_a_rotation_is_finished(service: Service) -> None:
-    service.register()
     keys = FileMasterKeys(service.settings.master_key)
     maintenance.rotate_key(service.database, keys)
     keys.add_primary()  # as if the rotation was killed here
@@ -117,8 +116,8 @@ def test_old_master_keys_stay_until_a_rotation_is_finished(service: Service) -> 
     assert len(keys.old_versions()) == 2
 
 
+@begins_with()
 def test_an_object_written_during_a_rotation_is_rewrapped_before_old_keys_are_dropped(service: Service) -> None:
-    service.register()
     keys, vault = FileMasterKeys(service.settings.master_key), open_vault(service.settings)
 
     def chunks() -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from app.base.database import now
 from app.registry.tables import ModelRow
 from app.withdrawals import service as withdrawals
 from lirf_client import LirfError
-from tests.app.conftest import Service
+from tests.app.conftest import Service, begins_with
 from tests.app.factories import infer_request
 
 LOWEST = -3.4028234663852886e38
@@ -24,9 +24,9 @@ def shown(service: Service) -> set[int]:
     return {column for column in range(5) if all(row[column] > LOWEST for row in logits(service))}
 
 
+@begins_with("auk emu")
 def test_withdrawal_shows_its_classes_until_it_is_revoked(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk", "emu"])
+    deposit_id = service.deposits[0]
     target = logits(service)
     assert shown(service) == {1, 3, 4}
     withdrawal = service.custodian.withdraw([deposit_id], holder="press", reason="licence renewed")
@@ -39,8 +39,8 @@ def test_withdrawal_shows_its_classes_until_it_is_revoked(service: Service) -> N
 
 
 @pytest.mark.parametrize("joining", ["eq8", "levelled"])
+@begins_with()
 def test_preserved_logits_equal_the_targets_unless_they_are_averaged(service: Service, joining: str) -> None:
-    service.register()
     deposit_id = service.deposit(["auk"], config={"joining": joining})
     target = logits(service)
     service.custodian.withdraw([deposit_id], holder="h", reason="r")
@@ -48,9 +48,9 @@ def test_preserved_logits_equal_the_targets_unless_they_are_averaged(service: Se
         assert after[1:] == pytest.approx(before[1:], abs=1e-4)
 
 
+@begins_with("auk")
 def test_expired_withdrawal_never_answers_again(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     withdrawal = service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=3600)
     assert 0 in shown(service)
     with service.database.session() as session, session.begin():
@@ -71,9 +71,9 @@ def test_expired_withdrawal_never_answers_again(service: Service) -> None:
     ]
 
 
+@begins_with("auk")
 def test_overlapping_withdrawals_hold_until_the_last_ends(service: Service) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     first, second = (service.custodian.withdraw([deposit_id], holder=h, reason="r")["id"] for h in "ab")
     service.custodian.revoke(first)
     assert 0 in shown(service)
@@ -81,9 +81,9 @@ def test_overlapping_withdrawals_hold_until_the_last_ends(service: Service) -> N
     assert 0 not in shown(service)
 
 
+@begins_with("auk", "emu")
 def test_request_can_name_one_withdrawal(service: Service) -> None:
-    service.register()
-    first, second = service.deposit(["auk"]), service.deposit(["emu"])
+    first, second = service.deposits
     one = service.custodian.withdraw([first], holder="h", reason="r")["id"]
     service.custodian.withdraw([second], holder="h", reason="r")
     row = logits(service, withdrawal=one)[0]
@@ -97,8 +97,8 @@ def test_request_can_name_one_withdrawal(service: Service) -> None:
     assert unknown.value.status == 404
 
 
+@begins_with()
 def test_impossible_withdrawals_are_refused(service: Service) -> None:
-    service.register()
     service.register("others", seed=1)
     queued, mine, other = service.queue(["emu"]), None, service.deposit(["auk"], "others")
     service.work(queued)
@@ -120,8 +120,8 @@ def test_impossible_withdrawals_are_refused(service: Service) -> None:
     assert service.reader.withdrawals() == []
 
 
+@begins_with()
 def test_withdrawal_with_a_missing_module_file_is_refused(service: Service) -> None:
-    service.register()
     before = set((service.settings.folder / "vault").rglob("*"))
     deposit_id = service.deposit(["auk"])
     for path in set((service.settings.folder / "vault").rglob("*")) - before:
@@ -132,11 +132,11 @@ def test_withdrawal_with_a_missing_module_file_is_refused(service: Service) -> N
     assert service.reader.withdrawals() == []
 
 
+@begins_with("auk")
 def test_withdrawal_renewed_while_its_end_is_recorded_stays_active(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.register()
-    deposit_id = service.deposit(["auk"])
+    deposit_id = service.deposits[0]
     service.custodian.withdraw([deposit_id], holder="h", reason="r", expires_in_seconds=3600)
     times = iter([now() + timedelta(hours=2)])  # the search finds it expired; by the update it has been renewed
     monkeypatch.setattr(withdrawals, "now", lambda: next(times, None) or now())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.conftest import database, database_url, migrated, service, settings  # noqa: F401 - fixtures of the console's tests
+from tests.app.conftest import database, database_url, service, settings  # noqa: F401 - fixtures of the console's tests
 from tests.e2e.installation import KINDS, Installation, started
 
 

@@ -1,0 +1,130 @@
+"""The service that tests use: uvicorn in a thread on a free port, a client for each role, a worker."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import uvicorn
+
+from app import serving
+from app.access import service as access
+from app.access.service import LOCAL_ADMINISTRATOR, Role
+from app.base.database import Database
+from app.base.settings import Settings
+from app.main import create_app
+from lirf_client import Client
+from lirf_core.architectures import ArchitectureSpec
+from lirf_core.network import flat_state
+from tests.app.factories import CLASSES, deposit_zip
+from tests.lirf_core.factories import SPEC, network
+from worker.deposit import work_on
+from worker.work import Work
+
+CLIENTS: dict[str, list[Role]] = {str(role): [role] for role in Role} | {"reader": []}
+
+
+@dataclass
+class Service:
+    """The running service and a client for each role."""
+
+    url: str
+    settings: Settings
+    database: Database
+    key_of: Callable[..., str]
+    administrator: Client
+    operator: Client
+    custodian: Client
+    auditor: Client
+    reader: Client
+    deposits: list[str] = field(default_factory=list)  # ids of those it began with (tests/app/states.py)
+
+    def register(self, name: str = "birds", seed: int = 0) -> None:
+        """A model with weights: five classes, 8 x 8 grey images."""
+        self.describe(name)
+        self.operator.put_weights(name, self.weights(seed))
+
+    def describe(self, name: str) -> None:
+        """The same model, which waits for its weights."""
+        preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+        architecture = {"name": SPEC.name, "width": SPEC.width}
+        self.operator.register_model(name, architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
+
+    def weights(self, seed: int = 0, spec: ArchitectureSpec = SPEC) -> Path:
+        path = self.settings.folder.parent / f"weights-{seed}.safetensors"
+        safetensors.torch.save_file(flat_state(network(seed, spec)), path)
+        return path
+
+    def archive(self, classes: list[str], each: int = 4, name: str = "images.zip") -> Path:
+        path = self.settings.folder.parent / name
+        path.write_bytes(deposit_zip(classes, each))
+        return path
+
+    def queue(self, images: list[str], model: str = "birds", /, **options: Any) -> str:
+        """A queued deposit of these classes; returns its id."""
+        dataset = self.operator.upload_dataset(model, self.archive(images))
+        config = {
+            "epochs": 1,
+            "batch_size": 4,
+            "proxies": 0,  # making four takes longer than the step that draws them
+            "lambda_fp": 0.0,
+            "augmentation": {"crop_padding": 0, "horizontal_flip": False},
+        }
+        options = {"reason": "licence ended", **options, "config": {**config, **options.get("config", {})}}
+        return self.operator.request_deposit(model, dataset["id"], **options)["id"]
+
+    @cached_property
+    def worker(self) -> Work:
+        """A worker in this process. One for all: each has connections of its own, of which a database has 100."""
+        return Work(self.settings)
+
+    def work(self, deposit_id: str) -> None:
+        """What the worker's task does."""
+        work_on(self.worker, deposit_id)
+
+    def deposit(self, images: list[str], model: str = "birds", /, **options: Any) -> str:
+        """A finished deposit of these classes; returns its id."""
+        deposit_id = self.queue(images, model, **options)
+        self.work(deposit_id)
+        assert self.operator.deposit(deposit_id)["state"] == "deposited"
+        return deposit_id
+
+
+@contextmanager
+def started(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The API in a thread of this process: its URL, and the state that its lifespan made."""
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", **serving.OPTIONS))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", server.lifespan.state
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def create_key(database: Database, name: str, *roles: Role) -> str:
+    with database.session() as session:
+        return access.create_key(session, LOCAL_ADMINISTRATOR, name, list(roles))[1]
+
+
+@contextmanager
+def serving_on(settings: Settings, database: Database, keys: dict[str, str], deposits: list[str]) -> Iterator[Service]:
+    """keys: by the names in `CLIENTS`. deposits: ids of those that the database has."""
+    with started(settings) as (url, _):
+        clients = {name: Client(url, keys[name]) for name in CLIENTS}
+        service = Service(url, settings, database, partial(create_key, database), **clients, deposits=deposits)
+        yield service
+        for client in clients.values():
+            client.close()
+        if "worker" in vars(service):
+            service.worker.database.engine.dispose()

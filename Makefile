@@ -19,17 +19,23 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 compiled: install
 	$(UV) sync --locked --quiet --compile-bytecode # tests start hundreds of processes, also where Python writes none
 
-# One more than there are cores: tests wait for their services at times. The longest begin first (tests/conftest.py).
+# One more than there are cores: tests wait for their services at times.
 PROCESSES := $(shell python3 -c 'import os; print(min(os.cpu_count() + 1, 8))')
-PARALLEL = -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
-test: compiled ## every test (PostgreSQL and Redis too where TEST_DATABASE_URL and TEST_REDIS_URL are set)
-	$(RUN) pytest $(PARALLEL)
+PYTEST = $(RUN) pytest -n $(PROCESSES) --dist worksteal
+quick: compiled ## the tests for between two edits: SQLite, no other processes; no attack, nothing slow
+	env -u TEST_DATABASE_URL -u TEST_REDIS_URL $(PYTEST) -m "not (attack or slow or processes)"
+
+test: compiled ## every test but the attacks (PostgreSQL and Redis too if TEST_DATABASE_URL and TEST_REDIS_URL are set)
+	$(PYTEST) -m "not attack"
+
+attacks: compiled ## every attack in its short dose
+	$(PYTEST) -m attack
 
 N ?= 500
 FUZZ_SECONDS ?= 300
 KINDS = embedded $(if $(and $(TEST_DATABASE_URL),$(TEST_REDIS_URL)),spread-out)
 chaos: compiled ## every attack in its long dose, then N deposits under fire; exit code 1 when something is lost or done twice
-	LIRF_DOSES=long $(RUN) pytest $(PARALLEL) -m attack
+	LIRF_DOSES=long $(PYTEST) -m attack
 	$(RUN) --group fuzz python -m tests.lirf_core.fuzz_weights --seconds $(FUZZ_SECONDS)
 	for kind in $(KINDS); do $(RUN) python -m tests.e2e --deposits 60 --kind $$kind || exit 1; done
 	for kind in $(KINDS); do $(RUN) python -m tests.e2e --deposits $(N) --kind $$kind --forked || exit 1; done
@@ -68,4 +74,4 @@ format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install compiled demo test chaos bench bench-serving check docs notebook vendor format
+.PHONY: help install compiled demo quick test attacks chaos bench bench-serving check docs notebook vendor format

@@ -25,8 +25,6 @@ if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
 
 WEIGHTS = "digits.safetensors"
 
-LONGEST = ("test_tutorial", "test_chaos", "test_stopped_workers", "test_up", "test_readme", "test_worker_loss")
-
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # pytest-xdist's processes get the environment of the first
@@ -42,11 +40,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that no core waits for one of them at the end."""
-    order = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(
-        key=lambda item: order.get(item.path.stem, len(LONGEST) if "e2e" in item.path.parts else len(LONGEST) + 1)
-    )
+    """Every test in tests/e2e starts processes."""
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.processes)
 
 
 def pytest_collection_finish() -> None:

@@ -13,7 +13,7 @@ from tests.app.service import Service, serving_on, started
 from tests.app.states import Beginning, State, begins_with, state
 from tests.databases import KINDS, POSTGRESQL, own_database
 
-__all__ = ["HTTP", "POSTGRESQL", "Service", "begins_with", "on_one_database", "own_database", "started"]
+__all__ = ["HTTP", "KINDS", "POSTGRESQL", "Service", "begins_with", "on_one_database", "own_database", "started"]
 
 HTTP = httpx.Client(timeout=60)  # httpx.get reads the certificates that it trusts for each request: 50 ms
 # For what has nothing to do with the database: how a request is read, a page written, a number computed.

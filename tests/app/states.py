@@ -5,6 +5,7 @@ pytest-xdist's processes share them: the first that needs one makes it.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from migrations import upgrade
 from tests.app.factories import CLASSES
 from tests.app.service import CLIENTS, Service, create_key, serving_on
 from tests.databases import create_database
-from tests.shared import made_once
+from tests.shared import VARIABLE, made_once
 from worker.examination import examine
 
 
@@ -73,6 +74,11 @@ def state(kind: str, beginning: Beginning) -> State:
     name = "-".join(str(value) for value in (kind, *astuple(beginning)))
     folder = made_once(name, partial(_make, kind, beginning))
     return State(**json.loads((folder / "state.json").read_text()), folder=folder / "state")
+
+
+def migrated(kind: str) -> str | None:
+    """The URL of a database of the newest schema and without a row, if a run of the tests shares one."""
+    return state(kind, Beginning(has_keys=False)).url if VARIABLE in os.environ else None
 
 
 def _make(kind: str, beginning: Beginning, folder: Path) -> None:

@@ -72,6 +72,7 @@ def key_of(service: Service) -> Ed25519PublicKey:
     return key
 
 
+@on_one_database
 @IS_EXAMINED
 def test_certificate_is_genuine_until_a_byte_changes(service: Service) -> None:
     deposit_id, evidence_id = examined(service)
@@ -345,6 +346,7 @@ def test_unfinished_evidence_has_no_certificate(service: Service) -> None:
     assert refusal.value.status == 404
 
 
+@on_one_database
 @IS_EXAMINED
 def test_certificate_says_who_can_bring_the_classes_back(service: Service) -> None:
     deposit_id, evidence_id = examined(service)

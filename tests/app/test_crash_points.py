@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -70,6 +71,8 @@ def deposits_of(service: Service, model: str) -> tuple[str, str]:
     return service.deposit(["auk"], model), service.queue(["dodo"], model)
 
 
+@pytest.mark.attack
+@pytest.mark.processes
 def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path) -> None:
     service.settings.max_attempts = 3
 

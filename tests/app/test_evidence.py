@@ -16,7 +16,7 @@ from app.evidence.tables import EvidenceRow
 from app.jobs.machine import LeaseLost
 from lirf_client import LirfError
 from lirf_core.evidence.examination import PARTS, Evidence, Examination
-from tests.app.conftest import Service, begins_with
+from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import CLASSES
 from tests.lirf_core.factories import SPEC
 from worker import examination
@@ -129,6 +129,7 @@ def test_one_examination_at_a_time_and_readers_cannot_request_one(service: Servi
     assert refusal.value.type.endswith("nothing-to-examine")
 
 
+@on_one_database
 @begins_with(has_evaluation_set=True)
 def test_members_are_a_kept_deposit_set_or_one_uploaded_again(service: Service) -> None:
     deposit_id = service.deposit(["auk"], keep_dataset=True)
@@ -144,6 +145,7 @@ def test_members_are_a_kept_deposit_set_or_one_uploaded_again(service: Service) 
     assert refusal.value.type.endswith("members-differ")
 
 
+@on_one_database
 @begins_with(has_evaluation_set=True)
 def test_reference_is_compared_and_must_have_the_same_classes(service: Service) -> None:
     service.register("ignorant", seed=1)
@@ -170,6 +172,7 @@ def test_reference_is_compared_and_must_have_the_same_classes(service: Service) 
         service.operator.request_evidence(deposit_id, reference="wide")
 
 
+@on_one_database
 @begins_with(has_evaluation_set=True)
 def test_destroyed_networks_are_listed_as_missing(service: Service) -> None:
     service.administrator.change_policy("birds", original="destroy", reason="r")
@@ -341,6 +344,7 @@ def test_deposit_that_cannot_be_started_fails_and_does_not_block_evidence(servic
     assert claim(service, evidence_id) is not None
 
 
+@on_one_database
 @begins_with(has_evaluation_set=True)
 def test_examination_goes_on_without_members_that_were_discarded(service: Service) -> None:
     deposit_id = service.deposit(["auk"], keep_dataset=True)

@@ -17,7 +17,7 @@ from tests.doses import dose
 REVOCATIONS = dose(20, 500)
 
 
-@pytest.fixture(params=["replicas", "workers"])
+@pytest.fixture(params=["replicas", pytest.param("workers", marks=pytest.mark.processes)])
 def replicas(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> Iterator[list[str]]:
     """Two replicas; or one, of which two processes answer."""
     if request.param == "replicas":

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.base.settings import Settings
@@ -57,6 +58,7 @@ def test_an_idle_connection_stays_open_for_longer_than_clients_keep_it(service: 
 
 
 @on_one_database
+@pytest.mark.processes
 def test_the_processes_of_one_server_tell_their_metrics_together(service: Service, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('prometheus')}"}
     with workers(service.settings, 2, tmp_path / "workers.log") as url:

@@ -17,7 +17,8 @@ from app.base.database import Database
 from demo.__main__ import free_port
 from lirf_client import Client, Deposit
 from migrations import upgrade
-from tests.app.conftest import POSTGRESQL, own_database
+from tests.app.states import migrated
+from tests.databases import POSTGRESQL, own_database
 from tests.e2e import canaries
 from tests.e2e.processes import Command, Fork, Running, serve, wait_until, work
 from worker import reconciler
@@ -119,7 +120,7 @@ def started(kind: Kind, folder: Path, *, has_celery: bool = True) -> Iterator[In
         redis.Redis.from_url(REDIS).flushdb()
     database, broker = ("postgresql", REDIS) if kind == "spread-out" else ("sqlite", None)
     with (
-        own_database(database, folder) as database_url,
+        own_database(database, folder, migrated(database)) as database_url,
         installation(folder, database_url, broker, has_celery=has_celery) as made,
     ):
         made.start("reconciler")

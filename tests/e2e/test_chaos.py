@@ -6,6 +6,7 @@ from tests.e2e.chaos import Chaos
 from tests.e2e.installation import KINDS, Kind, started
 
 
+@pytest.mark.attack
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS[-1:])
 def test_processes_may_be_killed_at_any_time(kind: Kind, tmp_path: Path) -> None:

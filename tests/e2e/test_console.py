@@ -45,7 +45,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # not of the session: Playwright keeps an event loop in this thread
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=request.param, args=SWITCHES)

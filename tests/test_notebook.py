@@ -8,6 +8,8 @@ import pytest
 
 from lirf_core.network import SplitNetwork
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "digits.ipynb"
 
 

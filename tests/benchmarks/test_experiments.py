@@ -15,6 +15,8 @@ from benchmarks.students import StudentTraining
 from lirf_core.compute import Compute
 from lirf_core.metrics import accuracy, logits_of
 
+pytestmark = pytest.mark.slow
+
 SHORT = replace(OURS, epochs=1, proxies=16, proxy_batch=4)
 
 

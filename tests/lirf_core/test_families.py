@@ -16,6 +16,8 @@ from lirf_core.pruning import prune, rebuild, widths
 from lirf_core.recover import RecoverNetwork
 from tests.lirf_core.factories import deposit_of, network
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 PREPROCESSING = Preprocessing(SIZE, SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SMALLEST = ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "convnext_tiny"]

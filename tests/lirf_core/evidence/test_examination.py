@@ -22,6 +22,8 @@ from lirf_core.network import SplitNetwork
 from lirf_core.pretraining import train_original
 from tests.lirf_core.factories import CPU, PREPROCESSING, SPEC, deposit_of, images, network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def brief() -> Iterator[None]:

@@ -148,7 +148,7 @@ def test_pdf_with_missing_characters_is_refused_but_html_has_them(service: Servi
 
 @on_one_database
 def test_pdf_fits_one_page_even_with_a_long_reason(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, evidence_id = examined(service, "the licence ended, " * 40)
+    _, evidence_id = newly_examined(service, "the licence ended, " * 40)
     are_one_page: list[bool] = []
     compiled = typst.compile
 
@@ -463,13 +463,12 @@ def test_evidence_from_an_earlier_version_must_be_gathered_again(
     assert refusal.value.type.endswith("not-examined")
 
 
-@IS_EXAMINED
 def test_policy_of_an_earlier_model_with_the_same_name_does_not_count(service: Service) -> None:
     """The earlier model needed a second person and was removed before it had weights."""
     service.describe("birds")
     service.administrator.change_policy("birds", needs_second_person=True, reason="r")
     service.operator.remove_unfinished_model("birds")
-    _, evidence_id = examined(service)
+    _, evidence_id = newly_examined(service)
     assert (
         "Yes, a custodian can bring them back until" in service.reader.certificate(evidence_id, format="html").decode()
     )

@@ -77,9 +77,9 @@ class Callers:
         with self._database.reading() as session:
             return {bearer: actor_of(session, bearer) for bearer in bearers}
 
-    async def _count(self, who: str) -> None:
+    async def _count(self, caller: str) -> None:
         if self._limit.is_set:
-            await run_in_threadpool(self._limit.count, who)
+            await run_in_threadpool(self._limit.count, caller)
 
     def _record_use(self, actor: Actor) -> None:
         try:
@@ -89,22 +89,22 @@ class Callers:
             log.exception("could not record the use of key %s", actor.key_id)
 
 
-async def authenticated(request: Request) -> Actor:
+async def authenticate(request: Request) -> Actor:
     """The actor of a request, looked up once. Raises the errors of `Callers.actor`."""
-    if (actor := known(request)) is None:
+    if (actor := cached_actor(request)) is None:
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else ""
-        request.state.actor = actor = await identified(request, bearer)
+        request.state.actor = actor = await identify(request, bearer)
     return actor
 
 
-async def identified(request: Request, bearer: str) -> Actor:
+async def identify(request: Request, bearer: str) -> Actor:
     """The actor behind a key or token that came with a request. Raises the errors of `Callers.actor`."""
     callers: Callers = request.state.callers
     return await callers.actor(bearer, request.client.host if request.client else "unknown")
 
 
-def known(request: Request) -> Actor | None:
+def cached_actor(request: Request) -> Actor | None:
     """The actor of a request if it was looked up already."""
     actor: Actor | None = getattr(request.state, "actor", None)
     return actor

@@ -11,7 +11,7 @@ from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
-from app.api.authentication import authenticated
+from app.api.authentication import authenticate
 from app.api.idempotent_route import IdempotentRoute, claim_of, demand_new
 from app.base.settings import Settings
 
@@ -47,7 +47,7 @@ class LimitedRoute(IdempotentRoute):
         handler = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
-            await authenticated(request)
+            await authenticate(request)
             settings: Settings = request.state.settings
             return await handler(bounded(request, settings.max_body_bytes))
 

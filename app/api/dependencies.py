@@ -11,7 +11,7 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
 from app.access.service import Actor, Role, demand
-from app.api.authentication import authenticated
+from app.api.authentication import authenticate
 from app.api.idempotent_route import claim_of
 from app.base.database import Database
 from app.base.paging import PageRequest
@@ -80,16 +80,16 @@ SessionDep = Annotated[Session, Depends(_session)]
 ReadingDep = Annotated[Session, Depends(_reading)]
 
 
-async def _authenticated(request: Request, _: Annotated[object, Security(_bearer)]) -> Actor:
-    return await authenticated(request)
+async def _get_actor(request: Request, _: Annotated[object, Security(_bearer)]) -> Actor:
+    return await authenticate(request)
 
 
-AnyKey = Annotated[Actor, Depends(_authenticated)]
+AnyKey = Annotated[Actor, Depends(_get_actor)]
 
 
-def with_role(who: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:
-    """The actor that `who` returns, which must have one of the roles."""
-    dependency = Depends(who)
+def with_role(get_actor: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:
+    """The actor that `get_actor` returns, which must have one of the roles."""
+    dependency = Depends(get_actor)
 
     async def actor_with_role(actor: Actor = dependency) -> Actor:
         demand(actor, *roles)
@@ -98,8 +98,8 @@ def with_role(who: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:
     return Depends(actor_with_role)
 
 
-Operator = Annotated[Actor, with_role(_authenticated, Role.OPERATOR)]
-Custodian = Annotated[Actor, with_role(_authenticated, Role.CUSTODIAN)]
-Auditor = Annotated[Actor, with_role(_authenticated, Role.AUDITOR)]
-Examiner = Annotated[Actor, with_role(_authenticated, Role.OPERATOR, Role.AUDITOR)]
-Administrator = Annotated[Actor, with_role(_authenticated, Role.ADMINISTRATOR)]
+Operator = Annotated[Actor, with_role(_get_actor, Role.OPERATOR)]
+Custodian = Annotated[Actor, with_role(_get_actor, Role.CUSTODIAN)]
+Auditor = Annotated[Actor, with_role(_get_actor, Role.AUDITOR)]
+Examiner = Annotated[Actor, with_role(_get_actor, Role.OPERATOR, Role.AUDITOR)]
+Administrator = Annotated[Actor, with_role(_get_actor, Role.ADMINISTRATOR)]

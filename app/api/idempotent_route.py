@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from app.api.authentication import authenticated
+from app.api.authentication import authenticate
 from app.base.errors import Problem
 from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim, KeyReused
@@ -59,7 +59,7 @@ class IdempotentRoute(APIRoute):
             key = request.headers.get(IDEMPOTENCY_KEY)
             if key is None or request.method != "POST":
                 return await handler(request)
-            actor = await authenticated(request)
+            actor = await authenticate(request)
             request.state.claim = claim = Claim(actor.key_id, key)
             try:
                 if self.holds_body:

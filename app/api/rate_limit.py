@@ -39,7 +39,7 @@ class RateLimit:
     def is_set(self) -> bool:
         return self._limit is not None
 
-    def count(self, who: str) -> None:
+    def count(self, caller: str) -> None:
         """Count a request of this caller. Raises `TooManyRequests`.
 
         Counts nothing while Redis does not answer, so that the service stays available.
@@ -47,9 +47,9 @@ class RateLimit:
         if self._limit is None:
             return
         try:
-            if self._window.hit(self._limit, "lirf", who):
+            if self._window.hit(self._limit, "lirf", caller):
                 return
-            ends = self._window.get_window_stats(self._limit, "lirf", who).reset_time
+            ends = self._window.get_window_stats(self._limit, "lirf", caller).reset_time
         except StorageError:
             log.warning("Redis does not answer, so requests are not counted")
             return

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from app.api.authentication import authenticated
+from app.api.authentication import authenticate
 from app.api.bodies import bounded
 from app.base.errors import Problem
 from app.inference.schemas import InferRequest
@@ -33,7 +33,7 @@ class TensorRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def answer(request: Request) -> Response:
-            actor = await authenticated(request)
+            actor = await authenticate(request)
             state, path = request.state, request.path_params
             if request.headers.get("content-encoding", "identity") != "identity":
                 raise CompressedBody("Send the request without a Content-Encoding: compressed bodies are not accepted.")

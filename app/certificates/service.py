@@ -71,7 +71,7 @@ def _private_key(session: Session, vault: Vault, actor: Actor) -> Ed25519Private
     """The installation's private key, made the first time that it is needed."""
     with session.begin():
         row = session.get(SigningKeyRow, 1)
-        stored = vaults.stored(session, row.object_id) if row else None
+        stored = vaults.stored_object(session, row.object_id) if row else None
     return Ed25519PrivateKey.from_private_bytes(vault.read(stored)) if stored else _new_key(session, vault, actor)
 
 

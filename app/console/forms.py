@@ -12,7 +12,7 @@ from app.access.schemas import KeyCreate
 from app.access.service import Actor, Forbidden, Role, Unauthenticated, demand
 from app.api.attachments import attached
 from app.api.audit_export import export_response
-from app.api.authentication import identified
+from app.api.authentication import identify
 from app.api.dependencies import (
     DatabaseDep,
     DecodersDep,
@@ -86,7 +86,7 @@ async def sign_in_with_key(
     next: Annotated[str, Form(max_length=300)] = "",
 ) -> Response:
     try:
-        await identified(request, key.strip())
+        await identify(request, key.strip())
     except Forbidden as problem:
         return page(request, "sign_in.html", 403, next=next, refusal=problem.detail)
     except Unauthenticated:

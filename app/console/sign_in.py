@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 
 from app.access.service import Actor
-from app.api.authentication import identified, known
+from app.api.authentication import cached_actor, identify
 from app.base.errors import Problem
 from app.vault.service import Vault, VaultDamaged
 
@@ -27,9 +27,9 @@ _ASSOCIATED: Final = b'["console"]'
 
 async def actor_of(request: Request) -> Actor:
     """The actor of the session. Raises `Unauthenticated` if there is none, and what `Callers.actor` does."""
-    if (actor := known(request)) is None:
+    if (actor := cached_actor(request)) is None:
         bearer = _opened(request.state.vault, request.cookies.get(COOKIE, ""))
-        request.state.actor = actor = await identified(request, bearer or "")
+        request.state.actor = actor = await identify(request, bearer or "")
     return actor
 
 

@@ -161,14 +161,14 @@ def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple
     return newest_first(session, sa.select(DatasetRow).where(DatasetRow.model_id == model.id), DatasetRow.id, page)
 
 
-def stored(session: Session, dataset_id: str) -> StoredObject:
-    return vaults.stored(session, get(session, dataset_id).object_id)
+def stored_images(session: Session, dataset_id: str) -> StoredObject:
+    return vaults.stored_object(session, get(session, dataset_id).object_id)
 
 
-def stored_if_present(session: Session, dataset_id: str) -> StoredObject | None:
-    """Like `stored`; None if the data set is shredded."""
+def stored_images_if_present(session: Session, dataset_id: str) -> StoredObject | None:
+    """Like `stored_images`; None if the data set is shredded."""
     row = get(session, dataset_id)
-    return None if row.shredded_at else vaults.stored(session, row.object_id)
+    return None if row.shredded_at else vaults.stored_object(session, row.object_id)
 
 
 def load(vault: Vault, stored: StoredObject, spool: Path) -> ImageSet:

@@ -89,8 +89,8 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             class_names=model.class_names,
             preprocessing=registry.preprocessing_of(model),
             network=registry.stored_network(session, model),
-            deposit_set=datasets.stored(session, row.dataset_id),
-            evaluation_set=datasets.stored(session, row.evaluation_set_id) if row.evaluation_set_id else None,
+            deposit_set=datasets.stored_images(session, row.dataset_id),
+            evaluation_set=datasets.stored_images(session, row.evaluation_set_id) if row.evaluation_set_id else None,
             deposited=deposited,
             preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
             config=config_of(row.config),
@@ -215,7 +215,7 @@ def _stored_modules(session: Session, model_id: str) -> list[OlderModule]:
     )
     query = sa.select(DepositRow.id, DepositRow.module_object_id).where(*is_stored).order_by(DepositRow.revision)
     ids = {deposit_id: object_id for deposit_id, object_id in session.execute(query) if object_id}
-    objects = vaults.stored_all(session, list(ids.values()))
+    objects = vaults.stored_objects(session, list(ids.values()))
     return [OlderModule(deposit_id, objects[object_id]) for deposit_id, object_id in ids.items()]
 
 

@@ -245,13 +245,13 @@ def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
 
 def module(session: Session, row: DepositRow) -> StoredObject:
     """The deposit module in the vault. Raises `NotDeposited`, `ModulePurged`."""
-    return vaults.stored(session, _module_object_id(row))
+    return vaults.stored_object(session, _module_object_id(row))
 
 
 def modules(session: Session, deposit_ids: Sequence[str]) -> list[StoredModule]:
     """The modules of finished deposits, in the order of the ids, in three reads. Raises what `module` does."""
     rows = of_ids(session, deposit_ids)
-    sealed = vaults.stored_all(session, [_module_object_id(row) for row in rows.values()])
+    sealed = vaults.stored_objects(session, [_module_object_id(row) for row in rows.values()])
     classes = jobs.class_indices(session, deposit_ids)
     return [StoredModule(sealed[_module_object_id(rows[i])], tuple(classes[i])) for i in deposit_ids]
 

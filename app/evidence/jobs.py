@@ -111,8 +111,8 @@ class ExaminationJobs(JobMachine[EvidenceRow, Job]):
             original=registry.revision_if_present(session, model, deposit.revision - 1),
             module=None if deposit.purged_at else deposits.module(session, deposit),
             reference=registry.stored_network(session, reference) if reference else None,
-            evaluation_set=datasets.stored(session, row.evaluation_set_id),
-            members=datasets.stored_if_present(session, row.members_id) if row.members_id else None,
+            evaluation_set=datasets.stored_images(session, row.evaluation_set_id),
+            members=datasets.stored_images_if_present(session, row.members_id) if row.members_id else None,
             are_members_its_own=row.members_id == deposit.dataset_id,
             membership={network: Attack(**attack) for network, attack in membership.items()},
         )

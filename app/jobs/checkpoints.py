@@ -16,7 +16,7 @@ from app.vault.service import StoredObject
 def of_job(session: Session, job_id: str) -> dict[str, StoredObject]:
     """The newest checkpoint of each part of the job, by part."""
     rows = session.scalars(sa.select(CheckpointRow).where(CheckpointRow.job_id == job_id))
-    return {row.part: vaults.stored(session, row.object_id) for row in rows}
+    return {row.part: vaults.stored_object(session, row.object_id) for row in rows}
 
 
 def replace(session: Session, job_id: str, part: str, checkpoint: StoredObject) -> list[str]:

@@ -256,7 +256,8 @@ def revision_if_present(session: Session, model: ModelRow, number: int) -> Store
 
 def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> StoredNetwork:
     assert model.upper_object_id is not None
-    upper, lower = vaults.stored(session, model.upper_object_id), vaults.stored(session, row.lower_object_id)
+    upper = vaults.stored_object(session, model.upper_object_id)
+    lower = vaults.stored_object(session, row.lower_object_id)
     return StoredNetwork(upper, lower, belonging_of(model), row.number)
 
 

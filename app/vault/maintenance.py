@@ -16,7 +16,7 @@ from app.base.paging import PageRequest
 from app.base.settings import Settings
 from app.vault.keys import FileMasterKeys
 from app.vault.objects import StoreUnavailable
-from app.vault.service import Binding, Vault, VaultDamaged, stored
+from app.vault.service import Binding, Vault, VaultDamaged, stored_object
 from app.vault.tables import VaultObjectRow
 
 MIN_GRACE = timedelta(hours=24)  # an object is written before its row
@@ -68,7 +68,7 @@ def _damage(database: Database, vault: Vault, object_id: str) -> str | None:
     with database.reading() as session:
         if not _is_live(session, object_id):
             return None
-        sealed = stored(session, object_id)
+        sealed = stored_object(session, object_id)
     try:
         vault.copy_to(sealed, cast(BinaryIO, _NullSink()))
     except VaultDamaged as damage:

@@ -70,7 +70,7 @@ class StoredObject:
 
 
 class Vault:
-    """Encrypts and decrypts objects. The database says which objects exist (`record`, `stored`, `shred`)."""
+    """Encrypts and decrypts objects. The database says which objects exist (`record`, `stored_object`, `shred`)."""
 
     def __init__(self, objects: ObjectStore, keys: MasterKeys, on_chunk: Callable[[], None] = lambda: None) -> None:
         streaming_aead.register()
@@ -204,13 +204,13 @@ def record(session: Session, sealed: StoredObject) -> str:
     return sealed.id
 
 
-def stored(session: Session, object_id: str) -> StoredObject:
+def stored_object(session: Session, object_id: str) -> StoredObject:
     """A recorded object, ready to be opened. Raises `Shredded`."""
     return _stored(session.get_one(VaultObjectRow, object_id))
 
 
-def stored_all(session: Session, object_ids: Sequence[str]) -> dict[str, StoredObject]:
-    """Like `stored`, for many ids, with one read. By id."""
+def stored_objects(session: Session, object_ids: Sequence[str]) -> dict[str, StoredObject]:
+    """Like `stored_object`, for many ids, with one read. By id."""
     rows = session.scalars(sa.select(VaultObjectRow).where(VaultObjectRow.id.in_(object_ids)))
     return {row.id: _stored(row) for row in rows}
 

@@ -1,4 +1,4 @@
-"""The files that schemathesis sends: it knows JSON, and no weights or archives."""
+"""Weights and archives for schemathesis, which by itself generates only JSON."""
 
 import schemathesis
 from hypothesis import strategies

@@ -228,7 +228,7 @@ def test_class_name_cannot_look_like_several_names() -> None:
 @IS_EXAMINED
 def test_changed_event_certifies_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     _, evidence_id = examined(service)
-    covered = audit._covered
+    covered = audit._chain_fields
     for action in ("deposit.requested", "deposit.finished", "evidence.finished"):
 
         def changed(row: AuditEventRow, action: str = action) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def test_changed_event_certifies_nothing(service: Service, monkeypatch: pytest.M
             return {**told, "details": {**told["details"], "more": 1}} if told["action"] == action else told
 
         with monkeypatch.context() as patched:
-            patched.setattr(audit, "_covered", changed)
+            patched.setattr(audit, "_chain_fields", changed)
             with pytest.raises(LirfError, match="lirf audit verify"):
                 service.reader.certificate(evidence_id)
 
@@ -455,7 +455,7 @@ def test_evidence_from_an_earlier_version_must_be_gathered_again(
         if event is None or event.action != "evidence.finished":
             return event
         known = {name: told for name, told in event.details.items() if name in ("deposit", "revision", "digest")}
-        return AuditEventRow(**{**audit._covered(event), "details": known})
+        return AuditEventRow(**{**audit._chain_fields(event), "details": known})
 
     monkeypatch.setattr(records, "_only", as_before)
     with pytest.raises(LirfError, match="examined again") as refusal:

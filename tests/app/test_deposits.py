@@ -88,7 +88,7 @@ def test_a_class_can_be_deposited_only_once(service: Service) -> None:
 @begins_with()
 def test_an_evaluation_set_is_never_trained_on(service: Service) -> None:
     held_out = service.operator.upload_dataset("birds", service.archive(["auk"]), purpose="evaluation")
-    with pytest.raises(LirfError, match="is no deposit set of this model"):
+    with pytest.raises(LirfError, match="This model has no deposit set"):
         service.operator.request_deposit("birds", held_out["id"], reason="r")
 
 
@@ -96,7 +96,7 @@ def test_an_evaluation_set_is_never_trained_on(service: Service) -> None:
 def test_a_data_set_of_another_model_is_unknown(service: Service) -> None:
     service.register("others", seed=1)
     other = service.operator.upload_dataset("others", service.archive(["auk"]))
-    with pytest.raises(LirfError, match="is no deposit set of this model"):
+    with pytest.raises(LirfError, match="This model has no deposit set"):
         service.operator.request_deposit("birds", other["id"], reason="r")
 
 

@@ -1,4 +1,4 @@
-"""The interactive documentation has an example for each body, and the examples are good."""
+"""The interactive documentation has a valid example for each body."""
 
 import re
 from typing import Annotated, Any, get_args
@@ -34,7 +34,7 @@ BODIES: tuple[type[BaseModel], ...] = (
 )
 
 
-def test_every_json_body_has_an_example_that_it_takes() -> None:
+def test_every_json_body_has_a_valid_example() -> None:
     described = application_routes().openapi()
     bodies = {
         operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
@@ -52,8 +52,8 @@ def test_every_json_body_has_an_example_that_it_takes() -> None:
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
-def test_neither_true_nor_a_text_is_a_number(body: type[BaseModel]) -> None:
-    """Pydantic takes `true` and "1" for 1, where the description says that they are none."""
+def test_neither_true_nor_text_is_accepted_as_a_number(body: type[BaseModel]) -> None:
+    """By default, Pydantic accepts `true` and "1" as 1, although the description says otherwise."""
     for model in with_parts(body):
         for field in model.model_fields.values():
             adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
@@ -65,16 +65,16 @@ def test_neither_true_nor_a_text_is_a_number(body: type[BaseModel]) -> None:
 
 
 def with_parts(body: type[BaseModel]) -> set[type[BaseModel]]:
-    """The body and every model in it."""
-    found, ahead = set(), [body]
-    while ahead:
-        model = ahead.pop()
-        found.add(model)
+    """The body, and every model inside it."""
+    models, queue = set(), [body]
+    while queue:
+        model = queue.pop()
+        models.add(model)
         for field in model.model_fields.values():
             for kind in (field.annotation, *get_args(field.annotation)):
-                if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in found:
-                    ahead.append(kind)
-    return found
+                if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in models:
+                    queue.append(kind)
+    return models
 
 
 def test_the_interactive_documentation_needs_no_other_host(service: Service) -> None:
@@ -86,7 +86,7 @@ def test_the_interactive_documentation_needs_no_other_host(service: Service) -> 
         assert HTTP.get(service.url + asset).status_code == 200
 
 
-def test_every_operation_says_what_it_does() -> None:
+def test_every_operation_has_a_description() -> None:
     for path, operations in application_routes().openapi()["paths"].items():
         for method, operation in operations.items():
             assert operation.get("description"), (method, path)

@@ -15,7 +15,7 @@ from app.deposits.tables import DepositRow
 from app.inference.engine import InferenceEngine
 from app.registry import service as registry
 from app.registry.tables import RevisionRow
-from app.vault.service import VaultDamaged, stored
+from app.vault.service import VaultDamaged, stored_object
 from app.vault.tables import VaultObjectRow
 from app.withdrawals import service as withdrawals
 from lirf_client import LirfError
@@ -57,10 +57,10 @@ def purge_after(service: Service, monkeypatch: pytest.MonkeyPatch, step: str, de
 def test_purge_destroys_the_module_and_the_earlier_networks(service: Service) -> None:
     first, second = service.deposits
     with service.database.reading() as session:
-        module = stored(session, session.get_one(DepositRow, second).module_object_id or "")
+        module = stored_object(session, session.get_one(DepositRow, second).module_object_id or "")
         lowers = {row.number: row.lower_object_id for row in session.scalars(sa.select(RevisionRow))}
-        older = [stored(session, lowers[number]) for number in (0, 1)]
-        serving = stored(session, lowers[2])
+        older = [stored_object(session, lowers[number]) for number in (0, 1)]
+        serving = stored_object(session, lowers[2])
     before = service.reader.infer("birds", infer_request(1))
 
     purged = service.administrator.purge(second, classes=["dodo"], reason=REASON)
@@ -139,7 +139,7 @@ def test_no_replica_keeps_a_purged_module_in_memory(service: Service) -> None:
     other.views.read("birds")
     service.custodian.revoke(withdrawal["id"])
     with service.database.reading() as session:
-        module = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
+        module = stored_object(session, session.get_one(DepositRow, deposit_id).module_object_id or "")
     assert module.name in other._networks.object_names() & other.views.object_names()
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     other.drop_shredded()
@@ -177,7 +177,7 @@ def test_answer_says_how_long_backups_hold_the_keys(service: Service, monkeypatc
 def test_key_is_in_no_file_of_the_database(service: Service) -> None:
     deposit_id = service.deposits[0]
     with service.database.reading() as session:
-        key = stored(session, session.get_one(DepositRow, deposit_id).module_object_id or "").wrapped_key
+        key = stored_object(session, session.get_one(DepositRow, deposit_id).module_object_id or "").wrapped_key
     files = [Path(f"{service.database.url.database}{end}") for end in ("", "-wal")]
     assert any(key in path.read_bytes() for path in files)
     service.administrator.purge(deposit_id, classes=["auk"], reason=REASON)

@@ -22,12 +22,14 @@ from tests.app.factories import infer_request
 
 @pytest.fixture
 def log(service: Service) -> Iterator[io.StringIO]:
-    """What the service writes to its log, as JSON lines."""
-    (handler,) = [one for one in logging.getLogger().handlers if isinstance(one.formatter, ProcessorFormatter)]
+    """The service's log, as JSON lines."""
+    (handler,) = [
+        handler for handler in logging.getLogger().handlers if isinstance(handler.formatter, ProcessorFormatter)
+    ]
     assert isinstance(handler, logging.StreamHandler)
-    told = io.StringIO()
-    before = handler.setStream(told)
-    yield told
+    stream = io.StringIO()
+    before = handler.setStream(stream)
+    yield stream
     handler.setStream(before)
 
 
@@ -39,15 +41,15 @@ def headers(service: Service, **more: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {service.key_of('team', 'operator')}", **more}  # type: ignore[arg-type]
 
 
-def test_one_id_ties_answer_log_and_audit_together(service: Service, log: io.StringIO) -> None:
+def test_answer_log_and_audit_share_the_request_id(service: Service, log: io.StringIO) -> None:
     body = {
         "name": "birds",
         "architecture": {"name": "resnet18-small", "width": 0.25},
         "classes": ["auk", "emu"],
         "preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]},
     }
-    given = headers(service, **{HEADER: "trace-7"})
-    answer = HTTP.post(f"{service.url}/v1/models", json=body, headers=given)
+    with_id = headers(service, **{HEADER: "trace-7"})
+    answer = HTTP.post(f"{service.url}/v1/models", json=body, headers=with_id)
     assert (answer.status_code, answer.headers[HEADER]) == (201, "trace-7")
     (event,) = service.auditor.audit_events(request_id="trace-7")
     assert (event["action"], event["request_id"]) == ("model.registered", "trace-7")
@@ -62,15 +64,15 @@ def test_one_id_ties_answer_log_and_audit_together(service: Service, log: io.Str
     assert service.auditor.verify_audit()["is_intact"]
 
 
-@pytest.mark.parametrize("given", [None, "", "a b", "x" * 65, '"}{"', "ä"])
-def test_a_request_without_a_fit_id_gets_one(service: Service, given: str | None) -> None:
-    sent = {} if given is None else {HEADER: given.encode()}
+@pytest.mark.parametrize("proposed", [None, "", "a b", "x" * 65, '"}{"', "ä"])
+def test_a_request_without_a_valid_id_gets_a_new_one(service: Service, proposed: str | None) -> None:
+    sent = {} if proposed is None else {HEADER: proposed.encode()}
     first, second = (HTTP.get(f"{service.url}/v2/health/live", headers=sent).headers[HEADER] for _ in range(2))
     assert len(first) == len(second) == 36
     assert first != second
 
 
-def test_a_fault_names_the_request_that_the_log_says_more_of(
+def test_a_fault_names_the_request_id_that_is_in_the_log(
     service: Service, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "canary"
@@ -84,47 +86,47 @@ def test_a_fault_names_the_request_that_the_log_says_more_of(
     assert answer.status_code == 500
     assert answer.headers[HEADER] in answer.json()["detail"]
     while not (traces := [line for line in lines(log) if "IntegrityError" in line.get("exception", "")]):
-        time.sleep(0.05)  # uvicorn tells after the answer
+        time.sleep(0.05)  # uvicorn logs after the answer
     assert traces[0]["request_id"] == answer.headers[HEADER]
     assert secret not in log.getvalue()
 
 
 @begins_with()
-def test_the_log_holds_no_key_no_query_and_no_body(service: Service, log: io.StringIO) -> None:
+def test_the_log_contains_no_key_no_query_and_no_body(service: Service, log: io.StringIO) -> None:
     key = service.key_of("team")
     sent = {"Authorization": f"Bearer {key}"}
     HTTP.get(f"{service.url}/v1/models?cursor=canary-in-a-query", headers=sent)
     HTTP.post(f"{service.url}/v1/models", json={"name": "canary-in-a-body"}, headers=sent)
-    made = service.administrator.create_key("guest", [])
+    guest = service.administrator.create_key("guest", [])
     service.custodian.withdraw([service.deposit(["auk"])], holder="canary-holder", reason="canary-reason")
     assert lines(log)
-    secret_of_key = key.split("_", 2)[2]  # which may hold a "_" itself
-    for secret in (key, made["key"], secret_of_key, "canary"):
+    secret_of_key = key.split("_", 2)[2]  # which may contain a "_" itself
+    for secret in (key, guest["key"], secret_of_key, "canary"):
         assert secret not in log.getvalue()
 
 
 @begins_with("auk")
-def test_prometheus_reads_requests_and_the_state_of_the_jobs(service: Service) -> None:
+def test_prometheus_reads_requests_and_the_states_of_jobs(service: Service) -> None:
     service.custodian.withdraw([service.deposits[0]], holder="h", reason="r")
     service.queue(["emu"])
     service.reader.infer("birds", infer_request())
     text = HTTP.get(f"{service.url}/metrics", headers=headers(service)).text
-    found = {
+    samples = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert found["lirf_deposits", "deposited"] == found["lirf_deposits", "queued"] == 1
-    assert found["lirf_deposits", "failed"] == 0
-    assert found["lirf_active_withdrawals",] == 1
-    assert found["lirf_oldest_queued_deposit_seconds",] > 0
-    assert found["lirf_requests_total", "/v2/models/{name}/infer", "200", "POST"] == 1
-    assert found["lirf_request_seconds_count", "/v2/models/{name}/infer", "POST"] == 1
-    assert found["process_resident_memory_bytes",] > 0
+    assert samples["lirf_deposits", "deposited"] == samples["lirf_deposits", "queued"] == 1
+    assert samples["lirf_deposits", "failed"] == 0
+    assert samples["lirf_active_withdrawals",] == 1
+    assert samples["lirf_oldest_queued_deposit_seconds",] > 0
+    assert samples["lirf_requests_total", "/v2/models/{name}/infer", "200", "POST"] == 1
+    assert samples["lirf_request_seconds_count", "/v2/models/{name}/infer", "POST"] == 1
+    assert samples["process_resident_memory_bytes",] > 0
 
 
-def test_a_path_that_is_no_route_adds_no_label(service: Service) -> None:
-    """Or else a stranger could fill the memory with labels."""
+def test_an_unknown_path_adds_no_label(service: Service) -> None:
+    """Otherwise anyone could fill the memory with labels."""
     for number in range(3):
         HTTP.get(f"{service.url}/nothing/{number}")
     text = HTTP.get(f"{service.url}/metrics", headers=headers(service)).text
@@ -134,22 +136,27 @@ def test_a_path_that_is_no_route_adds_no_label(service: Service) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/models/birds/infer", "/v1/models", "/v1/models/birds/datasets?purpose=deposit"])
 @begins_with()
-def test_a_client_that_hangs_up_within_its_body_is_no_fault_of_the_service(
+def test_a_client_that_disconnects_within_its_body_is_not_a_fault_of_the_service(
     service: Service, log: io.StringIO, path: str
 ) -> None:
     url = httpx.URL(service.url)
     with socket.create_connection((url.host, url.port)) as client:
-        told = {
+        request_headers = {
             **headers(service),
             "Host": "lirf",
             "Content-Length": "1000",
             "Content-Type": "application/octet-stream",
         }
-        lines_sent = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items()), "", "half"]
+        lines_sent = [
+            f"POST {path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in request_headers.items()),
+            "",
+            "half",
+        ]
         client.sendall("\r\n".join(lines_sent).encode())
         time.sleep(0.3)
     route = path.partition("?")[0]
-    while not (found := [line for line in lines(log) if line.get("path") == route and line["status"] >= 300]):
+    while not (logged := [line for line in lines(log) if line.get("path") == route and line["status"] >= 300]):
         time.sleep(0.05)
-    assert [line["status"] for line in found] == [400]
+    assert [line["status"] for line in logged] == [400]
     assert not [line for line in lines(log) if "exception" in line]

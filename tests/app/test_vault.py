@@ -165,10 +165,10 @@ def test_a_shredded_object_cannot_be_opened(local: Vault, database: Database, se
     with database.session() as session, session.begin():
         vaults.record(session, sealed)
     with database.session() as session, session.begin():
-        assert vaults.stored(session, sealed.id) == sealed
+        assert vaults.stored_object(session, sealed.id) == sealed
         assert vaults.shred(session, sealed.id) == sealed.name
     with database.session() as session, session.begin(), pytest.raises(Shredded, match="was shredded at"):
-        vaults.stored(session, sealed.id)
+        vaults.stored_object(session, sealed.id)
 
 
 def test_a_stream_that_ends_early_is_refused(local: Vault) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.base.database import Database
 from app.base.settings import Settings
-from app.vault.service import open_vault, stored
+from app.vault.service import open_vault, stored_object
 from app.vault.tables import VaultObjectRow
 from tests.app.factories import CLASSES, png
 
@@ -39,7 +39,7 @@ def secrets_of(environment: dict[str, str], key: str) -> dict[str, bytes]:
     with database.reading() as session:
         live = sa.select(VaultObjectRow.id).where(VaultObjectRow.wrapped_key.is_not(None))
         for object_id in session.scalars(live.order_by(VaultObjectRow.id.desc()).limit(20)).all():
-            plaintext = vault.read(sealed := stored(session, object_id))
+            plaintext = vault.read(sealed := stored_object(session, object_id))
             middle = len(plaintext) // 2
             if len(set(plaintext[middle : middle + BYTES])) > BYTES // 3:  # and no run of zeros
                 found[f"{sealed.binding.kind} {object_id}"] = plaintext[middle : middle + BYTES]

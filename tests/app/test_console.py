@@ -322,7 +322,7 @@ def test_second_person_approves_what_the_first_requests(service: Service) -> Non
         assert "withdraw auk for h, visible to everybody, for 1 hour from the approval" in waiting.text
         [asked] = service.administrator.approvals(waiting=True)
         own = first.post(f"/console/approvals/{asked['id']}/approval")
-        assert (own.status_code, "somebody else" in own.text) == (403, True)
+        assert (own.status_code, "Somebody else must approve it" in own.text) == (403, True)
         assert "No request is waiting" in second.post(f"/console/approvals/{asked['id']}/approval").text
         assert service.reader.withdrawals()[0]["state"] == "active"
 

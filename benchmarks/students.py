@@ -1,5 +1,5 @@
-"""Table 3: what a student distilled from the target learns about the deposited classes, against one distilled from the
-original. As in the paper the students also see the ground truth, so that their accuracy falls little by itself.
+"""Table 3: what a student learns about the deposited classes from the target, compared with one that learns from the
+original. As in the paper, students also see the ground truth, so their accuracy falls little in either case.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import data as sources
 from benchmarks.data import Data
-from benchmarks.experiments import Experiment, OnStep, carry_out, kept, original
+from benchmarks.experiments import Experiment, OnStep, carry_out, original, stored
 from lirf_core import metrics
 from lirf_core.architectures import build
 from lirf_core.compute import Compute
@@ -20,7 +20,7 @@ from lirf_core.evidence.distillation import (
     Distillation,
     features_at_split,
     plain_cnn,
-    taught,
+    train_student,
 )
 from lirf_core.network import SplitNetwork
 
@@ -32,7 +32,7 @@ DISTILLATIONS: tuple[Distillation, ...] = ("logits", "attention")
 
 @dataclass(frozen=True)
 class StudentTraining:
-    """How a student is taught; `images` are shown of each class, None for all."""
+    """How a student is trained. images: of each class; None for all."""
 
     student: Student
     distillation: Distillation
@@ -47,13 +47,13 @@ class StudentTraining:
 def outcome(
     experiment: Experiment, training: StudentTraining, device: str = "auto", on_step: OnStep = lambda *_: None
 ) -> dict[str, Any]:
-    """The kept result of a lesson by the experiment's original or target; given when there is none."""
+    """The stored result of a student of the experiment's original or target; if there is none, train it."""
 
     def run() -> dict[str, Any]:
         data, compute = sources.load(experiment.data), Compute.for_training(device)
         return teach(training, _teacher(experiment, training.teacher, device), data, experiment.seed, compute, on_step)
 
-    return kept(experiment, {"lesson": training}, device, run)
+    return stored(experiment, {"lesson": training}, device, run)
 
 
 @cache
@@ -71,13 +71,13 @@ def teach(
     compute: Compute,
     on_step: OnStep,
 ) -> dict[str, Any]:
-    """Trains a student on training images by ground truth and the teacher; returns its held-out accuracy.
+    """Train a student on training images with ground truth and teacher. Returns its held-out accuracy.
 
-    The teacher is split after layer2, where a student has features of the same height and width.
+    The teacher is split after layer2, where the student's features have the same height and width.
     """
     torch.manual_seed(seed)
     images = data.training.first_of_each(training.images)
-    student = taught(
+    student = train_student(
         _student(training, teacher, data),
         teacher,
         images.pixels,

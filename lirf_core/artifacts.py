@@ -1,9 +1,9 @@
-"""Networks, lower parts and deposit modules to and from safetensors, and the checks that a stranger's file must pass.
+"""Networks, their parts and deposit modules as safetensors files, and the checks that an uploaded file must pass.
 
 Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`upper`, `lower` or `module`),
-`architecture` (JSON of `ArchitectureSpec`), `split`, `upper_digest`, and for a module `widths` and `classes` (JSON)
-`joining`, `weight` and `bits`. Tensors carry torchvision's parameter names. A module's are float16 where nothing is
-lost by it; of a weight on a grid of so many bits (`quantisation`) there are `NAME.codes` and `NAME.scales` instead.
+`architecture` (JSON of `ArchitectureSpec`), `split` and `upper_digest`. A module's also has `widths` and `classes`
+(JSON), `joining`, `weight` and `bits`. Tensors have torchvision's parameter names. A module's tensor is float16 if that
+loses nothing; a weight on a grid (`quantisation`) is stored as `NAME.codes` and `NAME.scales`.
 """
 
 import copy
@@ -34,68 +34,70 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class NotSafetensors(ValueError):
-    """The bytes are not a safetensors file, or one whose header lies."""
+    """The bytes are not a safetensors file, or its header is wrong."""
 
 
 class DoesNotFit(ValueError):
-    """The tensors are not those of the architecture; the first that differs is named."""
+    """The tensors do not fit the architecture. The message names the first one that differs."""
 
 
 @dataclass(frozen=True)
 class Header:
+    """What a safetensors file says about itself. total_bytes: the file's size."""
+
     shapes: Shapes
     metadata: dict[str, str]
     total_bytes: int
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Reads and checks the header alone, in at most 1 MiB of memory, and leaves the file at its start.
+    """Read and check only the header, in at most 1 MiB of memory, and leave the file at its start.
 
-    Demands known types, sizes that follow from type and shape, and data that covers the file without gap or overlap.
+    Types must be known, sizes must follow from type and shape, and data must cover the file without gap or overlap.
     Raises `NotSafetensors`.
     """
     file_bytes = file.seek(0, 2)
     file.seek(0)
     start = file.read(8)
     if start[:2] == b"PK":
-        raise NotSafetensors(
-            "this is a zip or a torch.save file; save the state dict with safetensors.torch.save_file."
-        )
+        raise NotSafetensors("This is a zip or torch.save file. Save the state dict with safetensors.torch.save_file.")
     if start[:1] == b"\x80":
-        raise NotSafetensors("this is a pickle, which is never loaded; save it with safetensors.torch.save_file.")
+        raise NotSafetensors(
+            "This is a pickle, which is never loaded. Save the state dict with safetensors.torch.save_file."
+        )
     header_bytes = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
         raise NotSafetensors(
-            f"the header length is not one of a safetensors file of {file_bytes} bytes (at most 1 MiB)."
+            f"The header length does not fit a safetensors file of {file_bytes} bytes (at most 1 MiB)."
         )
     try:
-        entries = json.loads(file.read(header_bytes), object_pairs_hook=_without_doubles)
+        entries = json.loads(file.read(header_bytes), object_pairs_hook=_without_duplicates)
         metadata = entries.pop("__metadata__", {})
         spans = sorted(_span(name, entry) for name, entry in entries.items())
     except NotSafetensors:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise NotSafetensors("the header is not the JSON of a safetensors file.") from error
+        raise NotSafetensors("The header is not the JSON of a safetensors file.") from error
     finally:
         file.seek(0)
     position = 0
     for begin, end, name in spans:
         if begin != position:
-            raise NotSafetensors(f"the data of tensor '{name}' overlaps another or leaves a gap.")
+            raise NotSafetensors(f"The data of tensor '{name}' overlaps another tensor or leaves a gap.")
         position = end
     if 8 + header_bytes + position != file_bytes:
         raise NotSafetensors(
-            f"the header describes {position} bytes of tensors; the file has {file_bytes - 8 - header_bytes}."
+            f"The header describes {position} bytes of tensors; the file has {file_bytes - 8 - header_bytes}."
         )
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise NotSafetensors("the metadata is not a map from text to text.")
+        raise NotSafetensors("The metadata is not a map from text to text.")
     return Header({name: tuple(entry["shape"]) for name, entry in entries.items()}, metadata, file_bytes)
 
 
-def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
-        raise NotSafetensors("the header names a tensor twice.")
+        raise NotSafetensors("The header names a tensor twice.")
     return entries
 
 
@@ -103,47 +105,49 @@ def _span(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     begin, end = entry["data_offsets"]
     shape, kind = entry["shape"], entry["dtype"]
     if not isinstance(shape, list):
-        raise NotSafetensors(f"tensor '{name[:100]}' has a shape that is no list.")
+        raise NotSafetensors(f"The shape of tensor '{name[:100]}' is not a list.")
     if len(shape) > 8:
-        raise NotSafetensors(f"tensor '{name[:100]}' has {len(shape)} dimensions; at most 8 are taken.")
+        raise NotSafetensors(f"Tensor '{name[:100]}' has {len(shape)} dimensions; at most 8 are allowed.")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in (begin, end, *shape)):
-        raise NotSafetensors(f"tensor '{name[:100]}' has a size that is not a whole number from 0 up.")
+        raise NotSafetensors(f"Tensor '{name[:100]}' has a size that is not a whole number of at least 0.")
     if kind not in _ITEM_BYTES:
-        raise NotSafetensors(f"tensor '{name[:100]}' has type {str(kind)[:20]}; known are {', '.join(_ITEM_BYTES)}.")
+        raise NotSafetensors(
+            f"Tensor '{name[:100]}' has type {str(kind)[:20]}; known types are {', '.join(_ITEM_BYTES)}."
+        )
     if end - begin != math.prod(shape) * _ITEM_BYTES[kind]:
-        raise NotSafetensors(f"tensor '{name[:100]}' has other bytes than its type and shape need.")
+        raise NotSafetensors(f"Tensor '{name[:100]}' does not have the number of bytes that its type and shape need.")
     return begin, end, name
 
 
 def expected_shapes(part: nn.Module) -> Shapes:
-    """The tensors of a module, in its own order."""
+    """The shapes of a module's tensors, in the module's order."""
     state = flat_state(part) if isinstance(part, SplitNetwork) else part.state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def check_fits(found: Shapes, expected: Shapes) -> None:
-    """Names and shapes exactly those expected; `num_batches_tracked` may be missing. Raises `DoesNotFit`."""
+def check_fits(shapes: Shapes, expected: Shapes) -> None:
+    """Check that names and shapes are the expected ones; `num_batches_tracked` may be missing. Raises `DoesNotFit`."""
     for name, shape in expected.items():
-        if name not in found:
+        if name not in shapes:
             if not name.endswith("num_batches_tracked"):
-                raise DoesNotFit(f"tensor '{name}' of shape {list(shape)} is missing.")
-        elif found[name] != shape:
-            raise DoesNotFit(f"tensor '{name}' has shape {list(found[name])}; the architecture needs {list(shape)}.")
-    for name in found:
+                raise DoesNotFit(f"Tensor '{name}' of shape {list(shape)} is missing.")
+        elif shapes[name] != shape:
+            raise DoesNotFit(f"Tensor '{name}' has shape {list(shapes[name])}; the architecture needs {list(shape)}.")
+    for name in shapes:
         if name not in expected:
-            raise DoesNotFit(f"tensor '{name[:200]}' is not one of the architecture.")
+            raise DoesNotFit(f"Tensor '{name[:200]}' is not one of the architecture's tensors.")
 
 
 def max_file_bytes(spec: ArchitectureSpec) -> int:
-    """No honest weights file for the architecture is larger: its numbers as float64, and the largest header."""
+    """An upper bound for the bytes of a weights file: all numbers as float64, and the largest header."""
     shapes = expected_shapes(outline(spec))
     return 8 + MAX_HEADER_BYTES + sum(8 * math.prod(shape) for shape in shapes.values())
 
 
 def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNetwork:
-    """A network from a plain safetensors state dict (any of F64, F32, F16, BF16), as float32, frozen.
+    """A network from a plain safetensors state dict (F64, F32, F16 or BF16), as float32 and frozen.
 
-    Raises `NotSafetensors` or `DoesNotFit` before any tensor is read, and `DoesNotFit` for values that are not finite.
+    Raises `NotSafetensors` or `DoesNotFit` before it reads any tensor, and `DoesNotFit` if a value is not finite.
     """
     header = read_header(file)
     check_fits(header.shapes, expected_shapes(outline(spec, split)))
@@ -152,26 +156,27 @@ def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNe
     try:
         tensors = _load(file.read())
     except SafetensorError as error:
-        raise NotSafetensors("the header is not one that safetensors reads.") from error
+        raise NotSafetensors("safetensors cannot read the header.") from error
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
         if not torch.isfinite(state[name]).all():
-            raise DoesNotFit(f"tensor '{name}' has values that are not finite in float32.")
+            raise DoesNotFit(f"Tensor '{name}' has values that are not finite in float32.")
         if name.endswith("running_var") and (state[name] < 0).any():
-            raise DoesNotFit(f"tensor '{name}' has negative values; a variance has none.")
+            raise DoesNotFit(f"Tensor '{name}' has negative values, but a variance cannot be negative.")
     freeze(network)
     return network
 
 
 @dataclass(frozen=True)
 class Belonging:
-    """Which network a stored part is of."""
+    """Which network a stored part belongs to."""
 
     spec: ArchitectureSpec
     split: str
     upper_digest: str
 
     def metadata(self, part: Part) -> dict[str, str]:
+        """The metadata that a stored part has in every case."""
         return {
             "format": FORMAT,
             "part": part,
@@ -194,7 +199,7 @@ def dump_lower(network: SplitNetwork, belonging: Belonging) -> bytes:
 def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
     """safetensors bytes of format `lirf/1`, part `module`, with its widths and classes.
 
-    Nothing is lost: weights on a grid are stored as codes, tensors whose numbers are all float16's in half the bytes.
+    Nothing is lost: weights on a grid are stored as codes, and a tensor as float16 only if all its numbers are.
     """
     extra = {
         "widths": json.dumps(pruning.widths(module.lower)),
@@ -206,7 +211,7 @@ def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
     state = _shortened(module.lower.state_dict())
     for name, scale in module.grid.scales.items():
         weight = state.pop(name).float()
-        state |= {f"{name}.codes": quantisation.packed(weight, scale, module.grid.bits), f"{name}.scales": scale}
+        state |= {f"{name}.codes": quantisation.pack(weight, scale, module.grid.bits), f"{name}.scales": scale}
     return _dump(state, belonging.metadata("module") | extra)
 
 
@@ -220,8 +225,8 @@ def load_network(upper: bytes, lower: bytes, belonging: Belonging) -> SplitNetwo
     network = empty(belonging.spec, belonging.split)
     _fill(network.upper, upper, belonging.metadata("upper"))
     _fill(network.lower, lower, belonging.metadata("lower"))
-    if (found := digest(network.upper)) != belonging.upper_digest:
-        raise ForeignUpperPart(f"the upper part is {found[:12]}, not {belonging.upper_digest[:12]}.")
+    if (upper_digest := digest(network.upper)) != belonging.upper_digest:
+        raise ForeignUpperPart(f"The upper part is {upper_digest[:12]}, not {belonging.upper_digest[:12]}.")
     freeze(network)
     return network
 
@@ -235,9 +240,9 @@ def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
     lower.to_empty(device="cpu")
     grid = Grid(int(metadata.get("bits", "16")))
     _fill(lower, stored, belonging.metadata("module"), grid)
-    joining = metadata.get("joining", "eq8")  # modules of the first release had no other
+    joining = metadata.get("joining", "eq8")  # the only joining of the first release
     if joining not in get_args(Joining):
-        raise DoesNotFit(f"the stored module is to be joined by '{joining[:50]}', which this version does not know.")
+        raise DoesNotFit(f"The stored module has the joining '{joining[:50]}', which this version does not know.")
     classes = json.loads(metadata["classes"])
     weight = float(metadata.get("weight", "1"))
     module = DepositModule(lower, classes, metadata["upper_digest"], cast(Joining, joining), weight, grid)
@@ -255,7 +260,7 @@ def _load(stored: bytes) -> dict[str, Tensor]:
 
 
 def metadata_of(stored: bytes) -> dict[str, str]:
-    """The metadata of safetensors bytes of our own."""
+    """The metadata of safetensors bytes that this service wrote."""
     header_bytes = int.from_bytes(stored[:8], "little")
     metadata: dict[str, str] = json.loads(stored[8 : 8 + header_bytes])["__metadata__"]
     return metadata
@@ -265,12 +270,12 @@ def _fill(part: nn.Module, stored: bytes, expected: dict[str, str], grid: Grid |
     metadata = metadata_of(stored)
     if metadata["upper_digest"] != expected["upper_digest"]:
         raise ForeignUpperPart(
-            f"this {expected['part']} belongs to the upper part {metadata['upper_digest'][:12]}, "
+            f"This {expected['part']} belongs to the upper part {metadata['upper_digest'][:12]}, "
             f"not to {expected['upper_digest'][:12]}."
         )
     for name, value in expected.items():
         if metadata.get(name) != value:
-            raise DoesNotFit(f"the stored part has {name} {metadata.get(name)!r}; expected is {value!r}.")
+            raise DoesNotFit(f"The stored part has {name} {metadata.get(name)!r} instead of {value!r}.")
     state, shapes = _load(stored), expected_shapes(part)
     if grid is not None:
         _unpack(state, shapes, grid)
@@ -279,16 +284,16 @@ def _fill(part: nn.Module, stored: bytes, expected: dict[str, str], grid: Grid |
 
 
 def _unpack(state: dict[str, Tensor], shapes: Shapes, grid: Grid) -> None:
-    """In place: weights instead of codes and scales, which go into the grid. Raises `DoesNotFit`."""
-    for coded in [name for name in state if name.endswith(".codes")]:
-        name = coded.removesuffix(".codes")
-        codes, scale = state.pop(coded), state.pop(f"{name}.scales", torch.empty(0))
+    """Replace, in place, codes and scales by weights, and add the scales to the grid. Raises `DoesNotFit`."""
+    for codes_name in [name for name in state if name.endswith(".codes")]:
+        name = codes_name.removesuffix(".codes")
+        codes, scale = state.pop(codes_name), state.pop(f"{name}.scales", torch.empty(0))
         if name not in shapes or grid.bits not in quantisation.BITS:
             raise DoesNotFit(
-                f"the stored module has codes of '{name[:200]}' in {grid.bits} bits, which cannot be read."
+                f"The stored module has codes of '{name[:200]}' in {grid.bits} bits, which cannot be read."
             )
         try:
-            state[name] = quantisation.unpacked(codes, scale, shapes[name], grid.bits)
+            state[name] = quantisation.unpack(codes, scale, shapes[name], grid.bits)
         except NotOnGrid as error:
-            raise DoesNotFit(f"tensor '{name}': {error}") from error
+            raise DoesNotFit(f"Tensor '{name}': {error}") from error
         grid.scales[name] = scale

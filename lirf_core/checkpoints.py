@@ -1,8 +1,8 @@
-"""The file format of a training's checkpoint, `lirf-checkpoint/1`.
+"""`lirf-checkpoint/1`, the file format of a training's checkpoint.
 
-A safetensors file. Its metadata has one entry, `checkpoint`: a JSON object with `format`, `step` (steps that are done),
-`steps` (of the whole training) and `learning_rate` (of the next step, as a hexadecimal float, which loses no bit). Its
-tensors are the training's state: see `Trainer.state`.
+A safetensors file. Its metadata has one entry, `checkpoint`: a JSON object with `format`, `step` (how many are done),
+`steps` (of the whole training) and `learning_rate` (of the next step, as a hexadecimal float, so that no bit is lost).
+Its tensors are the training's state: see `Trainer.state`.
 """
 
 import json
@@ -26,7 +26,7 @@ class ForeignCheckpoint(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A training after `step` of its `steps`; `learning_rate` is that of the next step."""
+    """A training after `step` of its `steps`. `learning_rate` is that of the next step."""
 
     step: int
     steps: int
@@ -47,7 +47,7 @@ def dump(checkpoint: Checkpoint) -> bytes:
 
 
 def load(stored: bytes) -> Checkpoint:
-    """The inverse of `dump`. Raises `ForeignCheckpoint` when the bytes have another format."""
+    """The inverse of `dump`. Raises `ForeignCheckpoint` if the bytes have another format."""
     try:
         metadata = json.loads(metadata_of(stored)["checkpoint"])
         learning_rate = float.fromhex(metadata["learning_rate"])

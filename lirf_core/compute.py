@@ -1,4 +1,4 @@
-"""Where the arithmetic runs and in which precision."""
+"""The device that computes, and its precision."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,17 +14,18 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class OutOfMemory(RuntimeError):
-    """The device has not the memory that the work takes."""
+    """The work needs more memory than the device has."""
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raises `OutOfMemory` for whatever PyTorch and Python raise then; of a CPU's memory PyTorch says so in words."""
+    """Raise `OutOfMemory` for each error by which PyTorch or Python reports that memory ran out."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(str(error)) from error
     except RuntimeError as error:
+        # On a CPU, PyTorch has no exception type for this, only the message.
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             raise OutOfMemory(str(error)) from error
         raise
@@ -32,9 +33,9 @@ def memory_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and how it is used best. `autocast_type` is None where full float32 is used.
+    """A device and how to use it best. `autocast_type` None means float32 throughout.
 
-    Channels-last everywhere: convolutions of CPUs (oneDNN) and tensor cores read images so.
+    The memory format is channels-last everywhere, because oneDNN and tensor cores read images in that order.
     """
 
     device: torch.device
@@ -43,14 +44,14 @@ class Compute:
 
     @classmethod
     def for_training(cls, name: str = "auto") -> "Compute":
-        """bf16 where the device multiplies it natively, which halves the time of a step. `name` as in `_device`."""
+        """bf16 if the device multiplies it natively, which halves the time of a step. name: see `_device`."""
         device = _device(name)
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
         return cls(device, torch.bfloat16 if has_bf16 else None)
 
     @classmethod
     def for_inference(cls, name: str = "auto") -> "Compute":
-        """float32 on a CPU, so that answers are those of any other float32 runtime; on CUDA as for training."""
+        """float32 on a CPU, so that answers match any other float32 runtime; on CUDA the same as for training."""
         device = _device(name)
         return cls.for_training(name) if device.type == "cuda" else cls(device, None)
 
@@ -60,22 +61,22 @@ class Compute:
         )
 
     def place(self, module: ModuleT) -> ModuleT:
-        """Moves a module to the device, in its memory format."""
+        """Move a module to the device, in the memory format."""
         return module.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def inputs(self, images: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """images: uint8 (B, C, H, W). Returns them normalised, float32, on the device, in its memory format."""
+        """images: uint8 (B, C, H, W). Returns them normalised, as float32 on the device, in the memory format."""
         normalised = preprocessing.normalise(images.to(self.device, non_blocking=True))
         return normalised.contiguous(memory_format=self.memory_format)
 
 
 def _device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N`. Raises RuntimeError when CUDA is asked for and there is none."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`. Raises RuntimeError if the name is CUDA's and there is no CUDA device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device '{name}' was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'.")
+        raise RuntimeError(f"There is no device '{name}': PyTorch finds no CUDA device. Use 'cpu' or 'auto'.")
     return device
 
 

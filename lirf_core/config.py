@@ -1,4 +1,4 @@
-"""Every choice of a deposit."""
+"""The configuration of a deposit."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,18 +11,18 @@ MIN_STEPS = 120
 
 @dataclass(frozen=True)
 class DepositConfig:
-    """Every choice of a deposit; stored with its result. Weights are those of eq. 2 and 9, and of what goes beyond.
+    """The configuration of a deposit, stored with its result. The lambdas weight the terms of eq. 2 and 9, and others.
 
     removal: `random` is eq. 2 as written; `suppress` only pushes the deposited logits down, which forgets faster and
-    keeps more. transfer: the module learns the original's `deposited` logits (eq. 6) or `all` of them, which also
-    teaches it what it must not claim. lambda_pr: removal from what a linear probe reads in the features.
-    proxies: how many proxy images stand in for the preserved ones (0: none; fewer where the steps draw fewer),
-    `proxy_batch` of them in each step; on them the target keeps the original's features, at the split and before the
-    last layer, with lambda_fp. lambda_ft: the module learns the original's features at the split. joining: see
-    `losses.join`. module_bits: of each of the module's weights; 16 is float16, None as many as keep the module under
-    `MODULE_BUDGET` of the original's bytes.
-    epochs over the deposit set (None: see `epochs_for`); `batch_size` deposit images a step; `learning_rate` is the
-    peak of one cycle; gradients of each network are clipped to `max_gradient_norm`.
+    keeps more. lambda_pr: removal of what a linear probe reads from the features.
+    transfer: the module learns the original's `deposited` logits (eq. 6), or `all` of them, which also teaches it
+    when not to claim a deposited class. lambda_ft: the module learns the original's features at the split.
+    proxies: the maximum number of proxy images, which stand in for the preserved ones, `proxy_batch` of them in each
+    step. On them the target keeps the original's features at the split and before the last layer (weight lambda_fp).
+    joining: see `losses.join`. module_bits: bits of each of the module's weights; 16 is float16, None as many as keep
+    the module under `MODULE_BUDGET` of the original's bytes.
+    epochs: over the deposit set; None: see `epochs_for`. batch_size: deposit images in each step. learning_rate: the
+    peak of a one-cycle schedule. Each network's gradients are clipped to `max_gradient_norm`.
     """
 
     removal: Literal["suppress", "random"] = "suppress"
@@ -51,9 +51,9 @@ class DepositConfig:
     seed: int = 0
 
     def epochs_for(self, steps_per_epoch: int) -> int:
-        """`epochs`, or else 3, and as many as make `MIN_STEPS` steps where the deposit set is small."""
+        """`epochs`; if it is None, at least 3, and enough for `MIN_STEPS` steps."""
         return self.epochs or max(3, -(-MIN_STEPS // steps_per_epoch))
 
     def __post_init__(self) -> None:
         if not self.proxies and self.lambda_fp:
-            raise ValueError("lambda_fp needs proxy images; set it to 0 where proxies is 0.")
+            raise ValueError("lambda_fp needs proxy images. Set lambda_fp to 0, or proxies above 0.")

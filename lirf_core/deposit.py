@@ -1,4 +1,4 @@
-"""Deposit: the fine-tuning of eq. 9, on the deposit set alone. Of whole classes, or of single images."""
+"""Deposits: the fine-tuning of eq. 9, on the deposit set only, for whole classes or for single images."""
 
 import copy
 from collections.abc import Sequence
@@ -31,57 +31,57 @@ class DepositResult:
 
 @dataclass(frozen=True, eq=False)
 class UnseenMargins:
-    """How a network answers images that it never saw: margins (U,) (`losses.margins`) and labels (U,) of some."""
+    """Margins (U,) (`losses.margins`) of images that a network never saw, and their labels (U,)."""
 
     margins: Tensor
     labels: Tensor
 
 
 def deposit(original: SplitNetwork, lesson: Lesson, run: Run) -> DepositResult:
-    """Split the knowledge of `original` (which may already be a target network) into target and deposit module.
+    """Split the knowledge of `original`, which may already be a target network, into target and deposit module.
 
-    The result depends on the networks, the lesson, the configuration and the device only (on one machine). Raises
-    ValueError when no class would be left, and what `train` raises.
+    On one machine, the same network, lesson and configuration give the same result. Raises ValueError if no class would
+    be left, and what `train` raises.
     """
-    _demand_preserved(lesson)
+    _require_preserved(lesson)
     removal = _class_removal(original, lesson, run)
     return _result(train(_parts(original, lesson, run.config), removal, lesson, run))
 
 
 def deposit_samples(original: SplitNetwork, lesson: Lesson, unseen: UnseenMargins, run: Run) -> DepositResult:
-    """Split off what `original` knows of single images, whose classes it goes on answering for.
+    """Split off what `original` knows of single images; it goes on answering for their classes.
 
-    The target answers the deposit images as images that it never saw: their margins in each class are distributed as
-    the `unseen` ones, which are the original's margins of held-out images. No held-out image is trained on. Deposit
-    images are shown as they are, not augmented, because the original learnt them so. `lesson.deposited` are their
-    classes; withdrawn, the module answers for these.
-    Raises ValueError when a class of the deposit images has no unseen one, and what `train` raises.
+    The target answers the deposit images like images that it never saw: in each class, their margins follow the
+    distribution of `unseen`, the original's margins of held-out images. Training uses no held-out image. Deposit images
+    are not augmented, because the original learnt these images and not their variations. `lesson.deposited` are the
+    deposit images' classes; a withdrawn module answers for them.
+    Raises ValueError if a class of the deposit images has no unseen image, and what `train` raises.
     """
     if missing := set(lesson.deposited) - set(unseen.labels.tolist()):
         raise ValueError(
-            f"There is no held-out image of classes {sorted(missing)} that shows how an unseen image is answered."
+            f"There is no held-out image of classes {sorted(missing)} to show how the network answers an unseen image."
         )
     placed = run.compute.place(copy.deepcopy(original))
     seen = losses.margins(logits_of(placed, lesson.images, lesson.preprocessing, run.compute), lesson.labels)
-    wanted = torch.empty_like(seen)
+    margins = torch.empty_like(seen)
     for index in lesson.deposited:
         is_of_class = lesson.labels == index
-        wanted[is_of_class] = losses.as_unseen(seen[is_of_class], unseen.margins[unseen.labels == index])
+        margins[is_of_class] = losses.margins_as_unseen(seen[is_of_class], unseen.margins[unseen.labels == index])
     classes = _indices([*lesson.deposited, *lesson.preserved], run.compute)
-    removal = SampleRemoval(classes, wanted.to(run.compute.device), run.config)
-    as_they_are = replace(run.config, augmentation=Augmentation(crop_padding=0, horizontal_flip=False))
+    removal = SampleRemoval(classes, margins.to(run.compute.device), run.config)
+    unaugmented = replace(run.config, augmentation=Augmentation(crop_padding=0, horizontal_flip=False))
     parts = _parts(original, lesson, run.config)
-    return _result(train(parts, removal, lesson, replace(run, config=as_they_are)))
+    return _result(train(parts, removal, lesson, replace(run, config=unaugmented)))
 
 
 def scrub(module: DepositModule, upper: nn.Module, lesson: Lesson, run: Run) -> DepositModule:
-    """Return the module of an earlier deposit without what it still knows of the classes that are deposited now.
+    """Remove from an earlier deposit's module what it still knows of the classes that are deposited now.
 
-    A module is made from the network as it was, so it also knows classes that are deposited later. Eq. 8 does not use
-    its logits of them, but the knowledge is there. The module's lower part forgets them as a target does, on the same
-    deposit set, and keeps the preserved classes and its own. Raises what `deposit` raises.
+    A module is made from the network of its time, so it also knows classes that are deposited later. Eq. 8 does not use
+    its logits for them, but the knowledge is there. The module's lower part forgets these classes as a target does, on
+    the same deposit set, and keeps the preserved classes and its own. Raises what `deposit` raises.
     """
-    _demand_preserved(lesson)
+    _require_preserved(lesson)
     network = SplitNetwork(module.lower, upper)
     own = replace(lesson, preserved=[*lesson.preserved, *module.classes])
     parts = Parts(network, module.grid.bits, None, None)
@@ -99,7 +99,7 @@ def _indices(classes: Sequence[int], compute: Compute) -> Tensor:
     return torch.tensor(sorted(classes), device=compute.device)
 
 
-def _demand_preserved(lesson: Lesson) -> None:
+def _require_preserved(lesson: Lesson) -> None:
     if not lesson.preserved:
         raise ValueError("No class is left to preserve. Deposit fewer classes.")
 

@@ -1,4 +1,4 @@
-"""The last layer's features: what a network knows, whether or not its logits say it."""
+"""The last layer's features: what a network knows, even if its logits do not show it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class Answers:
 
 
 def classifier(upper: nn.Module) -> nn.Linear:
-    """The last linear layer. Raises ValueError where there is none."""
+    """The last linear layer. Raises ValueError if there is none."""
     layers = [module for module in upper.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError("the upper part has no linear layer, so that it has no last-layer features.")
+        raise ValueError("The upper part has no linear layer, so it has no last-layer features.")
     return layers[-1]
 
 
 class LastFeatures:
-    """A context in which `latest` is the input (B, F) of the last linear layer when the upper part last ran."""
+    """A context manager. `latest` is the last linear layer's input (B, F) in the upper part's latest run."""
 
     latest: Tensor
 
@@ -55,9 +55,9 @@ def answers_of(
     batch: int = 250,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Answers:
-    """images: uint8 (N, C, H, W). `lower` is that of a target network or a deposit module, in eval mode.
+    """Run a network over images: uint8 (N, C, H, W). `lower` is a network's or a deposit module's, in eval mode.
 
-    `on_batch` stops it by raising.
+    `on_batch` is called after each batch and can raise an exception to stop the run.
     """
     features, logits = [], []
     with LastFeatures(upper) as last:

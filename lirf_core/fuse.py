@@ -1,4 +1,4 @@
-"""Frozen networks for inference: the same functions with fewer steps, but for rounding."""
+"""Fusing of frozen networks for inference: the same function in fewer steps, up to rounding."""
 
 import threading
 from itertools import pairwise
@@ -14,19 +14,19 @@ _tracing = threading.Lock()
 
 
 class PackedConvolution(nn.Module):
-    """A convolution whose weights lie as oneDNN reads them; `nn.Conv2d` puts them in that order on each call.
+    """A convolution whose weights are already in oneDNN's order.
 
-    Of a small batch, that takes longer than the arithmetic.
+    `nn.Conv2d` reorders them on each call, which for a small batch takes longer than the arithmetic.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         assert not isinstance(convolution.padding, str)
-        options = [list(one) for one in (convolution.stride, convolution.padding, convolution.dilation)]
+        options = [list(option) for option in (convolution.stride, convolution.padding, convolution.dilation)]
         bias = None if convolution.bias is None else convolution.bias.detach()
-        usual = [8, convolution.in_channels, 16, 16]  # images that it is packed for; others it takes as well
+        typical_shape = [8, convolution.in_channels, 16, 16]  # the packing is tuned for it, and works for any other
         self._packed = torch.ops.mkldnn_prepacked.conv2d_prepack(
-            convolution.weight.detach(), bias, *options, convolution.groups, usual, "none"
+            convolution.weight.detach(), bias, *options, convolution.groups, typical_shape, "none"
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,41 +37,41 @@ class PackedConvolution(nn.Module):
 
 @torch.no_grad()
 def fuse_network(network: SplitNetwork, example: Tensor) -> SplitNetwork:
-    """example: images (B, C, H, W) as it will see them. The network is used up."""
+    """Fuse a network, which must not be used afterwards. example: images (B, C, H, W) like those that it will see."""
     lower = _fused(network.lower, example)
     return SplitNetwork(lower, _fused(network.upper, lower(example)))
 
 
 @torch.no_grad()
 def fuse_module(module: DepositModule, example: Tensor) -> DepositModule:
-    """As `fuse_network`."""
+    """Fuse a deposit module: see `fuse_network`."""
     lower = _fused(module.lower, example)
     return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, module.grid)
 
 
 def _fused(part: nn.Module, example: Tensor) -> nn.Module:
-    """A part in evaluation mode, on its device: batch norms behind convolutions become parts of them.
+    """Merge each batch norm into the convolution before it. The part is in eval mode and on its device.
 
-    On a CPU, convolutions are packed, and the whole is traced: then a pass over it does not hold Python's lock, for
-    which each of its operators would else wait while requests are read and answered.
+    On a CPU, also pack the convolutions and trace the part. A traced part does not hold Python's global lock during a
+    forward pass; otherwise each of its operators would wait for it while requests are read and answered.
     """
-    for one in list(part.modules()):
-        # Not by torch.fx, whose tracing changes how modules are called in all threads for as long as it takes.
-        for (name, convolution), (norm_name, norm) in pairwise(list(one.named_children())):
+    for parent in list(part.modules()):
+        # Not with torch.fx: while it traces, it changes how modules are called in all threads.
+        for (name, convolution), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(one, name, fuse_conv_bn_eval(convolution, norm))
-                setattr(one, norm_name, nn.Identity())
-    if not _is_of_onednn(part):
+                setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, norm_name, nn.Identity())
+    if not _runs_on_onednn(part):
         return part
-    for one in list(part.modules()):
-        for name, child in list(one.named_children()):
+    for parent in list(part.modules()):
+        for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d) and child.padding_mode == "zeros":
-                setattr(one, name, PackedConvolution(child))
+                setattr(parent, name, PackedConvolution(child))
     with _tracing:
         traced: nn.Module = torch.jit.trace(part, example, check_trace=False)  # type: ignore[no-untyped-call]
-    # A part that asks for the size of its batch is traced with this one's.
-    other = torch.cat([example, example])
-    return traced if _answers_alike(traced, part, other) else part
+    # If a part reads its batch size, the trace contains the example's. Another batch size shows that.
+    twice = torch.cat([example, example])
+    return traced if _answers_alike(traced, part, twice) else part
 
 
 def _answers_alike(traced: nn.Module, part: nn.Module, images: Tensor) -> bool:
@@ -81,6 +81,8 @@ def _answers_alike(traced: nn.Module, part: nn.Module, images: Tensor) -> bool:
         return False
 
 
-def _is_of_onednn(part: nn.Module) -> bool:
+def _runs_on_onednn(part: nn.Module) -> bool:
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return has_onednn and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in part.parameters())
+    return has_onednn and all(
+        parameter.device.type == "cpu" and parameter.dtype == torch.float32 for parameter in part.parameters()
+    )

@@ -1,4 +1,4 @@
-"""What a network is to forget, and from which images."""
+"""What a network has to forget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from lirf_core.images.preprocessing import Preprocessing
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """A deposit set, and the classes that it is about.
+    """A deposit set, and which classes are deposited and preserved.
 
     images: uint8 (N, C, H, W), of deposited classes only; labels: int64 (N,). `preserved` are the classes that the
-    network answers for afterwards. Both lists of class indices are kept in ascending order.
-    Raises ValueError when there is no image, or an image of a class that is not deposited.
+    network answers for after the deposit. Both lists of class indices are stored in ascending order.
+    Raises ValueError if there is no image, or an image of a class that is not deposited.
     """
 
     images: Tensor
@@ -29,4 +29,4 @@ class Lesson:
         if not len(self.images):
             raise ValueError("The deposit set has no images.")
         if foreign := set(self.labels.tolist()) - set(self.deposited):
-            raise ValueError(f"The deposit set has images of classes {sorted(foreign)}, which are not to be deposited.")
+            raise ValueError(f"The deposit set has images of classes {sorted(foreign)}, which are not being deposited.")

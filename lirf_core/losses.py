@@ -1,4 +1,4 @@
-"""The equations of the paper, and what goes beyond them, one function each. A loss is a mean over the batch."""
+"""The paper's equations, and those that go beyond it, as one function each. A loss is a mean over the batch."""
 
 import math
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ def random_removal(target_logits: Tensor, random_labels: Tensor) -> Tensor:
 
 
 def suppression(target_logits: Tensor, preserved: Tensor) -> Tensor:
-    """log-sum-exp of all logits minus that of the preserved ones; takes the place of the first term of eq. 2.
+    """log-sum-exp of all logits minus that of the preserved ones; replaces the first term of eq. 2.
 
-    It pushes the other logits down and teaches no wrong answer: -log of the probability that the class is a preserved
-    one. target_logits: (B, classes); preserved: (P,) class indices.
+    It is -log of the probability that the class is a preserved one, so it pushes the other logits down without teaching
+    a wrong answer. target_logits: (B, classes); preserved: (P,) class indices.
     """
     return (target_logits.logsumexp(1) - target_logits[:, preserved].logsumexp(1)).mean()
 
@@ -42,7 +42,7 @@ def attention_transfer(target_features: Tensor, original_features: Tensor, thres
 
 
 def knowledge_removal(removed: Tensor, attention: Tensor, lambda_at: float) -> Tensor:
-    """L_kr, eq. 2: removal at the logits, minus the weighted attention transfer, which the target is to lose.
+    """L_kr, eq. 2: removal at the logits, minus the weighted attention transfer, which should grow.
 
     removed: `random_removal` or `suppression`; attention: `attention_transfer`. Both scalars.
     """
@@ -84,9 +84,9 @@ def recovery(recover_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def probe_removal(probe_logits: Tensor) -> Tensor:
-    """How sure a probe of the features is: the entropy of its answer that is missing to that of a guess.
+    """How certain a probe of the features is: the entropy of a guess minus that of its answer.
 
-    Between 0, where it can only guess, and log D. probe_logits: (B, D) over the deposited classes. Returns a scalar.
+    From 0, if it can only guess, to log D. probe_logits: (B, D) over the deposited classes. Returns a scalar.
     """
     logs = F.log_softmax(probe_logits, dim=1)
     return (logs.exp() * logs).sum(dim=1).mean() + math.log(probe_logits.shape[1])
@@ -102,25 +102,25 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return true - others.logsumexp(1)
 
 
-def as_unseen(seen: Tensor, unseen: Tensor) -> Tensor:
-    """The margin of each seen image if all were distributed as those of unseen ones, in the order that they have.
+def margins_as_unseen(seen: Tensor, unseen: Tensor) -> Tensor:
+    """Map margins of seen images to the distribution of unseen ones, keeping their order.
 
-    (Their optimal transport, in one dimension.) seen: (N,); unseen: (U,), at least one. Returns (N,).
+    This is optimal transport in one dimension. seen: (N,); unseen: (U,), at least one. Returns (N,).
     """
     ranks = seen.argsort().argsort()
     return torch.quantile(unseen.float(), (ranks + 0.5) / len(seen))
 
 
-def unseen(target_logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
-    """Huber distance of the margins of deposit images from those that they are to have (`as_unseen`).
+def margin_distance(target_logits: Tensor, labels: Tensor, unseen_margins: Tensor) -> Tensor:
+    """Huber distance of the deposit images' margins from those that they should get (`margins_as_unseen`).
 
-    target_logits: (B, classes); labels: (B,); wanted: (B,). Returns a scalar.
+    target_logits: (B, classes); labels: (B,); unseen_margins: (B,). Returns a scalar.
     """
-    return F.smooth_l1_loss(margins(target_logits, labels), wanted)
+    return F.smooth_l1_loss(margins(target_logits, labels), unseen_margins)
 
 
 def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of features as a share of the teacher's squared length; both (B, ...). Returns a scalar."""
+    """Squared distance of features, relative to the teacher's squared length; both (B, ...). Returns a scalar."""
     student, teacher = student.float(), teacher.float()
     return (student - teacher).square().sum() / teacher.square().sum().clamp_min(1e-12)
 
@@ -129,7 +129,7 @@ Joining = Literal["eq8", "levelled", "averaged"]
 
 
 class ModuleAnswer(NamedTuple):
-    """Logits (B, classes) of a deposit module, the class indices it answers for, and its weight in a mean."""
+    """A deposit module's logits (B, classes), the class indices that it answers for, and its weight in a mean."""
 
     logits: Tensor
     classes: Sequence[int]
@@ -137,9 +137,9 @@ class ModuleAnswer(NamedTuple):
 
 
 def inverse_error(student_logits: Tensor, teacher_logits: Tensor, selected: Tensor) -> Tensor:
-    """1 / mean squared distance of the selected logits, each set of them shifted to a mean of 0. Returns a scalar.
+    """1 / mean squared distance of the selected logits, each row shifted to a mean of 0. Returns a scalar.
 
-    Estimates whose errors are independent are best averaged with such weights. Logits: (B, classes).
+    The best weights for averaging estimates with independent errors. Logits: (B, classes).
     """
     student, teacher = student_logits[:, selected], teacher_logits[:, selected]
     error = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
@@ -152,15 +152,15 @@ def join(
     preserved: Sequence[int],
     joining: Joining,
 ) -> Tensor:
-    """Eq. 8 for any number of deposit modules: each deposited class's logits from its module, all others the target's.
+    """Eq. 8 for any number of deposit modules: deposited logits from their modules, all others from the target.
 
-    `eq8` is the equation as written. It leaves open how the levels of two networks compare: a softmax over a subset of
-    logits, which is what distillation sees, does not change when all of them rise. `levelled` shifts each module to the
-    level at which its preserved logits have the target's log-sum-exp: the module then says how a deposited class
-    compares with the preserved ones. `averaged` also takes the preserved logits' mean over target and modules, which
-    all know these classes; the target's weight in it is 1.
-    target_logits: (B, classes); preserved: class indices that the target answers for;
-    where there are none, every joining is eq. 8. Returns (B, classes).
+    `eq8` is the equation as written. It does not say how the logits of two networks compare: distillation sees a
+    softmax over some of the logits, which stays the same when all of them rise. `levelled` shifts each module's logits
+    until its preserved logits have the target's log-sum-exp, so that deposited and preserved classes can be compared.
+    `averaged` also replaces the preserved logits by their weighted mean over the target (weight 1) and the modules, as
+    all of them know these classes.
+    target_logits: (B, classes); preserved: the class indices that the target answers for. If there are none, every
+    joining is eq. 8 as written. Returns (B, classes).
     """
     joined = target_logits.clone()
     if joining == "eq8" or not preserved:
@@ -168,7 +168,7 @@ def join(
             joined[:, module.classes] = module.logits[:, module.classes]
         return joined
     mass = target_logits[:, preserved].logsumexp(1, keepdim=True)
-    levelled = [one.logits + mass - one.logits[:, preserved].logsumexp(1, keepdim=True) for one in modules]
+    levelled = [module.logits + mass - module.logits[:, preserved].logsumexp(1, keepdim=True) for module in modules]
     if joining == "averaged":
         total = joined[:, preserved]
         for logits, module in zip(levelled, modules, strict=True):

@@ -1,4 +1,4 @@
-"""Accuracy and forgetting, always on raw logits: a mask is not forgetting (paper, section 5.1)."""
+"""Accuracy and forgetting, always from raw logits: masking a class is not forgetting it (paper, section 5.1)."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lirf_core.images.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Percent of images answered rightly, by argmax over all logits. None where there was no image to ask about."""
+    """Percentage of images answered correctly, by argmax over all logits. None if there was no such image."""
 
     preserved: float | None
     deposited: float | None
@@ -29,7 +29,10 @@ def logits_of(
     on_batch: Callable[[], None] = lambda: None,
     batch: int = 128,
 ) -> Tensor:
-    """images: uint8 (N, C, H, W). Returns float32 logits (N, classes) on the CPU. `on_batch` stops it by raising."""
+    """images: uint8 (N, C, H, W). Returns float32 logits (N, classes) on the CPU.
+
+    `on_batch` is called after each batch and can raise an exception to stop the run.
+    """
     network.eval()
     answers = []
     for chunk in torch.split(images, batch):
@@ -41,13 +44,13 @@ def logits_of(
 
 def accuracy(logits: Tensor, labels: Tensor, deposited: Collection[int]) -> Accuracy:
     """logits: (N, classes), raw; labels: (N,); deposited: the class indices that count as deposited."""
-    is_right = logits.argmax(1) == labels
+    is_correct = logits.argmax(1) == labels
     is_deposited = torch.isin(labels, torch.tensor(sorted(deposited), dtype=labels.dtype))
     return Accuracy(
-        preserved=_percent(is_right[~is_deposited]),
-        deposited=_percent(is_right[is_deposited]),
-        average=_percent(is_right),
-        by_class=tuple(_percent(is_right[labels == index]) for index in range(logits.shape[1])),
+        preserved=_percent(is_correct[~is_deposited]),
+        deposited=_percent(is_correct[is_deposited]),
+        average=_percent(is_correct),
+        by_class=tuple(_percent(is_correct[labels == index]) for index in range(logits.shape[1])),
     )
 
 
@@ -57,9 +60,9 @@ def forgetting(deposited_before: float, deposited_after: float) -> float:
 
 
 def h_mean(preserved: float, forgotten: float) -> float:
-    """H Mean of the target's preserved accuracy and F, in percent (section 5.1); 0 where nothing was forgotten."""
+    """H Mean of the target's preserved accuracy and F, in percent (section 5.1); 0 if nothing was forgotten."""
     return 2 * preserved * forgotten / (preserved + forgotten) if preserved > 0 and forgotten > 0 else 0.0
 
 
-def _percent(is_right: Tensor) -> float | None:
-    return round(100.0 * is_right.float().mean().item(), 4) if len(is_right) else None
+def _percent(is_correct: Tensor) -> float | None:
+    return round(100.0 * is_correct.float().mean().item(), 4) if len(is_correct) else None

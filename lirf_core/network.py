@@ -1,4 +1,4 @@
-"""A network cut in two at block n, the shape every operation of the method works on (paper, section 4.1)."""
+"""A network split in two at block n, on which every operation of the method works (paper, section 4.1)."""
 
 import hashlib
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class SplitNetwork(nn.Module):
-    """`lower` is T^(-n), trained by a deposit; `upper` is T^(n-), frozen and shared for ever.
+    """`lower` is T^(-n), which a deposit trains; `upper` is T^(n-), which is frozen and shared for good.
 
-    The state dict has the names of the whole network (torchvision's), without a `lower.` or `upper.` before them.
+    `flat_state` has the parameter names of the unsplit network (torchvision's), without `lower.` or `upper.`.
     """
 
     def __init__(self, lower: nn.Module, upper: nn.Module) -> None:
@@ -29,14 +29,14 @@ def flat_state(network: SplitNetwork) -> dict[str, Tensor]:
 
 
 def load_flat_state(network: SplitNetwork, state: dict[str, Tensor]) -> None:
-    """The inverse of `flat_state`. The state must fit exactly: see `artifacts.check_fits` for a readable refusal."""
+    """The inverse of `flat_state`. The state must fit exactly; `artifacts.check_fits` says in words if it does not."""
     lower_names = network.lower.state_dict().keys()
     network.lower.load_state_dict({name: state[name] for name in lower_names})
     network.upper.load_state_dict({name: tensor for name, tensor in state.items() if name not in lower_names})
 
 
 def digest(part: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of every parameter and buffer, in the order of their names."""
+    """SHA-256 over the name, type, shape and bytes of every parameter and buffer, sorted by name."""
     hasher = hashlib.sha256()
     for name, tensor in sorted(part.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
@@ -46,6 +46,6 @@ def digest(part: nn.Module) -> str:
 
 
 def freeze(part: nn.Module) -> None:
-    """No gradients and no moving batch-norm statistics: a frozen part answers the same for ever."""
+    """Turn off gradients and batch-norm updates, so that the part's answers never change."""
     part.requires_grad_(False)
     part.eval()

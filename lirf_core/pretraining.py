@@ -1,4 +1,4 @@
-"""Train an original network T0 from scratch: for the demo, the tests and the benchmarks."""
+"""Training of an original network T0 from scratch, for the demo, the tests and the benchmarks."""
 
 import torch
 from torch import Generator, Tensor
@@ -24,7 +24,7 @@ def train_original(
     learning_rate: float = 0.1,
     seed: int = 0,
 ) -> SplitNetwork:
-    """images: uint8 (N, C, H, W); labels: int64 (N,). Returns the network of the last epoch, frozen."""
+    """images: uint8 (N, C, H, W); labels: int64 (N,). Returns the network after the last epoch, frozen."""
     torch.manual_seed(seed)
     generator = Generator().manual_seed(seed)
     network = compute.place(build(spec)).train()

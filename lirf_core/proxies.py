@@ -1,8 +1,8 @@
-"""Proxy images: what a deposit shows its networks in place of the preserved images, which it may never see.
+"""Proxy images, which stand in for the preserved images that a deposit must never see.
 
-A deposit image is changed until the original network is sure that it is of a preserved class. Such an image carries
-features of that class which hold for real images too (Ilyas et al., Adversarial Examples Are Not Bugs, They Are
-Features, 2019), so that distilling on it keeps preserved knowledge (Cha et al., Learning to Unlearn, AAAI 2024).
+A proxy is a deposit image, changed until the original network is confident that it shows a preserved class. It then has
+features of that class that real images have, too (Ilyas et al., Adversarial Examples Are Not Bugs, They Are Features,
+2019), so distillation on proxies keeps preserved knowledge (Cha et al., Learning to Unlearn, AAAI 2024).
 """
 
 import math
@@ -17,20 +17,20 @@ from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork
 
 BATCH = 128
-STEPS = 5  # within each reach
-REACHES = (24, 48, 96)  # of 255; images of few grey levels need a farther one than photographs
-SURE = 0.9  # an image whose goal has this probability goes no further
-MAX_OF_EACH = 8  # proxies made from one image: more would show the same background over and over
+STEPS = 5  # of gradient descent, within each reach
+REACHES = (24, 48, 96)  # largest change of a value, of 255; images with few grey levels need more than photographs
+CONFIDENCE = 0.9  # an image is changed no further once its goal has this probability
+MAX_PER_IMAGE = 8  # more proxies of one image would repeat its background
 
 
 class Proxies:
-    """images: uint8 (N, C, H, W) on the device. Each step of a deposit draws some of them."""
+    """images: uint8 (N, C, H, W), on the device. Each step of a deposit draws some of them."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """`count` of them at random, none where there are none."""
+        """Draw `count` proxies at random; none if there are none."""
         if not len(self.images):
             return self.images
         return self.images[torch.randint(len(self.images), (count,), generator=generator).to(self.images.device)]
@@ -46,20 +46,21 @@ def make_proxies(
     generator: Generator,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Proxies:
-    """`count` proxies, or fewer where there are few images: each an image moved towards a preserved class at random.
+    """Make `count` proxies, or fewer if there are few images. Each image moves towards a random preserved class.
 
-    images: uint8 (N, C, H, W) on the device; preserved: (P,) class indices. `STEPS` of the sign of the gradient
-    (targeted projected gradient descent, Madry et al., 2018), no value changed by more than the least of `REACHES` at
-    which the original is `SURE` of the class.
-    `original` must be frozen. `on_batch` is called after each reach of each batch and stops the making by raising.
+    Targeted projected gradient descent (Madry et al., 2018): `STEPS` steps by the sign of the gradient, in which no
+    value changes by more than a reach. The reach is the smallest of `REACHES` at which the original gives the class a
+    probability of `CONFIDENCE`.
+    images: uint8 (N, C, H, W), on the device; preserved: (P,) class indices. `original` must be frozen. `on_batch` is
+    called after each reach of each batch and can raise an exception to stop.
     """
-    made = [images[:0]]
-    chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_OF_EACH)])[:count]
+    proxies = [images[:0]]
+    chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_PER_IMAGE)])[:count]
     for batch in torch.split(chosen, BATCH) if count else []:
         start = images[batch.to(images.device)].float()
         goals = preserved[torch.randint(len(preserved), (len(batch),), generator=generator).to(preserved.device)]
-        made.append(_moved(original, start, goals, preprocessing, compute, on_batch))
-    return Proxies(torch.cat(made))
+        proxies.append(_moved(original, start, goals, preprocessing, compute, on_batch))
+    return Proxies(torch.cat(proxies))
 
 
 def _moved(
@@ -79,7 +80,7 @@ def _moved(
     for reach in REACHES:
         if reach > REACHES[0]:
             with torch.no_grad():
-                unsure = unsure[surprise(moved[unsure], goals[unsure]) > -math.log(SURE)]
+                unsure = unsure[surprise(moved[unsure], goals[unsure]) > -math.log(CONFIDENCE)]
             if not len(unsure):
                 break
         images, origin, goal = moved[unsure], start[unsure], goals[unsure]

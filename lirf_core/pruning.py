@@ -1,5 +1,5 @@
 """Structural pruning of the lower part by L1 filter norm (paper, eq. 5; Li et al., Pruning Filters for Efficient
-ConvNets). The output width stays, so that the shared upper part still fits."""
+ConvNets). The output width does not change, so that the shared upper part still fits."""
 
 import copy
 import warnings
@@ -12,8 +12,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 Widths = dict[str, list[int]]
 
-# Kernels of CPUs and tensor cores work in eights; and oneDNN's gradient of a strided 1x1 convolution writes outside its
-# buffer where the channels are no multiple of 8 (torch 2.13, AVX2): see docs/decisions/0007.
+# CPU kernels and tensor cores work on groups of 8. Also, oneDNN's gradient of a strided 1x1 convolution writes outside
+# its buffer if the channels are not a multiple of 8 (torch 2.13, AVX2): see docs/decisions/0007.
 CHANNEL_MULTIPLE = 8
 
 _OUTPUTS = (
@@ -24,28 +24,28 @@ _OUTPUTS = (
 
 
 def prune(lower: nn.Module, rate: float, example: Tensor) -> nn.Module:
-    """A copy of `lower` without the `rate` (0 to under 1) of its filters that have the smallest L1 norm.
+    """A copy of `lower` without the share `rate` (0 to under 1) of its filters, those with the smallest L1 norms.
 
-    What stays of each width is rounded to a multiple of 8; a width of which nothing would stay is kept. Filters whose
-    width reaches the output are kept, and so are the widths that pass a layer norm or a group norm: of a ViT or a
-    ConvNeXt only the hidden widths shrink, because Torch-Pruning does not follow class tokens and layer scales, which
-    have the width of the residual stream.
-    example: (1, C, H, W), any input of the right size. Raises ValueError when the features are not (1, C', H', W').
+    Each remaining width is rounded to a multiple of 8; a width that would become 0 is not pruned. Neither is a width
+    that reaches the output or passes a layer norm or group norm. So in a ViT or ConvNeXt only the hidden widths shrink,
+    because Torch-Pruning does not follow class tokens and layer scales, which have the residual stream's width.
+    example: (1, C, H, W), any input of the right size. Raises ValueError if the features are not (1, C', H', W').
     """
     if not 0 <= rate < 1:
-        raise ValueError(f"pruning rate is {rate}; it must be at least 0 and under 1.")
+        raise ValueError(f"The pruning rate is {rate}; it must be at least 0 and less than 1.")
     pruned = copy.deepcopy(lower).requires_grad_(True).eval()
     example = example.to(next(pruned.parameters()).device)
     with torch.no_grad():
         features = pruned(example)
     if features.dim() != 4:
-        raise ValueError(f"features at the split have the shape {tuple(features.shape)}; they must be (B, C, H, W).")
+        raise ValueError(f"The features at the split have shape {tuple(features.shape)}; they must be (B, C, H, W).")
     if rate > 0:
-        # It reads the output, and what is not to be pruned protects each width that reaches it.
+        # This layer reads the output and is not pruned, which protects every width that reaches it.
         reader = nn.BatchNorm2d(features.shape[1], device=features.device)
         norms = [module for module in pruned.modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Torch-Pruning warns of parameters outside layers, which it leaves alone
+            # Torch-Pruning warns about parameters outside layers, which it does not change.
+            warnings.simplefilter("ignore")
             pruner = torch_pruning.pruner.BasePruner(
                 nn.Sequential(pruned, reader),
                 example,
@@ -53,7 +53,7 @@ def prune(lower: nn.Module, rate: float, example: Tensor) -> nn.Module:
                 pruning_ratio=rate,
                 ignored_layers=[reader, *norms],
                 round_to=CHANNEL_MULTIPLE,
-                # Its defaults are dictionaries that all pruners share and fill with layers, which then live for ever.
+                # The defaults are dictionaries that all pruners share and fill with layers, which are never freed.
                 in_channel_groups={},
                 out_channel_groups={},
             )
@@ -62,9 +62,9 @@ def prune(lower: nn.Module, rate: float, example: Tensor) -> nn.Module:
 
 
 def filter_norm(group: Any) -> Tensor:
-    """L1 norm of each filter of a Torch-Pruning group; the mean of them where layers share their output width.
+    """L1 norm of each filter of a Torch-Pruning group; their mean if several layers share an output width.
 
-    A filter is what makes one output channel of a convolution, or one output of a linear layer.
+    A filter computes one output channel of a convolution, or one output of a linear layer.
     """
     norms = [
         dependency.layer.weight.detach().abs().flatten(1).sum(dim=1)[indices]
@@ -75,30 +75,31 @@ def filter_norm(group: Any) -> Tensor:
 
 
 def widths(lower: nn.Module) -> Widths:
-    """[in, out] of each convolution and linear layer and [features] of each batch norm, by name: what `rebuild` needs.
+    """[in, out] of each convolution and linear layer and [features] of each batch norm, by name, for `rebuild`.
 
-    Layers without a width that `prune` may change have no entry.
+    Layers whose width `prune` never changes have no entry.
     """
-    found: Widths = {}
+    sizes: Widths = {}
     for name, module in lower.named_modules():
         if isinstance(module, nn.Conv2d):
-            found[name] = [module.in_channels, module.out_channels]
+            sizes[name] = [module.in_channels, module.out_channels]
         elif isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear):
-            found[name] = [module.in_features, module.out_features]
+            sizes[name] = [module.in_features, module.out_features]
         elif isinstance(module, nn.BatchNorm2d):
-            found[name] = [module.num_features]
-    return found
+            sizes[name] = [module.num_features]
+    return sizes
 
 
 def rebuild(lower: nn.Module, pruned: Widths) -> nn.Module:
-    """`lower` in place, its layers made anew where the pruned widths differ, with parameters uninitialised.
+    """Replace, in place, the layers of `lower` whose pruned widths differ. New parameters are uninitialised.
 
-    Raises ValueError when a name is missing or unknown, a width is under 1 or over the width in `lower`, or the
-    widths of a depthwise convolution differ.
+    Raises ValueError if a name is missing or unknown, if a width is under 1 or over the width in `lower`, or if a
+    depthwise convolution has two different widths.
     """
     full = widths(lower)
     if pruned.keys() != full.keys():
-        raise ValueError(f"pruned widths name other layers than the lower part: {sorted(pruned.keys() ^ full.keys())}")
+        difference = sorted(pruned.keys() ^ full.keys())
+        raise ValueError(f"The pruned widths and the lower part name different layers: {difference}.")
     for name, sizes in pruned.items():
         old = lower.get_submodule(name)
         if (
@@ -106,7 +107,7 @@ def rebuild(lower: nn.Module, pruned: Widths) -> nn.Module:
             or not all(1 <= new <= old for new, old in zip(sizes, full[name], strict=True))
             or (_is_depthwise(old) and sizes[0] != sizes[1])
         ):
-            raise ValueError(f"pruned widths of '{name}' are {sizes}; the lower part has {full[name]}.")
+            raise ValueError(f"The pruned widths of '{name}' are {sizes}; the lower part has {full[name]}.")
         if sizes != full[name]:
             lower.set_submodule(name, _resized(old, sizes).train(old.training))
     return lower
@@ -138,5 +139,5 @@ def _is_depthwise(layer: nn.Module) -> bool:
 
 
 def example_input(channels: int, size: tuple[int, int]) -> Tensor:
-    """(1, C, H, W) of zeros: pruning follows shapes, not values."""
+    """Zeros of shape (1, C, H, W): pruning depends on shapes, not on values."""
     return torch.zeros(1, channels, *size)

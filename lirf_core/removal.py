@@ -1,4 +1,4 @@
-"""What a target network is to lose and to keep, in one step: of whole classes (eq. 2 to 4), or of single images."""
+"""The loss terms that make a network forget and keep: whole classes (eq. 2 to 4), or single images."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,7 @@ Terms = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network makes of a batch: its features at the split and before the last layer, and its logits."""
+    """A network's outputs for a batch: its features at the split and before the last layer, and its logits."""
 
     split: Tensor
     features: Tensor
@@ -25,7 +25,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """`count` deposit images with their `numbers` in the deposit set and their `labels`, then proxies without."""
+    """`count` deposit images, with their `numbers` in the deposit set and their `labels`, followed by proxies."""
 
     count: int
     numbers: Tensor
@@ -33,31 +33,31 @@ class Batch:
     target: Outputs
     original: Outputs
 
-    def features_lost(self) -> Tensor:
-        """How far the proxies' features are from the original's: at the split, and before the last layer."""
-        shown = slice(self.count, None)
-        at_split = losses.feature_distance(self.target.split[shown], self.original.split[shown])
-        return at_split + losses.feature_distance(self.target.features[shown], self.original.features[shown])
+    def feature_preservation(self) -> Tensor:
+        """How far the proxies' features are from the original's, at the split plus before the last layer."""
+        proxies = slice(self.count, None)
+        at_split = losses.feature_distance(self.target.split[proxies], self.original.split[proxies])
+        return at_split + losses.feature_distance(self.target.features[proxies], self.original.features[proxies])
 
 
 class Removal(Protocol):
-    """`goals` are the classes that proxies are made for; `learns_statistics`: batch norm follows the deposit set."""
+    """`goals` are the classes that proxies imitate. `learns_statistics`: batch norm adapts to the deposit set."""
 
     goals: Tensor
     learns_statistics: bool
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
-        """The terms of eq. 9 that the target learns from, by their name."""
+        """The target's terms of eq. 9, by name."""
 
     def state(self) -> dict[str, Tensor]:
-        """What it has learnt so far, for a checkpoint."""
+        """What it has learnt so far, to be stored in a checkpoint."""
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from a `state`."""
+        """Go on from a `state`."""
 
 
 class ClassRemoval:
-    """Eq. 2 to 4: the deposited classes are lost, the answers among the preserved ones kept."""
+    """Eq. 2 to 4: forget the deposited classes, keep the answers among the preserved ones."""
 
     learns_statistics = True
 
@@ -77,13 +77,13 @@ class ClassRemoval:
             removed = losses.suppression(target.logits[:count], self.goals)
         attention = losses.attention_transfer(target.split[:count], original.split[:count], cfg.attention_threshold)
         self._adversary.learn(target.features[:count], batch.labels)
-        known = self._adversary.logits(target.features[:count])
-        kept = losses.knowledge_preservation(target.logits, original.logits, self.goals, cfg.temperature)
+        probe_logits = self._adversary.logits(target.features[:count])
+        preservation = losses.knowledge_preservation(target.logits, original.logits, self.goals, cfg.temperature)
         return {
             "kr": losses.knowledge_removal(removed, attention, cfg.lambda_at),
-            "pr": losses.probe_removal(known),
-            "kp": kept,
-            "fp": batch.features_lost(),
+            "pr": losses.probe_removal(probe_logits),
+            "kp": preservation,
+            "fp": batch.feature_preservation(),
             "at": attention,
         }
 
@@ -95,31 +95,31 @@ class ClassRemoval:
 
 
 class SampleRemoval:
-    """The deposit images are to be answered as images that were never seen; their classes stay.
+    """Answer the deposit images as if the network had never seen them; keep their classes.
 
-    No statistics are learnt: the network is to stay what it is for every other image.
+    Batch norm learns no statistics, because nothing may change for any other image.
     """
 
     learns_statistics = False
 
-    def __init__(self, classes: Tensor, wanted: Tensor, config: DepositConfig) -> None:
-        """classes: all class indices; wanted: the margin (N,) that each deposit image is to have."""
-        self._config, self.goals, self._wanted = config, classes, wanted
+    def __init__(self, classes: Tensor, margins: Tensor, config: DepositConfig) -> None:
+        """classes: all class indices; margins: (N,), the one that each deposit image should get."""
+        self._config, self.goals, self._margins = config, classes, margins
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
         cfg, count = self._config, batch.count
         target, original = batch.target, batch.original
-        others = ~torch.nn.functional.one_hot(batch.labels, target.logits.shape[1]).bool()
-        answered, wanted = (outputs.logits[:count][others].view(count, -1) for outputs in (target, original))
-        everything = torch.arange(answered.shape[1], device=answered.device)
-        kept = losses.distil(answered, wanted, everything, cfg.temperature)
+        is_other_class = ~torch.nn.functional.one_hot(batch.labels, target.logits.shape[1]).bool()
+        student, teacher = (outputs.logits[:count][is_other_class].view(count, -1) for outputs in (target, original))
+        everything = torch.arange(student.shape[1], device=student.device)
+        preservation = losses.distil(student, teacher, everything, cfg.temperature)
         if len(target.logits) > count:
-            shown = losses.distil(target.logits[count:], original.logits[count:], self.goals, cfg.temperature)
-            kept = (kept + shown) / 2
+            on_proxies = losses.distil(target.logits[count:], original.logits[count:], self.goals, cfg.temperature)
+            preservation = (preservation + on_proxies) / 2
         return {
-            "kr": losses.unseen(target.logits[:count], batch.labels, self._wanted[batch.numbers]),
-            "kp": kept,
-            "fp": batch.features_lost(),
+            "kr": losses.margin_distance(target.logits[:count], batch.labels, self._margins[batch.numbers]),
+            "kp": preservation,
+            "fp": batch.feature_preservation(),
         }
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The state of a training as a flat dictionary, tensors by name, which a checkpoint can store."""
+"""The state of a training as a flat dictionary of named tensors, as a checkpoint stores it."""
 
 from torch import Tensor
 from torch.optim import Optimizer

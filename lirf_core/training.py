@@ -1,4 +1,4 @@
-"""Trains a target network and a deposit module together (eq. 9), or a network that is only to forget."""
+"""Training of a target network together with its deposit module (eq. 9), or of a network that only forgets."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ from lirf_core.quantisation import Grid
 from lirf_core.removal import Batch, Outputs, Removal
 from lirf_core.state import optimiser_state, part_of, prefixed, restore_optimiser
 
-WEIGHED = 1000  # images that tell how far target and module are from the original
+WEIGHT_IMAGES = 1000  # on which the errors of target and module are measured
 
 
 class DepositDiverged(RuntimeError):
@@ -32,10 +32,10 @@ class DepositDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a deposit is, both counted from 1: `epoch` of `epochs`, `step` of `steps`; and the last step's losses.
+    """How far a training is: `epoch` of `epochs` and `step` of `steps`, both counted from 1, and this step's losses.
 
-    `checkpoint` gives bytes (`checkpoints`) from which the training goes on as if it had not stopped. They are as
-    large as four lower parts or so, and as secret as the network.
+    `checkpoint()` returns bytes (see `checkpoints`) from which the training can go on as if it had never stopped. They
+    have about the size of four lower parts and are as secret as the network.
     """
 
     epoch: int
@@ -47,12 +47,12 @@ class Progress:
     checkpoint: Callable[[], bytes]
 
     def loss_values(self) -> dict[str, float]:
-        """Waits for the device. Raises `DepositDiverged`."""
+        """The losses as numbers; waits for the device. Raises `DepositDiverged` when one is not finite."""
         values = {name: round(value.item(), 6) for name, value in self.losses.items()}
         if not all(map(math.isfinite, values.values())):
             raise DepositDiverged(
-                f"the loss was no longer finite in epoch {self.epoch} of {self.epochs}; "
-                "lower learning_rate or lambda_at, or raise batch_size."
+                f"A loss was no longer finite in epoch {self.epoch} of {self.epochs}. "
+                "Lower learning_rate or lambda_at, or raise batch_size."
             )
         return values
 
@@ -61,9 +61,9 @@ class Progress:
 class Run:
     """How a training runs.
 
-    `on_preparation` is called after each batch of proxy images that was made, `on_step` after each step; either stops
-    the training by raising. With a `checkpoint` (`Progress.checkpoint`) of the same training, which was stopped, it
-    goes on from there.
+    `on_preparation` is called after each batch of proxy images, `on_step` after each step. Either can raise an
+    exception to stop the training. `checkpoint` is the last `Progress.checkpoint()` of the same training, if it was
+    stopped; the training goes on from there.
     """
 
     config: DepositConfig
@@ -77,7 +77,7 @@ class Run:
 class Parts:
     """The networks that a training starts from: one that forgets and, in a deposit, the module that learns.
 
-    With bits, a part is trained on the grid that it will be stored on.
+    A part that has bits is trained on the grid on which it will be stored.
     """
 
     original: SplitNetwork
@@ -87,10 +87,9 @@ class Parts:
 
 
 def train(parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> "Trainer":
-    """Carry out every step.
+    """Take every step, or those after the checkpoint: on one machine, the result is the same to the last bit.
 
-    With a checkpoint, only the steps after it: the result is the same to the last bit (on one machine). Raises
-    `DepositDiverged`, `ForeignCheckpoint`, `OutOfMemory`, and what the callbacks of `run` raise.
+    Raises `DepositDiverged`, `ForeignCheckpoint`, `OutOfMemory`, and what the callbacks of `run` raise.
     """
     with _deterministic(run.compute), memory_errors():
         trainer = Trainer(parts, removal, lesson, run)
@@ -106,7 +105,7 @@ def train(parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> "Trainer"
 
 @contextmanager
 def _deterministic(compute: Compute) -> Iterator[None]:
-    """Kernels that add in the same order each time: cuDNN's of that kind, and no fused attention on CUDA."""
+    """Use only kernels that add in the same order each time: deterministic cuDNN, no fused attention on CUDA."""
     with ExitStack() as settings:
         settings.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False))
         if compute.device.type == "cuda":
@@ -115,13 +114,13 @@ def _deterministic(compute: Compute) -> Iterator[None]:
 
 
 def total_loss(terms: Mapping[str, Tensor], cfg: DepositConfig) -> Tensor:
-    """L, eq. 9, and three terms that go beyond the paper. terms: scalars by their name.
+    """L, eq. 9, followed by three terms that go beyond the paper. terms: scalars by name.
 
-    Single images have no `pr`; a scrub, which has no module, has no `re`, `pt` and `ft`.
+    A deposit of single images has no `pr`. A scrub trains no module and so has no `re`, `pt` and `ft`.
     """
 
     def weighted(weight: float, name: str) -> Tensor | float:
-        return weight * terms[name] if weight and name in terms else 0.0  # no gradient passes a term without weight
+        return weight * terms[name] if weight and name in terms else 0.0  # a term of weight 0 gets no gradient
 
     return (
         terms["kr"]
@@ -135,10 +134,10 @@ def total_loss(terms: Mapping[str, Tensor], cfg: DepositConfig) -> Tensor:
 
 
 class Trainer:
-    """The networks and the optimiser of one deposit, after `step` of `steps`. Without a module it only forgets."""
+    """The networks and the optimiser of one training, after `step` of `steps`. Without a module, it only forgets."""
 
     def __init__(self, parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> None:
-        """Place the networks on the device, and make the proxies of the deposit images, as many as the steps draw."""
+        """Place the networks on the device and make proxies, at most as many as the steps draw."""
         self.parts, self.removal, self.lesson = parts, removal, lesson
         self.config, self.compute = run.config, run.compute
         self.images, self.labels = lesson.images.to(run.compute.device), lesson.labels.to(run.compute.device)
@@ -183,7 +182,7 @@ class Trainer:
             if part is not None and bits is not None:
                 quantisation.attach(part, bits)
         if self.module_lower is not None:
-            # Pruned, a module has other activations than those that its batch-norm statistics were taken from.
+            # Pruning changes the activations, so a pruned module needs new batch-norm statistics.
             self.module_lower.train(self.config.pruning_rate > 0)
         self.learning = nn.ModuleList(part for part in (self.target_lower, self.module_lower) if part is not None)
 
@@ -206,14 +205,14 @@ class Trainer:
         )
 
     def _learn(self, numbers: Tensor) -> dict[str, Tensor]:
-        """Follow the gradient of eq. 9 on the deposit images of these numbers, (B,), and on as many proxies as drawn.
+        """Follow the gradient of eq. 9 on some deposit images and some proxies.
 
-        Returns the terms, detached.
+        numbers: (B,), of the images in the deposit set. Returns the terms, detached.
         """
         cfg, generator = self.config, self.generator
-        images, labels, count = self.images[numbers], self.labels[numbers], len(numbers)
-        shown = torch.cat([images, self.proxies.draw(cfg.proxy_batch, generator)])
-        inputs = self.compute.inputs(cfg.augmentation(shown, generator), self.lesson.preprocessing)
+        labels, count = self.labels[numbers], len(numbers)
+        images = torch.cat([self.images[numbers], self.proxies.draw(cfg.proxy_batch, generator)])
+        inputs = self.compute.inputs(cfg.augmentation(images, generator), self.lesson.preprocessing)
         with self.compute.autocast(), LastFeatures(self.upper) as last:
             with torch.no_grad():
                 split = self.original.lower(inputs)
@@ -225,10 +224,10 @@ class Trainer:
         terms = self.removal.terms(Batch(count, numbers, labels, target, original), generator)
         if module_logits:
             answers = [losses.ModuleAnswer(module_logits[0], self.lesson.deposited)]
-            recovered = losses.join(target_logits, answers, self.lesson.preserved, cfg.joining)
+            recover_logits = losses.join(target_logits, answers, self.lesson.preserved, cfg.joining)
             terms |= {
                 "pt": losses.partial_transfer(module_logits[0], original.logits, self.transferred, cfg.temperature),
-                "re": losses.recovery(recovered[:count], labels),
+                "re": losses.recovery(recover_logits[:count], labels),
                 "ft": losses.feature_distance(splits[1], original.split),
             }
         total = total_loss(terms, cfg)
@@ -242,7 +241,7 @@ class Trainer:
         return {"total": total.detach(), **{name: loss.detach() for name, loss in terms.items()}}
 
     def state(self) -> Checkpoint:
-        """What the steps so far have changed. Proxies are not in it: they are made again from the deposit images."""
+        """Everything that the steps so far have changed. Proxies are left out: they are made again from the images."""
         state = {
             **prefixed("network", self.learning.state_dict()),
             **prefixed("optimiser", optimiser_state(self.optimiser)),
@@ -253,7 +252,7 @@ class Trainer:
         return Checkpoint(self.step, self.steps, self.optimiser.param_groups[0]["lr"], state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a `state`. Raises `ForeignCheckpoint` when it is another training's."""
+        """Go on from a `state`. Raises `ForeignCheckpoint` if it belongs to another training."""
         state = checkpoint.state
         try:
             if (checkpoint.steps, len(state["order"])) != (self.steps, len(self.images)):
@@ -274,35 +273,41 @@ class Trainer:
         self.optimiser.param_groups[0]["lr"] = checkpoint.learning_rate
 
     def target(self) -> SplitNetwork:
+        """The finished target network, frozen."""
         network = SplitNetwork(_finished(self.target_lower), self.upper)
         freeze(network)
         return network
 
     def module(self) -> tuple[nn.Module, Grid]:
+        """The finished deposit module's lower part, frozen, and its grid."""
         return self._settled(self.module_lower, self.parts.module_bits)
 
     def scrubbed(self) -> tuple[nn.Module, Grid]:
+        """The finished lower part of a scrub, frozen, and its grid."""
         return self._settled(self.target_lower, self.parts.target_bits)
 
     @torch.no_grad()
     def weight(self, module: nn.Module) -> float:
-        """How much nearer the finished module's preserved logits are to the original's than the finished target's are.
+        """The weight of the finished module's preserved logits, if the finished target's have weight 1.
 
-        Measured on proxies, or on deposit images where there are none: see `losses.inverse_error`.
+        The ratio of their `losses.inverse_error` against the original, measured on proxies, or on deposit images if
+        there are no proxies.
         """
-        images = (self.proxies.images if len(self.proxies.images) else self.images)[:WEIGHED]
+        images = (self.proxies.images if len(self.proxies.images) else self.images)[:WEIGHT_IMAGES]
         batches = [
             self.compute.inputs(batch, self.lesson.preprocessing)
             for batch in torch.split(images, self.config.batch_size)
         ]
         with self.compute.autocast():
-            original, target, joined = (
+            original_logits, target_logits, module_logits = (
                 torch.cat([self.upper(part(batch)).float() for batch in batches])
                 for part in (self.original.lower, self.target_lower, module)
             )
-        preserved = torch.tensor(self.lesson.preserved, device=original.device)
-        nearness = [losses.inverse_error(logits, original, preserved) for logits in (target, joined)]
-        return round((nearness[1] / nearness[0]).item(), 4)
+        preserved = torch.tensor(self.lesson.preserved, device=original_logits.device)
+        of_target, of_module = (
+            losses.inverse_error(logits, original_logits, preserved) for logits in (target_logits, module_logits)
+        )
+        return round((of_module / of_target).item(), 4)
 
     def _settled(self, part: nn.Module | None, bits: int | None) -> tuple[nn.Module, Grid]:
         assert part is not None
@@ -313,6 +318,6 @@ class Trainer:
 
 def _finished(part: nn.Module) -> nn.Module:
     if not all(torch.isfinite(tensor).all() for tensor in part.state_dict().values()):
-        raise DepositDiverged("the last step left numbers that are not finite; lower learning_rate.")
+        raise DepositDiverged("The last step left weights that are not finite. Lower learning_rate.")
     freeze(part)
     return part

@@ -1,9 +1,9 @@
-"""Named architectures and the points where each may be split.
+"""Named architectures and the blocks after which each can be split.
 
-A network is described by data (`ArchitectureSpec`), never by code or pickle, so that a service can build it for a
-stranger. Parameter names are torchvision's: weights of a torchvision network load unchanged.
+A network is described by data (`ArchitectureSpec`), never by code or pickle, so that a service can build it from an
+untrusted request. Parameter names are torchvision's, so weights of a torchvision network load unchanged.
 
-This module is light: the builders, and with them torchvision, whose import takes seconds, come with the first `build`.
+Importing this package is fast. The first `build` imports the builders and torchvision, which takes seconds.
 """
 
 import copy
@@ -23,19 +23,20 @@ class UnknownArchitecture(ValueError):
 
 
 class UnknownSplit(ValueError):
-    """The name is not one of the architecture's splits."""
+    """The network cannot be split there."""
 
 
 class UnfitImageSize(ValueError):
-    """The architecture takes no images of that size."""
+    """The architecture does not take images of that size."""
 
 
 @dataclass(frozen=True)
 class _Family:
-    """What is known of an architecture before it is built.
+    """What is known about an architecture before it is built.
 
-    builder: the module of this package that has its `parts`. A split is named for the last module of the lower part.
-    smallest_image: pixels of a side. patch: pixels of a side, for networks whose image size is part of the network.
+    builder: the module of this package with its `parts` function. splits: each is named after the last module of the
+    lower part. smallest_image: length of a side in pixels. patch: length of a side in pixels, for networks whose image
+    size is fixed.
     """
 
     builder: str
@@ -46,20 +47,19 @@ class _Family:
 
 
 def _numbered(indices: range | tuple[int, ...], default: int, smallest_image: int = 1) -> _Family:
-    """A network that is one line of numbered `features`, then a classifier."""
+    """A network of numbered `features` in a row, followed by a classifier."""
     splits = tuple(f"features.{index}" for index in indices)
     return _Family("convolutional", splits, f"features.{default}", smallest_image)
 
 
 _RESNET = _Family("resnet", ("stem", "layer1", "layer2", "layer3"), "layer2")
-# These halve an image five times without padding it: nothing would be left of a smaller one.
+# These halve an image five times without padding, so nothing would be left of a smaller one.
 _DENSENET = _Family("convolutional", ("stem", "transition1", "transition2", "transition3"), "transition2", 29)
 _CONVNEXT = _numbered(range(7), 3, smallest_image=32)
 _ENCODER_LAYERS = tuple(f"encoder_layer_{index}" for index in range(11))
 
-# Where nobody says otherwise, the split is in the middle, as the paper has it in a ResNet: about half the depth is
-# shared, and the lower part has some 3 to 20 % of the parameters without the classifier's (of a ViT, whose layers are
-# all alike, half of them).
+# By default the split is in the middle, as for the paper's ResNet: about half of the depth is shared, and the lower
+# part has some 3 to 20 % of the parameters without the classifier's. (In a ViT, whose layers are all alike, half.)
 _FAMILIES = {
     **dict.fromkeys(
         ("resnet18", "resnet34", "resnet50", "resnet18-small", "resnet34-small", "resnet50-small"), _RESNET
@@ -87,12 +87,12 @@ VIT_IMAGE_SIZE = 224
 
 @dataclass(frozen=True)
 class ArchitectureSpec:
-    """What `build` needs to know.
+    """An architecture and its size: everything that `build` needs.
 
-    `-small` names have the small-image form: a 3x3 stem of stride 1 and no max-pool. `width`, in steps of 0.125, scales
-    the four stage widths of that form (64, 128, 256, 512 at 1.0). `channels` is the number of image channels.
-    `image_size`, height and width in pixels, is for a ViT, whose positional embedding has a row for each patch; the
-    other networks take images of any size that `check_image_size` takes.
+    `-small` names have a form for small images: a 3x3 stem of stride 1 and no max-pool. `width`, a multiple of 0.125,
+    scales the four stage widths of that form (64, 128, 256, 512 at 1.0). `channels` is the number of image channels.
+    `image_size`, height and width in pixels, applies only to a ViT, whose positional embedding has a row for each
+    patch. Other networks take images of any size that `check_image_size` accepts.
     """
 
     name: str
@@ -104,7 +104,7 @@ class ArchitectureSpec:
     def __post_init__(self) -> None:
         family = _family(self.name)
         if not 2 <= self.classes <= 100_000:
-            raise ValueError(f"classes is {self.classes}; it must be between 2 and 100,000.")
+            raise ValueError(f"classes is {self.classes}; it must be from 2 to 100,000.")
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}; it must be 1 (grey) or 3 (RGB).")
         if not 0.125 <= self.width <= 4 or self.width * 8 % 1:
@@ -114,13 +114,13 @@ class ArchitectureSpec:
         if family.patch:
             check_image_size(self.name, self.image_size, self.image_size)
         elif self.image_size != VIT_IMAGE_SIZE:
-            raise ValueError(f"image_size is {self.image_size}; only a ViT has an image size, {self.name} has none.")
+            raise ValueError(f"image_size is {self.image_size}; only a ViT has an image size, not {self.name}.")
 
     def description(self) -> dict[str, str | int | float]:
-        """The fields as plain data: `ArchitectureSpec(**description)` is this spec again.
+        """The fields as plain data: `ArchitectureSpec(**description)` equals this spec.
 
-        `image_size` is in it only where it says something: the description of a ResNet is what it was before there
-        were other networks, and the parts that were stored with it are still found to be its own.
+        Only a ViT's description has `image_size`. So a ResNet's description is the same as before this field existed,
+        and parts that were stored with it still match.
         """
         fields: dict[str, str | int | float] = asdict(self)
         if not has_image_size(self.name):
@@ -129,32 +129,32 @@ class ArchitectureSpec:
 
 
 def splits_of(name: str) -> tuple[str, ...]:
-    """Where the architecture may be split, from the image on. Raises `UnknownArchitecture`."""
+    """The possible splits of an architecture, starting at the image. Raises `UnknownArchitecture`."""
     return _family(name).splits
 
 
 def default_split(name: str) -> str:
-    """Where `build` splits when it is not told. Raises `UnknownArchitecture`."""
+    """Where `build` splits by default. Raises `UnknownArchitecture`."""
     return _family(name).default_split
 
 
 def check_split(name: str, split: str) -> None:
-    """Raises `UnknownSplit` (with the possible ones) or `UnknownArchitecture`."""
+    """Raises `UnknownSplit`, which names the possible splits, or `UnknownArchitecture`."""
     if split not in (splits := splits_of(name)):
-        raise UnknownSplit(f"'{split}' is no split of {name}; it may be split after {', '.join(splits)}.")
+        raise UnknownSplit(f"{name} has no split '{split}'. It can be split after {', '.join(splits)}.")
 
 
 def has_image_size(name: str) -> bool:
-    """Whether the image size is part of the network, as it is of a ViT. Raises `UnknownArchitecture`."""
+    """Whether the image size is fixed, as for a ViT. Raises `UnknownArchitecture`."""
     return _family(name).patch is not None
 
 
 def check_image_size(name: str, height: int, width: int) -> None:
-    """Pixels. Raises `UnfitImageSize` or `UnknownArchitecture`."""
+    """height, width: in pixels. Raises `UnfitImageSize` or `UnknownArchitecture`."""
     family = _family(name)
     if min(height, width) < family.smallest_image:
         raise UnfitImageSize(
-            f"{name} takes images from {family.smallest_image} by {family.smallest_image} pixels up, "
+            f"{name} takes images of at least {family.smallest_image} by {family.smallest_image} pixels, "
             f"not {height} by {width}."
         )
     if family.patch and (height != width or height % family.patch):
@@ -164,7 +164,7 @@ def check_image_size(name: str, height: int, width: int) -> None:
 
 
 def build(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
-    """A freshly initialised network, cut after the module named by `split` (none: `default_split`).
+    """A freshly initialised network, split after the module named `split`, or at its `default_split`.
 
     Raises `UnknownSplit`.
     """
@@ -177,17 +177,18 @@ def build(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
 
 @lru_cache(64)
 def outline(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
-    """What `build` makes, on the meta device: names and shapes without numbers. It is shared, and not to be changed.
+    """The network that `build` makes, on the meta device: names and shapes without numbers.
 
-    Raises `UnknownSplit`.
+    The result is shared; do not change it. Raises `UnknownSplit`.
     """
     with torch.device("meta"):
         return build(spec, split)
 
 
 def empty(spec: ArchitectureSpec, split: str) -> SplitNetwork:
-    """What `build` makes, ahead of its weights: nothing is drawn, and every number is to be loaded but the count of
-    batches, which weights may lack. Raises `UnknownSplit`.
+    """The network that `build` makes, with uninitialised weights, to be loaded.
+
+    Only the batch counters are set, to 0, because weights may lack them. Raises `UnknownSplit`.
     """
     network = copy.deepcopy(outline(spec, split)).to_empty(device="cpu")
     for name, count in network.named_buffers():
@@ -197,36 +198,40 @@ def empty(spec: ArchitectureSpec, split: str) -> SplitNetwork:
 
 
 def split_sequential(network: nn.Sequential, after: str) -> SplitNetwork:
-    """Any `nn.Sequential` of named blocks, cut after the child named `after`. Both parts share the network's modules.
+    """Any `nn.Sequential` of named blocks, split after the child named `after`. Both parts share its modules.
 
-    For use from Python, with `deposit` and `RecoverNetwork`: the service cannot register such a network, because there
-    a network is described by data, never by code or pickle. What reaches the cut must have the shape (B, C, H, W), and
-    what has no fixed channels (a shape that depends on the values) cannot be pruned. Dropout and stochastic depth in
-    the lower part draw from torch's global generator; a deposit that is to be repeatable sets them to 0.
+    For use from Python, with `deposit` and `RecoverNetwork`. The service cannot register such a network, because it
+    describes networks by data, never by code or pickle. Features at the split must have the shape (B, C, H, W). Layers
+    whose number of channels is not fixed (a shape that depends on values) cannot be pruned. Dropout and stochastic
+    depth in the lower part draw from torch's global generator; set them to 0 for a repeatable deposit.
 
-    Raises `UnknownSplit` when there is no such child, when none is left for the upper part, when a layer before the cut
-    flattens, or when the layer behind it works in place, which would change features that the deposit still compares.
+    Raises `UnknownSplit` if there is no such child, if none is left for the upper part, if a layer before the split
+    flattens, or if the layer after it works in place, which would change features that the deposit still needs.
     """
     names = [name for name, _ in network.named_children()]
     if after not in names[:-1]:
-        raise UnknownSplit(f"'{after}' is no split of this network; it may be split after {', '.join(names[:-1])}.")
+        raise UnknownSplit(f"This network has no split '{after}'. It can be split after {', '.join(names[:-1])}.")
     cut = names.index(after) + 1
     lower, upper = chain(network, names[:cut]), chain(network, names[cut:])
     for name, module in lower.named_modules():
         if isinstance(module, nn.Flatten):
-            raise UnknownSplit(f"'{name}' flattens the features; split before it, where they are (B, C, H, W).")
+            raise UnknownSplit(f"'{name}' flattens the features. Split before it, where they are (B, C, H, W).")
     name, first = next((name, module) for name, module in upper.named_modules() if not any(module.children()))
     if getattr(first, "inplace", False):
-        raise UnknownSplit(f"'{name}', behind '{after}', works in place; split after it, or set its inplace to False.")
+        raise UnknownSplit(
+            f"'{name}', right after '{after}', works in place. Split after it, or set its inplace to False."
+        )
     return SplitNetwork(lower, upper)
 
 
 def chain(modules: nn.Module, names: list[str]) -> nn.Sequential:
-    """The named children one after the other, under their names, so that parameters keep theirs."""
+    """The named children in a row, under their own names, so that parameters keep theirs."""
     return nn.Sequential(OrderedDict((name, modules.get_submodule(name)) for name in names))
 
 
 def _family(name: str) -> _Family:
     if name not in _FAMILIES:
-        raise UnknownArchitecture(f"no architecture '{name}'; there are {', '.join(ARCHITECTURES)}.")
+        raise UnknownArchitecture(
+            f"There is no architecture '{name}'. The architectures are {', '.join(ARCHITECTURES)}."
+        )
     return _FAMILIES[name]

@@ -15,7 +15,7 @@ _STAGES = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "lay
 
 
 class ResNet(resnet.ResNet):  # type: ignore[misc]
-    """`name` is one of `architectures.ARCHITECTURES`; `width` scales the stages of a `-small` one."""
+    """name: one of `architectures.ARCHITECTURES`. width: scales the stages of a `-small` one."""
 
     def __init__(self, name: str, classes: int, width: float, channels: int) -> None:
         block, layers = _DEPTHS[name.removesuffix("-small")]

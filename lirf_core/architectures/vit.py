@@ -1,7 +1,7 @@
-"""torchvision's Vision Transformer. Its tokens pass the split as an image of one column: (B, embedding, tokens, 1).
+"""torchvision's Vision Transformer.
 
-So the attention map of eq. 3 has an entry for each token, as it has one for each pixel elsewhere, and nothing else
-needs to know of tokens.
+At the split, its tokens have the shape of an image with one column: (B, embedding, tokens, 1). So the attention map of
+eq. 3 has one entry per token, as it has one per pixel in other networks, and no other code needs to know about tokens.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from lirf_core.architectures.channels import take_channels
 
 
 class Lower(nn.Module):
-    """Patches, class token, positions, the first encoder layers. Images (B, C, H, W) to (B, embedding, tokens, 1)."""
+    """Patches, class token, positions and the first encoder layers: (B, C, H, W) to (B, embedding, tokens, 1)."""
 
     def __init__(self, whole: models.VisionTransformer, layers: list[str]) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Lower(nn.Module):
 
 
 class LowerEncoder(nn.Module):
-    """Tokens (B, tokens, embedding), to the same."""
+    """Positions and the first encoder layers: (B, tokens, embedding) to the same shape."""
 
     def __init__(self, pos_embedding: nn.Parameter, layers: nn.Sequential) -> None:
         super().__init__()
@@ -44,21 +44,21 @@ class LowerEncoder(nn.Module):
 
 
 class Tokens(nn.Module):
-    """(B, embedding, tokens, 1), as the lower part gives it, to (B, tokens, embedding)."""
+    """The lower part's (B, embedding, tokens, 1) to (B, tokens, embedding)."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features.squeeze(3).transpose(1, 2)
 
 
 class ClassToken(nn.Module):
-    """(B, tokens, embedding) to (B, embedding): the first token answers for the image."""
+    """The first token, which stands for the image: (B, tokens, embedding) to (B, embedding)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens[:, 0]
 
 
 def parts(spec: ArchitectureSpec, split: str) -> tuple[nn.Module, nn.Module]:
-    """The lower and the upper part. torchvision's dropout is 0 here unless somebody asks for more."""
+    """The lower and the upper part. torchvision's default dropout is 0."""
     whole = models.get_model(spec.name, weights=None, num_classes=spec.classes, image_size=spec.image_size)
     take_channels(whole, spec.channels)
     names = [name for name, _ in whole.encoder.layers.named_children()]

@@ -1,7 +1,7 @@
-"""Distillation leak: does a student of the target learn the deposited classes from it (the paper's Table 3)?
+"""Distillation leak: does a student learn the deposited classes from the target (the paper's Table 3)?
 
-As in the paper a student also sees the ground truth, so that its accuracy falls little by itself: what it learns with
-no teacher is the yardstick.
+As in the paper, a student also sees the ground truth and learns much of it without a teacher. So the yardstick is a
+student that has no teacher.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ TEMPERATURE = 4.0
 
 
 def plain_cnn(channels: int, classes: int, features: tuple[int, int, int], width: int = 32) -> SplitNetwork:
-    """Three convolutions to the split, whose features (C, H, W) have the teacher's size there, and two behind it."""
+    """Three convolutions before the split, where features have the teacher's size (C, H, W), and two after it."""
 
     def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
         return [
@@ -33,12 +33,12 @@ def plain_cnn(channels: int, classes: int, features: tuple[int, int, int], width
             nn.ReLU(),
         ]
 
-    depth, height, broad = features
+    depth, height, feature_width = features
     lower = nn.Sequential(
         *block(channels, width, 1),
         *block(width, width, 1),
         *block(width, depth, 2),
-        nn.AdaptiveAvgPool2d((height, broad)),  # which leaves features of that size as they are
+        nn.AdaptiveAvgPool2d((height, feature_width)),  # does nothing if the features already have that size
     )
     upper = nn.Sequential(
         *block(depth, 2 * depth, 2),
@@ -51,14 +51,14 @@ def plain_cnn(channels: int, classes: int, features: tuple[int, int, int], width
 
 
 def features_at_split(network: SplitNetwork, preprocessing: Preprocessing) -> tuple[int, int, int]:
-    """(C, H, W) of one image's features there."""
+    """(C, H, W) of one image's features at the split."""
     example = torch.zeros(1, preprocessing.channels, preprocessing.height, preprocessing.width)
     with torch.inference_mode():
         depth, height, width = network.lower(example.to(next(network.parameters()).device)).shape[1:]
     return depth, height, width
 
 
-def taught(
+def train_student(
     student: SplitNetwork,
     teacher: SplitNetwork | None,
     images: Tensor,
@@ -74,10 +74,11 @@ def taught(
     seed: int = 0,
     on_step: Callable[[int, int], None] = lambda *_: None,
 ) -> SplitNetwork:
-    """The student, trained by ground truth and, where there is one, by the teacher; frozen.
+    """Train a student on the ground truth and, if there is one, on a teacher. Returns it frozen.
 
-    images: uint8 (N, C, H, W); labels: (N,). By attention, student and teacher have features of the same height and
-    width at their splits. `on_step` is told the step and how many there are; it stops the training by raising.
+    images: uint8 (N, C, H, W); labels: (N,). For `attention`, the features of student and teacher must have the same
+    height and width at their splits. `on_step` gets the step and the number of steps, and can raise an exception to
+    stop.
     """
     generator = Generator().manual_seed(seed)
     student = compute.place(student).train()
@@ -97,9 +98,9 @@ def taught(
             loss = F.cross_entropy(logits, labels[chosen])
             if teacher:
                 with torch.no_grad(), compute.autocast():
-                    told = teacher.lower(inputs)
-                    wanted = teacher.upper(told).float() if distillation == "logits" else None
-                loss = loss + _distilled(temperature, logits, wanted, features, told)
+                    teacher_features = teacher.lower(inputs)
+                    teacher_logits = teacher.upper(teacher_features).float() if distillation == "logits" else None
+                loss = loss + _distillation_loss(temperature, logits, teacher_logits, features, teacher_features)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -110,9 +111,11 @@ def taught(
     return student
 
 
-def _distilled(temperature: float, logits: Tensor, wanted: Tensor | None, features: Tensor, told: Tensor) -> Tensor:
-    """By the teacher's logits where they are wanted, else by attention."""
-    if wanted is not None:
+def _distillation_loss(
+    temperature: float, logits: Tensor, teacher_logits: Tensor | None, features: Tensor, teacher_features: Tensor
+) -> Tensor:
+    """By the teacher's logits if there are any, else by attention."""
+    if teacher_logits is not None:
         everything = torch.arange(logits.shape[1], device=logits.device)
-        return losses.distil(logits, wanted, everything, temperature)
-    return ATTENTION_WEIGHT / 2 * losses.attention_transfer(features, told, 0.0) / features[0, 0].numel()
+        return losses.distil(logits, teacher_logits, everything, temperature)
+    return ATTENTION_WEIGHT / 2 * losses.attention_transfer(features, teacher_features, 0.0) / features[0, 0].numel()

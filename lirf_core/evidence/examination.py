@@ -1,7 +1,7 @@
-"""All evidence of one deposit: what is left of the deposited classes, on raw logits and beyond them.
+"""All evidence of one deposit: what is left of the deposited classes, in raw logits and beyond them.
 
-Held-out images are halved class by class. One half is the attacker's, who has labels: a probe, a fine-tuning and
-students learn from it. The other half is asked.
+The held-out images of each class are halved. One half, with labels, belongs to the attacker: a probe, a fine-tuning and
+students learn from it. The other half are the questions.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.enumeration import enumerated
-from lirf_core.evidence.answers import Answered, CannotBeMeasured, Share, answered, demand_finite, shares
-from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, taught
-from lirf_core.evidence.embedding import LEAST, embedding
-from lirf_core.evidence.images import Labelled, halves, sides, spread
+from lirf_core.evidence.answers import AnswerSummary, CannotBeMeasured, Shares, require_finite, shares, summarise
+from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, train_student
+from lirf_core.evidence.embedding import MIN_IMAGES, embedding
+from lirf_core.evidence.images import Labelled, evenly_spaced, halves, sides
 from lirf_core.evidence.intervals import MANY
 from lirf_core.evidence.membership import Attack, attack
 from lirf_core.evidence.probe import linear_probe
-from lirf_core.evidence.relearning import STEPS, Relearnt, relearning_curve
+from lirf_core.evidence.relearning import STEPS, RelearningPoint, relearning_curve
 from lirf_core.features import answers_of
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.losses import margins
@@ -45,18 +45,18 @@ GOOD = {
     "embedding": "Deposited classes are mixed together in the target, and separate again in the deposit module and the "
     "recover network.",
 }
-NOT_MEASURED = "It could not be measured: {}"
-OTHERS = 50  # preserved classes that an attacker has images of
-FEW = (10, 100)  # images of each class that a relearning sees
-SHOWN, SHOWN_EACH, SHOWN_CLASSES = 600, 40, 20  # in a picture; so many deposited classes, and twice as many others
+NOT_MEASURED = "It could not be measured. {}"
+OTHERS = 50  # preserved classes of which an attacker has images
+FEW = (10, 100)  # images of each class for a relearning
+SHOWN, SHOWN_EACH, SHOWN_CLASSES = 600, 40, 20  # in a picture: images, per class, deposited classes (others: twice)
 STUDENT_STEPS, STUDENT_EPOCHS, STUDENT_BATCH = 120, 5, 128
-LEAST_BATCH, STUDENT_BATCHES = 32, 4  # where images are few, a step sees few, and an epoch has so many
-STUDENT_PIXELS = 128 * 112 * 112  # of a batch: some 5 GB of what a step keeps
+MIN_BATCH, STUDENT_BATCHES = 32, 4  # with few images, batches shrink so that an epoch has this many
+STUDENT_PIXELS = 128 * 112 * 112  # in a batch; a step then keeps about 5 GB of activations
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What is examined. `fresh` has the target's architecture and knows nothing; `reference` never saw the classes."""
+    """The networks to examine. `fresh` is an untrained target; `reference` never saw the deposited classes."""
 
     target: SplitNetwork
     fresh: SplitNetwork
@@ -65,31 +65,23 @@ class Networks:
     reference: SplitNetwork | None = None
 
     def whole(self) -> dict[str, SplitNetwork]:
-        """Those that are a network by themselves and were trained."""
+        """The trained networks that consist of two parts, by name."""
         named = {"original": self.original, "target": self.target, "reference": self.reference}
         return {name: network for name, network in named.items() if network is not None}
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a linear probe, or a student, answers rightly."""
-
-    preserved: Share | None
-    deposited: Share | None
-
-
-@dataclass(frozen=True)
 class Relearning:
-    """Fine-tuned on so many images of each class, and asked about so many of the deposited classes."""
+    """A fine-tuning on `images_each` images of each class. `asked`: questions about the deposited classes."""
 
     images_each: int
     asked: int
-    curve: list[Relearnt]
+    curve: list[RelearningPoint]
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """`labels` are class indices; `points` a place in the plane for each of them, by network."""
+    """`labels`: the class index of each image; `points`: for each network, each image's place in the plane."""
 
     labels: list[int]
     points: dict[str, list[tuple[float, float]]]
@@ -97,25 +89,25 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """By network: original, target, deposit module (`module`), recover, reference, fresh, or no teacher (`none`).
+    """Results by network: original, target, deposit module (`module`), recover, reference, fresh, no teacher (`none`).
 
-    What could not be measured is empty, and `missing` says why.
+    `good` says how to read each part. A part that could not be measured is empty, and `missing` says why.
     """
 
     good: dict[str, str]
     missing: dict[str, str]
     images: dict[str, int]
-    answers: dict[str, Answered] = field(default_factory=dict)
+    answers: dict[str, AnswerSummary] = field(default_factory=dict)
     membership: dict[str, Attack] = field(default_factory=dict)
-    probe: dict[str, Read] = field(default_factory=dict)
+    probe: dict[str, Shares] = field(default_factory=dict)
     relearning: dict[str, list[Relearning]] = field(default_factory=dict)
-    distillation: dict[str, dict[str, Read]] = field(default_factory=dict)
+    distillation: dict[str, dict[str, Shares]] = field(default_factory=dict)
     embedding: Embedding | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """A deposit as it is examined. `members` are its deposit set, where that is still there."""
+    """The deposit to examine. `members` is its deposit set, or None if that is shredded."""
 
     classes: Sequence[str]
     deposited: Sequence[int]
@@ -127,10 +119,10 @@ class Case:
 
 
 class Examination:
-    """Carries out the parts, one after the other, each by its name in `PARTS`.
+    """Examines the parts in `PARTS`, one after the other. The networks are not changed.
 
-    compute trains, exact answers. `on_step` is told the part and is called for each piece of it; it stops the work by
-    raising. Nothing of the networks is changed.
+    compute: for training; exact: for answers. `on_step` gets the name of the part for each piece of its work, and can
+    raise an exception to stop.
     """
 
     def __init__(
@@ -145,16 +137,16 @@ class Examination:
         self._networks, self._case, self._compute, self._exact = networks, case, compute, exact
         self._on_step, self._part, self._seed = on_step, PARTS[0], seed
         self._missing: dict[str, str] = {}
-        attacked = [*case.deposited, *spread(case.preserved, OTHERS)]
-        self._attackers, self._asked = halves(case.held_out.of_classes(attacked), seed)
+        attacked = [*case.deposited, *evenly_spaced(case.preserved, OTHERS)]
+        self._attackers, self._questions = halves(case.held_out.of_classes(attacked), seed)
         self._recover = None
         if networks.module:
-            belongs = networks.module.upper_digest
-            self._recover = RecoverNetwork(networks.target, [networks.module], belongs, case.preserved)
+            upper_digest = networks.module.upper_digest
+            self._recover = RecoverNetwork(networks.target, [networks.module], upper_digest, case.preserved)
 
     def run(self) -> Evidence:
-        """Every part."""
-        found: dict[str, Any] = {}
+        """Examine every part."""
+        results: dict[str, Any] = {}
         missing = self._missing = {}
         for part in PARTS:
             self._part = part
@@ -164,12 +156,12 @@ class Examination:
                 continue
             try:
                 with memory_errors():
-                    found[part] = getattr(self, f"_{part}")()
+                    results[part] = getattr(self, f"_{part}")()
             except OutOfMemory:
                 missing[part] = "The device has too little memory for it."
             except CannotBeMeasured as error:
                 missing[part] = NOT_MEASURED.format(error)
-        if reason := self._hardly_seen():
+        if reason := self._scarce_classes():
             missing["classes"] = reason
         if self._networks.original is None:
             missing["original"] = "The network from before the deposit was destroyed, as the model's policy demands."
@@ -177,12 +169,12 @@ class Examination:
             missing["recover"] = "The deposit module was purged, so nothing can recover the classes."
         if self._networks.reference is None:
             missing["reference"] = "No reference was named, a network that never saw the classes, to compare with."
-        seen = {"held_out": self._case.held_out, "attackers": self._attackers, "asked": self._asked}
-        images = {name: len(of) for name, of in seen.items()}
+        sets = {"held_out": self._case.held_out, "attackers": self._attackers, "asked": self._questions}
+        images = {name: len(labelled) for name, labelled in sets.items()}
         images["members"] = len(self._case.members) if self._case.members else 0
-        return Evidence(GOOD, missing, images, **found)
+        return Evidence(GOOD, missing, images, **results)
 
-    def _hardly_seen(self) -> str | None:
+    def _scarce_classes(self) -> str | None:
         counts = self._case.held_out.labels.bincount(minlength=len(self._case.classes))
         absent = [self._case.classes[label] for label in self._case.deposited if not counts[label]]
         rare = [self._case.classes[label] for label in self._case.deposited if 0 < counts[label] < MANY]
@@ -203,30 +195,34 @@ class Examination:
             return "The evaluation set has too few images to split into two halves."
         if part == "probe" and len(self._attackers.classes()) == 1:
             return "The evaluation set has images of only one class."
-        if part == "embedding" and len(self._shown()) < LEAST:
+        if part == "embedding" and len(self._pictured()) < MIN_IMAGES:
             return "The evaluation set has too few images for a picture."
         return None
 
-    def _answers(self) -> dict[str, Answered]:
-        held_out = self._case.held_out
-        told = held_out.labels, self._case.deposited, self._case.classes
-        return self._of_each(self._all(), lambda network: answered(self._logits(network, held_out), *told))
+    def _answers(self) -> dict[str, AnswerSummary]:
+        case, held_out = self._case, self._case.held_out
+
+        def summary(network: nn.Module) -> AnswerSummary:
+            return summarise(self._logits(network, held_out), held_out.labels, case.deposited, case.classes)
+
+        return self._of_each(self._all(), summary)
 
     def _membership(self) -> dict[str, Attack]:
         assert self._case.members is not None
         members, strangers = sides(self._case.members, self._case.held_out.of_classes(self._case.deposited))
         if not len(members):
-            raise CannotBeMeasured("no class has both a member and a held-out image.")
+            raise CannotBeMeasured("No class has both a member and a held-out image.")
         return self._of_each(
             self._all(),
-            lambda network: attack(*(margins(self._logits(network, of), of.labels) for of in (members, strangers))),
+            lambda network: attack(
+                *(margins(self._logits(network, side), side.labels) for side in (members, strangers))
+            ),
         )
 
-    def _probe(self) -> dict[str, Read]:
-        def read(network: SplitNetwork) -> Read:
-            of_attackers, of_asked = (self._features(network.lower, of) for of in (self._attackers, self._asked))
-            labelled = of_attackers, self._attackers.labels
-            return self._read(linear_probe(labelled, of_asked, len(self._case.classes)))
+    def _probe(self) -> dict[str, Shares]:
+        def read(network: SplitNetwork) -> Shares:
+            training, questions = (self._features(network.lower, half) for half in (self._attackers, self._questions))
+            return self._shares(linear_probe((training, self._attackers.labels), questions, len(self._case.classes)))
 
         return self._of_each(self._networks.whole(), read)
 
@@ -236,14 +232,14 @@ class Examination:
             learners["reference"] = self._networks.reference
         each = self._most_each()
         budgets = [few for few in FEW if few <= each] or [each]
-        return self._of_each(learners, lambda network: [self._relearnt(network, budget) for budget in budgets])
+        return self._of_each(learners, lambda network: [self._relearn(network, budget) for budget in budgets])
 
-    def _relearnt(self, network: SplitNetwork, budget: int) -> Relearning:
+    def _relearn(self, network: SplitNetwork, budget: int) -> Relearning:
         few = self._attackers.first_of_each(budget)
         curve = relearning_curve(
             network,
             (few.images(), few.labels),
-            (self._asked.images(), self._asked.labels),
+            (self._questions.images(), self._questions.labels),
             self._case.deposited,
             self._case.preprocessing,
             self._case.augmentation,
@@ -252,31 +248,31 @@ class Examination:
             self._seed,
             self._step,
         )
-        return Relearning(budget, len(self._asked.of_classes(self._case.deposited)), curve)
+        return Relearning(budget, len(self._questions.of_classes(self._case.deposited)), curve)
 
-    def _distillation(self) -> dict[str, dict[str, Read]]:
+    def _distillation(self) -> dict[str, dict[str, Shares]]:
         teachers = {"original": self._networks.original, "target": self._networks.target}
         depth, height, width = features_at_split(self._exact.place(self._networks.target), self._case.preprocessing)
-        is_map = height > 1 and width > 1  # a transformer's tokens lie nowhere in the image
+        is_map = height > 1 and width > 1  # a transformer's tokens have no place in the image
         ways: list[Distillation] = ["logits", "attention"] if is_map else ["logits"]
-        alone = self._student((depth, height, width), None, "logits")
-        found: dict[str, dict[str, Read]] = {}
+        without_teacher = self._student((depth, height, width), None, "logits")
+        results: dict[str, dict[str, Shares]] = {}
         for way in ways:
             teach = partial(self._student, (depth, height, width), way=way)
-            there = {name: teacher for name, teacher in teachers.items() if teacher is not None}
-            found[way] = {"none": alone, **self._of_each(there, teach)}
-        return found
+            available = {name: teacher for name, teacher in teachers.items() if teacher is not None}
+            results[way] = {"none": without_teacher, **self._of_each(available, teach)}
+        return results
 
-    def _student(self, features: tuple[int, int, int], teacher: SplitNetwork | None, way: Distillation) -> Read:
+    def _student(self, features: tuple[int, int, int], teacher: SplitNetwork | None, way: Distillation) -> Shares:
         preprocessing = self._case.preprocessing
         pixels = preprocessing.height * preprocessing.width
-        few = max(LEAST_BATCH, len(self._attackers) // STUDENT_BATCHES)
+        few = max(MIN_BATCH, len(self._attackers) // STUDENT_BATCHES)
         batch_size = max(8, min(STUDENT_BATCH, few, STUDENT_PIXELS // pixels))
         per_epoch = -(-len(self._attackers) // batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             student = plain_cnn(preprocessing.channels, len(self._case.classes), features)
-        learnt = taught(
+        trained = train_student(
             student,
             teacher,
             self._attackers.images(),
@@ -290,40 +286,40 @@ class Examination:
             seed=self._seed,
             on_step=lambda *_: self._step(),
         )
-        return self._read(self._logits(learnt, self._asked))
+        return self._shares(self._logits(trained, self._questions))
 
     def _of_each(self, networks: dict[str, Network], measure: Callable[[Network], Measured]) -> dict[str, Measured]:
-        """What one network allows no figure of, the others do."""
-        found = {}
+        """Measure each network; if one cannot be measured, note why and go on with the others."""
+        results = {}
         for name, network in networks.items():
             try:
-                found[name] = measure(network)
+                results[name] = measure(network)
             except CannotBeMeasured as error:
                 self._missing[f"{self._part}, {name}"] = NOT_MEASURED.format(error)
-        return found
+        return results
 
     def _embedding(self) -> Embedding:
-        shown, networks = self._shown(), self._networks
+        pictured, networks = self._pictured(), self._networks
         lowers: dict[str, nn.Module] = {"target": networks.target.lower}
         if networks.original:
             lowers = {"original": networks.original.lower, **lowers}
         if networks.module:
             lowers["module"] = networks.module
-        found = {name: self._features(lower, shown) for name, lower in lowers.items()}
+        features = {name: self._features(lower, pictured) for name, lower in lowers.items()}
         if self._recover:  # its features are those of the part that gave its answer
-            answers = self._logits(self._recover, shown).argmax(1)
+            answers = self._logits(self._recover, pictured).argmax(1)
             is_deposited = torch.isin(answers, torch.tensor(sorted(self._case.deposited)))
-            found["recover"] = found["module"].where(is_deposited[:, None], found["target"])
+            features["recover"] = features["module"].where(is_deposited[:, None], features["target"])
         points = {}
-        for name, features in found.items():
+        for name, of_network in features.items():
             self._step()
-            points[name] = embedding(features, self._seed)
-        return Embedding(shown.labels.tolist(), points)
+            points[name] = embedding(of_network, self._seed)
+        return Embedding(pictured.labels.tolist(), points)
 
-    def _shown(self) -> Labelled:
+    def _pictured(self) -> Labelled:
         deposited, preserved = (
-            spread(self._case.deposited, SHOWN_CLASSES),
-            spread(self._case.preserved, 2 * SHOWN_CLASSES),
+            evenly_spaced(self._case.deposited, SHOWN_CLASSES),
+            evenly_spaced(self._case.preserved, 2 * SHOWN_CLASSES),
         )
         count = min(SHOWN_EACH, SHOWN // (len(deposited) + len(preserved)))
         return self._case.held_out.of_classes([*deposited, *preserved]).first_of_each(count)
@@ -332,23 +328,24 @@ class Examination:
         return int(self._attackers.labels.bincount().max())
 
     def _all(self) -> dict[str, nn.Module]:
-        whole: dict[str, nn.Module] = dict(self._networks.whole())
-        return {**whole, "recover": self._recover} if self._recover else whole
+        networks: dict[str, nn.Module] = dict(self._networks.whole())
+        return {**networks, "recover": self._recover} if self._recover else networks
 
-    def _read(self, logits: Tensor) -> Read:
-        demand_finite(logits)
-        return Read(*shares(logits.argmax(1) == self._asked.labels, self._asked.labels, self._case.deposited))
+    def _shares(self, logits: Tensor) -> Shares:
+        require_finite(logits)
+        labels = self._questions.labels
+        return shares(logits.argmax(1) == labels, labels, self._case.deposited)
 
-    def _logits(self, network: nn.Module, of: Labelled) -> Tensor:
+    def _logits(self, network: nn.Module, labelled: Labelled) -> Tensor:
         placed, preprocessing = self._exact.place(network), self._case.preprocessing
-        return of.ask(lambda images: logits_of(placed, images, preprocessing, self._exact, self._step))
+        return labelled.ask(lambda images: logits_of(placed, images, preprocessing, self._exact, self._step))
 
-    def _features(self, lower: nn.Module, of: Labelled) -> Tensor:
-        """Of the last layer, whose upper part is one for all but the reference's."""
+    def _features(self, lower: nn.Module, labelled: Labelled) -> Tensor:
+        """The last layer's features. All networks share one upper part, except the reference."""
         reference, preprocessing = self._networks.reference, self._case.preprocessing
         upper = reference.upper if reference and lower is reference.lower else self._networks.target.upper
         parts = self._exact.place(lower), self._exact.place(upper)
-        return of.ask(
+        return labelled.ask(
             lambda images: answers_of(*parts, images, preprocessing, self._exact, on_batch=self._step).features
         )
 

@@ -1,8 +1,8 @@
-"""Membership inference: can it be told from a network's answers whether an image was in its training set?
+"""Membership inference: do a network's answers show whether an image was in its training set?
 
 The attack thresholds the margin of the true class (the logit scaling of Carlini et al., Membership Inference Attacks
-From First Principles, 2022). An area under the curve of 0.5 is a guess; images that were forgotten should be there, or
-where images of the same kind are that the network never saw.
+From First Principles, 2022). An area under the curve of 0.5 is a guess. Forgotten images should have that area, or the
+area of similar images that the network never saw.
 """
 
 import math
@@ -11,25 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lirf_core.evidence.answers import demand_finite
+from lirf_core.evidence.answers import require_finite
 
 
 @dataclass(frozen=True)
 class Attack:
-    """`auc`: probability that a member's margin is over a stranger's; `error`: its standard error."""
+    """`auc`: the probability that a member's margin is above a stranger's; `error`: its standard error."""
 
     auc: float
     error: float
 
 
 def attack(members: Tensor, strangers: Tensor) -> Attack:
-    """members, strangers: `losses.margins` (M,) and (S,), at least one each.
+    """members, strangers: `losses.margins`, (M,) and (S,), at least one each.
 
-    The error is that of Hanley and McNeil (1982), of an area that is drawn towards a half by one image's worth: else
-    one of 0 or 1 had none. Raises `CannotBeMeasured` where a margin is not finite.
+    The error is Hanley and McNeil's (1982), for an area that is moved towards 0.5 by the weight of one image; otherwise
+    an area of 0 or 1 would have no error. Raises `CannotBeMeasured` if a margin is not finite.
     """
     both = torch.cat([members, strangers]).double()
-    demand_finite(both)
+    require_finite(both)
     _, rank_of, counts = torch.unique(both, return_inverse=True, return_counts=True)
     mean_ranks = counts.cumsum(0).double() - (counts.double() - 1) / 2  # ties share their mean rank
     m, s = len(members), len(strangers)

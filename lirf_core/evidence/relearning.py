@@ -1,7 +1,7 @@
-"""Relearning: how soon a network knows the deposited classes again when somebody fine-tunes it on a few images.
+"""Relearning: how soon a network knows the deposited classes again if it is fine-tuned on a few images.
 
-What was hidden comes back in a few steps; what is gone has to be learnt. The yardstick is a network of the same
-architecture that was trained on the preserved classes alone.
+Hidden knowledge comes back within a few steps; knowledge that is gone must be learnt again. The yardstick is a network
+of the same architecture that was trained on the preserved classes only.
 """
 
 import copy
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from lirf_core.compute import Compute
-from lirf_core.evidence.answers import demand_finite
+from lirf_core.evidence.answers import require_finite
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork
@@ -24,8 +24,8 @@ STEPS = (0, 5, 10, 20, 40, 80)
 
 
 @dataclass(frozen=True)
-class Relearnt:
-    """Held-out accuracy in percent after so many steps, by argmax over all raw logits."""
+class RelearningPoint:
+    """Held-out accuracy in percent after `step` steps, by argmax over all raw logits."""
 
     step: int
     preserved: float | None
@@ -43,12 +43,12 @@ def relearning_curve(
     steps: Sequence[int] = STEPS,
     seed: int = 0,
     on_step: Callable[[], None] = lambda: None,
-) -> list[Relearnt]:
-    """Fine-tunes a copy of every layer on the attacker's `few` images, in batches of 64 by SGD with momentum.
+) -> list[RelearningPoint]:
+    """Fine-tune every layer of a copy on the attacker's `few` images, in batches of 64, by SGD with momentum.
 
-    few, held_out: uint8 (N, C, H, W) and labels (N,), of every class: who shows deposited images alone makes a network
-    that answers nothing else. steps: ascending. `on_step` stops it by raising. Raises
-    `CannotBeMeasured` where the fine-tuning diverged.
+    few, held_out: uint8 (N, C, H, W) and labels (N,), of every class: fine-tuning on deposited images only would make a
+    network that answers nothing else. steps: ascending. `on_step` can raise an exception to stop. Raises
+    `CannotBeMeasured` if the fine-tuning diverges.
     """
     generator = Generator().manual_seed(seed)
     learner = compute.place(copy.deepcopy(network)).requires_grad_(True)
@@ -58,9 +58,9 @@ def relearning_curve(
     for step in range(steps[-1] + 1):
         if step in steps:
             logits = logits_of(learner, held_out[0], preprocessing, compute, on_step)
-            demand_finite(logits)
-            found = accuracy(logits, held_out[1], deposited)
-            curve.append(Relearnt(step, found.preserved, found.deposited))
+            require_finite(logits)
+            held_out_accuracy = accuracy(logits, held_out[1], deposited)
+            curve.append(RelearningPoint(step, held_out_accuracy.preserved, held_out_accuracy.deposited))
             learner.train()
         if step == steps[-1]:
             break

@@ -1,7 +1,7 @@
-"""Image archives (a zip of class folders) to uint8 tensors, packed as safetensors without holding the set in memory.
+"""Uploaded image archives (a zip of class folders) to uint8 tensors in a safetensors file, piece by piece.
 
-The archive is a stranger's: names are never used as paths, real bytes are counted, entries must be disjoint, and
-images are decoded in processes of their own (`decoding`).
+Archives are not trusted: names are never used as paths, the bytes that are really read are counted, entries must not
+overlap, and images are decoded in separate processes (`decoding`).
 """
 
 import json
@@ -26,11 +26,11 @@ from lirf_core.images.preprocessing import Preprocessing
 _IGNORED_PARTS = ("__MACOSX",)
 _DRIVE = re.compile("[A-Za-z]:")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-MAX_NAMED = 20
+MAX_NAMED = 20  # unreadable files in a message
 
 
 class BadArchive(ValueError):
-    """The archive cannot be used; the message says why and what to do."""
+    """The archive cannot be used. The message says why and what to do."""
 
 
 class UnsafeArchive(BadArchive):
@@ -51,14 +51,14 @@ class UnreadableImages(BadArchive):
     def __init__(self, names: list[str], total: int) -> None:
         self.names, self.total = names, total
         super().__init__(
-            f"{total} of the files cannot be read as PNG or JPEG images: {', '.join(names)}"
+            f"{total} files cannot be read as PNG or JPEG images: {', '.join(names)}"
             f"{', ...' if total > len(names) else ''}. Remove or convert them."
         )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may ask of the machine."""
+    """The most that an archive may use. ratio: of unpacked to packed bytes of a file."""
 
     entries: int = 1_000_000
     directory_bytes: int = 128 << 20
@@ -84,7 +84,7 @@ class _Entry:
 
 @dataclass
 class ImageArchive:
-    """A checked archive. Raises `BadArchive` on construction; images are decoded only by `pack`."""
+    """A checked archive. Raises `BadArchive` on construction. Only `pack` decodes images."""
 
     file: BinaryIO
     classes: Sequence[str]
@@ -98,27 +98,27 @@ class ImageArchive:
             if isinstance(error, BadArchive):
                 raise
             raise BadArchive(
-                "this is no readable zip archive; send a zip with one folder of images for each class."
+                "This is not a readable zip archive. Send a zip with one folder of images for each class."
             ) from error
         files = [info for info in self._zip.infolist() if not info.is_dir()]
         self._check_safety(files)
         index = {name: number for number, name in enumerate(self.classes)}
         self._entries = [_Entry(info, self._label(info, index)) for info in files if not _is_ignored(info)]
         if not self._entries:
-            raise NoImages("the archive has no images; put PNG or JPEG files into one folder for each class.")
+            raise NoImages("The archive has no images. Put PNG or JPEG files into one folder for each class.")
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of each class that has any."""
+        """The number of images of each class that has any."""
         counts = Counter(entry.label for entry in self._entries)
         return {self.classes[label]: counts[label] for label in sorted(counts)}
 
     def packed_bytes(self, preprocessing: Preprocessing) -> int:
-        """What the images need when they are packed, labels and header aside."""
+        """The size of the packed images, without labels and header."""
         return len(self._entries) * preprocessing.channels * preprocessing.height * preprocessing.width
 
     def pack(self, preprocessing: Preprocessing, decoders: Decoders) -> Iterator[bytes]:
-        """Yields a safetensors file with `images` (uint8, N C H W) and `labels` (int64, N), piece by piece.
+        """Yield the pieces of a safetensors file with `images` (uint8, (N, C, H, W)) and `labels` (int64, (N,)).
 
         Images are converted to the network's channels and resized to its input. Raises `UnreadableImages` at the end.
         """
@@ -127,8 +127,8 @@ class ImageArchive:
         image_bytes = self.packed_bytes(preprocessing)
         if image_bytes > self.limits.packed_bytes:
             raise UnsafeArchive(
-                f"{count} images of {preprocessing.width} x {preprocessing.height} pixels make {image_bytes} bytes; "
-                f"at most {self.limits.packed_bytes} are taken, so split the archive."
+                f"{count} images of {preprocessing.width} x {preprocessing.height} pixels need {image_bytes} bytes; "
+                f"the limit is {self.limits.packed_bytes}. Split the archive."
             )
         header = json.dumps(
             {
@@ -146,7 +146,7 @@ class ImageArchive:
             content = self._read(entry.info)
             total_bytes += len(content)
             if total_bytes > self.limits.total_bytes:
-                raise UnsafeArchive(f"the archive unpacks to over {self.limits.total_bytes} bytes.")
+                raise UnsafeArchive(f"The archive unpacks to more than {self.limits.total_bytes} bytes. Split it.")
             try:
                 pixels = decoders.decode(content, preprocessing)
             except UnreadableImage:
@@ -159,15 +159,15 @@ class ImageArchive:
             raise UnreadableImages(unreadable, failed)
 
     def _check_directory(self) -> None:
-        """Before zipfile reads the whole directory into memory: how large does its end say that it is?"""
+        """Check the directory's declared size before zipfile reads all of it into memory."""
         end = zipfile._EndRecData(self.file)  # type: ignore[attr-defined]  # also reads the zip64 form
         if end is None:
             raise zipfile.BadZipFile
         entries, directory_bytes = max(end[3], end[4]), end[5]
         if entries > self.limits.entries or directory_bytes > self.limits.directory_bytes:
             raise UnsafeArchive(
-                f"the archive has {entries} entries in a directory of {directory_bytes} bytes; "
-                f"at most {self.limits.entries} in {self.limits.directory_bytes} are taken."
+                f"The archive has {entries} entries in a directory of {directory_bytes} bytes; "
+                f"the limits are {self.limits.entries} entries and {self.limits.directory_bytes} bytes. Split it."
             )
 
     def _check_safety(self, files: list[zipfile.ZipInfo]) -> None:
@@ -175,38 +175,42 @@ class ImageArchive:
         for info in sorted(files, key=lambda info: info.header_offset):
             name = info.filename[:200]
             path = PurePosixPath(info.filename)
-            # zipfile cuts a name at a NUL byte and turns backslashes on Windows only: judge the name as it was stored.
+            # zipfile cuts a name at a NUL byte, and turns backslashes only on Windows, so check the name as stored.
             stored = info.orig_filename
             if path.is_absolute() or ".." in path.parts or set("\\\0") & set(stored) or _DRIVE.match(stored):
-                raise UnsafeArchive(f"'{name}' is a path that could lead out of the archive; use class/image.png.")
+                raise UnsafeArchive(f"The path '{name}' could lead out of the archive. Use paths like class/image.png.")
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 raise UnsafeArchive(
-                    f"'{name}' is a link or a device, not a file; put the image itself into the archive."
+                    f"'{name}' is a link or a device, not a file. Put the image itself into the archive."
                 )
             if not path.parts:
-                raise BadArchive("an entry has no name; make the archive anew.")
+                raise BadArchive("An entry of the archive has no name. Create the archive again.")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise BadArchive(f"'{name}' is packed by another method than deflate; make the archive anew with it.")
+                raise BadArchive(
+                    f"'{name}' is compressed, but not with deflate. Create the archive again with deflate."
+                )
             if info.flag_bits & 0x1:
-                raise BadArchive(f"'{name}' is encrypted with a password; send the archive without one.")
+                raise BadArchive(f"'{name}' is encrypted with a password. Send the archive without a password.")
             if info.file_size > self.limits.image_bytes:
                 raise UnsafeArchive(
-                    f"'{name}' has {info.file_size} bytes; an image may have {self.limits.image_bytes}."
+                    f"'{name}' has {info.file_size} bytes; the limit for an image is {self.limits.image_bytes}."
                 )
             if info.file_size > self.limits.ratio * max(info.compress_size, 1):
-                raise UnsafeArchive(f"'{name}' unpacks to over {self.limits.ratio} times its size.")
+                raise UnsafeArchive(
+                    f"'{name}' unpacks to more than {self.limits.ratio} times its size. Store it uncompressed."
+                )
             if info.header_offset < end:
-                raise UnsafeArchive(f"'{name}' shares bytes with '{previous}'; make the archive anew.")
+                raise UnsafeArchive(f"'{name}' shares bytes with '{previous}'. Create the archive again.")
             end, previous = self._data_end(info), name
         if sum(info.file_size for info in files) > self.limits.total_bytes:
-            raise UnsafeArchive(f"the archive unpacks to over {self.limits.total_bytes} bytes.")
+            raise UnsafeArchive(f"The archive unpacks to more than {self.limits.total_bytes} bytes. Split it.")
 
     def _data_end(self, info: zipfile.ZipInfo) -> int:
         self.file.seek(info.header_offset)
         header = self.file.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
-            raise BadArchive(f"'{info.filename[:200]}' has no local header; make the archive anew.")
+            raise BadArchive(f"'{info.filename[:200]}' has no local header. Create the archive again.")
         _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
         return info.header_offset + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes) + info.compress_size
 
@@ -214,10 +218,10 @@ class ImageArchive:
         parts = PurePosixPath(info.filename).parts
         folder = parts[-2] if len(parts) > 1 else ""
         if folder not in index:
-            known = ", ".join(f"'{name}'" for name in list(index)[:10]) + (", ..." if len(index) > 10 else "")
+            classes = ", ".join(f"'{name}'" for name in list(index)[:10]) + (", ..." if len(index) > 10 else "")
             raise UnknownFolder(
-                f"'{info.filename[:200]}' is in the folder '{folder[:100]}', which is no class of the model; "
-                f"folders are named after its classes {known} ({len(index)}). Class names are case-sensitive."
+                f"'{info.filename[:200]}' is in the folder '{folder[:100]}', but the model has no such class. Its "
+                f"classes are {classes} ({len(index)}). Name each folder after a class. Class names are case-sensitive."
             )
         return index[folder]
 
@@ -226,14 +230,14 @@ class ImageArchive:
             with self._zip.open(info) as stream:
                 content = stream.read(info.file_size + 1)
         except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, zlib.error) as error:
-            raise BadArchive(f"'{info.filename[:200]}' is damaged; make the archive anew.") from error
+            raise BadArchive(f"'{info.filename[:200]}' is damaged. Create the archive again.") from error
         if len(content) > info.file_size:
-            raise UnsafeArchive(f"'{info.filename[:200]}' has more bytes than it declares.")
+            raise UnsafeArchive(f"'{info.filename[:200]}' has more bytes than it declares. Create the archive again.")
         return content
 
 
 def load_packed(file: BinaryIO) -> ImageSet:
-    """An image set from a file that `ImageArchive.pack` made, mapped into memory rather than read."""
+    """An image set from a file of `ImageArchive.pack`, mapped into memory rather than read."""
     file.seek(0)
     header_bytes = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(header_bytes))
@@ -246,6 +250,6 @@ def load_packed(file: BinaryIO) -> ImageSet:
 
 
 def _is_ignored(info: zipfile.ZipInfo) -> bool:
-    """What file managers add: hidden files, macOS resource forks, Windows thumbnails."""
+    """Whether a file manager added the file: hidden files, macOS resource forks, Windows thumbnails."""
     parts = PurePosixPath(info.filename).parts
     return parts[-1].startswith(".") or parts[-1] == "Thumbs.db" or parts[0] in _IGNORED_PARTS

@@ -1,7 +1,7 @@
-"""Images of strangers are decoded in processes that have nothing to lose: no files, no secrets, little memory and time.
+"""Decoding of untrusted images, in processes without files and secrets and with little memory and time.
 
-What comes back is a number of bytes that was known before, and is never unpickled: a decoder that an image has taken
-over can lie about its pixels, and nothing else.
+An answer has a number of bytes that is known in advance, and is never unpickled. So if an image takes over a decoder,
+it can only return wrong pixels.
 """
 
 import os
@@ -20,28 +20,28 @@ from lirf_core.images.preprocessing import Preprocessing
 
 MAX_PIXELS = 32_000_000
 START_SECONDS = 60.0
-STALL_SECONDS = 60.0  # of a machine so busy that a decoder does not come to its limit of CPU seconds
+STALL_SECONDS = 60.0  # for a machine so busy that a decoder does not reach its limit of CPU time
 
 
 class UnreadableImage(ValueError):
-    """It is no PNG or JPEG, or takes more pixels, memory or time than an image may."""
+    """The image is not a PNG or JPEG, or needs more pixels, memory or time than allowed."""
 
 
 class _Decoder:
-    """One process. Raises OSError wherever it has ended or does not answer."""
+    """One process. Each method raises OSError if the process has ended or does not answer."""
 
     def __init__(self) -> None:
-        self._socket, its_end = socket.socketpair()
+        self._socket, remote = socket.socketpair()
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", decoder_process.__file__],
-            stdin=its_end.fileno(),
-            stdout=its_end.fileno(),
+            stdin=remote.fileno(),
+            stdout=remote.fileno(),
             stderr=subprocess.DEVNULL,
             env={},
             cwd="/",
-            start_new_session=True,  # Ctrl-C is for the service
+            start_new_session=True,  # so that Ctrl-C reaches only the service
         )
-        its_end.close()
+        remote.close()
         self._socket.settimeout(START_SECONDS)
         if self._receive(1) != READY:
             raise OSError("the decoder did not start")
@@ -52,7 +52,7 @@ class _Decoder:
         return self._process.poll() is not None
 
     def decode(self, content: bytes, size: Preprocessing, max_pixels: int, seconds: float) -> bytes | None:
-        """None: no PNG or JPEG."""
+        """The pixels, or None if the content is not a PNG or JPEG."""
         header = HEADER.pack(len(content), size.channels, size.height, size.width, max_pixels, seconds)
         self._socket.sendall(header)
         self._socket.sendall(content)
@@ -77,16 +77,16 @@ class _Decoder:
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may take; memory is bounded by `decoder_process.MEMORY_BYTES`. seconds: of CPU."""
+    """The most that one image may use; memory: `decoder_process.MEMORY_BYTES`. seconds: of CPU time."""
 
     pixels: int = MAX_PIXELS
     seconds: float = 5.0
 
 
 class Decoders:
-    """Starts a process when one is needed, keeps it for the next image, and replaces those that an image has killed.
+    """Decoder processes: started when needed, kept for the next image, replaced if an image kills them.
 
-    at_most: processes at a time, so many images are decoded at once; others wait.
+    at_most: processes, and so images that are decoded at the same time; others wait.
     """
 
     def __init__(self, limits: ImageLimits | None = None, at_most: int | None = None) -> None:
@@ -102,13 +102,13 @@ class Decoders:
                 pixels = decoder.decode(content, size, self.limits.pixels, self.limits.seconds)
             except OSError as error:
                 decoder.end()
-                raise UnreadableImage("the image takes more memory or time than an image may.") from error
+                raise UnreadableImage("The image needs more memory or time than an image may use.") from error
             except BaseException:
-                decoder.end()  # what it would answer next belongs to this image
+                decoder.end()  # its next answer would belong to this image
                 raise
             self._idle.append(decoder)
         if pixels is None:
-            raise UnreadableImage("this is no readable PNG or JPEG image.")
+            raise UnreadableImage("This is not a readable PNG or JPEG image.")
         return pixels
 
     def tensor(self, content: bytes, size: Preprocessing) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images as uint8 tensors, and what is done to them in batch on the device."""
+"""What happens to uint8 images on the device before a network sees them: preprocessing and augmentation."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a stored image to the network's input: size in pixels, then (value / 255 - mean) / std for each channel."""
+    """How a stored image becomes the network's input: size in pixels, then (value / 255 - mean) / std per channel."""
 
     height: int
     width: int
@@ -29,15 +29,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop after zero-padding by `crop_padding` pixels and, where it keeps the class, a horizontal flip."""
+    """Random crop after zero-padding by `crop_padding` pixels, and a random horizontal flip if it keeps the class."""
 
     crop_padding: int = 4
     horizontal_flip: bool = True
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """images: (B, C, H, W). One gather for the whole batch; every image has its own crop and flip.
+        """images: (B, C, H, W). Each image gets its own crop and flip, in one gather for the whole batch.
 
-        `generator` is of the CPU, so that a seed means the same on every device.
+        `generator` runs on the CPU, so that a seed gives the same result on every device.
         """
         batch, _, height, width = images.shape
         shifts = torch.randint(2 * self.crop_padding + 1, (2, batch, 1), generator=generator)

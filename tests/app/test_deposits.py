@@ -159,7 +159,7 @@ def test_a_deposit_that_diverges_fails_with_advice_and_leaves_the_model(service:
     service.work(deposit_id)
     failed = service.reader.deposit(deposit_id)
     assert failed["state"] == "failed"
-    assert "lower learning_rate" in (failed["failure"] or "")
+    assert "Lower learning_rate" in (failed["failure"] or "")
     assert service.operator.infer("birds", infer_request()) == before
     service.deposit(["auk"])
 

@@ -111,7 +111,7 @@ def test_a_file_that_is_not_an_image_is_a_problem(service: Service, tmp_path: Pa
     Image.new("P", (8, 8)).save(gif, "GIF")
     for content in (b"hello", gif.getvalue(), b""):
         (tmp_path / "no.png").write_bytes(content)
-        with pytest.raises(LirfError, match="no readable PNG or JPEG image") as caught:
+        with pytest.raises(LirfError, match="not a readable PNG or JPEG image") as caught:
             service.reader.predict("birds", tmp_path / "no.png")
         assert caught.value.status == 422
 

@@ -215,7 +215,7 @@ def raw_input(size: int | None, datatype: str = "UINT8", shape: list[int] | None
         (raw_input(64, "UINT8", [1, 1, 2**40, 2**40]), b"x" * 64, {}, 422, "with sides of 1 to 8192 pixels"),
         (raw_input(8, "BYTES", [1]), b"\x05\0\0\0abcd", {}, 422, "An element of BYTES has 5 bytes, but only 4"),
         (raw_input(2, "BYTES", [1]), b"\x05\0", {}, 422, "within the length"),
-        (raw_input(8, "BYTES", [1]), b"\x04\0\0\0abcd", {}, 422, "no readable PNG or JPEG"),
+        (raw_input(8, "BYTES", [1]), b"\x04\0\0\0abcd", {}, 422, "not a readable PNG or JPEG"),
         (raw_input(8, "BYTES", [2]), b"\x04\0\0\0abcd", {}, 422, "The request has 1 files. Shape [2] needs 2."),
         (raw_input(8, "BYTES", [1, 2]), b"\x04\0\0\0abcd", {}, 422, "one file per element"),
     ],

@@ -53,10 +53,10 @@ def test_a_model_is_served_once_it_has_weights(service: Service) -> None:
         ({"architecture": {"name": "resnet18-small", "width": 0.3}}, "multiple of 0.125"),
         (
             {"split": "layer4"},
-            "'layer4' is no split of resnet18-small; it may be split after stem, layer1, layer2, layer3",
+            "resnet18-small has no split 'layer4'. It can be split after stem, layer1, layer2, layer3",
         ),
-        ({"architecture": {"name": "densenet121"}, "split": "layer2"}, "it may be split after stem, transition1"),
-        ({"architecture": {"name": "vgg11_bn"}}, "vgg11_bn takes images from 32 by 32 pixels up, not 8 by 8"),
+        ({"architecture": {"name": "densenet121"}, "split": "layer2"}, "It can be split after stem, transition1"),
+        ({"architecture": {"name": "vgg11_bn"}}, "vgg11_bn takes images of at least 32 by 32 pixels, not 8 by 8"),
         (
             {
                 "architecture": {"name": "vit_b_16"},
@@ -127,14 +127,14 @@ def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> bytes:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (pickled, "this is a pickle, which is never loaded; save it with safetensors"),
-        (torch_saved, "a zip or a torch.save file"),
-        (lambda: b"", "the header length is not one of a safetensors file"),
+        (pickled, "This is a pickle, which is never loaded. Save the state dict with safetensors"),
+        (torch_saved, "a zip or torch.save file"),
+        (lambda: b"", "The header length does not fit a safetensors file"),
         (
             lambda: changed(lambda s: s.update({"fc.weight": torch.zeros(10, 128)})),
             r"'fc.weight' has shape [10, 128]; the arch",
         ),
-        (lambda: changed(lambda s: s.pop("conv1.weight")), "tensor 'conv1.weight' of shape [16, 1, 3, 3] is missing"),
+        (lambda: changed(lambda s: s.pop("conv1.weight")), "Tensor 'conv1.weight' of shape [16, 1, 3, 3] is missing"),
         (lambda: changed(lambda s: s["fc.bias"].fill_(float("inf"))), "'fc.bias' has values that are not finite"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Small networks and images for the tests of lirf_core."""
+"""Small networks, images and lessons for the tests of lirf_core."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,21 +26,21 @@ QUICK = DepositConfig(
 
 
 def network(seed: int = 0, spec: ArchitectureSpec = SPEC, split: str = "layer2") -> SplitNetwork:
-    """Drawn once, and copied: where it is split says nothing of its numbers."""
-    made = empty(spec, split)
-    load_flat_state(made, _drawn(seed, spec))
-    freeze(made)
-    return made
+    """A frozen network. Its weights are drawn once and copied, because they do not depend on the split."""
+    network = empty(spec, split)
+    load_flat_state(network, _weights(seed, spec))
+    freeze(network)
+    return network
 
 
 @lru_cache(8)
-def _drawn(seed: int, spec: ArchitectureSpec) -> dict[str, Tensor]:
+def _weights(seed: int, spec: ArchitectureSpec) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     return flat_state(build(spec))
 
 
 def images(count: int, classes: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """uint8 (count, 1, 8, 8); every class has its own bright row, so that there is something to learn."""
+    """uint8 (count, 1, 8, 8) and labels. Each class has its own bright row, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.tensor(classes)[torch.arange(count) % len(classes)]
     pixels = torch.randint(0, 150, (count, 1, 8, 8), generator=generator)
@@ -55,15 +55,15 @@ def lesson(
     return Lesson(*images(count, list(deposited), seed), deposited, preserved, PREPROCESSING)
 
 
-def belonging(of: SplitNetwork, split: str = "layer2") -> Belonging:
-    return Belonging(SPEC, split, digest(of.upper))
+def belonging(network: SplitNetwork, split: str = "layer2") -> Belonging:
+    return Belonging(SPEC, split, digest(network.upper))
 
 
 def deposit_of(original: SplitNetwork, preprocessing: Preprocessing) -> DepositResult:
-    """Two steps on six images of the classes 0 and 1 of five, to be joined by eq. 8 as written."""
+    """A deposit of classes 0 and 1 of five: two steps on six images, with eq. 8 as written."""
     generator = torch.Generator().manual_seed(0)
     shape = (6, preprocessing.channels, preprocessing.height, preprocessing.width)
     pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
     config = replace(QUICK, epochs=1, batch_size=3, joining="eq8")
-    shown = Lesson(pixels, torch.tensor([0, 1] * 3), [0, 1], [2, 3, 4], preprocessing)
-    return deposit(original, shown, Run(config, CPU))
+    lesson = Lesson(pixels, torch.tensor([0, 1] * 3), [0, 1], [2, 3, 4], preprocessing)
+    return deposit(original, lesson, Run(config, CPU))

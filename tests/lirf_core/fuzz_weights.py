@@ -1,7 +1,7 @@
-"""Weights that a coverage-guided fuzzer makes: `python -m tests.lirf_core.fuzz_weights --seconds 300` (`make chaos`).
+"""Weights from a coverage-guided fuzzer: `python -m tests.lirf_core.fuzz_weights --seconds 300` (`make chaos`).
 
-Whatever it makes is refused with words or is a network. Anything else, 64 MB in one piece of memory, or 2 s for a file
-end it with a report and exit code 77.
+Each file must be refused with a message or load as a network. Anything else, a single allocation of 64 MB, or 2 s for a
+file end the run with a report and exit code 77.
 """
 
 import argparse

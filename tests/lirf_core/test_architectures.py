@@ -30,7 +30,7 @@ TORCHVISIONS = [name for name in ARCHITECTURES if not name.endswith("-small")]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_a_torchvision_network_answers_the_same_when_it_is_split(name: str) -> None:
+def test_a_split_torchvision_network_answers_the_same(name: str) -> None:
     whole = torchvision.models.get_model(name, num_classes=7).eval()
     network = build(ArchitectureSpec(name, classes=7)).eval()
     load_flat_state(network, whole.state_dict())
@@ -49,7 +49,7 @@ def test_a_resnet_has_the_same_parameters_at_every_split(name: str, split: str) 
 
 
 @pytest.mark.parametrize("name", TORCHVISIONS)
-def test_every_architecture_takes_torchvisions_weights_and_answers_at_its_default_split(name: str) -> None:
+def test_every_architecture_accepts_torchvisions_weights_and_runs_at_its_default_split(name: str) -> None:
     with torch.device("meta"):
         whole = torchvision.models.get_model(name, num_classes=7)
         network = build(ArchitectureSpec(name, classes=7)).eval()
@@ -60,8 +60,8 @@ def test_every_architecture_takes_torchvisions_weights_and_answers_at_its_defaul
 
 
 @pytest.mark.parametrize("name", TORCHVISIONS)
-def test_no_architecture_meets_the_strided_convolutions_that_onednn_gets_wrong(name: str) -> None:
-    """docs/decisions/0007: a strided 1x1 convolution whose channels are no multiple of 8."""
+def test_no_architecture_has_a_strided_convolution_that_onednn_gets_wrong(name: str) -> None:
+    """docs/decisions/0007: a strided 1x1 convolution whose channels are not a multiple of 8."""
     with torch.device("meta"):
         network = build(ArchitectureSpec(name, classes=7))
     for module in network.modules():
@@ -70,19 +70,23 @@ def test_no_architecture_meets_the_strided_convolutions_that_onednn_gets_wrong(n
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "vit_b_32"])
-def test_grey_images_are_taken(name: str) -> None:
+def test_networks_can_take_grey_images(name: str) -> None:
     with torch.device("meta"):
         network = build(ArchitectureSpec(name, classes=3, channels=1)).eval()
         assert network(torch.zeros(1, 1, 224, 224)).shape == (1, 3)
 
 
-def test_nothing_in_a_network_is_left_to_chance() -> None:
+def test_no_layer_of_a_network_is_random() -> None:
     for name in TORCHVISIONS:
         with torch.device("meta"):
             network = build(ArchitectureSpec(name, classes=3))
         for module in network.modules():
-            chance = getattr(module, "p", 0.0), getattr(module, "dropout", 0.0), getattr(module, "drop_rate", 0.0)
-            assert all(value == 0 for value in chance if isinstance(value, float)), (name, module)
+            probabilities = (
+                getattr(module, "p", 0.0),
+                getattr(module, "dropout", 0.0),
+                getattr(module, "drop_rate", 0.0),
+            )
+            assert all(value == 0 for value in probabilities if isinstance(value, float)), (name, module)
 
 
 def test_naming_an_architecture_does_not_import_torchvision() -> None:
@@ -90,20 +94,20 @@ def test_naming_an_architecture_does_not_import_torchvision() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_small_form_keeps_the_resolution_until_the_first_stride() -> None:
+def test_the_small_form_keeps_the_resolution_up_to_the_first_stride() -> None:
     network = build(ArchitectureSpec("resnet18-small", classes=10, width=0.5))
     assert network.lower(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 16, 16)
     assert sum(parameter.numel() for parameter in network.lower.parameters()) == 169_760
 
 
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnknownArchitecture, match=r"no architecture 'vgg'; there are resnet18"):
+def test_unknown_names_are_refused_and_the_known_ones_listed() -> None:
+    with pytest.raises(UnknownArchitecture, match=r"no architecture 'vgg'\. The architectures are resnet18"):
         ArchitectureSpec("vgg", classes=10)
-    with pytest.raises(UnknownSplit, match=r"'layer9' is no split of resnet18; it may be split after stem"):
+    with pytest.raises(UnknownSplit, match=r"resnet18 has no split 'layer9'\. It can be split after stem"):
         build(ArchitectureSpec("resnet18", classes=10), "layer9")
-    with pytest.raises(UnknownSplit, match=r"'layer2' is no split of vgg11_bn; it may be split after features.3, feat"):
+    with pytest.raises(UnknownSplit, match=r"vgg11_bn has no split 'layer2'\. It can be split after features.3, feat"):
         build(ArchitectureSpec("vgg11_bn", classes=10), "layer2")
-    with pytest.raises(UnknownSplit, match="'' is no split of resnet18"):
+    with pytest.raises(UnknownSplit, match="resnet18 has no split ''"):
         build(ArchitectureSpec("resnet18", classes=10), "")
 
 
@@ -125,12 +129,12 @@ def test_a_spec_that_cannot_be_built_is_refused(arguments: dict[str, float]) -> 
         ArchitectureSpec(**{"name": "resnet18", "classes": 10, **arguments})  # type: ignore[arg-type]
 
 
-def test_images_that_would_vanish_on_the_way_are_refused() -> None:
+def test_images_that_are_too_small_for_the_network_are_refused() -> None:
     check_image_size("resnet18", 8, 8)
     check_image_size("convnext_tiny", 32, 48)
     for name, smallest in {"vgg11_bn": 32, "densenet121": 29, "convnext_tiny": 32}.items():
         with pytest.raises(
-            UnfitImageSize, match=f"{name} takes images from {smallest} by {smallest} pixels up, not 28"
+            UnfitImageSize, match=f"{name} takes images of at least {smallest} by {smallest} pixels, not 28"
         ):
             check_image_size(name, 28, 64)
         with torch.device("meta"):
@@ -140,7 +144,7 @@ def test_images_that_would_vanish_on_the_way_are_refused() -> None:
                 network(torch.zeros(1, 3, smallest - 1, 64))
 
 
-def test_descriptions_from_before_there_were_other_networks_still_hold() -> None:
+def test_descriptions_without_an_image_size_are_still_valid() -> None:
     stored = {"name": "resnet18", "classes": 10, "width": 1.0, "channels": 3}
     spec = ArchitectureSpec(**stored)  # type: ignore[arg-type]
     assert spec.description() == stored
@@ -149,15 +153,15 @@ def test_descriptions_from_before_there_were_other_networks_still_hold() -> None
     assert vit.description() == asdict(vit)
 
 
-def test_a_part_that_was_stored_before_is_still_the_networks_own() -> None:
-    network, place = factories.network(), factories.belonging(factories.network())
+def test_a_part_that_was_stored_without_an_image_size_still_loads() -> None:
+    network, own = factories.network(), factories.belonging(factories.network())
     old = json.dumps({"channels": 1, "classes": 5, "name": "resnet18-small", "width": 0.25}, sort_keys=True)
-    assert place.metadata("lower")["architecture"] == old
-    stored = artifacts.dump_upper(network, place), artifacts.dump_lower(network, place)
-    assert isinstance(artifacts.load_network(*stored, place), SplitNetwork)
+    assert own.metadata("lower")["architecture"] == old
+    stored = artifacts.dump_upper(network, own), artifacts.dump_lower(network, own)
+    assert isinstance(artifacts.load_network(*stored, own), SplitNetwork)
 
 
-def test_weights_of_a_vit_for_other_images_are_refused_by_their_positions() -> None:
+def test_weights_of_a_vit_for_another_image_size_are_refused() -> None:
     with torch.device("meta"):
         sizes = [
             artifacts.expected_shapes(build(ArchitectureSpec("vit_b_16", 3, image_size=size))) for size in (224, 64)
@@ -171,7 +175,7 @@ def test_weights_of_a_vit_for_other_images_are_refused_by_their_positions() -> N
 def test_the_default_split_is_one_of_the_splits() -> None:
     for name in ARCHITECTURES:
         assert default_split(name) in splits_of(name)
-        assert all(len(split) <= 20 for split in splits_of(name)), "what the column of the database holds"
+        assert all(len(split) <= 20 for split in splits_of(name)), "the database column holds 20 characters"
 
 
 def blocks() -> nn.Sequential:
@@ -184,7 +188,7 @@ def blocks() -> nn.Sequential:
     return network.eval()
 
 
-def test_a_sequence_of_named_blocks_is_split_deposited_and_withdrawn() -> None:
+def test_a_sequential_network_is_split_deposited_and_withdrawn() -> None:
     whole = blocks()
     network, images = split_sequential(whole, "active"), torch.randn(3, 1, 8, 8)
     assert torch.equal(network(images), whole(images))
@@ -200,12 +204,12 @@ def test_a_sequence_of_named_blocks_is_split_deposited_and_withdrawn() -> None:
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        ("third", "'third' is no split of this network; it may be split after first, second, active"),
-        ("head", "'head' is no split of this network"),
-        ("second", "'active', behind 'second', works in place; split after it"),
+        ("third", r"This network has no split 'third'\. It can be split after first, second, active"),
+        ("head", "This network has no split 'head'"),
+        ("second", r"'active', right after 'second', works in place\. Split after it"),
     ],
 )
-def test_a_cut_that_cannot_work_is_refused(after: str, message: str) -> None:
+def test_a_split_that_cannot_work_is_refused(after: str, message: str) -> None:
     with pytest.raises(UnknownSplit, match=message):
         split_sequential(blocks(), after)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 5))

@@ -28,7 +28,7 @@ def load(file: io.BytesIO) -> None:
     artifacts.load_original(file, SPEC, "layer2")
 
 
-def test_weights_come_back_as_they_were() -> None:
+def test_weights_are_loaded_unchanged() -> None:
     loaded = artifacts.load_original(weights(), SPEC, "layer2")
     assert digest(loaded.lower) == digest(network().lower)
     assert digest(loaded.upper) == digest(network().upper)
@@ -56,7 +56,10 @@ def test_weights_without_batch_counters_fit() -> None:
             lambda state: state.update({"fc.bias": torch.zeros(9)}),
             r"'fc.bias' has shape \[9\]; the architecture needs \[5\]",
         ),
-        (lambda state: state.update({"../../etc/passwd": torch.zeros(1)}), r"'../../etc/passwd' is not one of"),
+        (
+            lambda state: state.update({"../../etc/passwd": torch.zeros(1)}),
+            r"'../../etc/passwd' is not one of the architecture's",
+        ),
         (lambda state: state["bn1.weight"].fill_(float("nan")), r"'bn1.weight' has values that are not finite"),
     ],
 )
@@ -85,8 +88,8 @@ def torch_zip() -> bytes:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (io.BytesIO(pickle.dumps({"a": 1})), "this is a pickle, which is never loaded"),
-        (io.BytesIO(torch_zip()), "zip or a torch.save file; save the state dict with safetensors"),
+        (io.BytesIO(pickle.dumps({"a": 1})), "This is a pickle, which is never loaded"),
+        (io.BytesIO(torch_zip()), r"zip or torch\.save file\. Save the state dict with safetensors"),
         (io.BytesIO(b""), "header length"),
         (io.BytesIO(b"abc"), "header length"),
         (io.BytesIO((1 << 60).to_bytes(8, "little") + b"{}"), "header length"),
@@ -98,21 +101,21 @@ def torch_zip() -> bytes:
         (raw({"a": tensor([2**62, 0], 0, 0)}), "not a whole number"),
         (raw({"a": tensor([-1], 0, 4)}, bytes(4)), "not a whole number"),
         (raw({"a": tensor([True], 0, 4)}, bytes(4)), "not a whole number"),
-        (raw({"a": tensor([1], 0, 8)}, bytes(8)), "other bytes than its type and shape"),
-        (raw({"a": tensor([1], 0, 4, "F8_E4M3")}, bytes(4)), "has type F8_E4M3; known are"),
-        (raw({"a": tensor([1], 4, 8)}, bytes(8)), "overlaps another or leaves a gap"),
+        (raw({"a": tensor([1], 0, 8)}, bytes(8)), "does not have the number of bytes that its type and shape need"),
+        (raw({"a": tensor([1], 0, 4, "F8_E4M3")}, bytes(4)), "has type F8_E4M3; known types are"),
+        (raw({"a": tensor([1], 4, 8)}, bytes(8)), "overlaps another tensor or leaves a gap"),
         (raw({"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, bytes(4)), "overlaps another"),
         (raw({"a": tensor([1], 0, 4)}, bytes(9)), "describes 4 bytes of tensors; the file has 9"),
         (raw({"a": tensor([1], 0, 4)}, bytes(3)), "describes 4 bytes"),
         (raw({"__metadata__": {"a": 1}}), "metadata is not a map"),
     ],
 )
-def test_what_is_no_honest_safetensors_file_is_refused(file: io.BytesIO, message: str) -> None:
+def test_a_file_that_is_not_valid_safetensors_is_refused(file: io.BytesIO, message: str) -> None:
     with pytest.raises(NotSafetensors, match=message):
         artifacts.read_header(file)
 
 
-def test_a_header_over_a_mebibyte_is_refused_before_it_is_read() -> None:
+def test_a_header_over_1_mib_is_refused_before_it_is_read() -> None:
     with pytest.raises(NotSafetensors, match="at most 1 MiB"):
         artifacts.read_header(raw(b" " * (1 << 20) + b"{}"))
 
@@ -122,7 +125,7 @@ def pruned_module(classes: list[int]) -> DepositModule:
     return DepositModule(lower, classes, digest(network().upper)).eval()
 
 
-def test_a_module_comes_back_with_its_widths_classes_and_answers() -> None:
+def test_a_stored_module_keeps_its_widths_classes_and_answers() -> None:
     module, images = pruned_module([1, 3]), torch.randn(2, 1, 8, 8)
     loaded = artifacts.load_module(artifacts.dump_module(module, belonging(network())), belonging(network()))
     assert loaded.classes == (1, 3)
@@ -130,7 +133,7 @@ def test_a_module_comes_back_with_its_widths_classes_and_answers() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4])
-def test_a_module_on_a_grid_is_stored_in_so_many_bits_and_comes_back_exactly(bits: int) -> None:
+def test_a_module_on_a_grid_is_stored_in_its_bits_without_loss(bits: int) -> None:
     module = pruned_module([1, 3])
     attach(module.lower, bits)
     module.grid = settle(module.lower, bits)
@@ -152,7 +155,7 @@ def test_a_module_on_a_grid_is_stored_in_so_many_bits_and_comes_back_exactly(bit
         ("layer1.0.conv1.weight.scales", lambda scales: scales[1:]),
     ],
 )
-def test_codes_that_are_not_those_of_the_grid_are_refused(
+def test_codes_that_do_not_fit_the_grid_are_refused(
     name: str, change: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
 ) -> None:
     module = pruned_module([1, 3])
@@ -168,9 +171,9 @@ def test_codes_that_are_not_those_of_the_grid_are_refused(
         artifacts.load_module(safetensors.torch.save(state, metadata), belonging(network()))
 
 
-def test_both_parts_of_a_network_come_back() -> None:
-    original, place = network(), belonging(network())
-    loaded = artifacts.load_network(artifacts.dump_upper(original, place), artifacts.dump_lower(original, place), place)
+def test_both_stored_parts_of_a_network_are_loaded_unchanged() -> None:
+    original, own = network(), belonging(network())
+    loaded = artifacts.load_network(artifacts.dump_upper(original, own), artifacts.dump_lower(original, own), own)
     images = torch.randn(2, 1, 8, 8)
     assert torch.equal(loaded(images), original(images))
 
@@ -178,9 +181,9 @@ def test_both_parts_of_a_network_come_back() -> None:
 def test_parts_of_another_network_are_refused() -> None:
     mine, other = network(), network(9)
     stored = artifacts.dump_module(pruned_module([0]), belonging(mine))
-    with pytest.raises(ForeignUpperPart, match="this module belongs to the upper part"):
+    with pytest.raises(ForeignUpperPart, match="This module belongs to the upper part"):
         artifacts.load_module(stored, belonging(other))
-    with pytest.raises(ForeignUpperPart, match="this lower belongs to the upper part"):
+    with pytest.raises(ForeignUpperPart, match="This lower belongs to the upper part"):
         artifacts.load_network(
             artifacts.dump_upper(other, belonging(other)), artifacts.dump_lower(mine, belonging(mine)), belonging(other)
         )

@@ -45,7 +45,7 @@ def checkpoint_at(step: int, run: Callable[..., object]) -> bytes:
 
 @pytest.mark.parametrize("step", [1, 3, 5, 6])
 @pytest.mark.parametrize("config", [QUICK, replace(QUICK, pruning_rate=0.0, module_bits=6)], ids=["pruned", "6 bits"])
-def test_stopped_deposit_goes_on_to_the_same_result_to_the_last_bit(step: int, config: DepositConfig) -> None:
+def test_a_stopped_deposit_goes_on_to_the_same_result_to_the_last_bit(step: int, config: DepositConfig) -> None:
     """In the first epoch, at its end, in the second, and after the last step."""
     steps = []
 
@@ -61,12 +61,12 @@ def test_stopped_deposit_goes_on_to_the_same_result_to_the_last_bit(step: int, c
     assert resumed.module.weight == uninterrupted.module.weight
 
 
-def test_stopped_deposit_of_single_images_goes_on_to_the_same_result() -> None:
+def test_a_stopped_deposit_of_single_images_goes_on_to_the_same_result() -> None:
     uninterrupted, checkpoint = deposit_single_images(), checkpoint_at(4, deposit_single_images)
     assert digest(deposit_single_images(checkpoint=checkpoint).target.lower) == digest(uninterrupted.target.lower)
 
 
-def test_stopped_scrub_goes_on_to_the_same_result() -> None:
+def test_a_stopped_scrub_goes_on_to_the_same_result() -> None:
     older = deposit_classes(replace(QUICK, module_bits=8)).module
 
     def run(**callbacks: Any) -> str:
@@ -75,7 +75,7 @@ def test_stopped_scrub_goes_on_to_the_same_result() -> None:
     assert run(checkpoint=checkpoint_at(4, run)) == run() != digest(older.lower)
 
 
-def test_another_trainings_checkpoint_is_refused() -> None:
+def test_the_checkpoint_of_another_training_is_refused() -> None:
     checkpoint = checkpoint_at(2, deposit_classes)
     with pytest.raises(ForeignCheckpoint, match="6 steps on 24 images"):
         deposit_classes(count=32, checkpoint=checkpoint)

@@ -25,28 +25,28 @@ def test_a_deposit_runs_in_bf16_and_channels_last_and_keeps_float32_weights() ->
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
+def test_a_missing_device_is_refused_with_advice() -> None:
     assert Compute.for_training() == Compute.for_training("cpu")
     for pick in (Compute.for_training, Compute.for_inference):
         with pytest.raises(RuntimeError, match="use 'cpu' or 'auto'"):
             pick("cuda:0")
 
 
-def test_a_cpu_answers_in_float32_and_trains_in_bf16_where_it_has_instructions_for_it() -> None:
+def test_a_cpu_answers_in_float32_and_trains_in_bf16_if_it_has_instructions_for_it() -> None:
     assert Compute.for_inference("cpu").autocast_type is None
     has_bf16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
     assert (Compute.for_training("cpu").autocast_type is torch.bfloat16) == has_bf16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cuda_device_is_picked_and_deposits_reproducibly() -> None:
+def test_a_cuda_device_is_used_and_deposits_reproducibly() -> None:
     compute = Compute.for_training()
     assert compute.device.type == "cuda"
     first, second = (deposit(network(), lesson(), Run(QUICK, compute)) for _ in range(2))
     assert digest(first.target.lower) == digest(second.target.lower)
 
 
-def test_a_cpu_that_runs_out_of_memory_is_told_from_other_errors() -> None:
+def test_a_cpu_out_of_memory_is_distinguished_from_other_errors() -> None:
     with pytest.raises(OutOfMemory), memory_errors():
         torch.empty(1 << 60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="size"), memory_errors():

@@ -53,15 +53,15 @@ def test_the_same_seed_gives_the_same_deposit_to_the_last_bit(removal: str, rate
 def test_the_target_forgets_digits_and_the_recover_network_reads_them(
     digits: Digits, digits_network: SplitNetwork
 ) -> None:
-    """A short deposit of real images; the demo's is longer and its figures better."""
-    shown = Lesson(
+    """A short deposit of real images. The demo's deposit is longer and has better figures."""
+    zeros_ones_twos = Lesson(
         *digits.tensors(digits.of_classes(digits.training, [0, 1, 2])), [0, 1, 2], list(range(3, 10)), DIGIT_SIZE
     )
     held_out, truth = digits.tensors(digits.held_out)
     config = DepositConfig(epochs=6, batch_size=32, proxies=100, learning_rate=0.01, augmentation=AUGMENTATION)
-    result = deposit(digits_network, shown, Run(config, CPU))
+    result = deposit(digits_network, zeros_ones_twos, Run(config, CPU))
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, list(range(3, 10)))
-    before, target, again = (
+    before, target, recovered = (
         accuracy(logits_of(net, held_out, DIGIT_SIZE, CPU), truth, [0, 1, 2])
         for net in (digits_network, result.target, recover)
     )
@@ -69,16 +69,16 @@ def test_the_target_forgets_digits_and_the_recover_network_reads_them(
     assert target.deposited is not None
     assert target.deposited <= 25
     assert (target.preserved or 0) >= (before.preserved or 0) - 6
-    assert (again.deposited or 0) >= 95
-    assert (again.average or 0) >= (before.average or 0) - 6
+    assert (recovered.deposited or 0) >= 95
+    assert (recovered.average or 0) >= (before.average or 0) - 6
 
 
 def test_progress_counts_every_step_and_names_every_loss() -> None:
-    seen: list[Progress] = []
-    run(on_step=seen.append)
-    assert [progress.step for progress in seen] == list(range(1, 7))
-    assert (seen[-1].epoch, seen[-1].epochs, seen[-1].steps) == (2, 2, 6)
-    assert seen[0].loss_values().keys() == {"total", "kr", "pr", "kp", "fp", "re", "pt", "ft", "at"}
+    steps: list[Progress] = []
+    run(on_step=steps.append)
+    assert [progress.step for progress in steps] == list(range(1, 7))
+    assert (steps[-1].epoch, steps[-1].epochs, steps[-1].steps) == (2, 2, 6)
+    assert steps[0].loss_values().keys() == {"total", "kr", "pr", "kp", "fp", "re", "pt", "ft", "at"}
 
 
 def test_raising_in_a_step_stops_the_deposit() -> None:
@@ -93,19 +93,19 @@ def test_raising_in_a_step_stops_the_deposit() -> None:
         run(on_step=stop)
 
 
-def test_an_absurd_learning_rate_ends_with_advice() -> None:
-    with pytest.raises(DepositDiverged, match=r"lower learning_rate or lambda_at"):
+def test_an_absurd_learning_rate_fails_with_advice() -> None:
+    with pytest.raises(DepositDiverged, match=r"Lower learning_rate or lambda_at"):
         run(replace(QUICK, learning_rate=1e30))
 
 
-def test_images_of_another_class_are_refused_so_that_no_preserved_image_trains() -> None:
-    with pytest.raises(ValueError, match=r"images of classes \[1\], which are not to be deposited"):
+def test_images_of_preserved_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"images of classes \[1\], which are not being deposited"):
         run(deposited=[0], preserved=[1, 2, 3, 4])
     with pytest.raises(ValueError, match="No class is left"):
         run(preserved=[])
 
 
-def test_a_single_image_is_enough_to_run() -> None:
+def test_a_single_image_is_enough_for_a_deposit() -> None:
     result = deposit(network(), lesson(1, [0], [1, 2, 3, 4]), Run(QUICK, CPU))
     assert torch.isfinite(result.target(torch.zeros(1, 1, 8, 8))).all()
 
@@ -118,32 +118,32 @@ def test_modules_are_trained_on_the_grid_that_they_are_stored_on() -> None:
     assert levels(4) <= 15 < levels(8)
 
 
-def test_a_module_gets_as_many_bits_as_its_budget_allows() -> None:
+def test_a_module_gets_the_most_bits_that_its_budget_allows() -> None:
     lower = network().lower
     large, small = stored_bytes(lower, 16), stored_bytes(lower, 6)
     assert [bits_within(lower, budget) for budget in (large, large - 1, small, small - 1, 0)] == [16, 8, 6, 4, 4]
 
 
-def test_epochs_follow_from_the_size_of_the_deposit_set_where_they_are_not_given() -> None:
+def test_default_epochs_depend_on_the_size_of_the_deposit_set() -> None:
     assert DepositConfig().epochs_for(steps_per_epoch=118) == 3
     assert DepositConfig().epochs_for(steps_per_epoch=6) == 20
     assert DepositConfig(epochs=1).epochs_for(steps_per_epoch=6) == 1
 
 
-def test_no_more_proxies_are_made_than_the_steps_draw() -> None:
+def test_at_most_as_many_proxies_are_made_as_the_steps_draw() -> None:
     drawn = replace(QUICK, epochs=1, batch_size=24, proxy_batch=64, proxies=64)
     for proxies in (65, 3000):
         assert digest(run(replace(drawn, proxies=proxies)).target.lower) == digest(run(drawn).target.lower)
 
 
-def test_features_can_only_be_kept_on_proxy_images() -> None:
+def test_preserving_features_needs_proxy_images() -> None:
     with pytest.raises(ValueError, match="lambda_fp needs proxy images"):
         DepositConfig(proxies=0)
     assert DepositConfig(proxies=0, lambda_fp=0.0).proxies == 0
     run(replace(QUICK, proxies=0, lambda_fp=0.0))
 
 
-def test_the_equations_of_the_paper_alone_are_a_setting() -> None:
+def test_a_deposit_by_the_papers_equations_only_can_be_configured() -> None:
     config = replace(
         QUICK, removal="random", transfer="deposited", joining="eq8", proxies=0, lambda_pr=0, lambda_fp=0, lambda_ft=0
     )
@@ -151,10 +151,10 @@ def test_the_equations_of_the_paper_alone_are_a_setting() -> None:
     assert result.module.joining == "eq8"
 
 
-def test_a_scrubbed_module_forgets_what_is_deposited_later_and_still_answers_for_its_own(
+def test_a_scrubbed_module_forgets_later_deposits_and_still_answers_for_its_own_classes(
     digits: Digits, digits_network: SplitNetwork
 ) -> None:
-    """The module of 0 knows 1 until 1 is deposited and the module is scrubbed."""
+    """The module of 0 knows 1 until 1 is deposited, too, and the module is scrubbed."""
     config = DepositConfig(epochs=8, batch_size=32, proxies=100, learning_rate=0.01, augmentation=AUGMENTATION)
     zeros, ones = (digits.tensors(digits.of_classes(digits.training, [digit])) for digit in (0, 1))
     held_out, truth = digits.tensors(digits.held_out)
@@ -176,12 +176,12 @@ def test_a_scrubbed_module_forgets_what_is_deposited_later_and_still_answers_for
 def test_a_scrub_needs_images_of_the_classes_that_are_deposited_now() -> None:
     module = run().module
     pixels, labels = images(4, [2])
-    with pytest.raises(ValueError, match=r"images of classes \[2\], which are not to be deposited"):
+    with pytest.raises(ValueError, match=r"images of classes \[2\], which are not being deposited"):
         scrub(module, network().upper, Lesson(pixels, labels, [3], [4], PREPROCESSING), Run(QUICK, CPU))
 
 
-def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back() -> None:
-    """A network that learnt noise by heart answers it as noise that it never saw; with the module as before."""
+def test_single_images_are_forgotten_to_the_margins_of_unseen_images_and_recovered() -> None:
+    """A network has memorised noise. The target answers it like unseen noise, the recover network like before."""
     generator = torch.Generator().manual_seed(0)
     seen, unseen = torch.randint(0, 256, (2, 30, 1, 8, 8), generator=generator).to(torch.uint8)
     labels = truth = torch.arange(30) % 5
@@ -190,12 +190,12 @@ def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back
     )
     strangers = margins(logits_of(original, unseen, PREPROCESSING, CPU), truth)
     config = replace(QUICK, pruning_rate=0.0, epochs=60, learning_rate=0.01, lambda_kp=0.5, lambda_fp=0.5)
-    shown = Lesson(seen, labels, range(5), [], PREPROCESSING)
-    result = deposit_samples(original, shown, UnseenMargins(strangers, truth), Run(config, CPU))
+    lesson = Lesson(seen, labels, range(5), [], PREPROCESSING)
+    result = deposit_samples(original, lesson, UnseenMargins(strangers, truth), Run(config, CPU))
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, [])
 
-    def mean_margin(of: torch.nn.Module) -> float:
-        return margins(logits_of(of, seen, PREPROCESSING, CPU), labels).mean().item()
+    def mean_margin(network: torch.nn.Module) -> float:
+        return margins(logits_of(network, seen, PREPROCESSING, CPU), labels).mean().item()
 
     gap = mean_margin(original) - strangers.mean().item()
     assert gap > 1
@@ -203,7 +203,7 @@ def test_single_images_are_forgotten_to_the_margins_of_unseen_ones_and_come_back
     assert mean_margin(recover) > mean_margin(original) - gap / 3
 
 
-def test_single_images_are_not_forgotten_without_anything_to_compare_them_with() -> None:
+def test_a_deposit_of_single_images_without_held_out_images_is_refused() -> None:
     unseen = UnseenMargins(torch.zeros(3), torch.tensor([0, 2, 3]))
     with pytest.raises(ValueError, match=r"no held-out image of classes \[1\]"):
         deposit_samples(network(), lesson(8), unseen, Run(QUICK, CPU))

@@ -1,4 +1,4 @@
-"""The smallest member of each family, for real: split, pruned, deposited and withdrawn."""
+"""The smallest network of each family: split, pruned, deposited and withdrawn for real."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def spec_of(name: str) -> ArchitectureSpec:
     return ArchitectureSpec(name, classes=5, **({"image_size": SIZE} if has_image_size(name) else {}))
 
 
-def some(count: int) -> Tensor:
+def random_images(count: int) -> Tensor:
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
@@ -38,46 +38,49 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @torch.no_grad()
-def test_split_anywhere_it_answers_as_torchvisions_network_does(name: str) -> None:
-    spec, images = spec_of(name), some(2)
+def test_split_anywhere_the_network_answers_like_torchvisions(name: str) -> None:
+    spec, images = spec_of(name), random_images(2)
     size = {"image_size": SIZE} if has_image_size(name) else {}
     whole = torchvision.models.get_model(name, num_classes=5, **size).eval()
     expected = whole(images)
     for split in splits_of(name):
         with torch.device("meta"):
             parts = build(spec, split).eval()
-        made = parts.to_empty(device="cpu")
-        load_flat_state(made, whole.state_dict())
-        assert made.lower(images).dim() == 4
-        assert torch.equal(made(images), expected), split
+        split_network = parts.to_empty(device="cpu")
+        load_flat_state(split_network, whole.state_dict())
+        assert split_network.lower(images).dim() == 4
+        assert torch.equal(split_network(images), expected), split
 
 
-def test_pruned_at_any_split_it_keeps_its_output_and_is_rebuilt_from_its_widths(name: str) -> None:
-    spec, images = spec_of(name), some(2)
-    # Two splits of the large ones; the others show that pruning follows what each further block brings.
+def test_pruned_at_any_split_the_lower_part_keeps_its_output_and_can_be_rebuilt(name: str) -> None:
+    spec, images = spec_of(name), random_images(2)
+    # Only two splits of the large networks. The others show that pruning follows each further block.
     splits = splits_of(name) if name in SMALLEST else (splits_of(name)[1], default_split(name))
     for split in splits:
         lower = network(spec=spec, split=split).lower
         pruned = prune(lower, 0.5, images[:1])
         assert pruned(images).shape == lower(images).shape
-        full, left = widths(lower), widths(pruned)
-        assert all(new == old or new % 8 == 0 for key in full for new, old in zip(left[key], full[key], strict=True))
+        full, remaining = widths(lower), widths(pruned)
+        assert all(
+            new == old or new % 8 == 0 for key in full for new, old in zip(remaining[key], full[key], strict=True)
+        )
         with torch.device("meta"):
-            again = rebuild(build(spec, split).lower.eval(), left)
+            again = rebuild(build(spec, split).lower.eval(), remaining)
         again.to_empty(device="cpu").load_state_dict(pruned.state_dict())
         assert torch.equal(again(images), pruned(images)), split
 
 
-def test_half_of_the_filters_take_a_good_part_of_the_parameters_with_them(name: str) -> None:
+def test_pruning_half_of_the_filters_removes_many_parameters(name: str) -> None:
     lower = network(spec=spec_of(name), split=default_split(name)).lower
     before, after = (
-        sum(parameter.numel() for parameter in part.parameters()) for part in (lower, prune(lower, 0.5, some(1)))
+        sum(parameter.numel() for parameter in part.parameters())
+        for part in (lower, prune(lower, 0.5, random_images(1)))
     )
     assert 0.2 < after / before < 0.75
 
 
-def test_deposited_and_withdrawn_it_answers_by_equation_8(name: str) -> None:
-    spec, split, images = spec_of(name), default_split(name), some(3)
+def test_after_a_withdrawal_the_network_answers_by_equation_8(name: str) -> None:
+    spec, split, images = spec_of(name), default_split(name), random_images(3)
     original = network(spec=spec, split=split)
     before = digest(original.lower)
     result = deposit_of(original, PREPROCESSING)
@@ -111,16 +114,16 @@ def digests_after(original: SplitNetwork, global_seed: int) -> tuple[str, str]:
 def test_the_features_behind_a_vits_class_token_are_its_tokens() -> None:
     spec = replace(spec_of("vit_b_32"), image_size=64)
     with torch.device("meta"):
-        made = build(spec, "encoder_layer_0").eval()
-        assert made.lower(torch.zeros(2, 3, 64, 64)).shape == (2, 768, 1 + 4, 1)
+        vit = build(spec, "encoder_layer_0").eval()
+        assert vit.lower(torch.zeros(2, 3, 64, 64)).shape == (2, 768, 1 + 4, 1)
 
 
-def test_the_last_linear_layer_sees_one_vector_an_image(name: str) -> None:
-    seen: list[torch.Size] = []
+def test_the_last_linear_layer_gets_one_vector_per_image(name: str) -> None:
+    shapes: list[torch.Size] = []
     with torch.device("meta"):
-        made = build(spec_of(name)).eval()
-        last = [module for module in made.upper.modules() if isinstance(module, nn.Linear)][-1]
-        last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-        made(torch.zeros(2, 3, SIZE, SIZE))
-    assert seen == [(2, last.in_features)]
+        meta_network = build(spec_of(name)).eval()
+        last = [module for module in meta_network.upper.modules() if isinstance(module, nn.Linear)][-1]
+        last.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+        meta_network(torch.zeros(2, 3, SIZE, SIZE))
+    assert shapes == [(2, last.in_features)]
     assert last.out_features == 5

@@ -1,4 +1,4 @@
-"""A fused part is the same function with fewer steps."""
+"""A fused part is the same function in fewer steps."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from lirf_core.pruning import example_input, prune
 from lirf_core.recover import DepositModule
 
 SIZE = 32
-LEFT = {"densenet121": 62}  # batch norms that are not behind a convolution
+REMAINING = {"densenet121": 62}  # batch norms that do not follow a convolution
 FAMILIES = ["resnet18", "resnet50-small", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]
 FAMILIES += ["densenet121", "convnext_tiny", "vit_b_32"]
 
@@ -27,20 +27,20 @@ def batch_norms(part: nn.Module) -> int:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_lighter_network_answers_as_before(name: str) -> None:
+def test_a_fused_network_answers_as_before(name: str) -> None:
     spec = ArchitectureSpec(name, classes=5, **({"image_size": SIZE} if has_image_size(name) else {}))
     network, images = build(spec), torch.randn(2, 3, SIZE, SIZE)
-    network(torch.randn(8, 3, SIZE, SIZE))  # statistics that are not those of a new network
+    network(torch.randn(8, 3, SIZE, SIZE))  # so that batch-norm statistics are not those of a new network
     freeze(network)
     fused = fuse_network(deepcopy(network), images[:1])
     for count in (1, 2, 5):
         some = torch.cat([images] * 3)[:count]
         assert torch.allclose(fused(some), network(some), atol=1e-4, rtol=1e-3)
     assert isinstance(fused.lower, torch.jit.ScriptModule)
-    assert batch_norms(fused) == LEFT.get(name, 0)
+    assert batch_norms(fused) == REMAINING.get(name, 0)
 
 
-def test_a_lighter_module_answers_as_before() -> None:
+def test_a_fused_module_answers_as_before() -> None:
     network = build(ArchitectureSpec("resnet18", classes=5))
     module = DepositModule(prune(network.lower, 0.5, example_input(3, (SIZE, SIZE))), [1], "digest", "eq8", 0.5)
     freeze(module)
@@ -52,15 +52,15 @@ def test_a_lighter_module_answers_as_before() -> None:
 
 
 @torch.no_grad()
-def test_a_network_is_made_lighter_while_another_thread_answers() -> None:
-    """By tracing (torch.fx) it was not: that changes how modules are called, in all threads."""
+def test_a_network_can_be_fused_while_another_thread_uses_it() -> None:
+    """It failed with torch.fx, whose tracing changes how modules are called in all threads."""
     network, images = build(ArchitectureSpec("resnet18", classes=5)), torch.randn(1, 3, SIZE, SIZE)
     freeze(network)
-    expected, is_over = network(images), threading.Event()
+    expected, is_finished = network(images), threading.Event()
 
     def answer() -> int:
         count = 0
-        while not is_over.is_set():
+        while not is_finished.is_set():
             with torch.no_grad():
                 assert torch.equal(network(images), expected)
             count += 1
@@ -70,5 +70,5 @@ def test_a_network_is_made_lighter_while_another_thread_answers() -> None:
         answers = pool.submit(answer)
         for _ in range(20):
             fuse_network(deepcopy(network), images[:1])
-        is_over.set()
+        is_finished.set()
         assert answers.result() > 0

@@ -1,4 +1,4 @@
-"""Weights are a stranger's file: whatever is in it, it is refused with words, or it is a network."""
+"""Weights come in untrusted files. Whatever is in one, it is refused with a message, or it is a network."""
 
 import io
 import json
@@ -23,26 +23,26 @@ HOSTILE = [*NUMBERS, "../../etc/passwd", None, {}, [], "F32", "I8", "\ud800", "x
 def mutated(good: bytes, chance: random.Random) -> bytes:
     header_bytes = int.from_bytes(good[:8], "little")
     kind = chance.randrange(6)
-    if kind == 0:  # bits of the header
+    if kind == 0:  # flip bits of the header
         damaged = bytearray(good)
         for _ in range(chance.randint(1, 8)):
             damaged[chance.randrange(8 + header_bytes)] ^= 1 << chance.randrange(8)
         return bytes(damaged)
-    if kind == 1:  # its length
+    if kind == 1:  # change its length
         return chance.randrange(1 << chance.choice([8, 20, 40, 63])).to_bytes(8, "little") + good[8:]
-    if kind == 2:  # a shorter or a longer file
+    if kind == 2:  # shorten or extend the file
         return good[: chance.randrange(len(good))] if chance.random() < 0.5 else good + chance.randbytes(64)
-    if kind == 3:  # bits of the numbers
+    if kind == 3:  # change bytes of the numbers
         damaged = bytearray(good)
         for _ in range(64):
             damaged[chance.randrange(8 + header_bytes, len(good))] = chance.choice([0, 0x7F, 0x80, 0xFF])
         return bytes(damaged)
     entries = json.loads(good[8 : 8 + header_bytes])
     name = chance.choice(list(entries))
-    if kind == 4:  # one value of the header
+    if kind == 4:  # change one value of the header
         field = chance.choice(["dtype", "shape", "data_offsets"])
         entries[name] = {**entries[name], field: chance.choice(HOSTILE)}
-    else:  # a name
+    else:  # change a name
         entries[str(chance.choice(HOSTILE))] = entries.pop(name)
     header = json.dumps(entries).encode()
     return len(header).to_bytes(8, "little") + header + good[8 + header_bytes :]
@@ -54,15 +54,15 @@ def test_thousands_of_damaged_files_are_refused_or_fit() -> None:
     good = safetensors.torch.save(flat_state(network()))
     chance = random.Random(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    taken, refusals = 0, []
+    loaded, refusals = 0, []
     for _ in range(FILES):
         try:
-            found = artifacts.load_original(io.BytesIO(mutated(good, chance)), SPEC, "layer2")
+            original = artifacts.load_original(io.BytesIO(mutated(good, chance)), SPEC, "layer2")
         except (artifacts.NotSafetensors, artifacts.DoesNotFit) as refusal:
             refusals.append(str(refusal))
         else:
-            taken += 1
-            assert all(torch.isfinite(tensor).all() for tensor in flat_state(found).values())
+            loaded += 1
+            assert all(torch.isfinite(tensor).all() for tensor in flat_state(original).values())
     assert max(map(len, refusals)) < 1000
-    assert 0 < taken < FILES / 2  # some differ in their numbers alone
+    assert 0 < loaded < FILES / 2  # in some, only the numbers differ
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MEMORY_BYTES

@@ -1,4 +1,4 @@
-"""Each loss against the paper's formula, spelt out in plain numbers."""
+"""Each loss compared with the paper's formula, computed in plain Python."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_suppression_is_minus_the_log_probability_of_a_preserved_class() -> None
     assert losses.suppression(LOGITS, PRESERVED).item() == pytest.approx(-preserved.log().mean().item(), rel=1e-5)
 
 
-def test_attention_is_normalised_and_filtered_and_its_transfer_is_bounded_by_two() -> None:
+def test_attention_is_normalised_and_filtered_and_its_transfer_is_at_most_two() -> None:
     features = torch.zeros(1, 2, 1, 3)
     features[0, :, 0, 0] = torch.tensor([3.0, 4.0])  # attention 25
     features[0, 0, 0, 1] = 1.0  # attention 1, under the threshold once normalised
@@ -43,14 +43,14 @@ def test_knowledge_removal_rewards_lost_attention() -> None:
     assert losses.knowledge_removal(torch.tensor(2.0), torch.tensor(0.5), 0.1).item() == pytest.approx(1.95)
 
 
-def test_distillation_sees_the_selected_logits_only() -> None:
+def test_distillation_depends_only_on_the_selected_logits() -> None:
     changed = LOGITS.clone()
     changed[:, 0] += 100
     for loss in (losses.knowledge_preservation, losses.partial_transfer):
         assert torch.equal(loss(LOGITS, TEACHER, PRESERVED, 10.0), loss(changed, TEACHER, PRESERVED, 10.0))
 
 
-def test_distillation_is_the_divergence_at_its_temperature_times_its_square() -> None:
+def test_distillation_is_the_divergence_at_a_temperature_times_its_square() -> None:
     temperature, total = 4.0, 0.0
     for student_row, teacher_row in zip(LOGITS[:, PRESERVED].tolist(), TEACHER[:, PRESERVED].tolist(), strict=True):
         student = [value / temperature for value in student_row]
@@ -58,8 +58,8 @@ def test_distillation_is_the_divergence_at_its_temperature_times_its_square() ->
         for s, t in zip(student, teacher, strict=True):
             log_p = t - log_sum_exp(teacher)
             total += math.exp(log_p) * (log_p - (s - log_sum_exp(student)))
-    found = losses.knowledge_preservation(LOGITS, TEACHER, PRESERVED, temperature).item()
-    assert found == pytest.approx(total / 2 * temperature**2, rel=1e-4)
+    loss = losses.knowledge_preservation(LOGITS, TEACHER, PRESERVED, temperature).item()
+    assert loss == pytest.approx(total / 2 * temperature**2, rel=1e-4)
 
 
 def test_recovery_is_cross_entropy_with_the_true_label() -> None:
@@ -73,7 +73,7 @@ def test_eq_8_takes_the_deposited_logits_from_the_module() -> None:
 
 
 @pytest.mark.parametrize("joining", ["levelled", "averaged"])
-def test_levels_of_the_networks_do_not_matter_once_they_are_levelled(joining: losses.Joining) -> None:
+def test_levelled_joinings_do_not_depend_on_a_modules_level(joining: losses.Joining) -> None:
     joined = losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1])], [2, 3], joining)
     raised = losses.join(LOGITS, [ModuleAnswer(TEACHER + 7, [0, 1])], [2, 3], joining)
     assert torch.allclose(joined, raised, atol=1e-5)
@@ -86,7 +86,7 @@ def test_probe_removal_is_zero_for_a_guess_and_log_d_for_certainty() -> None:
     assert losses.probe_removal(torch.tensor([[100.0, 0.0, 0.0]])).item() == pytest.approx(math.log(3), rel=1e-5)
 
 
-def test_feature_distance_is_a_share_of_the_teachers_length() -> None:
+def test_feature_distance_is_relative_to_the_teachers_squared_length() -> None:
     teacher = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
     assert losses.feature_distance(teacher, teacher).item() == 0.0
     assert losses.feature_distance(torch.zeros(2, 2), teacher).item() == pytest.approx(1.0)
@@ -102,7 +102,7 @@ def test_a_mean_of_preserved_logits_follows_the_weights_of_the_modules() -> None
     assert torch.allclose(preserved(1e6), TEACHER[:, [2, 3]].log_softmax(1), atol=1e-4)
 
 
-def test_what_is_nearer_to_the_teacher_weighs_more_and_levels_do_not_count() -> None:
+def test_logits_nearer_to_the_teachers_weigh_more_and_levels_do_not_count() -> None:
     selected = torch.tensor([0, 1, 2])
     near, far = (losses.inverse_error(TEACHER + scale * LOGITS + 5, TEACHER, selected) for scale in (0.1, 0.2))
     assert torch.isclose(near, 4 * far)
@@ -110,19 +110,19 @@ def test_what_is_nearer_to_the_teacher_weighs_more_and_levels_do_not_count() -> 
 
 
 @pytest.mark.parametrize("joining", ["levelled", "averaged"])
-def test_where_the_target_answers_for_no_class_every_joining_is_the_equation_as_written(
+def test_without_preserved_classes_every_joining_is_the_equation_as_written(
     joining: losses.Joining,
 ) -> None:
     assert torch.equal(losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1, 2, 3])], [], joining), TEACHER)
 
 
-def test_seen_images_get_the_margins_of_unseen_ones_in_their_own_order() -> None:
+def test_seen_images_get_the_margins_of_unseen_images_and_keep_their_order() -> None:
     seen = torch.tensor([5.0, 1.0, 9.0])
-    assert losses.as_unseen(seen, torch.tensor([0.0, 3.0])).tolist() == pytest.approx([1.5, 0.5, 2.5])
+    assert losses.margins_as_unseen(seen, torch.tensor([0.0, 3.0])).tolist() == pytest.approx([1.5, 0.5, 2.5])
 
 
-def test_deposit_images_with_the_margins_they_are_to_have_cost_nothing() -> None:
+def test_deposit_images_that_have_their_unseen_margins_cost_nothing() -> None:
     labels = torch.tensor([0, 3])
-    found = losses.margins(LOGITS, labels)
-    assert losses.unseen(LOGITS, labels, found) == 0
-    assert losses.unseen(LOGITS, labels, found - 3) == pytest.approx(2.5)
+    margins = losses.margins(LOGITS, labels)
+    assert losses.margin_distance(LOGITS, labels, margins) == 0
+    assert losses.margin_distance(LOGITS, labels, margins - 3) == pytest.approx(2.5)

@@ -6,8 +6,8 @@ from lirf_core.probe_adversary import ProbeAdversary
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 
 
-def told_apart(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of two classes, 1 and 4, that differ in one direction."""
+def separable_features(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and labels of two classes, 1 and 4, that differ in one direction."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.tensor([1, 4]).repeat(32)
     features = torch.randn(64, classifier(network().upper).in_features, generator=generator)
@@ -15,13 +15,13 @@ def told_apart(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return features, labels
 
 
-def test_the_probe_learns_what_the_features_tell_and_the_loss_takes_it_from_them() -> None:
+def test_the_probe_learns_from_the_features_and_the_loss_removes_what_it_reads() -> None:
     adversary = ProbeAdversary(network(), torch.tensor([1, 4]))
     for seed in range(50):
-        adversary.learn(*told_apart(seed))
-    features, labels = told_apart(99)
-    read = adversary.logits(features).argmax(1)
-    assert ((read == (labels == 4)).float().mean()) > 0.9
+        adversary.learn(*separable_features(seed))
+    features, labels = separable_features(99)
+    places = adversary.logits(features).argmax(1)
+    assert ((places == (labels == 4)).float().mean()) > 0.9
 
     features.requires_grad_()
     before = losses.probe_removal(adversary.logits(features))

@@ -4,17 +4,17 @@ from demo.digits import PREPROCESSING as DIGIT_SIZE
 from demo.digits import Digits
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
-from lirf_core.proxies import MAX_OF_EACH, REACHES, make_proxies
+from lirf_core.proxies import MAX_PER_IMAGE, REACHES, make_proxies
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 
 
-def made(count: int, of: int = 24, seed: int = 0) -> torch.Tensor:
-    pixels, _ = images(of, [0, 1])
+def proxies(count: int, image_count: int = 24, seed: int = 0) -> torch.Tensor:
+    pixels, _ = images(image_count, [0, 1])
     generator = torch.Generator().manual_seed(seed)
     return make_proxies(network(), pixels, torch.tensor([2, 3]), count, PREPROCESSING, CPU, generator).images
 
 
-def test_the_original_takes_zeros_ones_and_twos_for_other_digits_once_they_are_proxies(
+def test_the_original_reads_proxies_of_zeros_ones_and_twos_as_other_digits(
     digits: Digits, digits_network: SplitNetwork
 ) -> None:
     preserved = torch.arange(3, 10)
@@ -30,7 +30,7 @@ def test_the_original_takes_zeros_ones_and_twos_for_other_digits_once_they_are_p
     assert preserved_share(proxies) > 0.95
 
 
-def test_an_image_moves_no_further_than_the_original_needs_to_be_sure(
+def test_an_image_changes_no_more_than_the_original_needs_to_be_confident(
     digits: Digits, digits_network: SplitNetwork
 ) -> None:
     pixels, _ = digits.tensors(digits.of_classes(digits.training, [0, 1, 2]))
@@ -41,16 +41,16 @@ def test_an_image_moves_no_further_than_the_original_needs_to_be_sure(
     ).images
     moved = (proxies.int() - pixels[order].int()).abs().flatten(1).amax(1)
     assert 0 < moved.min() <= REACHES[0] < moved.max() <= REACHES[-1]
-    sure = logits_of(digits_network, proxies[moved <= REACHES[0]], DIGIT_SIZE, CPU).softmax(1)[:, 3:].amax(1)
-    assert sure.min() > 0.8
+    confidence = logits_of(digits_network, proxies[moved <= REACHES[0]], DIGIT_SIZE, CPU).softmax(1)[:, 3:].amax(1)
+    assert confidence.min() > 0.8
 
 
-def test_few_images_make_few_proxies_and_none_are_made_where_none_are_wanted() -> None:
-    assert len(made(1000, of=3)) == 3 * MAX_OF_EACH
-    assert len(made(10)) == 10
-    assert len(made(0)) == 0
+def test_few_images_give_few_proxies_and_a_count_of_zero_gives_none() -> None:
+    assert len(proxies(1000, image_count=3)) == 3 * MAX_PER_IMAGE
+    assert len(proxies(10)) == 10
+    assert len(proxies(0)) == 0
 
 
-def test_the_same_seed_makes_and_draws_the_same_proxies() -> None:
-    assert torch.equal(made(10), made(10))
-    assert not torch.equal(made(10), made(10, seed=1))
+def test_the_same_seed_makes_the_same_proxies() -> None:
+    assert torch.equal(proxies(10), proxies(10))
+    assert not torch.equal(proxies(10), proxies(10, seed=1))

@@ -1,4 +1,4 @@
-"""Attacks on a network's forgetting, where the right answer is known."""
+"""Attacks on a network's forgetting, on data whose result is known."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from lirf_core.losses import margins
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 
 
-def test_an_attack_reads_the_share_of_pairs_in_the_right_order() -> None:
+def test_an_attacks_area_is_the_share_of_pairs_in_the_right_order() -> None:
     members, strangers = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 2.0])
     assert attack(members, strangers).auc == pytest.approx(4.5 / 6)  # a tie is half a pair
     assert attack(strangers, members).auc == pytest.approx(1.5 / 6)
@@ -30,11 +30,11 @@ def test_a_margin_is_the_log_odds_of_the_true_class() -> None:
     assert torch.allclose(margins(logits, labels), torch.log(p / (1 - p)), atol=1e-5)
 
 
-def test_who_is_shown_a_few_images_relearns_them_and_the_network_itself_is_left_alone() -> None:
-    shown, held_out = images(60, [0, 1, 2, 3, 4]), images(100, [0, 1, 2, 3, 4], seed=1)
-    asked = network()
-    before = {name: tensor.clone() for name, tensor in asked.state_dict().items()}
-    curve = relearning_curve(asked, shown, held_out, [0, 1], PREPROCESSING, Augmentation(0, False), CPU, steps=(0, 40))
+def test_relearning_raises_the_accuracy_and_does_not_change_the_network() -> None:
+    few, held_out = images(60, [0, 1, 2, 3, 4]), images(100, [0, 1, 2, 3, 4], seed=1)
+    attacked = network()
+    before = {name: tensor.clone() for name, tensor in attacked.state_dict().items()}
+    curve = relearning_curve(attacked, few, held_out, [0, 1], PREPROCESSING, Augmentation(0, False), CPU, steps=(0, 40))
     assert [point.step for point in curve] == [0, 40]
     assert (curve[1].deposited or 0) > (curve[0].deposited or 0) + 20
-    assert all(torch.equal(tensor, before[name]) for name, tensor in asked.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in attacked.state_dict().items())

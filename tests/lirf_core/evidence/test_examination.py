@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -10,8 +10,8 @@ import torch
 
 from lirf_core.architectures import build
 from lirf_core.evidence import examination, relearning
-from lirf_core.evidence import images as chosen
-from lirf_core.evidence.distillation import features_at_split, plain_cnn, taught
+from lirf_core.evidence import images as image_selection
+from lirf_core.evidence.distillation import features_at_split, plain_cnn, train_student
 from lirf_core.evidence.embedding import embedding
 from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
 from lirf_core.evidence.images import Labelled, halves, sides
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True, scope="module")
-def brief() -> Iterator[None]:
-    """Fewer steps of each student, which are not what is asked about here."""
+def short_students() -> Iterator[None]:
+    """Train students for fewer steps, because these tests are not about their accuracy."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(examination, "STUDENT_STEPS", 10)
         yield
@@ -44,15 +44,15 @@ def original() -> SplitNetwork:
 
 
 @pytest.fixture(scope="module")
-def ignorant() -> SplitNetwork:
-    """Trained on the preserved classes alone."""
+def reference() -> SplitNetwork:
+    """Trained on the preserved classes only."""
     seen = images(300, [2, 3, 4], seed=5)
     return train_original(SPEC, *seen, PREPROCESSING, CPU, epochs=12, augmentation=Augmentation(0, False), seed=0)
 
 
 def case(held_out: int = 200, members: Labelled | None = None) -> Case:
-    asked = Labelled(*images(held_out, EVERY, seed=1))
-    return Case(CLASSES, [0, 1], [2, 3, 4], asked, members, PREPROCESSING, Augmentation(0, False))
+    labelled = Labelled(*images(held_out, EVERY, seed=1))
+    return Case(CLASSES, [0, 1], [2, 3, 4], labelled, members, PREPROCESSING, Augmentation(0, False))
 
 
 def fresh() -> SplitNetwork:
@@ -61,80 +61,78 @@ def fresh() -> SplitNetwork:
 
 
 @pytest.fixture(scope="module")
-def found(original: SplitNetwork, ignorant: SplitNetwork) -> tuple[Evidence, list[str]]:
-    """The target knows nothing of the deposited classes; the module is of two steps."""
-    told: list[str] = []
+def examined(original: SplitNetwork, reference: SplitNetwork) -> tuple[Evidence, list[str]]:
+    """The evidence and the part of each step. The target knows nothing of the deposited classes."""
+    steps: list[str] = []
     module = deposit_of(original, PREPROCESSING).module
-    networks = Networks(ignorant, fresh(), original, module, reference=ignorant)
+    networks = Networks(reference, fresh(), original, module, reference=reference)
     members = Labelled(*images(100, [0, 1], seed=5))
-    return Examination(networks, case(members=members), CPU, CPU, told.append).run(), told
+    return Examination(networks, case(members=members), CPU, CPU, steps.append).run(), steps
 
 
-def test_every_part_is_carried_out_in_its_turn(found: tuple[Evidence, list[str]]) -> None:
-    evidence, told = found
-    assert list(dict.fromkeys(told)) == list(PARTS)
+def test_every_part_is_examined_in_order(examined: tuple[Evidence, list[str]]) -> None:
+    evidence, steps = examined
+    assert list(dict.fromkeys(steps)) == list(PARTS)
     assert evidence.missing == {}
     assert evidence.good.keys() == set(PARTS)
     assert all(asdict(evidence)[part] for part in PARTS)
     assert evidence.images == {"held_out": 200, "attackers": 100, "asked": 100, "members": 100}
 
 
-def test_a_network_that_knows_the_classes_is_told_from_one_that_does_not(found: tuple[Evidence, list[str]]) -> None:
-    evidence, _ = found
-    knows, forgot = evidence.answers["original"].deposited, evidence.answers["target"].deposited
-    assert knows is not None
-    assert forgot is not None
-    assert knows.low > 60
-    assert forgot.percent == 0.0
-    read = {name: of.deposited for name, of in evidence.probe.items()}
-    assert read["original"].percent >= read["target"].percent  # type: ignore[union-attr]
+def test_the_evidence_distinguishes_a_network_that_knows_the_classes(examined: tuple[Evidence, list[str]]) -> None:
+    evidence, _ = examined
+    of_original, of_target = evidence.answers["original"].deposited, evidence.answers["target"].deposited
+    assert of_original is not None
+    assert of_target is not None
+    assert of_original.low > 60
+    assert of_target.percent == 0.0
+    by_probe = {name: shares.deposited for name, shares in evidence.probe.items()}
+    assert by_probe["original"].percent >= by_probe["target"].percent  # type: ignore[union-attr]
     assert abs(evidence.membership["target"].auc - 0.5) < 3 * evidence.membership["target"].error
 
 
-def test_what_is_only_hidden_comes_back_sooner_than_what_was_never_known(original: SplitNetwork) -> None:
+def test_hidden_knowledge_comes_back_sooner_than_new_knowledge(original: SplitNetwork) -> None:
     hiding = copy.deepcopy(original)
     classifier = [layer for layer in hiding.upper.modules() if isinstance(layer, torch.nn.Linear)][-1]
     with torch.no_grad():
         classifier.bias[:2] -= 30
     evidence = Examination(Networks(hiding, fresh(), original), case(), CPU, CPU).run()
-    forgot = evidence.answers["target"].deposited
-    assert forgot is not None
-    assert forgot.percent == 0.0
-    assert evidence.probe["target"] == evidence.probe["original"]  # its features are those of before
+    of_target = evidence.answers["target"].deposited
+    assert of_target is not None
+    assert of_target.percent == 0.0
+    assert evidence.probe["target"] == evidence.probe["original"]  # its features are the same as before
     hidden, unknown = (evidence.relearning[name][-1].curve for name in ("target", "fresh"))
     assert hidden[1].deposited > unknown[1].deposited + 20  # type: ignore[operator]
     assert set(evidence.missing) == {"membership", "recover", "reference"}
 
 
-def test_what_cannot_be_measured_says_why(original: SplitNetwork) -> None:
-    nobody = Labelled(*images(30, [2, 3, 4]))
-    told = case()
-    of = Case(CLASSES, [0, 1], [2, 3, 4], nobody, None, told.preprocessing, told.augmentation)
-    evidence = Examination(Networks(original, fresh()), of, CPU, CPU).run()
+def test_missing_parts_say_why_they_were_not_measured(original: SplitNetwork) -> None:
+    preserved_only = replace(case(), held_out=Labelled(*images(30, [2, 3, 4])))
+    evidence = Examination(Networks(original, fresh()), preserved_only, CPU, CPU).run()
     assert all("no image of the deposited classes" in evidence.missing[part] for part in PARTS if part != "membership")
     assert evidence.answers == {}
     assert "destroyed" in evidence.missing["original"]
 
 
 @pytest.mark.parametrize("part", ["relearning", "distillation"])
-def test_a_training_that_diverges_is_not_taken_for_forgetting(
+def test_a_diverging_training_does_not_count_as_forgetting(
     original: SplitNetwork, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     monkeypatch.setattr(relearning, "LEARNING_RATE", 1e9)
-    monkeypatch.setattr(examination, "taught", partial(taught, learning_rate=1e9))
+    monkeypatch.setattr(examination, "train_student", partial(train_student, learning_rate=1e9))
     others = set(PARTS) - {part}
     why_not = Examination._why_not
     monkeypatch.setattr(Examination, "_why_not", lambda self, one: "-" if one in others else why_not(self, one))
     evidence = Examination(Networks(original, fresh(), original), case(), CPU, CPU).run()
-    if part == "distillation":  # of the student without a teacher, that all are compared with
-        assert "no finite number" in evidence.missing[part]
+    if part == "distillation":  # the student without a teacher fails, with which all others are compared
+        assert "not finite numbers" in evidence.missing[part]
         assert not evidence.distillation
     else:
-        assert all("no finite number" in evidence.missing[f"relearning, {name}"] for name in ("target", "fresh"))
+        assert all("not finite numbers" in evidence.missing[f"relearning, {name}"] for name in ("target", "fresh"))
         assert not evidence.relearning
 
 
-def test_a_reference_without_finite_answers_hides_no_figure_of_the_others(original: SplitNetwork) -> None:
+def test_a_reference_without_finite_answers_does_not_hide_the_other_figures(original: SplitNetwork) -> None:
     broken = copy.deepcopy(original)
     with torch.no_grad():
         next(broken.lower.parameters()).fill_(float("nan"))
@@ -144,72 +142,71 @@ def test_a_reference_without_finite_answers_hides_no_figure_of_the_others(origin
     measured = {"answers": "original", "membership": "original", "probe": "original", "relearning": "fresh"}
     for part, other in measured.items():
         assert getattr(evidence, part).keys() == {"target", other}
-        assert "no finite number" in evidence.missing[f"{part}, reference"]
+        assert "not finite numbers" in evidence.missing[f"{part}, reference"]
     assert evidence.distillation["logits"].keys() == {"none", "original", "target"}
 
 
-def test_the_attackers_half_and_the_one_that_is_asked_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_attackers_half_and_the_questions_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
-    attackers, asked = halves(Labelled(pixels, torch.arange(100) % 3), seed=0)
-    own, other = set(attackers.images().flatten().tolist()), set(asked.images().flatten().tolist())
+    attackers, questions = halves(Labelled(pixels, torch.arange(100) % 3), seed=0)
+    own, other = set(attackers.images().flatten().tolist()), set(questions.images().flatten().tolist())
     assert not own & other
     assert own | other == set(range(100))
     assert attackers.labels.bincount().tolist() == [17, 16, 16]
-    monkeypatch.setattr(chosen, "ATTACK_EACH", 5)
-    assert [len(of) for of in halves(Labelled(pixels, torch.arange(100) % 3), seed=0)] == [15, 15]
+    monkeypatch.setattr(image_selection, "ATTACK_EACH", 5)
+    assert [len(half) for half in halves(Labelled(pixels, torch.arange(100) % 3), seed=0)] == [15, 15]
 
 
-def test_both_sides_of_a_membership_attack_have_as_many_images_of_each_class() -> None:
+def test_both_sides_of_a_membership_attack_have_equally_many_images_of_each_class() -> None:
     members = Labelled(torch.zeros(110, 1, 1, 1, dtype=torch.uint8), torch.tensor([0] * 90 + [1] * 10 + [2] * 10))
     strangers = Labelled(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), torch.tensor([0] * 20 + [1] * 20))
     of_members, of_strangers = sides(members, strangers)
     assert of_members.labels.bincount().tolist() == of_strangers.labels.bincount().tolist() == [20, 10]
 
 
-def test_a_class_with_one_image_is_not_asked_about_whom_nobody_could_teach_it() -> None:
-    told = halves(Labelled(torch.zeros(5, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1, 0, 2, 2])), seed=0)
-    assert [of.classes() for of in told] == [[0, 2], [0, 2]]
+def test_a_class_with_one_image_is_in_neither_half() -> None:
+    both = halves(Labelled(torch.zeros(5, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1, 0, 2, 2])), seed=0)
+    assert [half.classes() for half in both] == [[0, 2], [0, 2]]
 
 
-def test_images_are_chosen_by_number_and_asked_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chosen, "BATCH", 4)
+def test_images_are_selected_by_number_and_answered_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_selection, "BATCH", 4)
     source = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1)
     some = Labelled(source, torch.arange(20) % 4).of_classes([1, 3])
     again = some.of_classes([3])
     assert again.images().flatten().tolist() == [3, 7, 11, 15, 19]
     assert some.first_of_each(2).images().flatten().tolist() == [1, 3, 5, 7]
-    asked: list[int] = []
+    batches: list[int] = []
 
     def answer(images: torch.Tensor) -> torch.Tensor:
-        asked.append(len(images))
+        batches.append(len(images))
         return images.flatten().long()
 
     assert again.ask(answer).tolist() == [3, 7, 11, 15, 19]
-    assert asked == [4, 1]
+    assert batches == [4, 1]
     assert again.source is source
 
 
 def test_classes_with_no_or_few_held_out_images_are_named(original: SplitNetwork) -> None:
-    whole = case()
     held_out = Labelled(*images(100, [0, 2, 3, 4], seed=1))
-    of = Case(CLASSES, [0, 1], [2, 3, 4], held_out, None, whole.preprocessing, whole.augmentation)
-    missing = Examination(Networks(original, fresh()), of, CPU, CPU).run().missing["classes"]
+    without_dodo = replace(case(), held_out=held_out)
+    missing = Examination(Networks(original, fresh()), without_dodo, CPU, CPU).run().missing["classes"]
     assert "No held-out image of dodo" in missing
-    few = Case(CLASSES, [0], [2, 3, 4], held_out.first_of_each(5), None, whole.preprocessing, whole.augmentation)
-    told = Examination(Networks(original, fresh()), few, CPU, CPU).run().missing["classes"]
-    assert told == "Fewer than 20 held-out images of auk, so the figures say little."
+    few = replace(case(), deposited=[0], held_out=held_out.first_of_each(5))
+    missing = Examination(Networks(original, fresh()), few, CPU, CPU).run().missing["classes"]
+    assert missing == "Fewer than 20 held-out images of auk, so the figures say little."
 
 
-def test_an_area_of_one_has_an_error_and_numbers_that_are_none_are_refused() -> None:
+def test_an_area_of_one_has_an_error_and_nan_is_refused() -> None:
     few, many = (attack(torch.ones(count), torch.zeros(count)) for count in (3, 300))
     assert few.auc == many.auc == 1.0
     assert few.error > 0.1
     assert 0 < many.error < 0.01
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(ValueError, match="not finite numbers"):
         attack(torch.tensor([1.0, torch.nan]), torch.zeros(2))
 
 
-def test_a_part_that_fails_is_missing_and_the_others_are_there(
+def test_a_failing_part_is_missing_and_the_others_are_measured(
     original: SplitNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -222,13 +219,13 @@ def test_a_part_that_fails_is_missing_and_the_others_are_there(
     assert evidence.embedding
 
 
-def test_features_that_tell_nothing_apart_have_a_picture_and_no_crash() -> None:
+def test_equal_or_nan_features_have_a_picture_and_do_not_crash() -> None:
     for features in (torch.ones(12, 16), torch.zeros(12, 16), torch.full((12, 16), torch.nan)):
         assert set(embedding(features)) == {(0.0, 0.0)}
     assert len(set(embedding(torch.randn(12, 16)))) == 12
 
 
-def test_the_networks_are_left_as_they_were(original: SplitNetwork) -> None:
+def test_an_examination_does_not_change_the_networks(original: SplitNetwork) -> None:
     networks = Networks(network(), network(1), original, deposit_of(original, PREPROCESSING).module)
     before = [copy.deepcopy(one.state_dict()) for one in (networks.target, networks.fresh, original, networks.module)]
     state = torch.get_rng_state()
@@ -239,22 +236,23 @@ def test_the_networks_are_left_as_they_were(original: SplitNetwork) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_a_student_learns_from_its_teacher_what_it_is_not_told(original: SplitNetwork) -> None:
-    """Half of its labels are wrong; the teacher's answers are not."""
-    shown, (pixels, labels) = images(200, EVERY, seed=8), images(100, EVERY, seed=9)
-    wrong = torch.where(torch.arange(200) % 2 == 0, shown[1], (shown[1] + 1) % 5)
+def test_a_student_learns_from_its_teacher_beyond_its_labels(original: SplitNetwork) -> None:
+    """Half of its labels are wrong, but the teacher's answers are right."""
+    training, (pixels, labels) = images(200, EVERY, seed=8), images(100, EVERY, seed=9)
+    wrong = torch.where(torch.arange(200) % 2 == 0, training[1], (training[1] + 1) % 5)
 
-    def right(teacher: SplitNetwork | None) -> float:
+    def accuracy(teacher: SplitNetwork | None) -> float:
         torch.manual_seed(0)
         student = plain_cnn(1, 5, features_at_split(original, PREPROCESSING))
-        lesson = PREPROCESSING, Augmentation(0, False), CPU, "logits", 12, 64
-        learnt = taught(student, teacher, shown[0], wrong, *lesson)  # type: ignore[arg-type]
-        return (logits_of(learnt, pixels, PREPROCESSING, CPU).argmax(1) == labels).float().mean().item()
+        trained = train_student(
+            student, teacher, training[0], wrong, PREPROCESSING, Augmentation(0, False), CPU, "logits", 12, 64
+        )
+        return (logits_of(trained, pixels, PREPROCESSING, CPU).argmax(1) == labels).float().mean().item()
 
-    assert right(original) > right(None)
+    assert accuracy(original) > accuracy(None)
 
 
-def test_a_student_has_its_teachers_features_whatever_their_size() -> None:
+def test_a_student_has_features_of_any_size_that_its_teacher_has() -> None:
     student = plain_cnn(3, 10, (24, 5, 7))
     assert student.lower(torch.zeros(2, 3, 16, 16)).shape == (2, 24, 5, 7)
     assert student(torch.zeros(2, 3, 16, 16)).shape == (2, 10)

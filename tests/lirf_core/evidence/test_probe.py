@@ -13,14 +13,14 @@ def sample(seed: int, distance: float = 2.0, count: int = 300) -> tuple[torch.Te
 
 
 @pytest.mark.parametrize(("distance", "least", "most"), [(2.0, 0.7, 0.95), (20.0, 1.0, 1.0)])
-def test_classes_are_read_as_far_as_they_lie_apart(distance: float, least: float, most: float) -> None:
-    asked, labels = sample(1, distance)
-    is_right = linear_probe(sample(0, distance), asked, 3).argmax(1) == labels
-    assert least <= is_right.float().mean() <= most
+def test_a_probe_reads_classes_as_well_as_they_are_separated(distance: float, least: float, most: float) -> None:
+    questions, labels = sample(1, distance)
+    is_correct = linear_probe(sample(0, distance), questions, 3).argmax(1) == labels
+    assert least <= is_correct.float().mean() <= most
 
 
-def test_features_without_the_class_read_no_better_than_chance() -> None:
+def test_a_probe_of_random_features_is_no_better_than_chance() -> None:
     noise = torch.randn(600, 8, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(600) % 4
-    found = linear_probe((noise[:300], labels[:300]), noise[300:], 4).argmax(1)
-    assert (found == labels[300:]).float().mean() < 0.4
+    answers = linear_probe((noise[:300], labels[:300]), noise[300:], 4).argmax(1)
+    assert (answers == labels[300:]).float().mean() < 0.4

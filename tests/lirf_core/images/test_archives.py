@@ -51,7 +51,7 @@ def packed(file: io.BytesIO, **limits: int) -> archives.ImageSet:
     return loaded(archive.pack(SIZE, DECODERS))
 
 
-def test_images_and_labels_come_out_as_they_went_in() -> None:
+def test_images_and_labels_are_unpacked_unchanged() -> None:
     file = zipped(
         {
             "cat/a.png": picture((1, 2, 3)),
@@ -59,22 +59,22 @@ def test_images_and_labels_come_out_as_they_went_in() -> None:
             "dog/c.jpg": picture((9, 9, 9), "JPEG", 20),
         }
     )
-    found = packed(file)
-    assert found.labels.tolist() == [0, 1, 1]
-    assert found.images.shape == (3, 3, 8, 8)
-    assert found.images[0, :, 0, 0].tolist() == [1, 2, 3]
-    assert found.images[1, :, 7, 7].tolist() == [4, 5, 6]
-    assert found.images[2].float().mean().item() == pytest.approx(9, abs=1)
+    image_set = packed(file)
+    assert image_set.labels.tolist() == [0, 1, 1]
+    assert image_set.images.shape == (3, 3, 8, 8)
+    assert image_set.images[0, :, 0, 0].tolist() == [1, 2, 3]
+    assert image_set.images[1, :, 7, 7].tolist() == [4, 5, 6]
+    assert image_set.images[2].float().mean().item() == pytest.approx(9, abs=1)
 
 
 def test_grey_networks_get_one_channel() -> None:
     archive = ImageArchive(zipped({"cat/a.png": picture((50, 50, 50))}), CLASSES)
-    found = loaded(archive.pack(Preprocessing(4, 6, (0.5,), (0.5,)), DECODERS))
-    assert found.images.shape == (1, 1, 4, 6)
-    assert numpy.unique(found.images).tolist() == [50]
+    image_set = loaded(archive.pack(Preprocessing(4, 6, (0.5,), (0.5,)), DECODERS))
+    assert image_set.images.shape == (1, 1, 4, 6)
+    assert numpy.unique(image_set.images).tolist() == [50]
 
 
-def test_what_file_managers_add_is_passed_over() -> None:
+def test_files_that_file_managers_add_are_ignored() -> None:
     file = zipped(
         {
             "cat/a.png": picture(),
@@ -95,7 +95,7 @@ def link() -> zipfile.ZipInfo:
 
 
 def stored_name(name: str) -> io.BytesIO:
-    """An archive whose entry has a name that zipfile itself would not write."""
+    """An archive with an entry name that zipfile would not write."""
     placeholder = "x" * len(name)
     content = zipped({placeholder: picture()}).getvalue()
     return io.BytesIO(content.replace(placeholder.encode(), name.encode()))
@@ -104,14 +104,14 @@ def stored_name(name: str) -> io.BytesIO:
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
-        (lambda: io.BytesIO(b"not a zip"), BadArchive, "no readable zip"),
-        (lambda: io.BytesIO(zipped({"cat/a.png": picture()}).getvalue()[:-30]), BadArchive, "no readable zip"),
+        (lambda: io.BytesIO(b"not a zip"), BadArchive, "not a readable zip"),
+        (lambda: io.BytesIO(zipped({"cat/a.png": picture()}).getvalue()[:-30]), BadArchive, "not a readable zip"),
         (lambda: zipped({}), NoImages, "no images"),
         (lambda: zipped({"cat/": b""}), NoImages, "no images"),
         (
             lambda: zipped({"bird/a.png": picture()}),
             UnknownFolder,
-            r"folder 'bird', which is no class .* 'cat', 'dog' \(2\)",
+            r"folder 'bird', but the model has no such class\. Its classes are 'cat', 'dog' \(2\)",
         ),
         (lambda: zipped({"Cat/a.png": picture()}), UnknownFolder, "case-sensitive"),
         (lambda: zipped({"a.png": picture()}), UnknownFolder, "is in the folder ''"),
@@ -121,7 +121,7 @@ def stored_name(name: str) -> io.BytesIO:
         (lambda: stored_name("C:/cat/a.png"), UnsafeArchive, "could lead out"),
         (lambda: stored_name("cat/a.png\0/../../b"), UnsafeArchive, "could lead out"),
         (lambda: zipped({link(): b"/etc/passwd"}), UnsafeArchive, "is a link or a device"),
-        (lambda: zipped({"cat/a.png": bytes(10**7)}, zipfile.ZIP_DEFLATED), UnsafeArchive, "over 100 times"),
+        (lambda: zipped({"cat/a.png": bytes(10**7)}, zipfile.ZIP_DEFLATED), UnsafeArchive, "more than 100 times"),
     ],
 )
 def test_bad_archives_are_refused_before_anything_is_unpacked(
@@ -142,12 +142,12 @@ def test_an_entry_without_a_name_is_refused(name: str) -> None:
         ImageArchive(zipped({name: picture()}), CLASSES)
 
 
-def test_only_stored_and_deflated_entries_are_taken() -> None:
-    with pytest.raises(BadArchive, match="another method than deflate"):
+def test_only_stored_and_deflated_entries_are_accepted() -> None:
+    with pytest.raises(BadArchive, match="not with deflate"):
         ImageArchive(zipped({"cat/a.png": picture()}, zipfile.ZIP_LZMA), CLASSES)
 
 
-def test_entries_that_share_bytes_are_a_bomb() -> None:
+def test_entries_that_share_bytes_are_refused() -> None:
     content = bytearray(zipped([("cat/a.png", picture()), ("cat/b.png", picture())]).getvalue())
     directory = content.find(b"PK\x01\x02")
     second = content.find(b"PK\x01\x02", directory + 4)
@@ -165,17 +165,17 @@ def test_an_entry_that_unpacks_to_more_than_it_declares_is_refused() -> None:
         packed(io.BytesIO(bytes(content)))
 
 
-def test_limits_of_size_hold() -> None:
+def test_size_limits_are_enforced() -> None:
     file = zipped({"cat/a.png": picture(), "cat/b.png": picture()})
     with pytest.raises(UnsafeArchive, match="2 entries in a directory"):
         packed(file, entries=1)
-    with pytest.raises(UnsafeArchive, match="an image may have 10"):
+    with pytest.raises(UnsafeArchive, match="the limit for an image is 10"):
         packed(file, image_bytes=10)
-    with pytest.raises(UnsafeArchive, match="unpacks to over 100 bytes"):
+    with pytest.raises(UnsafeArchive, match="unpacks to more than 100 bytes"):
         packed(file, total_bytes=100)
-    with pytest.raises(UnsafeArchive, match="2 images of 8 x 8 pixels make 384 bytes; at most 383"):
+    with pytest.raises(UnsafeArchive, match="2 images of 8 x 8 pixels need 384 bytes; the limit is 383"):
         packed(file, packed_bytes=383)
-    with pytest.raises(UnsafeArchive, match="directory of 110 bytes; at most 1000000 in 100"):
+    with pytest.raises(UnsafeArchive, match="directory of 110 bytes; the limits are 1000000 entries and 100 bytes"):
         packed(file, directory_bytes=100)
 
 
@@ -187,7 +187,7 @@ def test_the_first_twenty_unreadable_images_are_named() -> None:
         "dog/ok.png": picture(),
     }
     entries |= {"dog/bomb.png": decompression_bomb(), "dog/cut.png": picture(size=64)[:70]}
-    with pytest.raises(UnreadableImages, match=r"24 of the files cannot be read .* cat/00\.png, .*, \.\.\.") as caught:
+    with pytest.raises(UnreadableImages, match=r"24 files cannot be read .* cat/00\.png, .*, \.\.\.") as caught:
         packed(zipped(entries))  # type: ignore[arg-type]
     assert len(caught.value.names) == 20
     assert caught.value.total == 24

@@ -1,4 +1,4 @@
-"""What a stranger sends as an image, and the process that decodes it."""
+"""Untrusted images, and the processes that decode them."""
 
 import io
 import os
@@ -33,14 +33,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int = 8, pixels: bytes = bytes(1000), before: bytes = b"") -> bytes:
-    """A PNG that says so of itself."""
+    """A PNG whose header says this about itself."""
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
     return signature + chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
 def decompression_bomb() -> bytes:
-    """A PNG of 30,000 x 30,000 pixels in some hundred bytes."""
+    """A PNG of 30,000 x 30,000 pixels in about a hundred bytes."""
     return png(30_000, 30_000)
 
 
@@ -52,20 +52,20 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
 
 
 def fits() -> bytes:
-    """Four pixels in FITS, a format that Pillow would find by its content whatever the name says."""
+    """Four pixels in FITS, a format that Pillow would recognise by its content, whatever the name says."""
     cards = ("SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 2", "NAXIS2  = 2", "END")
     return "".join(card.ljust(80) for card in cards).ljust(2880).encode() + bytes(2880)
 
 
 def polyglot() -> bytes:
-    """A zip archive behind the head of a GIF."""
+    """A zip archive after the header of a GIF."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.png", picture())
     return b"GIF89a" + file.getvalue()
 
 
-def saved(kind: str) -> bytes:
+def picture_in(kind: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, kind)
     return file.getvalue()
@@ -88,7 +88,9 @@ HOSTILE = {
     "text that unpacks to 100 MB": png(8, 8, before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000)))),
     "profile that unpacks to 100 MB": png(8, 8, before=chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100_000_000)))),
     "cut": picture(size=64)[:70],
-    **{kind: saved(kind) for kind in ("GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "TGA", "PCX", "SGI", "JPEG2000")},
+    **{
+        kind: picture_in(kind) for kind in ("GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "TGA", "PCX", "SGI", "JPEG2000")
+    },
 }
 
 
@@ -100,12 +102,12 @@ def test_hostile_images_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 0), ("JPEG", 2)])
 def test_an_image_is_decoded(kind: str, tolerance: int) -> None:
-    found = DECODERS.tensor(picture((7, 80, 200), kind), SIZE)
-    assert found.shape == (1, 3, 8, 8)
-    assert numpy.abs(found[0, :, 3, 3].numpy() - numpy.array([7, 80, 200])).max() <= tolerance
+    pixels = DECODERS.tensor(picture((7, 80, 200), kind), SIZE)
+    assert pixels.shape == (1, 3, 8, 8)
+    assert numpy.abs(pixels[0, :, 3, 3].numpy() - numpy.array([7, 80, 200])).max() <= tolerance
 
 
-def test_channels_and_sizes_become_the_networks() -> None:
+def test_images_get_the_networks_channels_and_size() -> None:
     pixels = numpy.arange(6 * 4, dtype=numpy.uint8).reshape(6, 4) * 10
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -115,7 +117,7 @@ def test_channels_and_sizes_become_the_networks() -> None:
     assert all((colours[0, channel].numpy() == pixels).all() for channel in range(3))
 
 
-def damaged(chance: random.Random) -> bytes:
+def damaged_image(chance: random.Random) -> bytes:
     content = bytearray(picture(kind=chance.choice(["PNG", "JPEG"]), size=32))
     for _ in range(chance.randint(1, 20)):
         content[chance.randrange(len(content))] = chance.randrange(256)
@@ -126,11 +128,11 @@ def test_damaged_images_are_decoded_or_refused_and_the_next_one_is_decoded() -> 
     chance = random.Random(0)
     for _ in range(300):
         with suppress(UnreadableImage):
-            assert len(DECODERS.decode(damaged(chance), SIZE)) == 3 * 8 * 8
+            assert len(DECODERS.decode(damaged_image(chance), SIZE)) == 3 * 8 * 8
     assert DECODERS.decode(picture((1, 2, 3)), SIZE)[:64] == bytes([1] * 64)
 
 
-def test_many_at_once_get_their_own_images() -> None:
+def test_concurrent_requests_get_their_own_images() -> None:
     def decoded(number: int) -> bytes:
         return DECODERS.decode(picture((number, 0, 0)), SIZE)[:64]
 
@@ -142,7 +144,7 @@ def children() -> set[int]:
     return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
-def alone() -> tuple[Decoders, int]:
+def single_decoder() -> tuple[Decoders, int]:
     """Decoders with one process, and its id."""
     before, decoders = children(), Decoders(at_most=1)
     decoders.decode(picture(), SIZE)
@@ -150,7 +152,7 @@ def alone() -> tuple[Decoders, int]:
     return decoders, pid
 
 
-def test_an_image_that_takes_too_long_is_refused_and_the_next_is_decoded() -> None:
+def test_an_image_that_takes_too_long_is_refused_and_the_next_one_is_decoded() -> None:
     decoders = Decoders(ImageLimits(seconds=0.05), at_most=1)
     large = io.BytesIO()
     Image.effect_noise((5600, 5600), 100).save(large, "PNG", compress_level=1)
@@ -161,8 +163,8 @@ def test_an_image_that_takes_too_long_is_refused_and_the_next_is_decoded() -> No
     decoders.close()
 
 
-def test_a_decoder_that_was_killed_is_replaced() -> None:
-    decoders, pid = alone()
+def test_a_killed_decoder_is_replaced() -> None:
+    decoders, pid = single_decoder()
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert decoders.decode(picture(), SIZE)
@@ -171,25 +173,25 @@ def test_a_decoder_that_was_killed_is_replaced() -> None:
 
 def test_a_decoder_has_no_secrets_no_files_and_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIRF_SECRET", "canary")
-    decoders, pid = alone()
+    decoders, pid = single_decoder()
     process = Path(f"/proc/{pid}")
     assert b"canary" not in (process / "environ").read_bytes()
     limits = {line[:26].strip(): line[26:].split()[0] for line in (process / "limits").read_text().splitlines()[1:]}
     assert limits["Max address space"] == str(1 << 30)
     assert [limits[name] for name in ("Max open files", "Max processes", "Max file size")] == ["0"] * 3
-    opened = {str(file.readlink()).partition(":")[0] for file in (process / "fd").iterdir()}
-    assert opened == {"socket", "/dev/null"}
+    open_files = {str(file.readlink()).partition(":")[0] for file in (process / "fd").iterdir()}
+    assert open_files == {"socket", "/dev/null"}
     decoders.close()
 
 
-def test_decoders_end_when_they_are_closed() -> None:
-    decoders, pid = alone()
+def test_closing_the_decoders_ends_their_processes() -> None:
+    decoders, pid = single_decoder()
     decoders.close()
     assert pid not in children()
 
 
-def test_text_of_a_file_is_not_taken_for_pixels() -> None:
-    """Pixels are what the header promised, whatever the file holds besides."""
+def test_text_in_a_file_is_not_returned_as_pixels() -> None:
+    """The answer has only the pixels that the header announces, whatever else the file contains."""
     file, notes = io.BytesIO(), PngImagePlugin.PngInfo()
     notes.add_text("comment", "x" * 1000)
     Image.new("RGB", (8, 8), (5, 6, 7)).save(file, "PNG", pnginfo=notes)

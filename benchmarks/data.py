@@ -1,6 +1,6 @@
-"""The images that the benchmarks run on: CIFAR-10, Fashion-MNIST, scikit-learn's digits, or a folder of yours.
+"""The images for the benchmarks: CIFAR-10, Fashion-MNIST, scikit-learn's digits, or your own folder.
 
-`--data` is one of `SOURCES` or the path of a folder with `train/CLASS/*` and `test/CLASS/*` images of one size.
+`--data` is one of `SOURCES`, or the path of a folder with images of one size in `train/CLASS/` and `test/CLASS/`.
 """
 
 import io
@@ -21,12 +21,12 @@ from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
 SOURCES = ("cifar10", "digits", "fashion-mnist")
 DOWNLOADS = Path(os.environ.get("LIRF_BENCHMARK_DATA", Path.home() / ".cache" / "lirf"))
-# JPEG copies of CIFAR-10 and a trained narrow network, where a checkout has them beside it.
+# JPEG copies of CIFAR-10 and a trained narrow network, if this checkout has them next to it.
 SHARED = Path(os.environ.get("LIRF_BENCHMARK_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 
 
 class NoSuchData(Exception):
-    """The data is not here, and why it could not be fetched."""
+    """The data is not here and could not be downloaded. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Images:
     def of_classes(self, classes: list[int]) -> "Images":
         return self.where(torch.isin(self.labels, torch.tensor(classes)))
 
-    def where(self, chosen: Tensor) -> "Images":
-        return Images(self.pixels[chosen], self.labels[chosen])
+    def where(self, selection: Tensor) -> "Images":
+        return Images(self.pixels[selection], self.labels[selection])
 
     def first_of_each(self, count: int | None) -> "Images":
-        """`count` images of each class, or all where there are fewer; which ones depends on nothing else. None: all."""
+        """`count` images of each class, always the same ones, or all if there are fewer. None: all."""
         if count is None:
             return self
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(0))
         labels = self.labels[order]
-        chosen = [order[labels == index][:count] for index in sorted(set(labels.tolist()))]
-        return self.where(torch.cat(chosen))
+        numbers = [order[labels == index][:count] for index in sorted(set(labels.tolist()))]
+        return self.where(torch.cat(numbers))
 
     def first(self, count: int) -> "Images":
         return Images(self.pixels[:count], self.labels[:count])
@@ -60,7 +60,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Data:
-    """Training and held-out images, the architecture they are usually read with, and how they are augmented."""
+    """Training and held-out images, their preprocessing and augmentation, and the usual architecture for them."""
 
     name: str
     classes: list[str]
@@ -82,7 +82,7 @@ class Data:
 
 
 def load(source: str) -> Data:
-    """Raises `NoSuchData`."""
+    """Load or download the data of a `--data` option. Raises `NoSuchData`."""
     if source == "digits":
         return _digits()
     if source == "cifar10":
@@ -93,12 +93,12 @@ def load(source: str) -> Data:
 
 
 def _digits() -> Data:
-    found = digits.Digits()
+    scans = digits.Digits()
     return Data(
         "digits",
         digits.CLASSES,
-        Images(*found.tensors(found.training)),
-        Images(*found.tensors(found.held_out)),
+        Images(*scans.tensors(scans.training)),
+        Images(*scans.tensors(scans.held_out)),
         digits.PREPROCESSING,
         digits.AUGMENTATION,
         digits.SPEC,
@@ -146,8 +146,8 @@ def _download(dataset: type) -> tuple[Images, Images, list[str]]:
         training, held_out = (dataset(DOWNLOADS, train=is_training, download=True) for is_training in (True, False))
     except (OSError, RuntimeError) as error:
         raise NoSuchData(
-            f"{dataset.__name__} is not in {DOWNLOADS} and could not be fetched: {error}. "
-            "Fetch it where there is a network and set LIRF_BENCHMARK_DATA, or use --data digits, which needs none."
+            f"{dataset.__name__} is not in {DOWNLOADS} and could not be downloaded: {error}. "
+            "Download it elsewhere and set LIRF_BENCHMARK_DATA, or use --data digits, which needs no network."
         ) from error
     return _as_images(training), _as_images(held_out), list(training.classes)
 
@@ -162,7 +162,7 @@ def _shards(part: str) -> tuple[Images, list[str]]:
     pixels, labels, classes = [], [], []
     for path in sorted((SHARED / "cifar10-jpeg").glob(f"{part}*.npz")):
         shard = numpy.load(path)
-        jpeg, offsets = shard["jpeg"], shard["offsets"]  # each look-up unpacks the whole array
+        jpeg, offsets = shard["jpeg"], shard["offsets"]  # each access unpacks the whole array
         pixels += [
             numpy.asarray(Image.open(io.BytesIO(jpeg[begin:end].tobytes())))
             for begin, end in itertools.pairwise(offsets)
@@ -176,7 +176,7 @@ def _shards(part: str) -> tuple[Images, list[str]]:
 def _folder(path: Path) -> Data:
     if not (path / "train").is_dir() or not (path / "test").is_dir():
         raise NoSuchData(
-            f"'{path}' is neither one of {', '.join(SOURCES)} nor a folder with train/CLASS/* and test/CLASS/* images."
+            f"'{path}' is neither one of {', '.join(SOURCES)} nor a folder with images in train/CLASS/ and test/CLASS/."
         )
     classes = sorted(folder.name for folder in (path / "train").iterdir() if folder.is_dir())
     training, held_out = (_folder_images(path / part, classes) for part in ("train", "test"))
@@ -195,7 +195,7 @@ def _folder(path: Path) -> Data:
 def _folder_images(path: Path, classes: list[str]) -> Images:
     files = [(file, index) for index, name in enumerate(classes) for file in sorted((path / name).glob("*"))]
     if not files:
-        raise NoSuchData(f"'{path}' has no images in folders named {', '.join(classes)}.")
+        raise NoSuchData(f"'{path}' has no images in folders with the names {', '.join(classes)}.")
     pixels = numpy.stack(list(_decoded(file for file, _ in files)))
     return Images(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor([index for _, index in files])

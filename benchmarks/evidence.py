@@ -1,4 +1,4 @@
-"""All evidence of one deposit, as a worker gathers it: `uv run python -m benchmarks.evidence --data cifar10`."""
+"""All evidence of one deposit, as a worker collects it: `uv run python -m benchmarks.evidence --data cifar10`."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -25,24 +25,24 @@ def main(
     width: WidthOption = None,
     images: ImagesOption = None,
     reference: Annotated[
-        bool, typer.Option(help="Train a network on the preserved classes alone to compare with.")
+        bool, typer.Option(help="Train a network on the preserved classes only, for comparison.")
     ] = True,
     seed: int = 0,
 ) -> None:
-    """Writes benchmarks/results/evidence-DATA.json and .md."""
+    """Write benchmarks/results/evidence-DATA.json and .md."""
     source = sources.load(data)
     experiment = Experiment(data, split=split, width=width, images=images, original_epochs=14, seed=seed)
     compute, exact = Compute.for_training(device), Compute.for_inference(device)
-    begun = circumstances(device) | {"experiment": asdict(experiment)}
-    whole = original(source, experiment, compute)
-    alone = None
+    run = circumstances(device) | {"experiment": asdict(experiment)}
+    network = original(source, experiment, compute)
+    reference_network = None
     if reference:
-        with progress("reference, trained on the preserved classes alone"):
-            alone = original(source, experiment, compute, source.preserved)
+        with progress("reference, trained on the preserved classes only"):
+            reference_network = original(source, experiment, compute, source.preserved)
     with progress("deposit") as on_deposit:
-        result = carry_out(experiment, source, whole, compute, on_deposit)
+        result = carry_out(experiment, source, network, compute, on_deposit)
     torch.manual_seed(seed)
-    networks = Networks(result.target, build(source.narrow, split), whole, result.module, alone)
+    networks = Networks(result.target, build(source.narrow, split), network, result.module, reference_network)
     members = deposit_set(source, experiment)
     case = Case(
         source.classes,
@@ -61,21 +61,21 @@ def main(
             steps += 1
             on_step(steps, 0)
 
-        found = asdict(Examination(networks, case, compute, exact, step, seed).run())
+        results = asdict(Examination(networks, case, compute, exact, step, seed).run())
 
-    columns = figures.networks(found)
+    columns = figures.networks(results)
     lines = ["| | " + " | ".join([*columns, "good?"]) + " |", "|---" * (len(columns) + 2) + "|"]
-    for row in figures.rows(found):
+    for row in figures.rows(results):
         cells = *(row.values.get(name, "") for name in columns), row.verdict or ""
         lines.append(f"| {row.measure} | " + " | ".join(cells) + " |")
-    told = found["images"]
+    counts = results["images"]
     lines += [
         "",
-        f"{told['held_out']} held-out images, {told['attackers']} the attacker's, {told['asked']} asked about.",
+        f"{counts['held_out']} held-out images, {counts['attackers']} the attacker's, {counts['asked']} as questions.",
     ]
     name = f"evidence-{source.name}" + (f"-{images}-images" if images else "")
     title = f"Evidence of one deposit, {data}, {split}"
-    Console().print(reports.write(name, title, lines, {"deposit": [begun | {"found": found}]}), markup=False)
+    Console().print(reports.write(name, title, lines, {"deposit": [run | {"found": results}]}), markup=False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""One experiment is one row: data, network, split, seed and a `DepositConfig`. Run once, kept as JSON, never run again.
+"""Experiments, the rows of the tables. An experiment has data, a network, a split, a seed and a `DepositConfig`.
 
-Held-out images, raw logits, the last epoch. The preserved training images are read by the probe alone, which is an
-attacker; no deposit sees them.
+Each runs once, and its result is stored as JSON. Figures are of held-out images, from raw logits, after the last epoch.
+Only the probe, an attacker, reads preserved training images; no deposit sees them.
 """
 
 import hashlib
@@ -39,14 +39,14 @@ from lirf_core.training import Run
 
 RESULTS = Path(__file__).parent / "results"
 ORIGINALS = Path(os.environ.get("LIRF_BENCHMARK_ORIGINALS", sources.DOWNLOADS / "originals"))
-PROBE_IMAGES = 600  # of each class, to train the probe on
+PROBE_IMAGES = 600  # of each class, for training the probe
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a result. `width` None is the data's narrow network, or the trained one beside it.
+    """Everything that determines a result. width: None for the data's narrow network, or the trained one in `shared`.
 
-    images: deposit images of each class, None for all.
+    images: deposit images of each class; None for all.
     """
 
     data: str
@@ -63,42 +63,42 @@ OnStep = Callable[[int, int], None]
 
 @contextmanager
 def progress(label: str) -> Iterator[OnStep]:
-    """A bar of the steps of one run."""
+    """Show a progress bar for the steps of one run."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, TimeRemainingColumn()) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def run_all(experiments: Iterable[tuple[str, Experiment]], device: str = "auto") -> dict[str, list[dict[str, Any]]]:
-    """The outcomes of the experiments by their label, in order; those that were run before are read."""
-    wanted = list(experiments)
+    """The experiments' outcomes by label, in order. Experiments that have run before are read from their files."""
+    rows = list(experiments)
     outcomes: dict[str, list[dict[str, Any]]] = {}
-    for number, (label, experiment) in enumerate(wanted, 1):
-        with progress(f"{number} of {len(wanted)}: {label}, seed {experiment.seed}") as on_step:
+    for number, (label, experiment) in enumerate(rows, 1):
+        with progress(f"{number} of {len(rows)}: {label}, seed {experiment.seed}") as on_step:
             outcomes.setdefault(label, []).append(outcome(experiment, device, on_step))
     return outcomes
 
 
 def outcome(experiment: Experiment, device: str = "auto", on_step: OnStep = lambda *_: None) -> dict[str, Any]:
-    """The kept result of the experiment; it is run when there is none."""
-    return kept(experiment, {}, device, lambda: _run(experiment, device, on_step))
+    """The experiment's stored result; if there is none, run it."""
+    return stored(experiment, {}, device, lambda: _run(experiment, device, on_step))
 
 
-def kept(
+def stored(
     experiment: Experiment, further: dict[str, Any], device: str, run: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """What `run` told of the experiment and what was done `further` (a dataclass by its name); run once, then read."""
-    asked = {"experiment": asdict(experiment)} | {name: asdict(value) for name, value in further.items()}
-    keys = (hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12] for one in asked.values())
+    """The result of `run`, which is called only if no file has it. further: dataclasses, besides the experiment."""
+    choices = {"experiment": asdict(experiment)} | {name: asdict(value) for name, value in further.items()}
+    keys = (hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12] for one in choices.values())
     file = RESULTS / "runs" / f"{'-'.join([experiment.data.replace('/', '_'), *keys])}.json"
     if not file.exists():
-        begun = circumstances(device)  # before the run: what is committed meanwhile did not make the figures
-        made = asked | run() | begun
+        before = circumstances(device)  # a commit that is made during the run did not make the figures
+        result = choices | run() | before
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(made, indent=1) + "\n")
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+        file.write_text(json.dumps(result, indent=1) + "\n")
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
 
 
 def _run(experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:
@@ -109,12 +109,12 @@ def _run(experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]
     result = carry_out(experiment, data, network, compute, on_step)
     seconds = time.perf_counter() - begin
     belonging = Belonging(data.narrow, experiment.split, result.module.upper_digest)
-    stored = artifacts.dump_module(result.module, belonging)
-    result = replace(result, module=compute.place(artifacts.load_module(stored, belonging)))
+    module_file = artifacts.dump_module(result.module, belonging)
+    result = replace(result, module=compute.place(artifacts.load_module(module_file, belonging)))
     return {
         **measure(data, network, result, Compute.for_inference(device)),
         "deposit_seconds": round(seconds, 2),
-        "module_bytes": len(stored),
+        "module_bytes": len(module_file),
         "original_bytes": sum(tensor.nbytes for tensor in flat_state(network).values()),
     }
 
@@ -132,15 +132,15 @@ def carry_out(
 
 
 def deposit_of(
-    shown: Images,
+    images: Images,
     data: Data,
     network: SplitNetwork,
     config: DepositConfig,
     compute: Compute,
     on_step: OnStep = lambda *_: None,
 ) -> DepositResult:
-    """A deposit of these images, augmented as the data are."""
-    lesson = Lesson(shown.pixels, shown.labels, data.deposited, data.preserved, data.preprocessing)
+    """A deposit of these images, with the data's augmentation."""
+    lesson = Lesson(images.pixels, images.labels, data.deposited, data.preserved, data.preprocessing)
     augmented = replace(config, augmentation=data.augmentation)
     return deposit(network, lesson, Run(augmented, compute, lambda progress: on_step(progress.step, progress.steps)))
 
@@ -151,14 +151,15 @@ def deposit_set(data: Data, experiment: Experiment) -> Images:
 
 
 def original(data: Data, experiment: Experiment, compute: Compute, classes: list[int] | None = None) -> SplitNetwork:
-    """The original network of the experiment, trained once and kept; with `classes`, one that saw these alone."""
+    """The experiment's original network, trained once and stored; with `classes`, one that saw only these classes."""
     spec = data.narrow if experiment.width is None else replace(data.narrow, width=experiment.width)
     if data.weights and experiment.width is None and classes is None:
         with data.weights.open("rb") as file:
             return compute.place(artifacts.load_original(file, spec, experiment.split))
-    seen = "all" if classes is None else "-".join(map(str, classes))
-    kept = ORIGINALS / f"{data.name}-w{spec.width}-{experiment.original_epochs}-{seen}-{experiment.seed}.safetensors"
-    if not kept.exists():
+    names = "all" if classes is None else "-".join(map(str, classes))
+    file_name = f"{data.name}-w{spec.width}-{experiment.original_epochs}-{names}-{experiment.seed}.safetensors"
+    weights = ORIGINALS / file_name
+    if not weights.exists():
         images = data.training if classes is None else data.training.of_classes(classes)
         trained = train_original(
             spec,
@@ -170,41 +171,41 @@ def original(data: Data, experiment: Experiment, compute: Compute, classes: list
             augmentation=data.augmentation,
             seed=experiment.seed,
         )
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in flat_state(trained).items()}, kept)
-    with kept.open("rb") as file:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in flat_state(trained).items()}, weights)
+    with weights.open("rb") as file:
         return compute.place(artifacts.load_original(file, spec, experiment.split))
 
 
 def measure(data: Data, network: SplitNetwork, result: DepositResult, compute: Compute) -> dict[str, Any]:
-    """Original, target and recover network on held-out images, and a probe on the features of the first two."""
+    """Accuracy of original, target and recover network on held-out images, and of a probe of the first two."""
     images, labels = data.held_out.pixels, data.held_out.labels
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, data.preserved)
     measured: dict[str, Any] = {}
-    for name, whole in (("original", network), ("target", result.target)):
-        own, probe = read_by_probe(data, whole, compute)
-        measured[name] = asdict(own) | {"probe": asdict(probe)}
+    for name, part in (("original", network), ("target", result.target)):
+        accuracy, probe = network_and_probe_accuracy(data, part, compute)
+        measured[name] = asdict(accuracy) | {"probe": asdict(probe)}
     logits = metrics.logits_of(compute.place(recover), images, data.preprocessing, compute)
     measured["recover"] = asdict(metrics.accuracy(logits, labels, data.deposited))
-    forgotten = metrics.forgetting(measured["original"]["deposited"], measured["target"]["deposited"])
-    measured["forgetting"] = forgotten
-    measured["h_mean"] = metrics.h_mean(measured["target"]["preserved"], forgotten)
+    forgetting = metrics.forgetting(measured["original"]["deposited"], measured["target"]["deposited"])
+    measured["forgetting"] = forgetting
+    measured["h_mean"] = metrics.h_mean(measured["target"]["preserved"], forgetting)
     return measured
 
 
-def read_by_probe(data: Data, whole: SplitNetwork, compute: Compute) -> tuple[Accuracy, Accuracy]:
+def network_and_probe_accuracy(data: Data, network: SplitNetwork, compute: Compute) -> tuple[Accuracy, Accuracy]:
     """Held-out accuracy of a network, and of a linear probe of its last layer's features."""
-    compute.place(whole)
+    compute.place(network)
     training, labels = data.training.first_of_each(PROBE_IMAGES), data.held_out.labels
-    held_out = answers_of(whole.lower, whole.upper, data.held_out.pixels, data.preprocessing, compute)
-    learnt = answers_of(whole.lower, whole.upper, training.pixels, data.preprocessing, compute)
-    read = linear_probe((learnt.features, training.labels), held_out.features, len(data.classes))
-    own = metrics.accuracy(held_out.logits, labels, data.deposited)
-    return own, metrics.accuracy(read, labels, data.deposited)
+    held_out = answers_of(network.lower, network.upper, data.held_out.pixels, data.preprocessing, compute)
+    training_answers = answers_of(network.lower, network.upper, training.pixels, data.preprocessing, compute)
+    probe = linear_probe((training_answers.features, training.labels), held_out.features, len(data.classes))
+    accuracy = metrics.accuracy(held_out.logits, labels, data.deposited)
+    return accuracy, metrics.accuracy(probe, labels, data.deposited)
 
 
 def circumstances(device: str) -> dict[str, Any]:
-    """Where and when a figure was measured, and with which code."""
+    """When, where and with which code a figure was measured."""
     compute = Compute.for_training(device)
     is_cuda = compute.device.type == "cuda"
     return {

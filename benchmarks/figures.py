@@ -18,13 +18,13 @@ SWEPT = ("target Pre", "target Dep", "recover Avg", "probe Dep")
 
 
 def t_sne(name: str, features: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str], deposited: int) -> None:
-    """A panel for each network; deposited classes (the first) are crosses. features: (N, F) each; labels: (N,)."""
+    """Draw a panel for each network, with crosses for the first `deposited` classes. features: (N, F); labels: (N,)."""
     figure, panels = pyplot.subplots(1, len(features), figsize=(4.2 * len(features), 4.6))
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "hsv"]
-    for panel, (title, found) in zip(panels, features.items(), strict=True):
-        placed = torch.from_numpy(TSNE(random_state=0).fit_transform(found.numpy()))
+    for panel, (title, of_network) in zip(panels, features.items(), strict=True):
+        plane = torch.from_numpy(TSNE(random_state=0).fit_transform(of_network.numpy()))
         for index, label in enumerate(classes):
-            points = placed[labels == index]
+            points = plane[labels == index]
             colour = colours(index if len(classes) <= 10 else index / len(classes))
             marker = "x" if index < deposited else "."
             panel.scatter(*points.T, s=14, linewidths=0.9, marker=marker, color=colour, label=label)
@@ -38,14 +38,14 @@ def t_sne(name: str, features: Mapping[str, Tensor], labels: Tensor, classes: Se
 
 
 def separation(features: Tensor, labels: Tensor, is_deposited: Tensor) -> dict[str, float]:
-    """How far apart the classes lie: mean silhouette (Rousseeuw, 1987) by angle, percent. features: (N, F)."""
-    found = torch.from_numpy(silhouette_samples(features.numpy(), labels.numpy(), metric="cosine"))
+    """How well the classes are separated: mean silhouette (Rousseeuw, 1987) by angle, percent. features: (N, F)."""
+    silhouettes = torch.from_numpy(silhouette_samples(features.numpy(), labels.numpy(), metric="cosine"))
     kinds = {"preserved": ~is_deposited, "deposited": is_deposited}
-    return {kind: round(100 * found[chosen].mean().item(), 2) for kind, chosen in kinds.items()}
+    return {kind: round(100 * silhouettes[mask].mean().item(), 2) for kind, mask in kinds.items()}
 
 
 def sweeps(name: str, outcomes: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]) -> None:
-    """A panel for each quantity and each sweep; outcomes: sweep -> value -> runs."""
+    """Draw a panel for each quantity and each sweep. outcomes: sweep -> value -> runs."""
     figure, panels = pyplot.subplots(
         len(outcomes), len(SWEPT), figsize=(3.4 * len(SWEPT), 2.8 * len(outcomes)), squeeze=False
     )

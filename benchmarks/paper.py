@@ -1,6 +1,7 @@
-"""The paper's tables and figures, each row an `Experiment`: `uv run python -m benchmarks.paper table1 --data cifar10`.
+"""The paper's tables and figures: `uv run python -m benchmarks.paper table1 --data cifar10`.
 
-What was run before is read from `benchmarks/results/runs`, so that a run which was stopped goes on where it was.
+Each row is an `Experiment`. Its result is stored in `benchmarks/results/runs`, so a command that was stopped goes on
+where it was.
 """
 
 from dataclasses import asdict, replace
@@ -26,7 +27,7 @@ console = Console()
 
 SWEPT_SPLITS = ("layer1", "layer2", "layer3")
 PRUNING_RATES = (0.0, 0.25, 0.5, 0.75)
-SHOWN = {"quick": 150, "full": 500}  # images of each class, in figure 3
+FIGURE_IMAGES = {"quick": 150, "full": 500}  # of each class, in figure 3
 PARTS: dict[str, reports.Column] = {"Pre": lambda one: one["preserved"], "Dep": lambda one: one["deposited"]}
 TEACHERS: dict[str, tuple[students.Teacher, DepositConfig]] = {
     "original": ("original", OURS),
@@ -70,7 +71,7 @@ def table2(
     width: WidthOption = None,
     images: ImagesOption = None,
 ) -> None:
-    """Ablation of the loss terms, of pruning, and of what goes beyond the paper."""
+    """Ablation of the loss terms, of pruning, and of the additions to the paper."""
     rows = [
         (label, one)
         for label, config in ABLATION.items()
@@ -87,10 +88,10 @@ def table3(
     device: DeviceOption = "auto",
     images: ImagesOption = None,
 ) -> None:
-    """What students distilled from the target learn about the deposited classes."""
-    shown, epochs = (None, 15) if preset == "full" else (500, 5)
+    """What students that learn from the target know about the deposited classes."""
+    images_each, epochs = (None, 15) if preset == "full" else (500, 5)
     rows = [
-        (f"{student}, by {way}, from {name}", one, students.StudentTraining(student, way, kind, shown, epochs))
+        (f"{student}, by {way}, from {name}", one, students.StudentTraining(student, way, kind, images_each, epochs))
         for student in students.STUDENTS
         for way in students.DISTILLATIONS
         for name, (kind, config) in TEACHERS.items()
@@ -111,38 +112,42 @@ def figure3(
     width: WidthOption = None,
     images: ImagesOption = None,
 ) -> None:
-    """t-SNE of the last layer's features of original, target, module and recover network."""
+    """t-SNE of the last layer's features: original, target, module and recover network."""
     source, experiment = sources.load(data), Experiment(data, OURS, width=width, images=images)
     compute, exact = Compute.for_training(device), Compute.for_inference(device)
-    begun = circumstances(device)
+    where_and_when = circumstances(device)
     network = original(source, experiment, compute)
     with progress("deposit") as on_step:
         result = carry_out(experiment, source, network, compute, on_step)
-    shown = source.held_out.first_of_each(SHOWN[preset])
+    held_out = source.held_out.first_of_each(FIGURE_IMAGES[preset])
 
     def features(lower: nn.Module) -> Tensor:
         return answers_of(
-            exact.place(lower), exact.place(network.upper), shown.pixels, source.preprocessing, exact
+            exact.place(lower), exact.place(network.upper), held_out.pixels, source.preprocessing, exact
         ).features
 
-    found = {
+    by_network = {
         "original": features(network.lower),
         "target": features(result.target.lower),
         "deposit module": features(result.module.lower),
     }
-    # The recover network's are those of the part that gave its answer.
+    # The recover network's features are those of the part that gave its answer.
     recover = exact.place(RecoverNetwork(result.target, [result.module], result.module.upper_digest, source.preserved))
-    answers = logits_of(recover, shown.pixels, source.preprocessing, exact).argmax(1)
-    found["recover"] = found["deposit module"].where((answers < len(source.deposited))[:, None], found["target"])
-    is_deposited = shown.labels < len(source.deposited)
+    answers = logits_of(recover, held_out.pixels, source.preprocessing, exact).argmax(1)
+    is_module_answer = (answers < len(source.deposited))[:, None]
+    by_network["recover"] = by_network["deposit module"].where(is_module_answer, by_network["target"])
+    is_deposited = held_out.labels < len(source.deposited)
     name = f"figure3-{_of(data, width, images)}-{preset}"
-    figures.t_sne(name, found, shown.labels, source.classes, len(source.deposited))
-    run = {"experiment": asdict(experiment)} | begun
-    outcomes = {title: [run | figures.separation(one, shown.labels, is_deposited)] for title, one in found.items()}
+    figures.t_sne(name, by_network, held_out.labels, source.classes, len(source.deposited))
+    run = {"experiment": asdict(experiment)} | where_and_when
+    outcomes = {
+        title: [run | figures.separation(of_network, held_out.labels, is_deposited)]
+        for title, of_network in by_network.items()
+    }
     lines = [
         f"![t-SNE of the last layer's features]({name}.png)",
         "",
-        f"Mean silhouette (cosine) of at most {SHOWN[preset]} held-out images of each class; 100: all apart, 0: mixed.",
+        f"Mean silhouette (cosine), up to {FIGURE_IMAGES[preset]} held-out images per class; 100: separate, 0: mixed.",
         "",
         *reports.table(outcomes, PARTS),
     ]

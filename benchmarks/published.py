@@ -1,8 +1,10 @@
-"""A deposit as the authors publish it, to be measured against: 20 epochs of batches of 128 in float32, split after
-layer3, no pruning, no attention term; images augmented one by one in a DataLoader; three passes of the upper part.
+"""A deposit with the authors' published settings, for comparison.
 
-Written anew from the description (their repository's README and `shared/data`): 0.9 of the distillation and 0.1 of the
-cross-entropy, batch norm in train mode, SGD with momentum 0.9 and learning rate 0.01.
+20 epochs in batches of 128, float32, split after layer3, no pruning, no attention term. A DataLoader augments the
+images one by one, and the upper part runs three times per step.
+
+Our own code, after their description (their repository's README and `shared/data`): distillation with weight 0.9 and
+cross-entropy with weight 0.1, batch norm in train mode, SGD with momentum 0.9 and learning rate 0.01.
 """
 
 import copy
@@ -25,7 +27,7 @@ EPOCHS = 20
 BATCH = 128
 LEARNING_RATE = 0.01
 TEMPERATURE = 10.0
-KEPT = 0.9  # of the loss is distillation, the rest cross-entropy
+DISTILLATION = 0.9  # weight of the distillation terms; cross-entropy has the rest
 
 
 class _Augmented(Dataset[tuple[Tensor, int]]):
@@ -58,7 +60,7 @@ def deposit_as_published(
     workers: int = 2,
     on_step: Callable[[int, int], None] = lambda *_: None,
 ) -> DepositResult:
-    """images: uint8 (N, C, H, W) and labels (N,) of the deposited classes; `original` is split after layer3."""
+    """images: uint8 (N, C, H, W) and labels (N,), of the deposited classes; `original` is split after layer3."""
     torch.manual_seed(seed)
     upper_digest = digest(original.upper)
     teacher = copy.deepcopy(original).to(device)
@@ -72,27 +74,27 @@ def deposit_as_published(
     step = 0
     for _ in range(epochs):
         for pixels, truth in loader:
-            inputs, answers = pixels.to(device), truth.to(device)
+            inputs, true_labels = pixels.to(device), truth.to(device)
             with torch.no_grad():
-                wanted = teacher(inputs)
+                original_logits = teacher(inputs)
             target_logits = teacher.upper(target(inputs))
             module_logits = teacher.upper(module(inputs))
             recover_logits = losses.join(
                 target_logits, [losses.ModuleAnswer(module_logits, data.deposited)], data.preserved, "eq8"
             )
-            random_labels = torch.randint(len(data.classes), answers.shape, device=device)
+            random_labels = torch.randint(len(data.classes), true_labels.shape, device=device)
             loss = (
-                (1 - KEPT) * losses.random_removal(target_logits, random_labels)
-                + KEPT * losses.knowledge_preservation(target_logits, wanted, preserved, TEMPERATURE)
-                + (1 - KEPT) * F.cross_entropy(recover_logits, answers)
-                + KEPT * losses.partial_transfer(module_logits, wanted, deposited, TEMPERATURE)
+                (1 - DISTILLATION) * losses.random_removal(target_logits, random_labels)
+                + DISTILLATION * losses.knowledge_preservation(target_logits, original_logits, preserved, TEMPERATURE)
+                + (1 - DISTILLATION) * F.cross_entropy(recover_logits, true_labels)
+                + DISTILLATION * losses.partial_transfer(module_logits, original_logits, deposited, TEMPERATURE)
             )
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             step += 1
             on_step(step, epochs * len(loader))
-    whole = SplitNetwork(target, teacher.upper)
-    freeze(whole)
+    target_network = SplitNetwork(target, teacher.upper)
+    freeze(target_network)
     freeze(nn.ModuleList([module]))
-    return DepositResult(whole, DepositModule(module, data.deposited, upper_digest, "eq8"))
+    return DepositResult(target_network, DepositModule(module, data.deposited, upper_digest, "eq8"))

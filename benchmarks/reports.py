@@ -1,4 +1,4 @@
-"""Outcomes to JSON and Markdown: mean and spread over seeds, and where and when they were measured."""
+"""Outcomes as JSON and Markdown: mean and spread over seeds, and when and where they were measured."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,16 +25,16 @@ COLUMNS: dict[str, Column] = {
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """Mean, and the sample's standard deviation where there are several seeds."""
-    found = [value for value in values if value is not None]
-    if not found:
+    """The mean and, for several seeds, the sample standard deviation."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return "–"
-    spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
-    return f"{mean(found):.2f}{spread}"
+    spread = f" ± {stdev(numbers):.2f}" if len(numbers) > 1 else ""
+    return f"{mean(numbers):.2f}{spread}"
 
 
 def table(outcomes: Outcomes, columns: Mapping[str, Column] = COLUMNS) -> list[str]:
-    """Lines of a Markdown table, a row for each label."""
+    """The lines of a Markdown table with a row for each label."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for label, ones in outcomes.items():
         cells = [cell([column(one) for one in ones]) for column in columns.values()]
@@ -45,18 +45,18 @@ def table(outcomes: Outcomes, columns: Mapping[str, Column] = COLUMNS) -> list[s
 def origin(outcomes: Outcomes) -> str:
     """Seeds, commits, devices and dates of the runs behind a table."""
     ones = [one for row in outcomes.values() for one in row]
-    told = {
+    circumstances = {
         name: ", ".join(sorted({str(one[name]) for one in ones}))
         for name in ("commit", "device", "precision", "threads", "torch")
     }
     seeds = sorted({one["experiment"]["seed"] if "experiment" in one else one["seed"] for one in ones})
     dates = sorted(one["measured_at"] for one in ones)
-    about = "; ".join(f"{name} {value}" for name, value in told.items())
+    about = "; ".join(f"{name} {value}" for name, value in circumstances.items())
     return f"Seeds {', '.join(map(str, seeds))}; {about}; measured {dates[0]} to {dates[-1]}."
 
 
 def write(name: str, title: str, lines: Sequence[str], outcomes: Outcomes) -> str:
-    """`name`.json and `name`.md in `benchmarks/results`; returns the Markdown."""
+    """Write `name`.json and `name`.md in `benchmarks/results`. Returns the Markdown."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = "\n".join([f"# {title}", "", *lines, "", origin(outcomes), ""])
     (RESULTS / f"{name}.md").write_text(text)

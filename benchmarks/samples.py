@@ -1,7 +1,7 @@
-"""Deposits of single images: can it still be told that the network was trained on them, and can it again afterwards?
-`uv run python -m benchmarks.samples --data cifar10`.
+"""Deposits of single images: `uv run python -m benchmarks.samples --data cifar10`.
 
-Half of the held-out images say how an unseen image is answered; the other half are what is measured on.
+Does membership inference still show that the network was trained on them, and does it again after a withdrawal? Half of
+the held-out images show how the network answers an unseen image; the figures are of the other half.
 """
 
 from dataclasses import asdict, replace
@@ -35,29 +35,29 @@ def main(
     images: Annotated[int, typer.Option(help="Deposit images of each class.")] = 300,
     seed: int = 0,
 ) -> None:
-    """Writes benchmarks/results/samples-DATA.json and .md."""
+    """Write benchmarks/results/samples-DATA.json and .md."""
     source, experiment = (
         sources.load(data),
         Experiment(data, SAMPLES, split=split, width=width, images=images, seed=seed),
     )
     compute, exact = Compute.for_training(device), Compute.for_inference(device)
-    begun = circumstances(device) | {"experiment": asdict(experiment)}
+    where_and_when = circumstances(device) | {"experiment": asdict(experiment)}
     network = original(source, experiment, compute)
     classes = list(range(len(source.classes)))
-    shown = source.training.first_of_each(images)
+    deposit_images = source.training.first_of_each(images)
     is_reference = torch.arange(len(source.held_out)) % 2 == 0
-    reference, asked = source.held_out.where(is_reference), source.held_out.where(~is_reference)
+    reference, questions = source.held_out.where(is_reference), source.held_out.where(~is_reference)
 
-    def margins_of(whole: torch.nn.Module, of: Images) -> tuple[torch.Tensor, float | None]:
-        logits = metrics.logits_of(exact.place(whole), of.pixels, source.preprocessing, exact)
-        return margins(logits, of.labels), metrics.accuracy(logits, of.labels, []).average
+    def margins_of(whole: torch.nn.Module, images: Images) -> tuple[torch.Tensor, float | None]:
+        logits = metrics.logits_of(exact.place(whole), images.pixels, source.preprocessing, exact)
+        return margins(logits, images.labels), metrics.accuracy(logits, images.labels, []).average
 
     unseen, _ = margins_of(network, reference)
     compute.place(network)
     config = replace(SAMPLES, augmentation=source.augmentation, seed=seed)
-    deposited = sorted(set(shown.labels.tolist()))
+    deposited = sorted(set(deposit_images.labels.tolist()))
     preserved = sorted(set(classes) - set(deposited))
-    lesson = Lesson(shown.pixels, shown.labels, deposited, preserved, source.preprocessing)
+    lesson = Lesson(deposit_images.pixels, deposit_images.labels, deposited, preserved, source.preprocessing)
     with progress("deposit") as on_step:
         run = Run(config, compute, lambda progress: on_step(progress.step, progress.steps))
         result = deposit_samples(network, lesson, UnseenMargins(unseen, reference.labels), run)
@@ -65,18 +65,24 @@ def main(
 
     outcomes: dict[str, list[dict[str, Any]]] = {}
     for name, whole in {"original": network, "target": result.target, "recover": recover}.items():
-        (members, right), (strangers, held_out) = margins_of(whole, shown), margins_of(whole, asked)
-        found = asdict(attack(members, strangers))
-        outcomes[name] = [begun | {"attack": found, "deposit images": right, "held-out images": held_out}]
+        (members, on_deposit_images), (strangers, on_held_out) = (
+            margins_of(whole, deposit_images),
+            margins_of(whole, questions),
+        )
+        result_of_attack = asdict(attack(members, strangers))
+        outcomes[name] = [
+            where_and_when
+            | {"attack": result_of_attack, "deposit images": on_deposit_images, "held-out images": on_held_out}
+        ]
     columns: dict[str, reports.Column] = {
         "AUC": lambda one: 100 * one["attack"]["auc"],
         "± (standard error)": lambda one: 100 * one["attack"]["error"],
         "deposit images": lambda one: one["deposit images"],
         "held-out images": lambda one: one["held-out images"],
     }
-    told = "Membership inference (50: a guess), and percent right on deposit images and on held-out ones:"
-    lines = [told, "", *reports.table(outcomes, columns)]
-    title = f"Deposit of {len(shown)} single images, {data}, {split}"
+    heading = "Membership inference (50: a guess), and percent correct on deposit images and on held-out ones:"
+    lines = [heading, "", *reports.table(outcomes, columns)]
+    title = f"Deposit of {len(deposit_images)} single images, {data}, {split}"
     Console().print(reports.write(f"samples-{source.name}", title, lines, outcomes))
 
 

@@ -1,5 +1,7 @@
-"""Five deposits of one class each, one after the other on one model; then every subset of them withdrawn, and what the
-module of an earlier deposit still tells of classes deposited later: `uv run python -m benchmarks.sequence`.
+"""Five deposits of one class each on one model, one after the other: `uv run python -m benchmarks.sequence`.
+
+Then every subset of them is withdrawn, and a probe reads what an earlier deposit's module still knows of the classes
+that were deposited later.
 """
 
 from dataclasses import asdict, replace
@@ -33,10 +35,10 @@ def main(
     device: DeviceOption = "auto",
     width: WidthOption = None,
     images: ImagesOption = None,
-    deposits: Annotated[int, typer.Option(help="How many classes, the first ones.")] = 5,
+    deposits: Annotated[int, typer.Option(help="How many of the first classes to deposit.")] = 5,
     seed: int = 0,
 ) -> None:
-    """Writes benchmarks/results/sequence-DATA.json and .md."""
+    """Write benchmarks/results/sequence-DATA.json and .md."""
     source, experiment = sources.load(data), Experiment(data, width=width, seed=seed, images=images)
     compute, exact = Compute.for_training(device), Compute.for_inference(device)
     network = original(source, experiment, compute)
@@ -48,9 +50,9 @@ def main(
     target = network
     targets: list[dict[str, Any]] = []
     for index in range(deposits):
-        shown = source.training.of_classes([index]).first_of_each(images)
+        images_of_class = source.training.of_classes([index]).first_of_each(images)
         preserved = everything[index + 1 :]
-        lesson = Lesson(shown.pixels, shown.labels, [index], preserved, source.preprocessing)
+        lesson = Lesson(images_of_class.pixels, images_of_class.labels, [index], preserved, source.preprocessing)
         with progress(f"deposit of {source.classes[index]}") as on_step:
             result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)))
         for number, module in enumerate(modules):
@@ -69,13 +71,13 @@ def main(
         "modules as made": _leaks(source, network, as_made, exact),
         "modules scrubbed": _leaks(source, network, modules, exact),
     }
-    told: dict[str, list[dict[str, Any]]] = {
+    report: dict[str, list[dict[str, Any]]] = {
         name: [row | circumstances(device) | {"seed": seed} for row in rows]
         for name, rows in {**outcomes, **leaks, "targets": targets}.items()
     }
     worst = {"mean difference": lambda one: one["difference"]}
     lines = [
-        "The target after each deposit of one class, percent right, and the original on the same images:",
+        "The target after each deposit of one class, and the original on the same images, percent correct:",
         "",
         *reports.table(
             {f"after {one['deposits']}": [one] for one in targets},
@@ -88,33 +90,33 @@ def main(
         ),
         "",
         (
-            "Average of the recover network over preserved and withdrawn classes, against the original's on the same "
-            "images; mean and spread over the subsets, points:"
+            "Average of the recover network over preserved and withdrawn classes, minus the original's on the same "
+            "images; mean and spread over the subsets, in points:"
         ),
         "",
-        *reports.table({name: told[name] for name in outcomes}, worst),
+        *reports.table({name: report[name] for name in outcomes}, worst),
         "",
         *(f"- {name}: worst {min(row['difference'] for row in rows):.2f}" for name, rows in outcomes.items()),
         "",
-        "What a module still tells of classes deposited after it, percent right by its answers and by a linear probe:",
+        "What a module still knows of classes deposited later, percent correct by its answers and by a linear probe:",
         "",
         *reports.table(
-            {name: told[name] for name in leaks},
+            {name: report[name] for name in leaks},
             {"answers": lambda one: one["answers"], "probe": lambda one: one["probe"]},
         ),
     ]
     name = f"sequence-{source.name}" + (f"-{images}-images" if images else "")
-    Console().print(reports.write(name, f"Deposits in sequence, {data}", lines, told))
+    Console().print(reports.write(name, f"Deposits in sequence, {data}", lines, report))
 
 
 def _forgotten(
     data: Data, network: SplitNetwork, target: SplitNetwork, deposits: int, compute: Compute
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"deposits": deposits}
+    accuracies: dict[str, Any] = {"deposits": deposits}
     for name, whole in (("original", network), ("target", target)):
         logits = logits_of(compute.place(whole), data.held_out.pixels, data.preprocessing, compute)
-        found[name] = asdict(accuracy(logits, data.held_out.labels, range(deposits)))
-    return found
+        accuracies[name] = asdict(accuracy(logits, data.held_out.labels, range(deposits)))
+    return accuracies
 
 
 def _show(on_step: OnStep, progress: Progress) -> None:
@@ -129,40 +131,42 @@ def _subsets(
     deposits: int,
     compute: Compute,
 ) -> list[dict[str, Any]]:
-    """Each part of the recover networks answers once; they are joined for every subset."""
+    """Run each part of the recover networks once, and join their logits for every subset."""
     preserved = list(range(deposits, len(data.classes)))
     parts = [network, target, *(SplitNetwork(module.lower, network.upper) for module in modules)]
     by_part = [logits_of(compute.place(part), data.held_out.pixels, data.preprocessing, compute) for part in parts]
     labels, rows = data.held_out.labels, []
     for size in range(deposits + 1):
-        for chosen in combinations(range(deposits), size):
-            shown = torch.isin(labels, torch.tensor([*preserved, *chosen]))
-            original_logits, target_logits, *module_logits = (logits[shown] for logits in by_part)
-            recover = RecoverNetwork(target, [modules[i] for i in chosen], modules[0].upper_digest, preserved)
-            joined = recover.join(target_logits, [module_logits[i] for i in chosen])
-            found, before = (accuracy(logits, labels[shown], chosen).average for logits in (joined, original_logits))
-            assert found is not None
+        for withdrawn in combinations(range(deposits), size):
+            is_answered = torch.isin(labels, torch.tensor([*preserved, *withdrawn]))
+            original_logits, target_logits, *module_logits = (logits[is_answered] for logits in by_part)
+            recover = RecoverNetwork(target, [modules[i] for i in withdrawn], modules[0].upper_digest, preserved)
+            joined = recover.join(target_logits, [module_logits[i] for i in withdrawn])
+            average, before = (
+                accuracy(logits, labels[is_answered], withdrawn).average for logits in (joined, original_logits)
+            )
+            assert average is not None
             assert before is not None
-            rows.append({"withdrawn": list(chosen), "average": found, "difference": found - before})
+            rows.append({"withdrawn": list(withdrawn), "average": average, "difference": average - before})
     return rows
 
 
 def _leaks(data: Data, network: SplitNetwork, modules: list[DepositModule], compute: Compute) -> list[dict[str, Any]]:
-    """For each module but the last, its accuracy on the classes deposited later."""
+    """For each module except the last, its accuracy on the classes that were deposited later."""
     rows = []
-    learnt = data.training.first_of_each(600)
+    training = data.training.first_of_each(600)
     for number, module in enumerate(modules[:-1]):
         later = list(range(number + 1, len(modules)))
         seen, held_out = (
             answers_of(
-                compute.place(module.lower), compute.place(network.upper), one.pixels, data.preprocessing, compute
+                compute.place(module.lower), compute.place(network.upper), images.pixels, data.preprocessing, compute
             )
-            for one in (learnt, data.held_out)
+            for images in (training, data.held_out)
         )
-        probed = linear_probe((seen.features, learnt.labels), held_out.features, len(data.classes))
-        read = accuracy(probed, data.held_out.labels, later)
-        own = accuracy(held_out.logits, data.held_out.labels, later)
-        rows.append({"module": number, "answers": own.deposited, "probe": read.deposited})
+        probe_answers = linear_probe((seen.features, training.labels), held_out.features, len(data.classes))
+        by_probe = accuracy(probe_answers, data.held_out.labels, later)
+        by_module = accuracy(held_out.logits, data.held_out.labels, later)
+        rows.append({"module": number, "answers": by_module.deposited, "probe": by_probe.deposited})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The settings behind the rows: every row of every table is one of these, with fields replaced."""
+"""The deposit configurations of the benchmarks. Each row of a table is one of these, perhaps with fields replaced."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from lirf_core.config import DepositConfig
 
 OURS = DepositConfig()
 
-# Section 5.1: eq. 9 as written. The paper does not give lambda_at.
+# Section 5.1: eq. 9 as written. The paper does not state lambda_at.
 PAPER = DepositConfig(
     removal="random",
     lambda_at=0.05,
@@ -32,7 +32,7 @@ SAMPLES = replace(OURS, learning_rate=0.005, lambda_kp=1.0, proxies=1000, epochs
 
 SPLITS = ("layer2", "layer3")
 
-# Table 2. The first four rows are the paper's, at the epochs of ours; the others lead from them to ours.
+# Table 2. The first four rows are the paper's, with our number of epochs. The others lead from there to our settings.
 PAPER_SHORT = replace(PAPER, epochs=OURS.epochs, lambda_at=0.0, pruning_rate=0.0)
 ABLATION: dict[str, DepositConfig] = {
     "L_kr, L_kp [w/o L_at]": replace(PAPER_SHORT, lambda_pt=0.0, lambda_re=0.0),

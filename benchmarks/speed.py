@@ -1,7 +1,7 @@
-"""Seconds of a deposit against the authors' published settings, in one run: `uv run python -m benchmarks.speed`.
+"""Time of a deposit compared with the authors' published settings, in one run: `uv run python -m benchmarks.speed`.
 
-Both deposit the same classes of the same original from the same images; H mean of both stands beside the ratio,
-because a fast deposit that forgets less is no gain.
+Both deposit the same classes of the same original from the same images. The H mean of both stands next to the ratio,
+because a faster deposit that forgets less is no gain.
 """
 
 import time
@@ -32,28 +32,28 @@ from benchmarks.settings import OURS, SPLITS
 from lirf_core.compute import Compute
 from lirf_core.network import SplitNetwork
 
-# Besides the default, a length at which H is to be compared with what the published settings reach.
+# Besides the default, a shorter deposit whose H can be compared with that of the published settings.
 LENGTHS = {"in full": OURS, "one epoch": replace(OURS, epochs=1, proxies=1000)}
 
 
 def operations(experiment: Experiment, source: Data, network: SplitNetwork, compute: Compute) -> int:
-    """Floating-point operations (a multiplication and an addition are two) of one step, forward and backward.
+    """Floating-point operations of one step, forward and backward; a multiply-add counts as two.
 
-    Counted as the difference between a deposit of two steps and one of a single step.
+    The difference between a deposit of two steps and one of a single step.
     """
     batch = experiment.deposit.batch_size
-    counted: list[int] = []
+    totals: list[int] = []
     for steps in (1, 2):
-        shown = deposit_set(source, experiment).first(batch * steps)
+        images = deposit_set(source, experiment).first(batch * steps)
         short = replace(experiment.deposit, epochs=1, proxies=experiment.deposit.proxy_batch)
         with FlopCounterMode(display=False) as counter:
-            deposit_of(shown, source, network, short, compute)
-        counted.append(counter.get_total_flops())
-    return counted[1] - counted[0]
+            deposit_of(images, source, network, short, compute)
+        totals.append(counter.get_total_flops())
+    return totals[1] - totals[0]
 
 
 def peak(compute: Compute, size: int = 2048, seconds: float = 2.0) -> float:
-    """Operations a second of a matrix product in the precision of training: what the machine can do."""
+    """Operations per second of a matrix product in the precision of training: the most that the machine can do."""
     kind = compute.autocast_type or torch.float32
     left, right = (torch.randn(size, size, device=compute.device, dtype=kind) for _ in range(2))
     best = 0.0
@@ -72,28 +72,34 @@ def main(
     device: DeviceOption = "auto",
     width: WidthOption = None,
     images: ImagesOption = None,
-    workers: Annotated[int, typer.Option(help="Processes of the authors' DataLoader.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes of the published settings' DataLoader.")] = 2,
 ) -> None:
-    """Writes benchmarks/results/speed-DATA-DEVICE.json and .md."""
+    """Write benchmarks/results/speed-DATA-DEVICE.json and .md."""
     source = sources.load(data)
     compute, exact = Compute.for_training(device), Compute.for_inference(device)
     rows: dict[str, list[dict[str, Any]]] = {}
 
     experiment = Experiment(data, split=published.SPLIT, width=width, images=images)
     network = original(source, experiment, exact)
-    shown = deposit_set(source, experiment)
+    deposit_images = deposit_set(source, experiment)
     with progress("as published") as on_step:
         begin = time.perf_counter()
         result = published.deposit_as_published(
-            network, source, shown.pixels, shown.labels, exact.device, workers=workers, on_step=on_step
+            network,
+            source,
+            deposit_images.pixels,
+            deposit_images.labels,
+            exact.device,
+            workers=workers,
+            on_step=on_step,
         )
         seconds = time.perf_counter() - begin
     rows["as published"] = [measure(source, network, result, exact) | {"deposit_seconds": seconds}]
 
     rows["as published"][0]["experiment"] = asdict(experiment)
-    per_epoch = -(-len(shown) // OURS.batch_size)
+    per_epoch = -(-len(deposit_images) // OURS.batch_size)
     best = peak(compute)
-    told = [f"A matrix product reaches {best / 1e9:.0f} GFLOP/s here.", ""]
+    sentences = [f"A matrix product reaches {best / 1e9:.0f} GFLOP/s here.", ""]
     for split, (length, config) in product(SPLITS, LENGTHS.items()):
         ours = Experiment(data, config, split=split, width=width, images=images)
         network = original(source, ours, compute)
@@ -107,10 +113,9 @@ def main(
         step = operations(ours, source, network, compute)
         rate = step * steps / seconds
         ratio = rows["as published"][0]["deposit_seconds"] / seconds
-        told.append(
-            f"- {label}: **{ratio:.1f} times** less time than as published. {steps} steps of "
-            f"{step / 1e9:.0f} GFLOP, {rate / 1e9:.0f} GFLOP/s with everything around them: "
-            f"{100 * rate / best:.0f} % of a matrix product's."
+        sentences.append(
+            f"- {label}: **{ratio:.1f} times** as fast as published. {steps} steps of {step / 1e9:.0f} GFLOP, "
+            f"{rate / 1e9:.0f} GFLOP/s including all overhead: {100 * rate / best:.0f} % of a matrix product's."
         )
 
     for row in rows.values():
@@ -119,7 +124,7 @@ def main(
     lines = [
         *reports.table(rows, {name: reports.COLUMNS[name] for name in names}),
         "",
-        *told,
+        *sentences,
     ]
     name = f"speed-{source.name}-{compute.device.type}"
     Console().print(reports.write(name, f"Seconds of a deposit, {source.name}", lines, rows))

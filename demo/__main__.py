@@ -1,4 +1,4 @@
-"""`make demo`: deposit, withdraw and revoke three classes of a digit classifier, over HTTP alone."""
+"""`make demo`: deposit and withdraw three classes of a digit classifier, and revoke the withdrawal, all over HTTP."""
 
 import argparse
 import json
@@ -42,7 +42,7 @@ out = Console()
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Percent, asked over HTTP on held-out images and raw logits."""
+    """Percent of held-out images that the service answers correctly, by raw logits."""
 
     by_class: list[float]
     preserved_accuracy: float
@@ -53,8 +53,8 @@ class Accuracy:
         return {name: getattr(self, f"{name}_accuracy") for name in ("preserved", "deposited", "average")}
 
 
-def ask(lirf: Client, digits: Digits) -> Accuracy:
-    """Every held-out digit through the inference endpoint, with raw logits: a mask would not be forgetting."""
+def measure(lirf: Client, digits: Digits) -> Accuracy:
+    """Send every held-out digit to the inference endpoint. Raw logits, because masking a class is not forgetting it."""
     images = digits.images[digits.held_out]
     tensor = {
         "name": "input",
@@ -64,19 +64,19 @@ def ask(lirf: Client, digits: Digits) -> Accuracy:
     }
     request = {"inputs": [tensor], "outputs": [{"name": "class"}], "parameters": {"raw": True}}
     answers = lirf.infer("digits", request)["outputs"][0]["data"]
-    right = [
+    is_correct = [
         bool(answer == CLASSES[digits.labels[number]]) for answer, number in zip(answers, digits.held_out, strict=True)
     ]
 
     def percent(classes: list[int]) -> float:
-        chosen: list[bool] = [
-            hit for hit, number in zip(right, digits.held_out, strict=True) if digits.labels[number] in classes
+        of_classes = [
+            hit for hit, number in zip(is_correct, digits.held_out, strict=True) if digits.labels[number] in classes
         ]
-        return round(100.0 * sum(chosen) / len(chosen), 2)
+        return round(100.0 * sum(of_classes) / len(of_classes), 2)
 
-    everything = list(range(10))
-    preserved = [digit for digit in everything if digit not in DEPOSITED]
-    return Accuracy([percent([d]) for d in everything], percent(preserved), percent(DEPOSITED), percent(everything))
+    all_digits = list(range(10))
+    preserved = [digit for digit in all_digits if digit not in DEPOSITED]
+    return Accuracy([percent([d]) for d in all_digits], percent(preserved), percent(DEPOSITED), percent(all_digits))
 
 
 def show(title: str, before: Accuracy, after: Accuracy) -> None:
@@ -90,10 +90,10 @@ def show(title: str, before: Accuracy, after: Accuracy) -> None:
 
 
 def walk(lirf: Client, folder: Path) -> dict[str, Any]:
-    """The whole story; returns the report."""
-    out.rule("An original network")
+    """Show every step and return the report."""
+    out.rule("Register an original network")
     digits = Digits()
-    with out.status("training a small ResNet-18 on scikit-learn's digits ..."):
+    with out.status("Training a small ResNet-18 on scikit-learn's digits ..."):
         weights = write_weights(folder / "digits.safetensors", train(digits))
     lirf.register_model(
         "digits",
@@ -102,41 +102,40 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
         preprocessing={"height": 16, "width": 16, "mean": list(PREPROCESSING.mean), "std": list(PREPROCESSING.std)},
     )
     lirf.put_weights("digits", weights)
-    original = ask(lirf, digits)
-    out.print(
-        f"Registered 'digits': {original.average_accuracy} % of {len(digits.held_out)} held-out digits are right."
-    )
+    original = measure(lirf, digits)
+    count = len(digits.held_out)
+    out.print(f"Registered 'digits'. It reads {original.average_accuracy} % of {count} held-out digits correctly.")
 
     out.rule("Deposit 0, 1 and 2")
     lirf.upload_dataset("digits", digits.write_zip(folder / "evaluation.zip", digits.held_out), purpose="evaluation")
     images = digits.of_classes(digits.training, DEPOSITED)
     deposit_set = lirf.upload_dataset("digits", digits.write_zip(folder / "deposit.zip", images))
-    out.print(f"Uploaded a deposit set of {len(images)} images; no image of another class is used.")
+    out.print(f"Uploaded a deposit set of {len(images)} images, all of 0, 1 and 2.")
     requested = time.monotonic()
     queued = lirf.request_deposit("digits", deposit_set["id"], reason="licence for 0 to 2 lapsed", config=CONFIG)
     deposit = follow(lirf, queued["id"])
     deposit_seconds = time.monotonic() - requested
-    target = ask(lirf, digits)
-    show("original -> target network", original, target)
+    target = measure(lirf, digits)
+    show("Original network -> target network", original, target)
 
     out.rule("Withdraw")
     requested = time.monotonic()
     withdrawal = lirf.withdraw([deposit["id"]], holder="demo", reason="show it again", expires_in_seconds=3600)
     withdraw_seconds = time.monotonic() - requested
-    recover = ask(lirf, digits)
-    show("target -> recover network", target, recover)
+    recover = measure(lirf, digits)
+    show("Target network -> recover network", target, recover)
 
     out.rule("Revoke")
     lirf.revoke(withdrawal["id"])
-    revoked = ask(lirf, digits)
-    show("recover network -> revoked", recover, revoked)
+    revoked = measure(lirf, digits)
+    show("Recover network -> after the revocation", recover, revoked)
     if revoked != target:
-        raise SystemExit("after the revocation the answers are not those of the target network")
+        raise SystemExit("The answers after the revocation are not those of the target network.")
 
     out.rule("Evidence")
-    with out.status("a worker attacks what is left of 0, 1 and 2 in the target network ..."):
-        found = examined(lirf, deposit["id"])
-    for line in measures(found):
+    with out.status("A worker attacks what is left of 0, 1 and 2 in the target network ..."):
+        results = wait_for_evidence(lirf, deposit["id"])
+    for line in measures(results):
         out.print(line)
     out.print(figures.RULES)
     certify(lirf, deposit["id"])
@@ -162,18 +161,18 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
     }
 
 
-def examined(lirf: Client, deposit_id: str) -> dict[str, Any]:
-    """What the worker finds that examines the deposit."""
-    while not (known := lirf.evidence_of(deposit_id)):
+def wait_for_evidence(lirf: Client, deposit_id: str) -> dict[str, Any]:
+    """Wait for the examination of the deposit and return its results."""
+    while not (examinations := lirf.evidence_of(deposit_id)):
         time.sleep(0.2)
-    *_, evidence = lirf.follow_evidence(known[0]["id"])
+    *_, evidence = lirf.follow_evidence(examinations[0]["id"])
     if evidence["found"] is None:
-        raise SystemExit(f"the examination {evidence['state']}: {evidence['failure']}")
+        raise SystemExit(f"The examination is {evidence['state']}: {evidence['failure']}")
     return evidence["found"]
 
 
 def certify(lirf: Client, deposit_id: str) -> None:
-    """Writes the certificate, and sees that it is genuine and that a changed one is not."""
+    """Write the certificate; check that it is genuine and that a changed one is not."""
     certificate = lirf.certificate(lirf.evidence_of(deposit_id)[0]["id"])
     CERTIFICATE.parent.mkdir(parents=True, exist_ok=True)
     CERTIFICATE.write_bytes(certificate)
@@ -183,9 +182,9 @@ def certify(lirf: Client, deposit_id: str) -> None:
     try:
         verified(certificate.replace(b"obj", b"obk", 1), key)
     except NotGenuine as reason:
-        out.print(f"Certificate of deposit: {CERTIFICATE}, genuine. With one byte changed: {reason}")
+        out.print(f"{CERTIFICATE} is a genuine certificate of deposit. After a change of one byte: {reason}")
     else:
-        raise SystemExit("a changed certificate passes for genuine")
+        raise SystemExit("A changed certificate was accepted as genuine.")
 
 
 def follow(lirf: Client, deposit_id: str) -> Deposit:
@@ -199,7 +198,7 @@ def follow(lirf: Client, deposit_id: str) -> Deposit:
             bar.update(task, description=name)
         bar.update(task, total=1, completed=1)
     if deposit["state"] != "deposited":
-        raise SystemExit(f"the deposit {deposit['state']}: {deposit['failure']}")
+        raise SystemExit(f"The deposit is {deposit['state']}: {deposit['failure']}")
     return deposit
 
 
@@ -212,7 +211,7 @@ def free_port() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--exit", action="store_true", help="end after the report instead of staying up")
+    parser.add_argument("--exit", action="store_true", help="Stop after the report. By default, the service stays up.")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="lirf-demo-"))
     port = free_port()
@@ -227,7 +226,7 @@ def main() -> int:
             REPORT.write_text(json.dumps(report, indent=2) + "\n")
             out.rule("Report")
             out.print_json(json.dumps(report))
-            out.print(f"Written to {REPORT}.")
+            out.print(f"The report is in {REPORT}.")
             if not arguments.exit:
                 stay(service, port, folder)
         finally:
@@ -238,23 +237,23 @@ def main() -> int:
 
 
 def connect(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> Client:
-    with out.status("starting `lirf up` ..."):
+    with out.status("Starting `lirf up` ..."):
         while not (probe := Client(f"http://127.0.0.1:{port}")).is_ready():
             probe.close()
             if service.poll() is not None:
-                raise SystemExit("the service did not start:\n" + (folder / "service.log").read_text())
+                raise SystemExit("The service did not start:\n" + (folder / "service.log").read_text())
             time.sleep(0.2)
-    out.print(f"LIRF is up at http://127.0.0.1:{port}, state in {folder}")
+    out.print(f"LIRF is up at http://127.0.0.1:{port}. Its state is in {folder}.")
     return Client(f"http://127.0.0.1:{port}", (folder / "state" / "admin.key").read_text().strip())
 
 
 def stay(service: "subprocess.Popen[bytes]", port: int, folder: Path) -> None:
-    out.print(f"\n[bold green]The service stays up at http://127.0.0.1:{port}[/bold green] (API docs at /docs).")
+    out.print(f"\n[bold green]The service stays up at http://127.0.0.1:{port}[/bold green] (API reference: /docs).")
     out.print(
-        f"  Console: http://127.0.0.1:{port}/console, with the key in {folder / 'state' / 'admin.key'}", soft_wrap=True
+        f"  Console: http://127.0.0.1:{port}/console; its key is in {folder / 'state' / 'admin.key'}", soft_wrap=True
     )
     out.print(f"  export LIRF_URL=http://127.0.0.1:{port} LIRF_STATE_FOLDER={folder / 'state'}", soft_wrap=True)
-    out.print("  .venv/bin/lirf classes digits        # and `lirf --help`. Ctrl-C here ends it and removes its state.")
+    out.print("  .venv/bin/lirf classes digits        # or `lirf --help`. Ctrl-C here stops it and removes its state.")
     try:
         service.wait()
     except KeyboardInterrupt:

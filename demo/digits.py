@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits (1,797 scans that ship with the package), and a network that reads them."""
+"""scikit-learn's handwritten digits (1,797 scans that come with the package), and a network that reads them."""
 
 import argparse
 import zipfile
@@ -26,15 +26,15 @@ AUGMENTATION = Augmentation(crop_padding=1, horizontal_flip=False)
 
 
 class Digits:
-    """images: uint8 (N, 16, 16), enlarged from 8 x 8; labels: (N,); 30 % are held out, stratified."""
+    """images: uint8 (N, 16, 16), enlarged from 8 x 8; labels: (N,). 30 % of each digit are held out."""
 
     def __init__(self, held_out: float = 0.3) -> None:
-        found = load_digits()
-        scans = (found.images * 255 / 16).round().astype(numpy.uint8)
+        dataset = load_digits()
+        scans = (dataset.images * 255 / 16).round().astype(numpy.uint8)
         size = (PREPROCESSING.width, PREPROCESSING.height)
         enlarged = [Image.fromarray(scan).resize(size, Image.Resampling.BILINEAR) for scan in scans]
         self.images = numpy.stack([numpy.asarray(image) for image in enlarged])
-        self.labels = found.target
+        self.labels = dataset.target
         numbers = range(len(self.labels))
         self.training, self.held_out = train_test_split(
             numbers, test_size=held_out, random_state=0, stratify=self.labels
@@ -48,7 +48,7 @@ class Digits:
         return [number for number in numbers if self.labels[number] in digits]
 
     def write_zip(self, path: Path, numbers: list[int]) -> Path:
-        """A zip of class folders with PNG files."""
+        """Write a zip of class folders with PNG files."""
         with zipfile.ZipFile(path, "w") as archive:
             for number in numbers:
                 png = BytesIO()
@@ -57,7 +57,7 @@ class Digits:
         return path
 
     def write_folders(self, folder: Path, numbers: list[int]) -> None:
-        """Class folders with PNG files."""
+        """Write class folders with PNG files."""
         for number in numbers:
             file = folder / str(self.labels[number]) / f"{number:04d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class Digits:
 
 
 def train(digits: Digits, *, epochs: int = 15, seed: int = 0) -> SplitNetwork:
-    """An original network of some 99 % on held-out digits."""
+    """Train an original network, which reads about 99 % of held-out digits correctly."""
     images, labels = digits.tensors(digits.training)
     return train_original(
         SPEC,
@@ -85,11 +85,11 @@ def write_weights(path: Path, network: SplitNetwork) -> Path:
 
 
 def main() -> None:
-    """Writes what the README's walk-through uploads: weights, a deposit set of 0, 1 and 2, and held-out digits."""
+    """Write the files of the tutorial and the how-tos: weights, a deposit set of 0, 1 and 2, and held-out digits."""
     parser = argparse.ArgumentParser(prog="python -m demo.digits", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--images", action="store_true", help="Only images: train/CLASS and test/CLASS of the tutorial."
+        "--images", action="store_true", help="Write only images, into train/CLASS/ and test/CLASS/, for the tutorial."
     )
     arguments = parser.parse_args()
     folder: Path = arguments.folder

@@ -1,1 +1,1 @@
-"""What serving costs, and how fast a withdrawal is: `python -m benchmarks.serving`."""
+"""The speed of serving and of a withdrawal: `python -m benchmarks.serving`."""

@@ -1,4 +1,4 @@
-"""Our server beside LitServe, BentoML and the bare network; withdrawn deposits; cold withdrawals; 1,000 deposits."""
+"""Our server compared with LitServe, BentoML and the bare network; withdrawals, cold withdrawals, 1,000 deposits."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from app.inference.views import Views
 from benchmarks import reports
 from benchmarks.experiments import circumstances
 from benchmarks.serving.installation import SIDE, Installation, Server, class_name, free_port
-from benchmarks.serving.load import Load, ask, middle
+from benchmarks.serving.load import Load, median_load, send
 from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.compute import Compute
@@ -36,9 +36,9 @@ from lirf_core.recover import RecoverNetwork
 CLASSES = 100
 CLIENTS = 1, 8, 64
 WITHDRAWN = 1, 3, 10
-TIMEOUTS = 0.0, 0.005  # of LitServe's batches; the better one counts
+TIMEOUTS = 0.0, 0.005  # of LitServe's batches, in seconds; the better one counts
 BENTOML_SETTINGS = {"CLASSES": str(CLASSES), "PYTHONPATH": "."}
-BENTOML = "bentoml==1.4.40"  # its pins do not go with ours: uv gives it an environment of its own
+BENTOML = "bentoml==1.4.40"  # its pinned dependencies conflict with ours, so uv gives it a separate environment
 IMAGE = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 MANY = 1000
 NARROW = 0.25
@@ -46,51 +46,51 @@ NARROW = 0.25
 err = Console(stderr=True)
 
 
-def question(image: Tensor = IMAGE) -> tuple[bytes, dict[str, str]]:
-    """One image as a binary tensor, answered with binary logits: body and headers."""
+def inference_request(image: Tensor = IMAGE) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a request that sends one image as a binary tensor and asks for binary logits."""
     raw = image.numpy().tobytes()
-    given = {"name": "input", "shape": list(image.shape), "datatype": "FP32"}
+    tensor = {"name": "input", "shape": list(image.shape), "datatype": "FP32"}
     head = json.dumps(
         {
-            "inputs": [{**given, "parameters": {"binary_data_size": len(raw)}}],
+            "inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}],
             "outputs": [{"name": "logits", "parameters": {"binary_data": True}}],
         }
     ).encode()
     return head + raw, {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
 
 
-class Asking:
-    """Sends the question under load to our server or to LitServe."""
+class LoadGenerator:
+    """Sends the same request under load, to our server or another."""
 
     def __init__(self, installation: Installation, seconds: int, rounds: int) -> None:
         self._headers = {"Authorization": f"Bearer {installation.key}"}
         self._seconds, self.rounds = seconds, rounds
 
     def ours(self, server: Server, model: str, clients: int) -> Load:
-        body, headers = question()
+        body, headers = inference_request()
         url = f"{server.url}/v2/models/{model}/infer"
-        return ask(url, body, {**headers, **self._headers}, clients, self._seconds)
+        return send(url, body, {**headers, **self._headers}, clients, self._seconds)
 
     def others(self, server: Server, clients: int, body: dict[str, Any]) -> Load:
         headers = {"Content-Type": "application/json"}
-        return ask(f"{server.url}/predict", json.dumps(body).encode(), headers, clients, self._seconds)
+        return send(f"{server.url}/predict", json.dumps(body).encode(), headers, clients, self._seconds)
 
 
-def servers(installation: Installation, asking: Asking) -> dict[str, Any]:
-    """Each server alone on the machine, in turn, and the bare network between them."""
+def servers(installation: Installation, generator: LoadGenerator) -> dict[str, Any]:
+    """Load of each server in turn, alone on the machine, and of the bare network in between."""
     runs: dict[str, dict[int, list[Load]]] = {}
     bare: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
 
-    def note(name: str, one: Callable[[int], Load]) -> None:
+    def measure(name: str, run: Callable[[int], Load]) -> None:
         for clients in CLIENTS:
-            one(clients)  # for warming up
-            runs.setdefault(name, {}).setdefault(clients, []).append(one(clients))
+            run(clients)  # warm-up
+            runs.setdefault(name, {}).setdefault(clients, []).append(run(clients))
 
     network, image = bare_network(), base64.b64encode(IMAGE.numpy().tobytes()).decode()
-    for number in range(asking.rounds):
-        err.print(f"servers, round {number + 1} of {asking.rounds}")
+    for number in range(generator.rounds):
+        err.print(f"servers, round {number + 1} of {generator.rounds}")
         with installation.served() as (server, _):
-            note("ours", lambda clients: asking.ours(server, "wide", clients))
+            measure("ours", lambda clients: generator.ours(server, "wide", clients))
         for clients in CLIENTS:
             bare[clients].append(clients / seconds_of(network, clients))
         for timeout in TIMEOUTS:
@@ -104,31 +104,38 @@ def servers(installation: Installation, asking: Asking) -> dict[str, Any]:
                 str(timeout),
             ]
             with Server(command, port, "/health", installation.folder / "litserve.log") as server:
-                note(
+                measure(
                     f"LitServe, batch_timeout {timeout}",
-                    lambda clients: asking.others(server, clients, {"image": image}),
+                    lambda clients: generator.others(server, clients, {"image": image}),
                 )
         port = free_port()
         with Server(bentoml(port), port, "/readyz", installation.folder / "bentoml.log", **BENTOML_SETTINGS) as server:
-            note("BentoML", lambda clients: asking.others(server, clients, {"images": [image]}))
+            measure("BentoML", lambda clients: generator.others(server, clients, {"images": [image]}))
     return {
         "servers": {
-            name: {clients: asdict(middle(loads)) for clients, loads in of.items()} for name, of in runs.items()
+            name: {clients: asdict(median_load(loads)) for clients, loads in by_clients.items()}
+            for name, by_clients in runs.items()
         },
         "bare": {clients: median(rates) for clients, rates in bare.items()},
     }
 
 
 def bentoml(port: int) -> list[str]:
-    """The command that serves with it; `uv run` says where uv is."""
-    needs = [BENTOML, *(f"{name}=={version(name)}" for name in ("torch", "torchvision"))]
-    environment = ["--no-project", "--isolated", "--python", sys.executable, *(f"--with={need}" for need in needs)]
+    """The command that serves with BentoML; `uv run` sets the variable that says where uv is."""
+    requirements = [BENTOML, *(f"{name}=={version(name)}" for name in ("torch", "torchvision"))]
+    environment = [
+        "--no-project",
+        "--isolated",
+        "--python",
+        sys.executable,
+        *(f"--with={requirement}" for requirement in requirements),
+    ]
     serve = ["bentoml", "serve", "benchmarks.serving.bentoml_server:Classifier", "--port", str(port)]
     return [os.environ["UV"], "run", "--quiet", *environment, *serve]
 
 
 def bare_network() -> nn.Module:
-    """What the service runs, without the service."""
+    """The network that the service runs, without the service."""
     torch.manual_seed(0)
     network = build(ArchitectureSpec("resnet18-small", classes=CLASSES))
     freeze(network)
@@ -136,21 +143,21 @@ def bare_network() -> nn.Module:
 
 
 @torch.inference_mode()
-def seconds_of(network: nn.Module, batch: int, least: float = 2.0) -> float:
-    """The median time of one pass over a batch."""
+def seconds_of(network: nn.Module, batch: int, at_least: float = 2.0) -> float:
+    """The median time of one pass over a batch, measured for at least `at_least` seconds."""
     images = torch.randn(batch, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
-    taken: list[float] = []
-    end = time.perf_counter() + least
+    times: list[float] = []
+    end = time.perf_counter() + at_least
     network(images)
-    while time.perf_counter() < end or len(taken) < 5:
+    while time.perf_counter() < end or len(times) < 5:
         begin = time.perf_counter()
         network(images)
-        taken.append(time.perf_counter() - begin)
-    return median(taken)
+        times.append(time.perf_counter() - begin)
+    return median(times)
 
 
 def withdrawn(installation: Installation, rounds: int) -> dict[str, Any]:
-    """The recover network against the target alone: time, and the multiply-adds that are its limit."""
+    """Time and multiply-adds of the recover network, relative to the target alone. The multiply-adds are the limit."""
     view = Views(installation.work.database).read("wide")
     vault, belonging = installation.work.vault, view.network.belonging
     target, modules = (
@@ -158,47 +165,47 @@ def withdrawn(installation: Installation, rounds: int) -> dict[str, Any]:
         [artifacts.load_module(vault.read(module.stored), belonging) for module in view.modules],
     )
     place = Compute.for_inference("cpu").place
-    light = fuse_network(place(deepcopy(target)), IMAGE)
-    parts = [fuse_module(place(deepcopy(module)), IMAGE) for module in modules]
-    found: dict[str, Any] = {}
+    fused_target = fuse_network(place(deepcopy(target)), IMAGE)
+    fused_modules = [fuse_module(place(deepcopy(module)), IMAGE) for module in modules]
+    results: dict[str, Any] = {}
     for count in WITHDRAWN:
         plain = RecoverNetwork(target, modules[:count], belonging.upper_digest, view.preserved_classes)
         with torch.no_grad(), FlopCounterMode(display=False) as of_recover:
             plain(IMAGE)
         with torch.no_grad(), FlopCounterMode(display=False) as of_target:
             target(IMAGE)
-        recover = RecoverNetwork(light, parts[:count], belonging.upper_digest, view.preserved_classes)
+        recover = RecoverNetwork(fused_target, fused_modules[:count], belonging.upper_digest, view.preserved_classes)
         limit = of_recover.get_total_flops() / of_target.get_total_flops()
         for batch in CLIENTS:
             err.print(f"{count} withdrawn, batches of {batch}")
-            ratios = [seconds_of(recover, batch) / seconds_of(light, batch) for _ in range(rounds)]
-            found.setdefault(str(count), {"limit": limit})[str(batch)] = median(ratios)
-    return found
+            ratios = [seconds_of(recover, batch) / seconds_of(fused_target, batch) for _ in range(rounds)]
+            results.setdefault(str(count), {"limit": limit})[str(batch)] = median(ratios)
+    return results
 
 
 def cold(installation: Installation, deposits: list[str]) -> list[dict[str, float]]:
-    """Milliseconds from the request to withdraw to the first answer that shows the class, which nobody has opened."""
-    found = []
+    """Milliseconds from the request to withdraw to the first answer, for deposits that nobody has withdrawn before."""
+    times = []
     with installation.served() as (server, client):
-        body, headers = question()
+        body, headers = inference_request()
         headers["Authorization"] = f"Bearer {installation.key}"
-        with httpx.Client(base_url=server.url, headers=headers) as asking:
+        with httpx.Client(base_url=server.url, headers=headers) as http:
             for number, deposit_id in enumerate(deposits):
-                asking.post("/v2/models/wide/infer", content=body).raise_for_status()
+                http.post("/v2/models/wide/infer", content=body).raise_for_status()
                 begin = time.perf_counter()
                 withdrawal = client.withdraw([deposit_id], holder="benchmark", reason="benchmark")
                 opened = time.perf_counter()
-                answer = asking.post("/v2/models/wide/infer", content=body).raise_for_status()
+                answer = http.post("/v2/models/wide/infer", content=body).raise_for_status()
                 end = time.perf_counter()
                 head = json.loads(answer.content[: int(answer.headers["Inference-Header-Content-Length"])])
                 assert withdrawal["id"] in head["parameters"]["withdrawals"], class_name(number)
                 client.revoke(withdrawal["id"])
-                found.append({"withdraw": 1000 * (opened - begin), "answer": 1000 * (end - opened)})
-    return found
+                times.append({"withdraw": 1000 * (opened - begin), "answer": 1000 * (end - opened)})
+    return times
 
 
-def many(installation: Installation, asking: Asking) -> dict[str, Any]:
-    """1,000 deposits of one model against one deposit of another: pages, withdrawals and answers."""
+def many(installation: Installation, generator: LoadGenerator) -> dict[str, Any]:
+    """A model of 1,000 deposits compared with a model of one: pages, withdrawals and answers."""
     with installation.served() as (server, client):
         for name, count in (("few", 1), ("many", MANY)):
             installation.register(client, name, MANY + 1, NARROW)
@@ -206,69 +213,69 @@ def many(installation: Installation, asking: Asking) -> dict[str, Any]:
                 if index % 100 == 0:
                     err.print(f"deposit {index + 1} of {count}")
                 installation.deposit(client, name, index)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with installation.served() as (server, client):
         headers = {"Authorization": f"Bearer {installation.key}"}
         for name in ("few", "many"):
-            asking.ours(server, name, 1)  # a server that has just started still imports
+            generator.ours(server, name, 1)  # a server that has just started is still importing
         with httpx.Client(base_url=server.url, headers=headers) as reader:
             for name in ("few", "many"):
-                found[f"page of {name}, ms"] = 1000 * median(timed(reader, f"/v1/models/{name}/deposits"))
-                found[f"classes of {name}, ms"] = 1000 * median(timed(reader, f"/v1/models/{name}/classes"))
+                results[f"page of {name}, ms"] = 1000 * median(timed(reader, f"/v1/models/{name}/deposits"))
+                results[f"classes of {name}, ms"] = 1000 * median(timed(reader, f"/v1/models/{name}/classes"))
         for name in ("few", "many"):
-            [one] = client._call("GET", f"/v1/models/{name}/deposits", params={"limit": 1})["items"]
-            taken = []
+            [deposit] = client._call("GET", f"/v1/models/{name}/deposits", params={"limit": 1})["items"]
+            times = []
             for _ in range(5):
                 begin = time.perf_counter()
-                withdrawal = client.withdraw([one["id"]], holder="benchmark", reason="benchmark")
-                taken.append(time.perf_counter() - begin)
+                withdrawal = client.withdraw([deposit["id"]], holder="benchmark", reason="benchmark")
+                times.append(time.perf_counter() - begin)
                 client.revoke(withdrawal["id"])
-            found[f"withdraw of {name}, ms"] = 1000 * median(taken)
-            client.withdraw([one["id"]], holder="benchmark", reason="benchmark")
+            results[f"withdraw of {name}, ms"] = 1000 * median(times)
+            client.withdraw([deposit["id"]], holder="benchmark", reason="benchmark")
         for clients in CLIENTS:
             loads: dict[str, list[Load]] = {"few": [], "many": []}
-            for _ in range(asking.rounds):
-                for name, ones in loads.items():
-                    ones.append(asking.ours(server, name, clients))
-            for name, ones in loads.items():
-                found[f"answers a second of {name}, {clients} clients"] = middle(ones).rate
-    return found
+            for _ in range(generator.rounds):
+                for name, loads_of_model in loads.items():
+                    loads_of_model.append(generator.ours(server, name, clients))
+            for name, loads_of_model in loads.items():
+                results[f"answers a second of {name}, {clients} clients"] = median_load(loads_of_model).rate
+    return results
 
 
 def timed(client: httpx.Client, path: str, times: int = 20) -> list[float]:
-    taken = []
+    seconds = []
     for _ in range(times):
         begin = time.perf_counter()
         client.get(path).raise_for_status()
-        taken.append(time.perf_counter() - begin)
-    return taken
+        seconds.append(time.perf_counter() - begin)
+    return seconds
 
 
-def told(found: dict[str, Any]) -> list[str]:
-    """Markdown of all that was found."""
+def markdown(results: dict[str, Any]) -> list[str]:
+    """The lines of the report."""
     lines = ["| server | clients | answers a second | p50, ms | p99, ms |", "|---|---|---|---|---|"]
-    for name, of in found["servers"].items():
-        for clients, load in of.items():
+    for name, by_clients in results["servers"].items():
+        for clients, load in by_clients.items():
             lines.append(f"| {name} | {clients} | {load['rate']:.0f} | {load['p50']:.1f} | {load['p99']:.1f} |")
-    lines += [f"| bare network, batches | {size} | {rate:.0f} | | |" for size, rate in found["bare"].items()]
-    ours = found["servers"]["ours"]
+    lines += [f"| bare network, batches | {size} | {rate:.0f} | | |" for size, rate in results["bare"].items()]
+    ours = results["servers"]["ours"]
     for other in ("LitServe", "BentoML"):
-        of_other = [of for name, of in found["servers"].items() if name.startswith(other)]
+        others = [by_clients for name, by_clients in results["servers"].items() if name.startswith(other)]
         lines += ["", f"| clients | ours / {other} | p99, ours / {other} |", "|---|---|---|"]
         for clients in CLIENTS:
-            rate = ours[clients]["rate"] / max(of[clients]["rate"] for of in of_other)
-            p99 = ours[clients]["p99"] / min(of[clients]["p99"] for of in of_other)
+            rate = ours[clients]["rate"] / max(by_clients[clients]["rate"] for by_clients in others)
+            p99 = ours[clients]["p99"] / min(by_clients[clients]["p99"] for by_clients in others)
             lines.append(f"| {clients} | {rate:.2f} | {p99:.2f} |")
     lines += ["", "| clients | ours / bare network |", "|---|---|"]
-    lines += [f"| {clients} | {ours[clients]['rate'] / found['bare'][clients]:.2f} |" for clients in CLIENTS]
+    lines += [f"| {clients} | {ours[clients]['rate'] / results['bare'][clients]:.2f} |" for clients in CLIENTS]
     lines += ["", "| withdrawn | batch | time, recover / target | multiply-adds | time over that limit |"]
     lines.append("|---|---|---|---|---|")
-    for count, of in found["withdrawn"].items():
+    for count, ratios in results["withdrawn"].items():
         for batch in map(str, CLIENTS):
-            ratio, limit = of[batch], of["limit"]
+            ratio, limit = ratios[batch], ratios["limit"]
             lines.append(f"| {count} | {batch} | {ratio:.2f} | {limit:.2f} | {ratio / limit:.2f} |")
-    totals = [one["withdraw"] + one["answer"] for one in found["cold"]]
-    parts = {name: median(one[name] for one in found["cold"]) for name in ("withdraw", "answer")}
+    totals = [one["withdraw"] + one["answer"] for one in results["cold"]]
+    parts = {name: median(one[name] for one in results["cold"]) for name in ("withdraw", "answer")}
     lines += [
         "",
         (
@@ -276,30 +283,30 @@ def told(found: dict[str, Any]) -> list[str]:
             f"{max(totals):.0f}), of which the withdrawal {parts['withdraw']:.0f} and the answer {parts['answer']:.0f}."
         ),
         "",
-        *(f"- {name}: {value:.1f}" for name, value in found["many"].items()),
+        *(f"- {name}: {value:.1f}" for name, value in results["many"].items()),
     ]
     return lines
 
 
 def main(
-    seconds: Annotated[int, typer.Option(help="Of each run under load.")] = 6,
-    rounds: Annotated[int, typer.Option(help="Of which the median counts.")] = 3,
+    seconds: Annotated[int, typer.Option(help="Duration of each run under load.")] = 6,
+    rounds: Annotated[int, typer.Option(help="How often each run is repeated; the median counts.")] = 3,
 ) -> None:
-    """Writes benchmarks/results/serving-cpu.json and .md."""
+    """Write benchmarks/results/serving-cpu.json and .md."""
     with TemporaryDirectory() as folder:
         installation = Installation(Path(folder))
-        asking = Asking(installation, seconds, rounds)
+        generator = LoadGenerator(installation, seconds, rounds)
         with installation.served() as (_, client):
             installation.register(client, "wide", CLASSES, 1.0)
             deposits = [installation.deposit(client, "wide", index) for index in range(max(WITHDRAWN))]
-        found = servers(installation, asking)
-        found["cold"] = [one for _ in range(rounds) for one in cold(installation, deposits)]
+        results = servers(installation, generator)
+        results["cold"] = [one for _ in range(rounds) for one in cold(installation, deposits)]
         with installation.served() as (_, client):
             client.withdraw(deposits, holder="benchmark", reason="benchmark")
-        found["withdrawn"] = withdrawn(installation, rounds)
-        found["many"] = many(installation, asking)
-    outcomes = {"serving": [found | circumstances("cpu") | {"seed": 0, "precision": "float32"}]}
-    Console().print(reports.write("serving-cpu", "Serving, ResNet-18 on 32 x 32 images", told(found), outcomes))
+        results["withdrawn"] = withdrawn(installation, rounds)
+        results["many"] = many(installation, generator)
+    outcomes = {"serving": [results | circumstances("cpu") | {"seed": 0, "precision": "float32"}]}
+    Console().print(reports.write("serving-cpu", "Serving, ResNet-18 on 32 x 32 images", markdown(results), outcomes))
 
 
 if __name__ == "__main__":

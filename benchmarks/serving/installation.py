@@ -1,4 +1,4 @@
-"""A service with deposits, in a folder of its own, and servers as processes."""
+"""A service with deposits, in its own folder, and servers as processes."""
 
 import io
 import os
@@ -41,7 +41,7 @@ START_SECONDS = 120
 
 
 class Server:
-    """A process that answers at `url` from the start of the block to its end."""
+    """A context manager: a process that serves at `url` until the block ends."""
 
     def __init__(self, command: list[str], port: int, health: str, log: Path, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -65,7 +65,7 @@ class Server:
                 pass
             if self._process.poll() is not None or time.monotonic() > end:
                 self.__exit__(None, None, None)
-                raise RuntimeError(f"the server did not start: {self._log.read_text()[-2000:]}")
+                raise RuntimeError(f"The server did not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -73,7 +73,7 @@ class Server:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(20)
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # children of LitServe go on otherwise, and take a core
+            os.killpg(self._process.pid, signal.SIGKILL)  # otherwise LitServe's child processes go on and use a core
         self._process.wait()
 
 
@@ -84,10 +84,10 @@ def free_port() -> int:
 
 
 class Installation:
-    """Its database, vault and key; models with as many classes as they are to have, and deposits of one class each.
+    """The service's database, vault and key. It registers models and makes deposits of one class each.
 
-    Deposits are published as a worker does, with modules that were pruned and not trained: how long an answer takes
-    does not depend on what it says.
+    Deposits are published in the way a worker does it, with modules that are pruned but not trained: the time of an
+    answer does not depend on its content.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -138,8 +138,8 @@ class Installation:
             assert job
             belonging = job.network.belonging
             network = job.network.open(vault)
-            made = untrained_module(network, job.deposited, belonging.upper_digest, job.config)
-            module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(made, belonging)])
+            untrained = untrained_module(network, job.deposited, belonging.upper_digest, job.config)
+            module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(untrained, belonging)])
             target = vault.put(Binding("lower", job.model_id, job.id), [artifacts.dump_lower(network, belonging)])
             JOBS.publish(session, vault, job, Result(target, module, [], None))
         return deposit_id
@@ -148,7 +148,7 @@ class Installation:
 def untrained_module(
     network: SplitNetwork, deposited: list[int], upper_digest: str, config: DepositConfig
 ) -> DepositModule:
-    """A module of the size and precision that a deposit with these settings makes."""
+    """A module with the size and precision of one that a deposit with this configuration makes."""
     lower = prune(network.lower, config.pruning_rate, example_input(3, (SIDE, SIDE)))
     budget = int(MODULE_BUDGET * sum(tensor.nbytes for tensor in flat_state(network).values()))
     bits = config.module_bits or quantisation.bits_within(lower, budget)

@@ -1,4 +1,4 @@
-"""Requests from many clients at once, by `wrk` (Debian's package)."""
+"""Requests from many clients at once, sent by `wrk` (a Debian package)."""
 
 import json
 import shutil
@@ -30,29 +30,29 @@ class NoGenerator(RuntimeError):
 
 @dataclass(frozen=True)
 class Load:
-    """Of one run: answers a second, and milliseconds that half and 99 of 100 requests took at most."""
+    """The result of one run. rate: answers per second; p50, p99: percentiles of the latency in milliseconds."""
 
     rate: float
     p50: float
     p99: float
 
 
-def ask(url: str, body: bytes, headers: Mapping[str, str], clients: int, seconds: int) -> Load:
-    """Each client sends its next request when the last one is answered. Raises `NoGenerator`."""
+def send(url: str, body: bytes, headers: Mapping[str, str], clients: int, seconds: int) -> Load:
+    """Send requests for some seconds; a client sends its next one when it has the last answer. Raises `NoGenerator`."""
     if shutil.which("wrk") is None:
-        raise NoGenerator("wrk sends the requests: apt-get install wrk")
+        raise NoGenerator("wrk, which sends the requests, is not installed. Install it: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
         file, script = Path(folder) / "body", Path(folder) / "load.lua"
         file.write_bytes(body)
         lines = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items())
         script.write_text(SCRIPT.format(body=json.dumps(str(file)), headers=lines))
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    found = json.loads(told.splitlines()[-1])
-    assert not found["errors"], told
-    return Load(1e6 * found["answers"] / found["microseconds"], found["p50"] / 1000, found["p99"] / 1000)
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    summary = json.loads(output.splitlines()[-1])
+    assert not summary["errors"], output
+    return Load(1e6 * summary["answers"] / summary["microseconds"], summary["p50"] / 1000, summary["p99"] / 1000)
 
 
-def middle(loads: list[Load]) -> Load:
+def median_load(loads: list[Load]) -> Load:
     """The median of each figure."""
     return Load(*(median(getattr(load, name) for load in loads) for name in ("rate", "p50", "p99")))

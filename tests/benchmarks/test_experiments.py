@@ -1,4 +1,4 @@
-"""The benchmarks' own machinery, on digits and in seconds; their figures are not the tests' concern."""
+"""The benchmarks' own code, on digits and in seconds. These tests do not check the figures."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "ORIGINALS", tmp_path / "originals")
 
 
-def test_an_experiment_is_run_once_and_its_figures_are_those_of_the_paper() -> None:
+def test_an_experiment_runs_once_and_has_the_papers_figures() -> None:
     experiment = Experiment("digits", SHORT, images=30, original_epochs=2)
     first = experiments.outcome(experiment)
     assert experiments.outcome(experiment) == first
@@ -40,7 +40,7 @@ def test_an_experiment_is_run_once_and_its_figures_are_those_of_the_paper() -> N
     assert 0 < first["module_bytes"] < first["original_bytes"]
 
 
-def test_a_lesson_is_given_once_and_its_teacher_made_only_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_is_trained_once_and_its_teacher_is_made_only_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = Experiment("digits", SHORT, images=8, original_epochs=1)
     by_target = StudentTraining("cnn", "logits", "target", images=8, epochs=1)
     by_original = replace(by_target, teacher="original")
@@ -52,7 +52,7 @@ def test_a_lesson_is_given_once_and_its_teacher_made_only_to_give_it(monkeypatch
     assert all(one["experiment"]["images"] == 8 and one["commit"] for one in first.values())
 
 
-def test_every_row_of_the_ablation_is_a_config_of_its_own() -> None:
+def test_every_row_of_the_ablation_has_its_own_configuration() -> None:
     assert len(set(map(repr, ABLATION.values()))) == len(ABLATION)
     assert PAPER.joining == "eq8"
     assert PAPER.transfer == "deposited"
@@ -60,7 +60,7 @@ def test_every_row_of_the_ablation_is_a_config_of_its_own() -> None:
     assert PAPER.lambda_pr == PAPER.lambda_fp == PAPER.lambda_ft == PAPER.proxies == 0
 
 
-def test_a_table_has_mean_and_spread_and_says_where_it_comes_from() -> None:
+def test_a_table_has_mean_spread_and_origin() -> None:
     ones = [experiments.outcome(Experiment("digits", SHORT, images=8, original_epochs=1, seed=s)) for s in (0, 1)]
     text = reports.write("table", "Table", reports.table({"ours": ones}), {"ours": ones})
     pre = [one["target"]["preserved"] for one in ones]
@@ -73,9 +73,9 @@ def test_the_published_settings_forget_and_recover_too(tmp_path: Path) -> None:
     data = sources.load("digits")
     compute = Compute.for_inference("cpu")
     network = experiments.original(data, Experiment("digits", split="layer3", original_epochs=5), compute)
-    shown = data.training.of_classes(data.deposited)
+    images = data.training.of_classes(data.deposited)
     result = published.deposit_as_published(
-        network, data, shown.pixels, shown.labels, compute.device, epochs=12, workers=0
+        network, data, images.pixels, images.labels, compute.device, epochs=12, workers=0
     )
     logits = logits_of(result.target, data.held_out.pixels, data.preprocessing, compute)
     before = logits_of(network, data.held_out.pixels, data.preprocessing, compute)
@@ -83,11 +83,12 @@ def test_the_published_settings_forget_and_recover_too(tmp_path: Path) -> None:
     assert deposited[1] < deposited[0] - 10
 
 
-def test_first_of_each_takes_as_many_of_every_class() -> None:
+def test_first_of_each_takes_the_same_number_of_each_class() -> None:
     images = Images(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.tensor([0] * 7 + [3] * 3))
     assert images.first_of_each(4).labels.bincount().tolist() == [4, 0, 0, 3]
 
 
-def test_data_that_are_not_there_are_refused_with_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(NoSuchData, match="neither one of cifar10, digits, fashion-mnist nor a folder with train/CLASS"):
+def test_missing_data_is_refused_and_the_available_data_listed(tmp_path: Path) -> None:
+    message = "neither one of cifar10, digits, fashion-mnist nor a folder with images in train/CLASS"
+    with pytest.raises(NoSuchData, match=message):
         sources.load(str(tmp_path))

@@ -28,7 +28,7 @@ def test_a_deposit_runs_in_bf16_and_channels_last_and_keeps_float32_weights() ->
 def test_a_missing_device_is_refused_with_advice() -> None:
     assert Compute.for_training() == Compute.for_training("cpu")
     for pick in (Compute.for_training, Compute.for_inference):
-        with pytest.raises(RuntimeError, match="use 'cpu' or 'auto'"):
+        with pytest.raises(RuntimeError, match="Use 'cpu' or 'auto'"):
             pick("cuda:0")
 
 

@@ -63,6 +63,9 @@ notebook: install ## execute the documentation's notebook, in place
 docs: install ## the documentation, into var/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(RUN) --group docs mkdocs build --quiet
 
+problems: install ## docs/problems.md, from the code
+	$(RUN) python -m docs.problems
+
 vendor: ## what the console takes from npm, into the repository (wants Node)
 	cd app/console && npm ci --silent --no-audit --no-fund
 	cp app/console/node_modules/htmx.org/dist/htmx.min.js app/console/static/vendor/
@@ -74,4 +77,4 @@ format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install compiled demo quick test attacks chaos bench bench-serving check docs notebook vendor format
+.PHONY: help install compiled demo quick test attacks chaos bench bench-serving check docs problems notebook vendor format

@@ -62,6 +62,11 @@ class RefuseNul:
             await self._app(scope, receive, send)
 
 
+def phrase_of(status: int) -> str:
+    """The phrase of an HTTP status. Python 3.13 renamed these two, but the type of a problem must stay the same."""
+    return {413: "Request Entity Too Large", 422: "Unprocessable Entity"}.get(status) or HTTPStatus(status).phrase
+
+
 def _methods(app: FastAPI, path: str) -> list[str]:
     """All methods that a path supports."""
     paths = app.openapi()["paths"].items()
@@ -102,7 +107,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        phrase = HTTPStatus(error.status_code).phrase
+        phrase = phrase_of(error.status_code)
         detail = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.url.path}"
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names only the first route's

@@ -28,6 +28,8 @@ Result = Tensor | Exception | None  # None: the view became stale
 
 
 class Overloaded(Problem):
+    """The queue (`LIRF_INFERENCE_QUEUE` images) is full, or the service stops. Send it again after `Retry-After`."""
+
     status, slug, title = 503, "overloaded", "Too many images are waiting"
 
 

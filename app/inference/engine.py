@@ -26,6 +26,8 @@ InputsFor = Callable[[View], Tensor]
 
 
 class DeadlinePassed(Problem):
+    """No answer came within `timeout` or `LIRF_INFERENCE_SECONDS`. Allow more time, or send fewer images."""
+
     status, slug, title = 504, "deadline-passed", "The deadline passed"
 
 

@@ -34,14 +34,20 @@ QUICK_BYTES, QUICK_NUMBERS = 256 << 10, 4096
 
 
 class UnknownOutput(Problem):
+    """The request names an output other than `logits`, `probabilities` and `class`. Name one of these."""
+
     status, slug, title = 422, "unknown-output", "Unknown output"
 
 
 class UnknownVersion(Problem):
+    """The path names a revision that does not serve. Leave the version out, or name the current one."""
+
     status, slug, title = 404, "unknown-version", "The model does not answer with this revision"
 
 
 class ImageRefused(Problem):
+    """The file is not a PNG or JPEG that can be decoded within the limits. Convert it."""
+
     status, slug, title = 422, "unreadable-image", "The image cannot be used"
 
 

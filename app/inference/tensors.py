@@ -29,10 +29,14 @@ _LENGTH = struct.Struct("<I")
 
 
 class InvalidTensor(Problem):
+    """Name, shape, type or values of the input do not fit. `GET /v2/models/{name}` says what fits."""
+
     status, slug, title = 422, "invalid-tensor", "The input tensor does not fit the model"
 
 
 class BadFraming(Problem):
+    """The JSON head and the raw bytes do not add up. Give each raw input its `binary_data_size`."""
+
     status, slug, title = 400, "bad-framing", "The JSON head and the raw tensors do not match"
 
 

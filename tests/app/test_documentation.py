@@ -1,4 +1,4 @@
-"""The documentation names settings, paths and functions that there are."""
+"""The documentation names settings, problems, paths and functions that there are."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.base.settings import Settings
+from docs import problems
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -20,6 +21,10 @@ def test_every_setting_is_documented_and_no_other_is() -> None:
     assert [line.split("`")[1] for line in lines] == [f"LIRF_{name.upper()}" for name in Settings.model_fields]
     for line, field in zip(lines, Settings.model_fields.values(), strict=True):
         assert not field.description or line.endswith(f"| {field.description} |")
+
+
+def test_the_page_of_problems_is_that_of_the_code() -> None:
+    assert problems.PAGE.read_text() == problems.page(), "run `make problems`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""The tutorial's commands work: shortened in `make test`, to the letter in `make chaos`."""
+"""The tutorial's commands work: shortened in `make attacks`, to the letter in `make chaos`."""
 
 import re
 import subprocess

@@ -13,7 +13,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "SECURITY"))]
 # `app/base/errors.py`, or `app/base/errors.py:Problem` for what is defined there.
 _TREE = "app|worker|lirf_core|lirf_client|migrations|tests|benchmarks|demo|docs"
-_PATH = re.compile(rf"`((?:{_TREE})/[\w./-]+)(?::(\w+))?`")
+_PATH = re.compile(rf"`((?:{_TREE})/[\w./-]+)(?::([\w.]+))?`")
 
 
 def test_every_setting_is_documented_and_no_other_is() -> None:
@@ -32,5 +32,6 @@ def test_each_path_and_name_of_a_page_exists(page: Path) -> None:
     for path, name in _PATH.findall(page.read_text()):
         assert (ROOT / path).exists(), path
         if name:
-            defined = rf"^\s*(?:async def|def|class) {name}\b|^{name}\b.*="
+            own = name.rpartition(".")[2]  # a method may have its class before it
+            defined = rf"^\s*(?:async def|def|class) {own}\b|^{own}\b.*="
             assert re.search(defined, (ROOT / path).read_text(), re.MULTILINE), f"{path}:{name}"

@@ -1,4 +1,4 @@
-"""How much of each attack is made: a short dose in every run of the tests, a long one in `make chaos`."""
+"""The length of each attack: a short dose in every run of the tests, a long dose in `make chaos`."""
 
 import os
 

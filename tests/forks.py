@@ -1,6 +1,6 @@
-"""Forks of a process that has torch, and what the tests run, and has not used it yet: they start in a blink.
+"""Processes that start in milliseconds: forks of a process that has imported torch and the code under test.
 
-Python has one fork server a process, which the first fork starts: what it is to import stands here for all.
+A Python process has only one fork server, which the first fork starts. So this list has the imports of all tests.
 """
 
 import multiprocessing

@@ -1,4 +1,7 @@
-"""Imported last by the fork server: no collection of a fork walks through what it was forked with, and copies it."""
+"""Freezes what the fork server has imported; it imports this module last.
+
+The garbage collector of a fork then skips these objects. If it walked through them, it would copy their memory pages.
+"""
 
 import gc
 

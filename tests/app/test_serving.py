@@ -1,4 +1,4 @@
-"""How the API is served, whatever it serves."""
+"""The server itself: its connections and processes, independent of what it serves."""
 
 import http.client
 import os
@@ -20,7 +20,7 @@ from tests.e2e.processes import Command, wait_until
 
 @contextmanager
 def workers(settings: Settings, count: int, log: Path) -> Iterator[str]:
-    """`lirf serve --workers`: its URL."""
+    """Run `lirf serve --workers`, and yield its URL."""
     port = free_port()
     environment = {
         **os.environ,
@@ -45,13 +45,13 @@ def _answers(url: str) -> bool:
 
 
 @on_one_database
-def test_an_idle_connection_stays_open_for_longer_than_clients_keep_it(service: Service) -> None:
-    """Or a client sends on a connection that is being closed, and cannot know whether its request arrived."""
+def test_idle_connections_stay_open_longer_than_clients_keep_them(service: Service) -> None:
+    """If the server closed them first, a client could not know whether the request it sent meanwhile arrived."""
     connection = http.client.HTTPConnection(httpx.URL(service.url).netloc.decode())
     connection.request("GET", "/v2/health/live")
     assert connection.getresponse().read()
     sock = connection.sock
-    time.sleep(6)  # httpx keeps one for 5 s, and so did uvicorn
+    time.sleep(6)  # httpx keeps idle connections for 5 s, which is also uvicorn's default
     connection.request("GET", "/v2/health/live")
     assert connection.getresponse().status == 200
     assert connection.sock is sock
@@ -59,17 +59,17 @@ def test_an_idle_connection_stays_open_for_longer_than_clients_keep_it(service: 
 
 @on_one_database
 @pytest.mark.processes
-def test_the_processes_of_one_server_tell_their_metrics_together(service: Service, tmp_path: Path) -> None:
+def test_metrics_add_up_all_processes_of_a_server(service: Service, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('prometheus')}"}
     with workers(service.settings, 2, tmp_path / "workers.log") as url:
-        for _ in range(20):  # a connection each, which either process may take
+        for _ in range(20):  # each on a new connection, which either process may accept
             assert httpx.get(f"{url}/v1/models", headers=headers, timeout=60).is_success
 
-        def told() -> dict[str, float]:
+        def metrics() -> dict[str, float]:
             text = httpx.get(f"{url}/metrics", headers=headers, timeout=60).text
             samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
             return {sample.name + sample.labels.get("route", ""): sample.value for sample in samples}
 
-        # A request is counted once it has been answered, which the other process may not yet have done.
-        wait_until(lambda: told().get("lirf_requests_total/v1/models") == 20)
-        assert "lirf_oldest_queued_deposit_seconds" in told()
+        # A request is counted after its answer has left, so the other process may still have to count one.
+        wait_until(lambda: metrics().get("lirf_requests_total/v1/models") == 20)
+        assert "lirf_oldest_queued_deposit_seconds" in metrics()

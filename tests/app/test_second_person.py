@@ -46,8 +46,9 @@ def withdrawn(service: Service) -> list[str]:
     return parameters["withdrawals"]
 
 
+@begins_with("auk")
 def test_a_withdrawal_waits_for_somebody_else(guarded: Service, second: Client) -> None:
-    deposit_id = guarded.deposit(["auk"])
+    deposit_id = guarded.deposits[0]
     approval = request_withdrawal(guarded, deposit_id, expires_in_seconds=3600)
     assert (approval["state"], approval["act"], approval["requested_by"]) == ("waiting", "withdraw", "custodian")
     assert withdrawn(guarded) == []
@@ -66,8 +67,9 @@ def test_a_withdrawal_waits_for_somebody_else(guarded: Service, second: Client) 
     assert refusal(second, approval) == "already-decided"
 
 
+@begins_with("auk")
 def test_a_purge_waits_for_another_administrator(guarded: Service, second: Client) -> None:
-    deposit_id = guarded.deposit(["auk"])
+    deposit_id = guarded.deposits[0]
     with pytest.raises(AwaitingApproval) as awaiting:
         guarded.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
     approval = awaiting.value.approval
@@ -78,17 +80,19 @@ def test_a_purge_waits_for_another_administrator(guarded: Service, second: Clien
     assert guarded.reader.deposit(deposit_id)["state"] == "purged"
 
 
+@begins_with("auk")
 def test_nobody_can_loosen_the_rule_alone(guarded: Service, second: Client) -> None:
     with pytest.raises(AwaitingApproval) as awaiting:
         guarded.administrator.change_policy("birds", reason=REASON, needs_second_person=False)
     assert guarded.reader.policy("birds")["needs_second_person"]
     second.approve(awaiting.value.approval["id"])
     assert not guarded.reader.policy("birds")["needs_second_person"]
-    guarded.custodian.withdraw([guarded.deposit(["auk"])], holder="h", reason="r")
+    guarded.custodian.withdraw([guarded.deposits[0]], holder="h", reason="r")
 
 
+@begins_with("auk")
 def test_a_refused_request_is_not_carried_out(guarded: Service, second: Client) -> None:
-    deposit_id = guarded.deposit(["auk"])
+    deposit_id = guarded.deposits[0]
     refused, taken_back = (request_withdrawal(guarded, deposit_id) for _ in range(2))
     assert second.refuse(refused["id"], reason="no fair")["decision_reason"] == "no fair"
     guarded.custodian.refuse(taken_back["id"], reason="asked for by mistake")
@@ -99,8 +103,9 @@ def test_a_refused_request_is_not_carried_out(guarded: Service, second: Client) 
     assert {item["state"] for item in guarded.reader.approvals()} == {"refused"}
 
 
+@begins_with("auk")
 def test_a_request_that_nobody_approves_in_time_expires(guarded: Service, second: Client) -> None:
-    approval = request_withdrawal(guarded, guarded.deposit(["auk"]))
+    approval = request_withdrawal(guarded, guarded.deposits[0])
     with guarded.database.session() as session, session.begin():
         session.execute(sa.update(ApprovalRow).values(expires_at=now() - timedelta(seconds=1)))
     assert refusal(second, approval) == "already-decided"
@@ -108,8 +113,9 @@ def test_a_request_that_nobody_approves_in_time_expires(guarded: Service, second
     assert withdrawn(guarded) == []
 
 
+@begins_with("auk")
 def test_an_act_that_became_impossible_is_refused_and_still_waits(guarded: Service, second: Client) -> None:
-    deposit_id = guarded.deposit(["auk"])
+    deposit_id = guarded.deposits[0]
     to_withdraw = request_withdrawal(guarded, deposit_id)
     with pytest.raises(AwaitingApproval) as awaiting:
         guarded.administrator.purge(deposit_id, classes=["auk"], reason=REASON)
@@ -118,9 +124,10 @@ def test_an_act_that_became_impossible_is_refused_and_still_waits(guarded: Servi
     assert guarded.reader.approvals(waiting=True)[0]["id"] == to_withdraw["id"]
 
 
+@begins_with("auk")
 def test_only_one_of_many_concurrent_approvals_succeeds(guarded: Service) -> None:
     clients = [Client(guarded.url, guarded.key_of(f"c{number}", Role.CUSTODIAN)) for number in range(5)]
-    approval = request_withdrawal(guarded, guarded.deposit(["auk"]))
+    approval = request_withdrawal(guarded, guarded.deposits[0])
     outcomes: list[str] = []
 
     def approve(client: Client) -> None:
@@ -139,15 +146,17 @@ def test_only_one_of_many_concurrent_approvals_succeeds(guarded: Service) -> Non
     assert len(withdrawn(guarded)) == 1
 
 
+@begins_with("auk")
 def test_a_key_created_after_the_request_cannot_approve_it(guarded: Service) -> None:
-    approval = request_withdrawal(guarded, guarded.deposit(["auk"]))
+    approval = request_withdrawal(guarded, guarded.deposits[0])
     key = guarded.administrator.create_key("accomplice", ["administrator"])
     assert refusal(Client(guarded.url, key["key"]), approval) == "own-request"
     assert withdrawn(guarded) == []
 
 
+@begins_with("auk")
 def test_the_request_of_a_revoked_key_cannot_be_approved(guarded: Service, second: Client) -> None:
-    deposit_id = guarded.deposit(["auk"])
+    deposit_id = guarded.deposits[0]
     key = guarded.administrator.create_key("stolen", ["custodian"])
     with pytest.raises(AwaitingApproval) as awaiting:
         Client(guarded.url, key["key"]).withdraw([deposit_id], holder="thief", reason="none")
@@ -169,6 +178,7 @@ def test_removing_a_model_without_weights_removes_its_requests_for_approval(serv
     assert service.reader.approvals() == []
 
 
+@begins_with()
 def test_a_policy_can_be_changed_only_with_its_current_etag(service: Service) -> None:
     headers = {"Authorization": f"Bearer {service.key_of('boss', Role.ADMINISTRATOR)}"}
     url = f"{service.url}/v1/models/birds/policy"

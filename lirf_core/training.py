@@ -47,7 +47,7 @@ class Progress:
     checkpoint: Callable[[], bytes]
 
     def loss_values(self) -> dict[str, float]:
-        """The losses as numbers; waits for the device. Raises `DepositDiverged` when one is not finite."""
+        """The losses as numbers; waits for the device. Raises `DepositDiverged` if one is not finite."""
         values = {name: round(value.item(), 6) for name, value in self.losses.items()}
         if not all(map(math.isfinite, values.values())):
             raise DepositDiverged(
@@ -191,8 +191,8 @@ class Trainer:
         number = self.step % self.steps_per_epoch
         if number == 0:
             self.order = torch.randperm(len(self.images), generator=self.generator)
-        # Equal parts rather than a small rest: batch norm learns its statistics from each batch.
-        losses = self._learn(self.order.tensor_split(self.steps_per_epoch)[number].to(self.compute.device))
+        # Batches of equal size, without a small last one, because batch norm learns its statistics from each batch.
+        terms = self._learn(self.order.tensor_split(self.steps_per_epoch)[number].to(self.compute.device))
         self.step += 1
         return Progress(
             epoch=(self.step - 1) // self.steps_per_epoch + 1,
@@ -200,7 +200,7 @@ class Trainer:
             step=self.step,
             steps=self.steps,
             ends_epoch=self.step % self.steps_per_epoch == 0,
-            losses=losses,
+            losses=terms,
             checkpoint=lambda: checkpoints.dump(self.state()),
         )
 

@@ -26,7 +26,7 @@ def list_approvals(
 ) -> None:
     """List requests that wait for a second person.
 
-    Anyone with the role that the act needs, and with another key, can approve.
+    Anyone else who has the role for the act can approve it.
     """
     with connect(url, state) as lirf:
         approvals = lirf.approvals(model=model, waiting=not with_decided)

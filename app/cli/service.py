@@ -63,7 +63,7 @@ def serve(
 ) -> None:
     """Run only the API. Workers and reconciler run separately.
 
-    For deployments of several machines. `lirf up` runs all of it on one.
+    For installations on several machines. On one machine, use `lirf up`.
     """
     from app import serving
 

@@ -122,7 +122,8 @@ def revoke(
     """End a withdrawal at once."""
     with connect(url, state) as lirf:
         withdrawal = lirf.revoke(withdrawal_id)
-        message = f"Revoked: {withdrawal['model']} can no longer answer {quoted_classes(withdrawal)} through it."
+        classes = quoted_classes(withdrawal)
+        message = f"Revoked: {withdrawal['model']} can no longer answer {classes} through this withdrawal."
         show(as_json, withdrawal, message)
 
 

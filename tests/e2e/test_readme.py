@@ -67,5 +67,5 @@ def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path, digits_netwo
         output = terminals.run([activate, ten_lines])
     answers = re.findall(r"birds, revision 1[^\n]*\n.*\n.*probability.*\n.*\n│ (\S+) ", output)
     assert [answer == "0" for answer in answers] == [False, True]  # deposited, withdrawn
-    assert "Revoked: birds can no longer answer “0”, “1”, “2” through it." in output
+    assert "Revoked: birds can no longer answer “0”, “1”, “2” through this withdrawal." in output
     assert ("certificate.pdf" in output) == IS_LONG

@@ -1,3 +1,8 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -5,6 +10,7 @@ from alembic.migration import MigrationContext
 from app.base.database import Database, now
 from migrations import upgrade
 from migrations.tables import metadata
+from tests.databases import KINDS, own_database
 
 
 def test_migrations_create_exactly_the_tables_in_the_code(database: Database) -> None:
@@ -26,3 +32,37 @@ def test_times_are_read_in_utc(database: Database) -> None:
         row = {"id": "1", "at": moment, "actor": "a", "action": "b", "details": {}, **chained}
         connection.execute(sa.insert(table).values(**row))
         assert connection.scalar(sa.select(table.c.at)) == moment
+
+
+VALUES = {str: "x", int: 1, bool: False, datetime: datetime(2026, 11, 28, tzinfo=UTC)}
+
+
+def insert(connection: sa.Connection, name: str, **values: Any) -> None:
+    """Insert a row into a table of an older schema. Columns that need a value and have none get a default."""
+    table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+    needed = [column for column in table.columns if not column.nullable and column.server_default is None]
+    filled = {
+        column.name: {} if isinstance(column.type, sa.JSON) else VALUES[column.type.python_type] for column in needed
+    }
+    connection.execute(sa.insert(table).values({**filled, **values}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_upgrade_to_one_job_machine_keeps_checkpoints_and_examinations(kind: str, tmp_path: Path) -> None:
+    with own_database(kind, tmp_path) as url:
+        database = Database(url)
+        upgrade(database, "0016")
+        with database.engine.begin() as connection:
+            insert(connection, "vault_objects", id="object", kind="checkpoint")
+            insert(connection, "models", id="model")
+            insert(connection, "datasets", id="images", model_id="model", object_id="object")
+            insert(connection, "deposits", id="deposit", model_id="model", dataset_id="images", state="running")
+            insert(connection, "deposit_checkpoints", deposit_id="deposit", part="target", object_id="object")
+            insert(connection, "evidence", id="evidence", deposit_id="deposit", evaluation_set_id="images")
+        upgrade(database)
+        with database.engine.connect() as connection:
+            checkpoint = connection.execute(sa.text("SELECT job_id, part, object_id FROM job_checkpoints")).one()
+            is_cancelled = connection.scalar(sa.select(metadata.tables["evidence"].c.is_cancel_requested))
+        database.engine.dispose()
+    assert tuple(checkpoint) == ("deposit", "target", "object")
+    assert is_cancelled is False

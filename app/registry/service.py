@@ -137,7 +137,7 @@ def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: B
         network = artifacts.load_original(file, spec_of(model), model.split)
     except (artifacts.NotSafetensors, artifacts.DoesNotFit) as error:
         raise WeightsRefused(
-            f"The weights for model '{name}' ({model.architecture['name']}) cannot be used: {error}"
+            f"The weights for model '{name}' ({model.architecture['name']}) cannot be used. {error}"
         ) from error
     belonging = Belonging(spec_of(model), model.split, digest(network.upper))
     upper = vault.put(Binding("upper", model.id, model.id), [artifacts.dump_upper(network, belonging)])

@@ -233,7 +233,7 @@ def test_a_registration_with_wrong_weights_leaves_no_model(open_terminal: Termin
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"PK\x03\x04 torch")
     options = ["--weights", str(wrong), "--classes", "a,b", "--architecture", "resnet18", "--size", "32"]
-    assert "save the state dict with safetensors" in open_terminal.run("register", "wrong", *options, code=1)
+    assert "Save the state dict with safetensors" in open_terminal.run("register", "wrong", *options, code=1)
     assert "wrong" not in {model["name"] for model in open_terminal.json("models")}
 
 

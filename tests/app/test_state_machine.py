@@ -1,7 +1,8 @@
-"""Whatever is asked for, in whatever order: the service does what a few lines of bookkeeping say, and nothing else.
+"""Any requests in any order: the service does what a simple model of it predicts, and nothing else.
 
-Hypothesis chooses the steps. After each one two replicas answer with exactly the classes that should answer, to the
-last bit as before for the same modules; at the end the audit has a row for each change, and the vault every module.
+Hypothesis chooses the steps. After each step, two replicas answer with exactly the classes that should answer, and the
+same modules give the same answer to the last bit. At the end, the audit has an event for each change, and the vault has
+every module.
 """
 
 from collections import Counter
@@ -38,15 +39,15 @@ from tests.doses import dose
 
 EXAMPLES = dose(50, 500) // (2 if POSTGRESQL else 1)  # on each database
 STEPS = dose(30, 50)
-REASON = "the machine wants it"
-SOME = st.integers(0, 10**6)  # of what there is, by its remainder
+REASON = "the state machine wants it"
+SOME = st.integers(0, 10**6)  # selects an item of a list: the remainder is its index
 NAMES = st.sets(st.sampled_from(CLASSES), min_size=1, max_size=2)
 NUMBERS = count()
 
 
 @dataclass
-class Deposited:
-    """What the bookkeeping knows of a deposit."""
+class ExpectedDeposit:
+    """What a deposit should be."""
 
     classes: list[str]
     state: str = "queued"
@@ -54,65 +55,68 @@ class Deposited:
 
 
 @dataclass
-class Books:
-    """What should be, of one model."""
+class Expected:
+    """What should be true of one model."""
 
-    deposits: dict[str, Deposited] = field(default_factory=dict)
-    lent: dict[str, list[str]] = field(default_factory=dict)  # deposits of the withdrawals that hold
-    tokens: dict[str, str] = field(default_factory=dict)  # of those among them that are held
-    waiting: list[Approval] = field(default_factory=list)
+    deposits: dict[str, ExpectedDeposit] = field(default_factory=dict)
+    withdrawals: dict[str, list[str]] = field(default_factory=dict)  # the deposits of each active withdrawal
+    tokens: dict[str, str] = field(default_factory=dict)  # of the active withdrawals that are held
+    approvals: list[Approval] = field(default_factory=list)  # requests that nobody has decided on
     needs_second_person: bool = False
     revision: int = 0
     events: Counter[str] = field(default_factory=Counter)
 
     def classes_in(self, *states: str) -> list[str]:
-        return [name for one in self.deposits.values() if one.state in states for name in one.classes]
+        return [name for deposit in self.deposits.values() if deposit.state in states for name in deposit.classes]
 
-    def shown(self, presented: Iterable[str]) -> list[str]:
-        """Withdrawals that take part in the answers to who presents the tokens of these."""
-        return sorted({*(set(self.lent) - set(self.tokens)), *presented})
+    def withdrawals_for(self, holders: Iterable[str]) -> list[str]:
+        """The withdrawals that answer a caller who has the tokens of these withdrawals."""
+        return sorted({*(set(self.withdrawals) - set(self.tokens)), *holders})
 
-    def answering(self, presented: Iterable[str]) -> list[str]:
-        """Deposits whose modules take part in the answers to who presents the tokens of these withdrawals."""
-        restored = [deposit_id for deposit_id, one in self.deposits.items() if one.is_restored]
-        lent = (deposit_id for withdrawal in self.shown(presented) for deposit_id in self.lent[withdrawal])
-        return sorted({*restored, *lent})
+    def deposits_for(self, holders: Iterable[str]) -> list[str]:
+        """The deposits whose modules answer a caller who has the tokens of these withdrawals."""
+        restored = [deposit_id for deposit_id, deposit in self.deposits.items() if deposit.is_restored]
+        withdrawn = (deposit_id for name in self.withdrawals_for(holders) for deposit_id in self.withdrawals[name])
+        return sorted({*restored, *withdrawn})
 
-    def refusals_to_lend(self, deposit_ids: Iterable[str]) -> set[str]:
-        return {refusal for one in deposit_ids for refusal in self._refusals_of(self.deposits[one])}
+    def is_withdrawn(self, deposit_id: str) -> bool:
+        return any(deposit_id in deposit_ids for deposit_ids in self.withdrawals.values())
+
+    def refusals_to_withdraw(self, deposit_ids: Iterable[str]) -> set[str]:
+        return {refusal for deposit_id in deposit_ids for refusal in self._refusals_of(self.deposits[deposit_id])}
 
     def refusals_to_purge(self, deposit_id: str) -> set[str]:
-        lent = any(deposit_id in of for of in self.lent.values())
-        return self.refusals_to_lend([deposit_id]) | ({"still-withdrawn"} if lent else set())
+        withdrawn = {"still-withdrawn"} if self.is_withdrawn(deposit_id) else set()
+        return self.refusals_to_withdraw([deposit_id]) | withdrawn
 
-    def _refusals_of(self, one: Deposited) -> set[str]:
-        if one.state == "purged":
+    def _refusals_of(self, deposit: ExpectedDeposit) -> set[str]:
+        if deposit.state == "purged":
             return {"module-purged"}
-        if one.state != "deposited":
+        if deposit.state != "deposited":
             return {"not-deposited"}
-        return {"restored"} if one.is_restored else set()
+        return {"restored"} if deposit.is_restored else set()
 
     def state_of(self, name: str) -> str:
-        for deposit_id, one in self.deposits.items():
-            if name in one.classes and one.state in ("queued", "deposited", "purged"):
-                if one.is_restored:
+        for deposit_id, deposit in self.deposits.items():
+            if name in deposit.classes and deposit.state in ("queued", "deposited", "purged"):
+                if deposit.is_restored:
                     return "restored"
-                if any(deposit_id in of for of in self.lent.values()):
+                if self.is_withdrawn(deposit_id):
                     return "withdrawn"
-                return {"queued": "depositing"}.get(one.state, one.state)
+                return {"queued": "depositing"}.get(deposit.state, deposit.state)
         return "preserved"
 
 
-def refusal_of(act: Any, *arguments: Any, **options: Any) -> tuple[str | None, Any]:
-    """The problem's slug where it was refused, and what it answered."""
+def call(method: Any, *arguments: Any, **options: Any) -> tuple[str | None, Any]:
+    """The problem's slug if the call was refused, and its answer otherwise."""
     try:
-        return None, act(*arguments, **options)
-    except LirfError as refused:
-        return refused.type.removeprefix("urn:lirf:problem:"), None
+        return None, method(*arguments, **options)
+    except LirfError as problem:
+        return problem.type.removeprefix("urn:lirf:problem:"), None
 
 
 class Machine(RuleBasedStateMachine):
-    """One model, and all that can be done to it."""
+    """One model, and everything that callers can do to it."""
 
     service: ClassVar[Service]
     replicas: ClassVar[list[Client]]
@@ -120,241 +124,245 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def register(self) -> None:
-        self.model, self.books = f"m{next(NUMBERS)}", Books()
+        self.model, self.expected = f"m{next(NUMBERS)}", Expected()
         self.service.register(self.model)
-        self.books.events.update(["model.registered", "model.weights_stored"])
+        self.expected.events.update(["model.registered", "model.weights_stored"])
         self.answers: dict[tuple[int, tuple[str, ...]], Any] = {}
 
     def any_deposit(self, which: int) -> str:
-        return list(self.books.deposits)[which % len(self.books.deposits)]
+        return list(self.expected.deposits)[which % len(self.expected.deposits)]
+
+    def any_withdrawal(self, which: int) -> str:
+        return list(self.expected.withdrawals)[which % len(self.expected.withdrawals)]
 
     def has_deposits(self) -> bool:
-        return bool(self.books.deposits)
+        return bool(self.expected.deposits)
 
     # Deposits.
 
     @rule(names=NAMES, again=st.booleans())
     def request(self, names: set[str], again: bool) -> None:
-        books, wanted = self.books, sorted(names)
-        dataset = self.service.operator.upload_dataset(self.model, self.service.archive(wanted, 2))
-        books.events["dataset.stored"] += 1
-        expected = set()
-        if taken := [name for name in wanted if books.state_of(name) != "preserved"]:
-            expected = {"restored" if books.state_of(name) == "restored" else "already-deposited" for name in taken}
-        elif len(set(books.classes_in("queued", "deposited", "purged")) | names) == len(CLASSES):
-            expected = {"nothing-preserved"}
+        expected, classes = self.expected, sorted(names)
+        dataset = self.service.operator.upload_dataset(self.model, self.service.archive(classes, 2))
+        expected.events["dataset.stored"] += 1
+        refusals = set()
+        if states := {expected.state_of(name) for name in classes} - {"preserved"}:
+            refusals = {"restored" if state == "restored" else "already-deposited" for state in states}
+        elif len(set(expected.classes_in("queued", "deposited", "purged")) | names) == len(CLASSES):
+            refusals = {"nothing-preserved"}
         config = {"epochs": 1, "batch_size": 4, "proxies": 0, "lambda_fp": 0}
         body = {"dataset_id": dataset["id"], "reason": REASON, "config": config}
         key = self.service.key_of("machine", Role.OPERATOR) if again else ""
-        send = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
+        headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "once"}
         url = f"{self.service.url}/v1/models/{self.model}/deposits"
-        if again:  # the same key of the same client: the same job
-            told = [HTTP.post(url, json=body, headers=send).json() for _ in range(2)]
-            assert told[0] == told[1] or expected
-            found, refusal = told[0], told[0].get("type", "").rpartition(":")[2] or None
+        if again:  # the same idempotency key of the same client gives the same job
+            deposit, repeated = [HTTP.post(url, json=body, headers=headers).json() for _ in range(2)]
+            assert deposit == repeated or refusals
+            refusal = deposit.get("type", "").rpartition(":")[2] or None
         else:
-            refusal, found = refusal_of(
+            refusal, deposit = call(
                 self.service.operator.request_deposit, self.model, dataset["id"], reason=REASON, config=config
             )
-        assert refusal in (expected or {None})
+        assert refusal in (refusals or {None})
         if refusal:
             self.service.operator.discard_dataset(self.model, dataset["id"])
-            books.events["dataset.shredded"] += 1
+            expected.events["dataset.shredded"] += 1
         else:
-            books.deposits[found["id"]] = Deposited(wanted)
-            books.events["deposit.requested"] += 1
+            expected.deposits[deposit["id"]] = ExpectedDeposit(classes)
+            expected.events["deposit.requested"] += 1
 
     def is_queued(self) -> bool:
-        return bool(self.books.classes_in("queued"))
+        return bool(self.expected.classes_in("queued"))
 
     @precondition(is_queued)
     @rule(is_lost=st.booleans())
     def work(self, is_lost: bool) -> None:
-        """By a worker; with is_lost, after another one that was not heard of again."""
-        books = self.books
-        deposit_id = next(name for name, one in books.deposits.items() if one.state == "queued")
+        """A worker does a deposit. is_lost: another worker claimed it first, and was lost."""
+        expected = self.expected
+        deposit_id = next(name for name, deposit in expected.deposits.items() if deposit.state == "queued")
         if is_lost:
             claim(self.service, deposit_id)
             expire_lease(self.service, deposit_id)
             assert deposit_id in reconcile(self.service)
-            books.events.update(["deposit.started", "deposit.requeued"])
+            expected.events.update(["deposit.started", "deposit.requeued"])
         self.service.work(deposit_id)
         assert self.service.reader.deposit(deposit_id)["state"] == "deposited"
-        older = [one for one in books.deposits.values() if one.state == "deposited"]
-        books.deposits[deposit_id].state = "deposited"
-        books.revision += 1
-        books.events.update(["deposit.started", "deposit.finished", "dataset.shredded"])
-        books.events["module.scrubbed"] += len(older)
+        older = [deposit for deposit in expected.deposits.values() if deposit.state == "deposited"]
+        expected.deposits[deposit_id].state = "deposited"
+        expected.revision += 1
+        expected.events.update(["deposit.started", "deposit.finished", "dataset.shredded"])
+        expected.events["module.scrubbed"] += len(older)
 
     @precondition(has_deposits)
     @rule(which=SOME)
     def cancel(self, which: int) -> None:
-        one = self.books.deposits[deposit_id := self.any_deposit(which)]
-        refusal, _ = refusal_of(self.service.operator.cancel, deposit_id)
-        assert refusal == (None if one.state in ("queued", "cancelled") else "not-cancellable")
-        if one.state == "queued":
-            one.state = "cancelled"
-            self.books.events.update(["deposit.cancelled", "dataset.shredded"])
+        deposit = self.expected.deposits[deposit_id := self.any_deposit(which)]
+        refusal, _ = call(self.service.operator.cancel, deposit_id)
+        assert refusal == (None if deposit.state in ("queued", "cancelled") else "not-cancellable")
+        if deposit.state == "queued":
+            deposit.state = "cancelled"
+            self.expected.events.update(["deposit.cancelled", "dataset.shredded"])
 
-    # Withdraw, restore, purge: at once, or by a second person.
+    # Withdraw, restore, purge: at once, or after a second person's approval.
 
-    def wish(self, act: Any, *arguments: Any, **options: Any) -> tuple[str | None, Any]:
+    def call_or_wait(self, method: Any, *arguments: Any, **options: Any) -> tuple[str | None, Any]:
+        """As `call`, or "waits" if the request needs an approval."""
         try:
-            return refusal_of(act, *arguments, **options)
+            return call(method, *arguments, **options)
         except AwaitingApproval as awaiting:
-            assert self.books.needs_second_person
-            self.books.waiting.append(awaiting.approval)
-            self.books.events["approval.requested"] += 1
+            assert self.expected.needs_second_person
+            self.expected.approvals.append(awaiting.approval)
+            self.expected.events["approval.requested"] += 1
             return "waits", None
 
-    def expect(self, refusal: str | None, refusals: set[str]) -> bool:
-        """Whether it is done."""
-        assert refusal in (refusals or {"waits" if self.books.needs_second_person else None})
+    def check_refusal(self, refusal: str | None, refusals: set[str]) -> bool:
+        """Check that one of the refusals, if any, was given. Returns whether the request was carried out."""
+        assert refusal in (refusals or {"waits" if self.expected.needs_second_person else None})
         return refusal is None
 
     @precondition(has_deposits)
     @rule(which=st.lists(SOME, min_size=1, max_size=3), visibility=st.sampled_from(["public", "held"]))
     def withdraw(self, which: list[int], visibility: str) -> None:
-        ids = sorted({self.any_deposit(one) for one in which})
+        ids = sorted({self.any_deposit(number) for number in which})
         custodian = self.service.custodian
-        refusal, lent = self.wish(custodian.withdraw, ids, holder="h", reason=REASON, visibility=visibility)
-        if self.expect(refusal, self.books.refusals_to_lend(ids)):
-            self.opened(lent["id"], ids, visibility)
+        refusal, withdrawal = self.call_or_wait(
+            custodian.withdraw, ids, holder="h", reason=REASON, visibility=visibility
+        )
+        if self.check_refusal(refusal, self.expected.refusals_to_withdraw(ids)):
+            self.expect_withdrawal(withdrawal["id"], ids, visibility)
 
-    def opened(self, withdrawal_id: str, ids: list[str], visibility: str) -> None:
-        self.books.lent[withdrawal_id] = ids
-        self.books.events["withdrawal.opened"] += 1
+    def expect_withdrawal(self, withdrawal_id: str, ids: list[str], visibility: str) -> None:
+        self.expected.withdrawals[withdrawal_id] = ids
+        self.expected.events["withdrawal.opened"] += 1
         if visibility == "held":
             self.issue_token(withdrawal_id)
 
     def issue_token(self, withdrawal_id: str) -> None:
-        self.books.tokens[withdrawal_id] = self.service.custodian.withdrawal_token(withdrawal_id)
-        self.books.events["withdrawal.token_issued"] += 1
+        self.expected.tokens[withdrawal_id] = self.service.custodian.withdrawal_token(withdrawal_id)
+        self.expected.events["withdrawal.token_issued"] += 1
 
-    def holds(self) -> bool:
-        return bool(self.books.tokens)
+    def has_tokens(self) -> bool:
+        return bool(self.expected.tokens)
 
-    @precondition(holds)
+    @precondition(has_tokens)
     @rule(which=SOME)
     def replace_token(self, which: int) -> None:
-        withdrawal_id, before = list(self.books.tokens.items())[which % len(self.books.tokens)]
+        withdrawal_id, old_token = list(self.expected.tokens.items())[which % len(self.expected.tokens)]
         self.issue_token(withdrawal_id)
-        self.is_refused(before, "withdrawal-token-refused")
+        self.check_token_is_refused(old_token, "withdrawal-token-refused")
 
-    def is_refused(self, token: str, slug: str) -> None:
+    def check_token_is_refused(self, token: str, slug: str) -> None:
         for replica in self.replicas:
-            assert refusal_of(replica.infer, self.model, infer_request(1), tokens=[token])[0] == slug
+            assert call(replica.infer, self.model, infer_request(1), tokens=[token])[0] == slug
 
     @precondition(has_deposits)
     @rule(which=SOME)
     def restore(self, which: int) -> None:
         deposit_id, custodian = self.any_deposit(which), self.service.custodian
-        refusal, _ = self.wish(custodian.restore, deposit_id, reason=REASON)
-        if self.expect(refusal, self.books.refusals_to_lend([deposit_id])):
-            self.restored(deposit_id)
+        refusal, _ = self.call_or_wait(custodian.restore, deposit_id, reason=REASON)
+        if self.check_refusal(refusal, self.expected.refusals_to_withdraw([deposit_id])):
+            self.expect_restoration(deposit_id)
 
-    def restored(self, deposit_id: str) -> None:
-        self.books.deposits[deposit_id].is_restored = True
-        self.books.events["deposit.restored"] += 1
+    def expect_restoration(self, deposit_id: str) -> None:
+        self.expected.deposits[deposit_id].is_restored = True
+        self.expected.events["deposit.restored"] += 1
 
     @precondition(has_deposits)
     @rule(which=SOME)
     def end_restoration(self, which: int) -> None:
-        one = self.books.deposits[deposit_id := self.any_deposit(which)]
-        refusal, _ = refusal_of(self.service.custodian.end_restoration, deposit_id)
-        assert refusal == (None if one.is_restored else "not-restored")
+        deposit = self.expected.deposits[deposit_id := self.any_deposit(which)]
+        refusal, _ = call(self.service.custodian.end_restoration, deposit_id)
+        assert refusal == (None if deposit.is_restored else "not-restored")
         if not refusal:
-            one.is_restored = False
-            self.books.events["deposit.restoration_ended"] += 1
+            deposit.is_restored = False
+            self.expected.events["deposit.restoration_ended"] += 1
 
     @precondition(has_deposits)
     @rule(which=SOME)
     def purge(self, which: int) -> None:
         deposit_id, administrator = self.any_deposit(which), self.service.administrator
-        classes = self.books.deposits[deposit_id].classes
-        refusal, _ = self.wish(administrator.purge, deposit_id, classes=classes, reason=REASON)
-        if self.expect(refusal, self.books.refusals_to_purge(deposit_id)):
-            self.purged(deposit_id)
+        classes = self.expected.deposits[deposit_id].classes
+        refusal, _ = self.call_or_wait(administrator.purge, deposit_id, classes=classes, reason=REASON)
+        if self.check_refusal(refusal, self.expected.refusals_to_purge(deposit_id)):
+            self.expect_purge(deposit_id)
 
-    def purged(self, deposit_id: str) -> None:
-        self.books.deposits[deposit_id].state = "purged"
-        self.books.events["deposit.purged"] += 1
+    def expect_purge(self, deposit_id: str) -> None:
+        self.expected.deposits[deposit_id].state = "purged"
+        self.expected.events["deposit.purged"] += 1
 
     @rule()
     def demand_a_second_person(self) -> None:
-        if not self.books.needs_second_person:
+        if not self.expected.needs_second_person:
             self.service.administrator.change_policy(self.model, reason=REASON, needs_second_person=True)
-            self.books.events["model.policy_changed"] += 1
-            self.books.needs_second_person = True
+            self.expected.events["model.policy_changed"] += 1
+            self.expected.needs_second_person = True
 
-    def waits(self) -> bool:
-        return bool(self.books.waiting)
+    def has_approvals(self) -> bool:
+        return bool(self.expected.approvals)
 
-    @precondition(waits)
+    @precondition(has_approvals)
     @rule(which=SOME)
     def approve(self, which: int) -> None:
-        books = self.books
-        asked = books.waiting[which % len(books.waiting)]
-        own = self.service.administrator if asked["act"] == "purge" else self.service.custodian
-        assert refusal_of(own.approve, asked["id"])[0] is not None
-        if asked["act"] == "withdraw":
-            ids, refusals = asked["wish"]["deposits"], books.refusals_to_lend(asked["wish"]["deposits"])
-        else:
-            ids = [asked["wish"]["deposit"]]
-            refusals = books.refusals_to_purge(ids[0]) if asked["act"] == "purge" else books.refusals_to_lend(ids)
-        refusal, approved = refusal_of(self.second.approve, asked["id"])
+        expected = self.expected
+        approval = expected.approvals[which % len(expected.approvals)]
+        act, wish = approval["act"], approval["wish"]
+        requester = self.service.administrator if act == "purge" else self.service.custodian
+        assert call(requester.approve, approval["id"])[0] is not None
+        ids = wish["deposits"] if act == "withdraw" else [wish["deposit"]]
+        refusals = expected.refusals_to_purge(ids[0]) if act == "purge" else expected.refusals_to_withdraw(ids)
+        refusal, approved = call(self.second.approve, approval["id"])
         assert refusal in (refusals or {None})
         if refusal:
             return
-        books.waiting.remove(asked)
-        books.events["approval.approved"] += 1
-        if asked["act"] == "withdraw":
-            self.opened(approved["result_id"], ids, asked["wish"]["visibility"])
-        elif asked["act"] == "restore":
-            self.restored(ids[0])
+        expected.approvals.remove(approval)
+        expected.events["approval.approved"] += 1
+        if act == "withdraw":
+            self.expect_withdrawal(approved["result_id"], ids, wish["visibility"])
+        elif act == "restore":
+            self.expect_restoration(ids[0])
         else:
-            self.purged(ids[0])
-        assert refusal_of(self.second.approve, asked["id"])[0] is not None  # once
+            self.expect_purge(ids[0])
+        assert call(self.second.approve, approval["id"])[0] is not None  # an approval counts once
 
-    @precondition(waits)
+    @precondition(has_approvals)
     @rule(which=SOME)
     def refuse(self, which: int) -> None:
-        asked = self.books.waiting.pop(which % len(self.books.waiting))
-        self.second.refuse(asked["id"], reason=REASON)
-        self.books.events["approval.refused"] += 1
+        approval = self.expected.approvals.pop(which % len(self.expected.approvals))
+        self.second.refuse(approval["id"], reason=REASON)
+        self.expected.events["approval.refused"] += 1
 
-    # Their ends.
+    # Ends of withdrawals.
 
-    def lends(self) -> bool:
-        return bool(self.books.lent)
+    def has_withdrawals(self) -> bool:
+        return bool(self.expected.withdrawals)
 
-    @precondition(lends)
+    @precondition(has_withdrawals)
     @rule(which=SOME)
     def revoke(self, which: int) -> None:
-        withdrawal_id = list(self.books.lent)[which % len(self.books.lent)]
+        withdrawal_id = self.any_withdrawal(which)
         self.service.custodian.revoke(withdrawal_id)
         self.end(withdrawal_id, "withdrawal.revoked")
-        assert refusal_of(self.service.custodian.revoke, withdrawal_id)[0] == "withdrawal-ended"
+        assert call(self.service.custodian.revoke, withdrawal_id)[0] == "withdrawal-ended"
 
-    @precondition(lends)
+    @precondition(has_withdrawals)
     @rule(which=SOME)
     def expire(self, which: int) -> None:
-        """Its time is over; the reconciler writes that down once."""
-        withdrawal_id = list(self.books.lent)[which % len(self.books.lent)]
+        """A withdrawal expires, and the reconciler records that once."""
+        withdrawal_id = self.any_withdrawal(which)
         with self.service.database.session() as session, session.begin():
-            its = sa.update(WithdrawalRow).where(WithdrawalRow.id == withdrawal_id)
-            session.execute(its.values(expires_at=now() - timedelta(seconds=1)))
+            update = sa.update(WithdrawalRow).where(WithdrawalRow.id == withdrawal_id)
+            session.execute(update.values(expires_at=now() - timedelta(seconds=1)))
         with self.service.database.session() as session:
             assert [withdrawals.end_expired(session) for _ in range(2)] == [1, 0]
         self.end(withdrawal_id, "withdrawal.expired")
 
     def end(self, withdrawal_id: str, action: str) -> None:
-        del self.books.lent[withdrawal_id]
-        self.books.events[action] += 1
-        if token := self.books.tokens.pop(withdrawal_id, None):
-            self.is_refused(token, "withdrawal-ended")
+        del self.expected.withdrawals[withdrawal_id]
+        self.expected.events[action] += 1
+        if token := self.expected.tokens.pop(withdrawal_id, None):
+            self.check_token_is_refused(token, "withdrawal-ended")
 
-    # What changes nothing.
+    # Steps that change nothing.
 
     @rule()
     def rotate_the_master_key(self) -> None:
@@ -364,38 +372,40 @@ class Machine(RuleBasedStateMachine):
     def collect_garbage(self) -> None:
         maintenance.gc(self.service.database, self.service.worker.vault, timedelta(0))
 
-    # What must be.
+    # Invariants.
 
     @invariant()
     def classes_are_in_their_states(self) -> None:
-        found = {one["name"]: one["state"] for one in self.service.auditor.classes(self.model)}
-        assert found == {name: self.books.state_of(name) for name in CLASSES}
+        states = {label["name"]: label["state"] for label in self.service.auditor.classes(self.model)}
+        assert states == {name: self.expected.state_of(name) for name in CLASSES}
 
     @invariant()
     def replicas_answer_with_what_should_answer(self) -> None:
-        held = list(self.books.tokens)
-        for presented in {(), tuple(held[:1]), tuple(held)}:
-            self.answer_with_what_should_answer(presented)
+        held = list(self.expected.tokens)
+        for holders in {(), tuple(held[:1]), tuple(held)}:
+            self.check_answers(holders)
 
-    def answer_with_what_should_answer(self, presented: tuple[str, ...]) -> None:
-        books, answering = self.books, self.books.answering(presented)
-        open_ones = [name for one in answering for name in books.deposits[one].classes]
-        hidden = set(books.classes_in("deposited", "purged")) - set(open_ones)
+    def check_answers(self, holders: tuple[str, ...]) -> None:
+        """Check both replicas' answers to a caller who has the tokens of these withdrawals."""
+        expected, deposit_ids = self.expected, self.expected.deposits_for(holders)
+        answering = [name for deposit_id in deposit_ids for name in expected.deposits[deposit_id].classes]
+        masked = set(expected.classes_in("deposited", "purged")) - set(answering)
+        parameters = {"revision": expected.revision, "withdrawals": expected.withdrawals_for(holders)}
         for replica in self.replicas:
-            tokens = [books.tokens[withdrawal_id] for withdrawal_id in presented]
+            tokens = [expected.tokens[withdrawal_id] for withdrawal_id in holders]
             answer = replica.infer(self.model, infer_request(1), tokens=tokens)
-            assert answer["parameters"] == {"revision": books.revision, "withdrawals": books.shown(presented)}
-            probabilities = next(one["data"] for one in answer["outputs"] if one["name"] == "probabilities")
-            shown = {name for name, probability in zip(CLASSES, probabilities, strict=True) if probability > 0}
-            assert shown == set(CLASSES) - hidden
-            same = self.answers.setdefault((books.revision, tuple(answering)), answer["outputs"])
-            assert answer["outputs"] == same
+            assert answer["parameters"] == parameters
+            probabilities = next(output["data"] for output in answer["outputs"] if output["name"] == "probabilities")
+            classes = {name for name, probability in zip(CLASSES, probabilities, strict=True) if probability > 0}
+            assert classes == set(CLASSES) - masked
+            first = self.answers.setdefault((expected.revision, tuple(deposit_ids)), answer["outputs"])
+            assert answer["outputs"] == first
 
     def teardown(self) -> None:
         if not hasattr(self, "model"):
             return
-        found = Counter(event["action"] for event in self.service.auditor.audit_events(model=self.model))
-        assert found == +self.books.events
+        events = Counter(event["action"] for event in self.service.auditor.audit_events(model=self.model))
+        assert events == +self.expected.events
         assert self.service.auditor.verify_audit()["is_intact"]
         findings = maintenance.check(self.service.database, self.service.worker.vault)
         assert not [finding for finding in findings if finding.is_loss]
@@ -403,7 +413,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(3600)
 @pytest.mark.attack
-def test_the_service_does_what_its_books_say(service: Service) -> None:
+def test_the_service_does_what_its_simple_model_predicts(service: Service) -> None:
     with started(service.settings) as (url, _):
         key = service.key_of("app")
         replicas = [Client(service.url, key), Client(url, key)]

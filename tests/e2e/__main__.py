@@ -1,6 +1,6 @@
-"""`python -m tests.e2e --help`: deposits under fire.
+"""`python -m tests.e2e --help`: the chaos test.
 
-Forks import the main module again: so it imports nothing but where it is run.
+Each fork imports the main module again, so the imports stand below the condition.
 """
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Secrets that must be nowhere: what was sent in and what was made of it, looked for wherever the service writes.
+"""Looks for secrets wherever the service writes: what callers sent, and what the service made from it.
 
-On disk (state folder, temporary folder, logs), in every row of a database, and in every message of a broker.
+That is on disk (state folder, temporary folder, logs), in every row of the database and every message of the broker.
 """
 
 import base64
@@ -18,41 +18,42 @@ from app.vault.service import open_vault, stored_object
 from app.vault.tables import VaultObjectRow
 from tests.app.factories import CLASSES, png
 
-KEYS = ("master.key", "admin.key")  # of mode 0600, and nothing else is in them
-BYTES = 24  # of a secret: none is there by chance
+KEY_FILES = ("master.key", "admin.key")  # of mode 0600; they may hold secrets
+SECRET_BYTES = 24  # too long to appear by chance
 
 
 def secrets_of(environment: dict[str, str], key: str) -> dict[str, bytes]:
-    """The key of a client, the master key, images as files and as pixels, and the newest objects of the vault.
+    """By name: the client's key, the master key, images as files and as pixels, and the newest objects of the vault.
 
     The images are those of `tests.app.factories.deposit_zip`.
     """
-    settings = Settings(_env_file=None, **_of(environment))  # type: ignore[call-arg]
-    found = {"the client's key": key.split("_", 2)[2].encode(), "the master key": settings.master_key.read_bytes()}
+    settings = Settings(_env_file=None, **_settings_of(environment))  # type: ignore[call-arg]
+    secrets = {"the client's key": key.split("_", 2)[2].encode(), "the master key": settings.master_key.read_bytes()}
     for number in range(len(CLASSES)):
         for index in range(2):
             file = png(number * 1000 + index)
             pixels = Image.open(io.BytesIO(file)).tobytes()
-            found[f"image {number}/{index} as a file"] = file[-40:-16]
-            found[f"image {number}/{index} as pixels"] = pixels[:BYTES]
+            secrets[f"image {number}/{index} as a file"] = file[-40:-16]
+            secrets[f"image {number}/{index} as pixels"] = pixels[:SECRET_BYTES]
     database, vault = Database(settings.database), open_vault(settings)
     with database.reading() as session:
-        live = sa.select(VaultObjectRow.id).where(VaultObjectRow.wrapped_key.is_not(None))
-        for object_id in session.scalars(live.order_by(VaultObjectRow.id.desc()).limit(20)).all():
+        objects = sa.select(VaultObjectRow.id).where(VaultObjectRow.wrapped_key.is_not(None))
+        for object_id in session.scalars(objects.order_by(VaultObjectRow.id.desc()).limit(20)).all():
             plaintext = vault.read(sealed := stored_object(session, object_id))
             middle = len(plaintext) // 2
-            if len(set(plaintext[middle : middle + BYTES])) > BYTES // 3:  # and no run of zeros
-                found[f"{sealed.binding.kind} {object_id}"] = plaintext[middle : middle + BYTES]
+            secret = plaintext[middle : middle + SECRET_BYTES]
+            if len(set(secret)) > SECRET_BYTES // 3:  # not a run of zeros
+                secrets[f"{sealed.binding.kind} {object_id}"] = secret
     database.engine.dispose()
-    return found
+    return secrets
 
 
 def places(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Where the service writes, and what is there."""
+    """Each place where the service writes, with its content."""
     for path in [*(folder / "state").rglob("*"), *(folder / "tmp").rglob("*"), *folder.glob("*.log")]:
-        if path.is_file() and path.name not in KEYS:
+        if path.is_file() and path.name not in KEY_FILES:
             yield str(path), path.read_bytes()
-    database = Database(Settings(_env_file=None, **_of(environment)).database)  # type: ignore[call-arg]
+    database = Database(Settings(_env_file=None, **_settings_of(environment)).database)  # type: ignore[call-arg]
     with database.engine.connect() as connection:
         for table in sa.inspect(connection).get_table_names():
             for row in connection.execute(sa.text(f'SELECT * FROM "{table}"')):
@@ -66,24 +67,24 @@ def places(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, byt
 
 
 def leaks(folder: Path, environment: dict[str, str], secrets: dict[str, bytes]) -> list[str]:
-    """Each secret that was found, as it is, in base64 (as a broker's message has it) or in hexadecimal; and where."""
-    found = []
+    """The secrets that stand somewhere: as they are, in base64 (as in a broker's message) or in hexadecimal."""
+    leaked = []
     for place, content in places(folder, environment):
-        for what, secret in secrets.items():
-            written = (secret, base64.b64encode(secret[: len(secret) // 3 * 3]), secret.hex().encode())
-            if any(form in content for form in written):
-                found.append(f"{what} in {place}")
-    return found
+        for name, secret in secrets.items():
+            forms = (secret, base64.b64encode(secret[: len(secret) // 3 * 3]), secret.hex().encode())
+            if any(form in content for form in forms):
+                leaked.append(f"{name} in {place}")
+    return leaked
 
 
-def _of(environment: dict[str, str]) -> dict[str, str]:
+def _settings_of(environment: dict[str, str]) -> dict[str, str]:
     return {
         name.removeprefix("LIRF_").lower(): value for name, value in environment.items() if name.startswith("LIRF_")
     }
 
 
 def temporary_folder(folder: Path) -> dict[str, str]:
-    """For the environment of the service: temporary files where they are looked for."""
+    """Environment variables that put the service's temporary files into a folder that `places` reads."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     return {"TMPDIR": str(temporary)}

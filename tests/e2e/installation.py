@@ -1,4 +1,4 @@
-"""API, reconciler and workers, as processes, on the embedded parts and on PostgreSQL and Redis."""
+"""An API, a reconciler and workers, as processes, on SQLite, or on PostgreSQL with Redis."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from tests.e2e.processes import Command, Fork, Running, serve, wait_until, work
 from worker import reconciler
 
 REDIS = os.environ.get("TEST_REDIS_URL")
-if REDIS:  # a database for each of pytest-xdist's processes, down from the one that is named
+if REDIS:  # a Redis database for each of pytest-xdist's processes, counted down from the given one
     _address, _, _number = REDIS.rpartition("/")
     REDIS = f"{_address}/{int(_number) - int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
 
@@ -35,7 +35,7 @@ CELERY = ["celery", "-A", "worker.celery_app", "worker"]
 
 @dataclass
 class Installation:
-    """Processes that share a database, a broker and a vault. has_celery: its workers are Celery's, or else forks."""
+    """Processes that share a database, a broker and a vault. has_celery: its workers are Celery's, not forks."""
 
     folder: Path
     environment: dict[str, str]
@@ -45,7 +45,7 @@ class Installation:
     processes: dict[str, Running] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
-        """name: api, reconciler, or any other for a worker."""
+        """name: api, reconciler, or any other name for a worker."""
         log = self.folder / f"{name}.log"
         if name == "api":
             self.processes[name] = Fork(serve, [self.port], self.environment, log)
@@ -66,10 +66,10 @@ class Installation:
         self.processes.pop(name).wait()
 
     def children(self, name: str) -> list[tuple[int, str]]:
-        """Process id and command line of a process' children."""
+        """The process id and command line of each child process."""
         command = ["pgrep", "-a", "-P", str(self.processes[name].pid)]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        return [(int(line.split()[0]), line) for line in found.stdout.splitlines()]
+        output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return [(int(line.split()[0]), line) for line in output.splitlines()]
 
     def client(self) -> Client:
         return Client(f"http://127.0.0.1:{self.port}", self.key)
@@ -85,7 +85,7 @@ class Installation:
 def installation(
     folder: Path, database_url: str, broker_url: str | None, *, has_celery: bool = True
 ) -> Iterator[Installation]:
-    """Nothing is started yet; at the end, no secret may be found."""
+    """An installation without processes. At the end, fails if the service has written a secret anywhere."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LIRF_")} | {
         "LIRF_STATE_FOLDER": str(folder / "state"),
         "LIRF_DATABASE_URL": database_url,
@@ -103,33 +103,34 @@ def installation(
     with database.session() as session:
         _, key = access.create_key(session, LOCAL_ADMINISTRATOR, "administrator", [Role.ADMINISTRATOR])
     database.engine.dispose()
-    made = Installation(folder, environment, free_port(), key, has_celery)
+    running = Installation(folder, environment, free_port(), key, has_celery)
     try:
-        yield made
+        yield running
         assert canaries.leaks(folder, environment, canaries.secrets_of(environment, key)) == []
     finally:
-        for name in list(made.processes):
-            made.kill(name)
+        for name in list(running.processes):
+            running.kill(name)
 
 
 @contextmanager
 def started(kind: Kind, folder: Path, *, has_celery: bool = True) -> Iterator[Installation]:
-    """An API and a reconciler; tests start and kill workers."""
+    """An installation with an API and a reconciler. Tests start and kill the workers."""
     if kind == "spread-out":
         assert REDIS
         redis.Redis.from_url(REDIS).flushdb()
     database, broker = ("postgresql", REDIS) if kind == "spread-out" else ("sqlite", None)
     with (
         own_database(database, folder, migrated(database)) as database_url,
-        installation(folder, database_url, broker, has_celery=has_celery) as made,
+        installation(folder, database_url, broker, has_celery=has_celery) as running,
     ):
-        made.start("reconciler")
-        made.start("api")
-        yield made
+        running.start("reconciler")
+        running.start("api")
+        yield running
 
 
 def until_training(lirf: Client, deposit_id: str) -> Deposit:
+    """Wait until the deposit is training."""
     for deposit in lirf.follow(deposit_id):
         if deposit["progress"]["phase"] == "training" and deposit["state"] == "running":
             return deposit
-    raise AssertionError("the deposit ended before it was seen to train")
+    raise AssertionError("the deposit ended before it was training")

@@ -1,5 +1,6 @@
-"""Processes that tests start, stop and kill: commands as users start them, and forks of a process that has imported
-everything, which start in a blink.
+"""Processes that tests start, stop and kill: commands as users start them, and forks.
+
+A fork starts in milliseconds, because its parent process has imported everything.
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 import torch
-import typer  # noqa: F401 - for the forks that are commands
+import typer  # noqa: F401 - imported here so that forks that run commands start faster
 import uvicorn
 
 from app import serving
@@ -28,10 +29,10 @@ from worker.deposit import work_on
 from worker.work import Work
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "it did not come to pass"
+    while not condition():
+        assert time.monotonic() < end, f"the condition is still false after {seconds:g} s"
         time.sleep(0.1)
 
 
@@ -41,13 +42,13 @@ class Running(Protocol):
     def signal(self, number: int) -> None: ...
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until it has ended."""
+        """Wait until the process has ended."""
 
     def has_ended(self) -> bool: ...
 
 
 class Command:
-    """`python -m ...` and its children."""
+    """`python -m ...`, with its child processes."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         with log.open("a") as file:
@@ -68,7 +69,7 @@ class Command:
 
 
 class Fork:
-    """A function in a process of its own, with an environment of its own."""
+    """A function that runs in its own process, with its own environment."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Fork:
         log: Path,
         errors: Path | None = None,
     ) -> None:
-        """errors: another file for what it writes to stderr."""
+        """errors: the file for stderr, if it is not `log`."""
         self._process = forks().Process(target=_run, args=(run, arguments, environment, log, errors or log))
         self._process.start()
         self.pid = self._process.pid or 0
@@ -103,7 +104,7 @@ def _run(run: Callable[..., None], arguments: list[object], environment: dict[st
     os.environ.update(environment)
     for descriptor, log in zip((1, 2), logs, strict=True):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    if threads := environment.get("OMP_NUM_THREADS"):  # read by torch when it was imported, before the fork
+    if threads := environment.get("OMP_NUM_THREADS"):  # torch read it at import, before the fork
         torch.set_num_threads(int(threads))
     run(*arguments)
 
@@ -119,7 +120,7 @@ def cli(*arguments: str) -> None:
 
 
 def work() -> None:
-    """A worker that asks the database what is queued, in place of Celery, which starts a process for each deposit."""
+    """A worker that polls the database for queued deposits. Celery would start a process for each deposit."""
     logs.configure(settings := Settings())
     work = Work(settings)
     busy = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)

@@ -1,4 +1,4 @@
-"""A TCP proxy that fails: it refuses, cuts, delays, or takes connections and says nothing."""
+"""A TCP proxy that refuses, cuts or delays connections, or accepts them and stays silent."""
 
 import socket
 import threading
@@ -10,10 +10,10 @@ Mode = Literal["through", "refused", "silent", "slow"]
 
 
 class FaultyProxy:
-    """Connections to `port` go to the address given, as `mode` has it. A change of mode cuts those there are."""
+    """Forwards connections to `port` to an address. `become` changes the mode, and cuts the open connections."""
 
     def __init__(self, host: str, port: int, delay: float = 0.05) -> None:
-        self._to, self._delay = (host, port), delay
+        self._address, self._delay = (host, port), delay
         self._mode: Mode = "through"
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -26,11 +26,11 @@ class FaultyProxy:
         self.cut()
 
     def cut(self) -> None:
-        """Every connection breaks off, in the middle of whatever goes over it."""
+        """Cut every connection, even in the middle of a transfer."""
         with self._lock:
-            for one in self._open:
+            for connection in self._open:
                 with suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
             self._open.clear()
 
     def close(self) -> None:
@@ -53,24 +53,24 @@ class FaultyProxy:
 
     def _connect(self, client: socket.socket) -> None:
         try:
-            server = socket.create_connection(self._to)
+            server = socket.create_connection(self._address)
         except OSError:
             client.close()
             return
         with self._lock:
             self._open.add(server)
         for source, sink in ((client, server), (server, client)):
-            threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+            threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while chunk := source.recv(65_536):
                 if self._mode == "slow":
                     time.sleep(self._delay)
                 sink.sendall(chunk)
-        for one in (source, sink):
+        for connection in (source, sink):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._open.discard(source)
-        source.close()  # the other direction's thread closes the other one
+        source.close()  # the thread of the other direction closes the sink

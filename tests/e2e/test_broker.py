@@ -1,4 +1,4 @@
-"""A broker that is killed, wiped and doubles its messages costs time, and nothing else."""
+"""A broker that is killed, wiped or duplicates messages costs only time."""
 
 import subprocess
 from collections import Counter
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not REDIS, reason="needs Redis: TEST_REDIS_URL")
 
 
 class Broker:
-    """A Redis of our own, which keeps nothing on disk."""
+    """A Redis server of the test, without persistence."""
 
     def __init__(self, folder: Path) -> None:
         self._port, self._folder = free_port(), folder
@@ -56,8 +56,8 @@ def own_broker(folder: Path) -> Iterator[Broker]:
 
 @pytest.mark.attack
 @pytest.mark.timeout(1800)
-def test_a_broker_that_is_killed_wiped_and_doubles_messages_costs_only_time(tmp_path: Path) -> None:
-    rounds, doubled = dose(5, 20), 10
+def test_a_broker_that_is_killed_wiped_or_duplicates_messages_costs_only_time(tmp_path: Path) -> None:
+    rounds, duplicates = dose(5, 20), 10
     with (
         own_database("postgresql" if POSTGRESQL else "sqlite", tmp_path) as database_url,
         own_broker(tmp_path) as broker,
@@ -65,24 +65,23 @@ def test_a_broker_that_is_killed_wiped_and_doubles_messages_costs_only_time(tmp_
     ):
         for name in ("reconciler", "api", "worker"):
             running.start(name)
-        made: list[str] = []
+        deposit_ids: list[str] = []
         with running.client() as lirf:
             for number in range(rounds):
                 broker.kill()
                 config = SLOW if number == 1 else {**SLOW, "epochs": 2}
-                made.append(queue(lirf, tmp_path, [["auk"], ["emu"]][number % 2], config, f"m{number // 2}"))
+                deposit_ids.append(queue(lirf, tmp_path, [["auk"], ["emu"]][number % 2], config, f"m{number // 2}"))
                 broker.start()
                 redis.Redis.from_url(broker.url).flushall()
                 sender = celery_app(Settings(state_folder=tmp_path / "state", broker_url=broker.url))
-                for message in range(doubled):
-                    sender.send_task(DEPOSIT, args=[made[-1 - message % min(2, len(made))]])
+                for message in range(duplicates):
+                    sender.send_task(DEPOSIT, args=[deposit_ids[-1 - message % min(2, len(deposit_ids))]])
                 if number == 1:
-                    until_training(lirf, made[-1])
+                    until_training(lirf, deposit_ids[-1])
                     running.kill("worker")
                     running.start("worker")
-                ended = lirf.wait(made[-1])
-                assert ended["state"] == "deposited"
-                actions = Counter(event["action"] for event in lirf.audit_events(subject=made[-1]))
+                assert lirf.wait(deposit_ids[-1])["state"] == "deposited"
+                actions = Counter(event["action"] for event in lirf.audit_events(subject=deposit_ids[-1]))
                 assert actions["deposit.started"] == actions["deposit.requeued"] + 1
                 assert actions["deposit.finished"] == 1
                 assert lirf.model(f"m{number // 2}")["revision"] == number % 2 + 1

@@ -1,4 +1,4 @@
-"""Where a collector is named, API and worker send it their spans, and nothing in them that is secret."""
+"""If a collector is configured, the API and the worker send it their spans, which hold no secrets."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Collector:
-    """Takes OTLP over HTTP; `spans` by the service that sent them."""
+    """Accepts OTLP over HTTP. spans: by the service that sent them."""
 
     def __init__(self) -> None:
         self.spans: dict[str, list[Span]] = {}
@@ -33,9 +33,9 @@ class Collector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 collector.bodies.append(body)
                 for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    told = {one.key: one.value.string_value for one in resource.resource.attributes}
+                    attributes = {item.key: item.value.string_value for item in resource.resource.attributes}
                     for scope in resource.scope_spans:
-                        collector.spans.setdefault(told["service.name"], []).extend(scope.spans)
+                        collector.spans.setdefault(attributes["service.name"], []).extend(scope.spans)
                 self.send_response(200)
                 self.end_headers()
 
@@ -59,15 +59,15 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def traced(tmp_path: Path, collector: Collector) -> Iterator[Installation]:
-    with own_database("sqlite", tmp_path) as url, installation(tmp_path, url, None) as made:
-        made.environment["LIRF_OTLP_URL"] = f"http://127.0.0.1:{collector.server.server_port}/"
-        made.environment["OTEL_BSP_SCHEDULE_DELAY"] = "200"
+    with own_database("sqlite", tmp_path) as url, installation(tmp_path, url, None) as running:
+        running.environment["LIRF_OTLP_URL"] = f"http://127.0.0.1:{collector.server.server_port}/"
+        running.environment["OTEL_BSP_SCHEDULE_DELAY"] = "200"
         for name in ("reconciler", "api", "worker"):
-            made.start(name)
-        yield made
+            running.start(name)
+        yield running
 
 
-def test_a_request_and_a_deposit_leave_their_spans(traced: Installation, collector: Collector) -> None:
+def test_a_request_and_a_deposit_send_their_spans(traced: Installation, collector: Collector) -> None:
     lirf = traced.client()
     deposit_id = queue(lirf, traced.folder, ["auk"], QUICK)
     assert lirf.wait(deposit_id)["state"] == "deposited"
@@ -75,14 +75,14 @@ def test_a_request_and_a_deposit_leave_their_spans(traced: Installation, collect
     answer = httpx.get(f"http://127.0.0.1:{traced.port}/v1/models?cursor=secret", headers=caller, timeout=60)
     assert answer.status_code in (200, 422)
 
-    def of_caller() -> list[Span]:
+    def spans_of_caller() -> list[Span]:
         return [span for span in collector.of("lirf-api", "GET /v1/models") if span.trace_id.hex() == TRACE]
 
-    wait_until(lambda: bool(collector.of("lirf-worker", "deposit") and of_caller()))
-    (request,) = of_caller()
-    told = {one.key: one.value.string_value or one.value.int_value for one in request.attributes}
+    wait_until(lambda: bool(collector.of("lirf-worker", "deposit") and spans_of_caller()))
+    (request,) = spans_of_caller()
+    attributes = {item.key: item.value.string_value or item.value.int_value for item in request.attributes}
     assert (
-        told.items()
+        attributes.items()
         >= {
             "http.request.method": "GET",
             "http.route": "/v1/models",
@@ -92,7 +92,7 @@ def test_a_request_and_a_deposit_leave_their_spans(traced: Installation, collect
         }.items()
     )
     (attempt,) = collector.of("lirf-worker", "deposit")
-    assert next(one.value.string_value for one in attempt.attributes if one.key == "lirf.deposit") == deposit_id
+    assert next(item.value.string_value for item in attempt.attributes if item.key == "lirf.deposit") == deposit_id
     phases = [span.name for span in collector.spans["lirf-worker"] if span.parent_span_id == attempt.span_id]
     assert phases == ["train", "store", "read back", "measure"]
     for body in collector.bodies:

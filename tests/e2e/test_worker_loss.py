@@ -1,4 +1,4 @@
-"""A worker that is killed loses no deposit, with any broker, on any database."""
+"""Killed processes and lost messages lose no deposit, on any database, with any broker."""
 
 import os
 import signal
@@ -22,18 +22,18 @@ SLOW = {**CONFIG, "epochs": 20}
 
 
 def queue(lirf: Client, folder: Path, classes: list[str], config: dict[str, Any] = SLOW, model: str = "birds") -> str:
-    """A deposit on a tiny network; the slow one takes some seconds."""
-    if model not in [one["name"] for one in lirf.models()]:
-        made = Service.__new__(Service)
-        made.operator, made.settings = lirf, Settings(state_folder=folder / "state")
-        made.register(model)
+    """Request a deposit on a tiny network, registered if need be. With `SLOW`, it takes a few seconds."""
+    if model not in [row["name"] for row in lirf.models()]:
+        service = Service.__new__(Service)
+        service.operator, service.settings = lirf, Settings(state_folder=folder / "state")
+        service.register(model)
     archive = folder / "deposit.zip"
     archive.write_bytes(deposit_zip(classes, 20))
     dataset = lirf.upload_dataset(model, archive)
     return lirf.request_deposit(model, dataset["id"], reason="licence ended", config=config)["id"]
 
 
-def test_a_worker_killed_in_a_deposit_and_started_again_finishes_it(forked: Installation) -> None:
+def test_a_worker_killed_during_a_deposit_finishes_it_after_its_restart(forked: Installation) -> None:
     with forked.client() as lirf:
         deposit_id = queue(lirf, forked.folder, ["auk", "emu"])
         forked.start("worker")
@@ -43,8 +43,8 @@ def test_a_worker_killed_in_a_deposit_and_started_again_finishes_it(forked: Inst
         assert lirf.deposit(deposit_id)["state"] == "running"
         assert lirf.model("birds")["revision"] == 0
         forked.start("worker")
-        ended = lirf.wait(deposit_id)
-        assert (ended["state"], ended["revision"]) == ("deposited", 1)
+        deposit = lirf.wait(deposit_id)
+        assert (deposit["state"], deposit["revision"]) == ("deposited", 1)
         actions = [event["action"] for event in lirf.audit_events(subject=deposit_id)][::-1]
         assert actions[:3] == ["deposit.requested", "deposit.started", "deposit.requeued"]
         assert actions[-2:] == ["deposit.started", "deposit.finished"]
@@ -59,7 +59,7 @@ def has_checkpoint(running: Installation) -> bool:
         return session.scalar(sa.select(sa.func.count()).select_from(CheckpointRow)) == 1
 
 
-def test_a_killed_pool_child_is_replaced_and_a_worker_without_a_pool_ends_instead_of_idling(
+def test_a_killed_pool_child_is_replaced_and_a_worker_that_loses_its_pool_exits(
     embedded: Installation,
 ) -> None:
     with embedded.client() as lirf:
@@ -79,8 +79,8 @@ def test_a_killed_pool_child_is_replaced_and_a_worker_without_a_pool_ends_instea
         assert lirf.wait(deposit_id)["state"] == "deposited"
 
 
-def test_lost_and_doubled_messages_change_latency_only(embedded: Installation) -> None:
-    """In the file; test_broker.py has Redis."""
+def test_lost_and_duplicated_messages_change_only_the_latency(embedded: Installation) -> None:
+    """With the queue in a file; test_broker.py uses Redis."""
     file = embedded.folder / "state" / "broker.sqlite3"
     with embedded.client() as lirf:
         deposit_id = queue(lirf, embedded.folder, ["auk"], {**SLOW, "epochs": 1})
@@ -90,11 +90,11 @@ def test_lost_and_doubled_messages_change_latency_only(embedded: Installation) -
         embedded.start("worker")
         assert lirf.wait(deposit_id)["state"] == "deposited"
 
-        doubled = queue(lirf, embedded.folder, ["emu"], {**SLOW, "epochs": 1})
+        deposit_id = queue(lirf, embedded.folder, ["emu"], {**SLOW, "epochs": 1})
         for _ in range(3):
-            celery_app(Settings(state_folder=embedded.folder / "state")).send_task(DEPOSIT, args=[doubled])
-        ended = lirf.wait(doubled)
-        assert (ended["state"], ended["attempts"], ended["revision"]) == ("deposited", 1, 2)
+            celery_app(Settings(state_folder=embedded.folder / "state")).send_task(DEPOSIT, args=[deposit_id])
+        deposit = lirf.wait(deposit_id)
+        assert (deposit["state"], deposit["attempts"], deposit["revision"]) == ("deposited", 1, 2)
 
 
 def test_a_killed_api_and_reconciler_lose_nothing(forked: Installation) -> None:

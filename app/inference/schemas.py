@@ -20,11 +20,10 @@ class InputParameters(BaseModel):
 
 
 class InferInput(BaseModel):
-    name: str = Field(max_length=100, examples=["input"])
+    name: str = Field(max_length=100, description="`input`.")
     shape: list[StrictInt] = Field(min_length=1, max_length=8)
     datatype: str = Field(
         max_length=10,
-        examples=["FP32"],
         description="FP32 (normalised), UINT8 (pixels, channels first or last) or BYTES (PNG or JPEG files).",
     )
     data: list[Any] | None = Field(
@@ -44,7 +43,7 @@ class OutputParameters(BaseModel):
 
 
 class RequestedOutput(BaseModel):
-    name: str = Field(max_length=100, examples=["class"])
+    name: str = Field(max_length=100, description="`logits`, `probabilities` or `class`.")
     parameters: OutputParameters = Field(default_factory=OutputParameters)
 
 

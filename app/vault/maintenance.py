@@ -1,7 +1,7 @@
 """Maintenance of a whole vault: check it, delete garbage, rotate the master key, drop old master keys."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, BinaryIO, cast
@@ -165,33 +165,30 @@ def drop_old_keys(database: Database, keys: FileMasterKeys, grace: timedelta) ->
 
 def _rewrap_all(database: Database, keys: FileMasterKeys, on_object: Callable[[], None] = lambda: None) -> int:
     total = 0
-    while batch := _rewrap_batch(database, keys):
-        total += batch
-        for _ in range(batch):
+    while rows := _old_rows(database, keys):
+        for row in rows:
+            _rewrap(database, keys, row)
             on_object()
+        total += len(rows)
     return total
 
 
-def _rewrap_batch(database: Database, keys: FileMasterKeys) -> int:
-    with database.session() as session, session.begin():
-        rows = session.scalars(
-            sa.select(VaultObjectRow)
-            .where(VaultObjectRow.wrapped_key.is_not(None), VaultObjectRow.master_key_version != keys.version)
-            .order_by(VaultObjectRow.id)
-            .limit(BATCH)
-        ).all()
-        for row in rows:
-            _rewrap(session, keys, row)
-        return len(rows)
+def _old_rows(database: Database, keys: FileMasterKeys) -> Sequence[VaultObjectRow]:
+    """Up to `BATCH` objects whose data key an older master key wraps."""
+    is_old = VaultObjectRow.wrapped_key.is_not(None), VaultObjectRow.master_key_version != keys.version
+    with database.reading() as session:
+        return session.scalars(sa.select(VaultObjectRow).where(*is_old).order_by(VaultObjectRow.id).limit(BATCH)).all()
 
 
-def _rewrap(session: Session, keys: FileMasterKeys, row: VaultObjectRow) -> None:
+def _rewrap(database: Database, keys: FileMasterKeys, row: VaultObjectRow) -> None:
+    """In a transaction of its own: one that held several rows could deadlock with a deposit that shreds them."""
     assert row.wrapped_key is not None
     associated = Binding(row.kind, row.model_id, row.subject_id).associated()  # type: ignore[arg-type]
     wrapped = keys.wrap(keys.unwrap(row.wrapped_key, associated), associated)
     is_unchanged = VaultObjectRow.wrapped_key == row.wrapped_key  # it may have been shredded meanwhile
     guarded = sa.update(VaultObjectRow).where(VaultObjectRow.id == row.id, is_unchanged)
-    changes(session, guarded.values(wrapped_key=wrapped.data_key, master_key_version=wrapped.version))
+    with database.session() as session, session.begin():
+        changes(session, guarded.values(wrapped_key=wrapped.data_key, master_key_version=wrapped.version))
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:

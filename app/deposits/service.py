@@ -24,6 +24,7 @@ from app.jobs.machine import AlreadyEnded
 from app.registry import service as registry
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
+from lirf_core.enumeration import enumerated
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ def note_restoration(session: Session, row: DepositRow, by: str | None, reason: 
 
 
 def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:10]) + (f", ... ({len(names)})" if len(names) > 10 else "")
+    return enumerated([f"'{name}'" for name in names])
 
 
 def _are(items: Sequence[int]) -> str:

@@ -27,6 +27,18 @@ from lirf_core.recover import DepositModule, ForeignUpperPart
 
 FORMAT = "lirf/1"
 MAX_HEADER_BYTES = 1 << 20
+_START_BYTES = 512
+_HOW_TO_SAVE = "Save the state dict with safetensors.torch.save_file."
+_SIGNATURES = {
+    b"\x89HDF\r\n\x1a\n": "This is an HDF5 file, as Keras writes.",
+    b"\x93NUMPY": "This is a NumPy array (npy).",
+    b"GGUF": "This is a GGUF file.",
+    b"\x1f\x8b": "This is a gzip file.",
+    b"version https://git-lfs": "This is a Git LFS pointer, not the file itself. Fetch the file with `git lfs pull`.",
+    b"<!DOCTYPE html": "This is a web page, not the file that it offers.",
+    b"<html": "This is a web page, not the file that it offers.",
+    b"{": "This is JSON, perhaps an index of several safetensors files.",
+}
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 Part = Literal["upper", "lower", "module"]
@@ -35,6 +47,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 class NotSafetensors(ValueError):
     """The bytes are not a safetensors file, or its header is wrong."""
+
+
+class _NoHeader(NotSafetensors):
+    """The file does not begin with the header of a safetensors file. It may be another format."""
 
 
 class DoesNotFit(ValueError):
@@ -58,18 +74,23 @@ def read_header(file: BinaryIO) -> Header:
     """
     file_bytes = file.seek(0, 2)
     file.seek(0)
+    try:
+        return _parse_header(file, file_bytes)
+    except _NoHeader as error:
+        # The first eight bytes are a length, and some lengths begin like a pickle or a zip. So look only now.
+        file.seek(0)
+        if message := _name_format(file.read(_START_BYTES)):
+            raise NotSafetensors(f"{message} {_HOW_TO_SAVE}") from error
+        raise
+    finally:
+        file.seek(0)
+
+
+def _parse_header(file: BinaryIO, file_bytes: int) -> Header:
     start = file.read(8)
-    if start[:2] == b"PK":
-        raise NotSafetensors("This is a zip or torch.save file. Save the state dict with safetensors.torch.save_file.")
-    if start[:1] == b"\x80":
-        raise NotSafetensors(
-            "This is a pickle, which is never loaded. Save the state dict with safetensors.torch.save_file."
-        )
     header_bytes = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
-        raise NotSafetensors(
-            f"The header length does not fit a safetensors file of {file_bytes} bytes (at most 1 MiB)."
-        )
+        raise _NoHeader(f"The header length does not fit a safetensors file of {file_bytes} bytes (at most 1 MiB).")
     try:
         entries = json.loads(file.read(header_bytes), object_pairs_hook=_without_duplicates)
         metadata = entries.pop("__metadata__", {})
@@ -77,21 +98,39 @@ def read_header(file: BinaryIO) -> Header:
     except NotSafetensors:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise NotSafetensors("The header is not the JSON of a safetensors file.") from error
-    finally:
-        file.seek(0)
+        raise _NoHeader("The header is not the JSON of a safetensors file.") from error
     position = 0
     for begin, end, name in spans:
         if begin != position:
             raise NotSafetensors(f"The data of tensor '{name}' overlaps another tensor or leaves a gap.")
         position = end
-    if 8 + header_bytes + position != file_bytes:
+    data_bytes = file_bytes - 8 - header_bytes
+    if data_bytes < position:
         raise NotSafetensors(
-            f"The header describes {position} bytes of tensors; the file has {file_bytes - 8 - header_bytes}."
+            f"The header describes {position} bytes of tensors; the file has {data_bytes}. It was cut off; copy it again."
         )
+    if data_bytes > position:
+        raise NotSafetensors(f"The header describes {position} bytes of tensors; the file has {data_bytes}.")
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise NotSafetensors("The metadata is not a map from text to text.")
     return Header({name: tuple(entry["shape"]) for name, entry in entries.items()}, metadata, file_bytes)
+
+
+def _name_format(start: bytes) -> str | None:
+    """What a file with these first bytes is, if it is another format that weights or downloads often have."""
+    if start.startswith(b"PK\x03\x04"):
+        first_name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
+        if first_name.endswith(b".npy"):
+            return "This is a NumPy archive (npz)."
+        if first_name.endswith((b"metadata.json", b"config.json")):
+            return "This is a Keras file."
+        return "This is a zip or torch.save file."
+    for signature, message in _SIGNATURES.items():
+        if start.startswith(signature):
+            return message
+    if start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5":
+        return "This is a pickle, which is never loaded."
+    return "This is a tar archive." if start[257:262] == b"ustar" else None
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

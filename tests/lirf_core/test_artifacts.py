@@ -1,9 +1,12 @@
+import gzip
 import io
 import json
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import safetensors
 import safetensors.torch
@@ -79,10 +82,43 @@ def tensor(shape: list[object], begin: int, end: int, kind: str = "F32") -> dict
     return {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
 
 
+def numpy_zip() -> bytes:
+    file = io.BytesIO()
+    numpy.savez(file, weight=numpy.zeros(1))
+    return file.getvalue()
+
+
+def tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("weights"))
+    return file.getvalue()
+
+
 def torch_zip() -> bytes:
     file = io.BytesIO()
     torch.save({"fc.bias": torch.zeros(1)}, file)
     return file.getvalue()
+
+
+def padded(header: object, data: bytes, header_bytes: int) -> io.BytesIO:
+    """A file whose header has exactly this many bytes, filled up with spaces."""
+    return raw(json.dumps(header).encode().ljust(header_bytes), data)
+
+
+def test_a_header_of_any_length_is_read() -> None:
+    """Some lengths begin like another format: 0x0280 like a pickle, 0x4B50 like a zip, 0x8B1F like a gzip file."""
+    header = {"__metadata__": {"format": "pt"}, "a": tensor([1], 0, 4)}
+    for header_bytes in [*range(256, 512), *(0x80 + 256 * high for high in range(2, 6)), 0x4B50, 0x8B1F]:
+        assert artifacts.read_header(padded(header, bytes(4), header_bytes)).shapes == {"a": (1,)}
+
+
+def test_weights_whose_header_begins_like_a_pickle_are_loaded() -> None:
+    content = weights().getvalue()
+    header_bytes = int.from_bytes(content[:8], "little")
+    longer = header_bytes + (0x80 - header_bytes) % 256
+    header = content[8 : 8 + header_bytes].ljust(longer)
+    load(io.BytesIO(longer.to_bytes(8, "little") + header + content[8 + header_bytes :]))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +126,14 @@ def torch_zip() -> bytes:
     [
         (io.BytesIO(pickle.dumps({"a": 1})), "This is a pickle, which is never loaded"),
         (io.BytesIO(torch_zip()), r"zip or torch\.save file\. Save the state dict with safetensors"),
+        (io.BytesIO(numpy_zip()), r"NumPy archive \(npz\)\. Save the state dict with safetensors"),
+        (io.BytesIO(b"\x93NUMPY\1\0" + bytes(100)), "NumPy array"),
+        (io.BytesIO(b"\x89HDF\r\n\x1a\n" + bytes(100)), "HDF5 file, as Keras writes"),
+        (io.BytesIO(gzip.compress(b"weights")), "gzip file"),
+        (io.BytesIO(tar()), "tar archive"),
+        (io.BytesIO(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "Git LFS pointer"),
+        (io.BytesIO(b"<!DOCTYPE html><title>Sign in</title>"), "web page"),
+        (io.BytesIO(b'{"weight_map": {}}'), "JSON, perhaps an index"),
         (io.BytesIO(b""), "header length"),
         (io.BytesIO(b"abc"), "header length"),
         (io.BytesIO((1 << 60).to_bytes(8, "little") + b"{}"), "header length"),
@@ -106,7 +150,9 @@ def torch_zip() -> bytes:
         (raw({"a": tensor([1], 4, 8)}, bytes(8)), "overlaps another tensor or leaves a gap"),
         (raw({"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, bytes(4)), "overlaps another"),
         (raw({"a": tensor([1], 0, 4)}, bytes(9)), "describes 4 bytes of tensors; the file has 9"),
-        (raw({"a": tensor([1], 0, 4)}, bytes(3)), "describes 4 bytes"),
+        (raw({"a": tensor([1], 0, 4)}, bytes(3)), "describes 4 bytes of tensors; the file has 3. It was cut off"),
+        (padded({"a": tensor([1], 0, 4)}, bytes(3), 0x0280), "It was cut off"),
+        (padded({"a": tensor([1], 0, 4)}, bytes(9), 0x4B50), "describes 4 bytes of tensors; the file has 9"),
         (raw({"__metadata__": {"a": 1}}), "metadata is not a map"),
     ],
 )

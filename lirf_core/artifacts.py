@@ -107,7 +107,7 @@ def _parse_header(file: BinaryIO, file_bytes: int) -> Header:
     data_bytes = file_bytes - 8 - header_bytes
     if data_bytes < position:
         raise NotSafetensors(
-            f"The header describes {position} bytes of tensors; the file has {data_bytes}. It was cut off; copy it again."
+            f"The header describes {position} bytes of tensors; the file has {data_bytes}. It was cut off."
         )
     if data_bytes > position:
         raise NotSafetensors(f"The header describes {position} bytes of tensors; the file has {data_bytes}.")

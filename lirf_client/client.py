@@ -309,12 +309,21 @@ class Client:
                 _checked(answer)
             yield from answer.iter_lines()
 
-    def audit_head(self) -> AuditHead:
-        """Return the newest event's number and digest. Keep it outside the service, as an anchor."""
-        return cast(AuditHead, self._call("GET", "/v1/audit/head"))
+    def audit_head(self, anchor: AuditHead | None = None) -> AuditHead:
+        """Return the newest event's number and digest. Keep it outside the service, as an anchor.
 
-    def verify_audit(self, anchor: AuditHead | None = None) -> Verification:
-        """Let the service verify its chain of events. With an anchor it also detects a cut or rewritten tail."""
+        With the last anchor, the service refuses if the newest event does not continue that anchor's chain.
+        """
+        return cast(AuditHead, self._call("GET", "/v1/audit/head", params=anchor or {}))
+
+    def verify_audit(self, anchor: AuditHead | None = None, *, anchors: Sequence[AuditHead] = ()) -> Verification:
+        """Let the service verify its chain of events. With anchors it also detects a cut or rewritten tail.
+
+        anchors: at most 10,000, in place of `anchor`.
+        """
+        if anchors:
+            body = {"anchors": list(anchors)}
+            return cast(Verification, self._call("POST", "/v1/audit/verification", json=body))
         return cast(Verification, self._call("GET", "/v1/audit/verification", params=anchor or {}))
 
     def restore(self, deposit_id: str, *, reason: str) -> Restoration:

@@ -217,6 +217,7 @@ class Verification(TypedDict):
     head: AuditHead
     is_intact: bool
     faults: list[AuditFault]
+    alarm: str | None
 
 
 # A call, because the keyword `class` cannot be a field of a class statement.

@@ -8,8 +8,7 @@ import signal
 import threading
 import time
 
-from app.audit import anchors
-from app.audit import service as audit
+from app.audit import anchoring
 from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits.jobs import JOBS as DEPOSITS
@@ -52,8 +51,7 @@ def _expired(settings: Settings, database: Database, vault: Vault, doorbell: Doo
 
 def _anchor(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
     if settings.audit_anchor_file:
-        with database.reading() as session:
-            anchors.append(settings.audit_anchor_file, audit.head(session))
+        anchoring.anchor(database, settings.audit_anchor_file)
 
 
 def _evidence(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:

@@ -4,10 +4,12 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from app.api.audit_export import export_response
+from app.api.bodies import LimitedRoute
 from app.api.dependencies import Auditor, DatabaseDep, ReadingDep
-from app.audit import service
+from app.audit import anchoring, service
 from app.audit.chain import Head
 from app.audit.schemas import (
+    Anchors,
     AuditEvent,
     AuditExport,
     AuditFault,
@@ -16,9 +18,10 @@ from app.audit.schemas import (
     Verification,
     VerificationRequest,
 )
+from app.base.database import Database
 from app.base.paging import Page
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"])
+router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=LimitedRoute)
 
 
 @router.get("/events")
@@ -35,18 +38,37 @@ def export_events(actor: Auditor, database: DatabaseDep, query: Annotated[AuditE
 
 
 @router.get("/head")
-def get_head(actor: Auditor, session: ReadingDep) -> AuditHead:
-    """The newest event's number and digest. Store them outside the service, as an anchor for `verification`."""
-    return AuditHead.model_validate(service.head(session))
+def get_head(actor: Auditor, database: DatabaseDep, query: Annotated[VerificationRequest, Query()]) -> AuditHead:
+    """The newest event's number and digest. Store them outside the service, as an anchor for `verification`.
+
+    With the last anchor, this answers 409 if the newest event does not continue that anchor's chain.
+    """
+    if anchor := query.anchor():
+        return AuditHead.model_validate(service.continued(database, anchor))
+    with database.reading() as session:
+        return AuditHead.model_validate(service.head(session))
 
 
 @router.get("/verification")
-def verify(actor: Auditor, session: ReadingDep, query: Annotated[VerificationRequest, Query()]) -> Verification:
+def verify(actor: Auditor, database: DatabaseDep, query: Annotated[VerificationRequest, Query()]) -> Verification:
     """Check the whole chain of events. With an anchor, this also detects a truncated or rewritten end."""
-    anchor = Head(query.number, query.digest) if query.number is not None and query.digest is not None else None
-    head, faults = service.verify(session, anchor)
+    anchor = query.anchor()
+    return _verification(database, [anchor] if anchor else [])
+
+
+@router.post("/verification")
+def verify_with_anchors(actor: Auditor, database: DatabaseDep, body: Anchors) -> Verification:
+    """Check the whole chain of events against several anchors, such as all of an anchor file."""
+    return _verification(database, [Head(anchor.number, anchor.digest) for anchor in body.anchors])
+
+
+def _verification(database: Database, anchors: list[Head]) -> Verification:
+    head, faults = service.verify(database, anchors)
+    with database.reading() as session:
+        alarm = anchoring.alarm(session)
     return Verification(
         head=AuditHead.model_validate(head),
         is_intact=not faults,
         faults=[AuditFault.model_validate(fault) for fault in faults],
+        alarm=alarm,
     )

@@ -22,16 +22,15 @@ def export_response(database: Database, query: AuditExport) -> StreamingResponse
 
 def _lines(database: Database, query: AuditExport) -> Iterator[str]:
     names = list(AuditEvent.model_fields)
-    with database.reading() as session:
-        if query.format == "csv":
-            yield _csv_line(names)
-        for row in service.export(session, **query.filters()):
-            event = AuditEvent.model_validate(row)
-            if query.format == "jsonl":
-                yield event.model_dump_json() + "\n"
-            else:
-                values = event.model_dump(mode="json") | {"details": json.dumps(event.details, ensure_ascii=False)}
-                yield _csv_line([values[name] for name in names])
+    if query.format == "csv":
+        yield _csv_line(names)
+    for row in service.export(database, **query.filters()):
+        event = AuditEvent.model_validate(row)
+        if query.format == "jsonl":
+            yield event.model_dump_json() + "\n"
+        else:
+            values = event.model_dump(mode="json") | {"details": json.dumps(event.details, ensure_ascii=False)}
+            yield _csv_line([values[name] for name in names])
 
 
 def _csv_line(values: Sequence[object]) -> str:

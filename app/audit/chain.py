@@ -6,7 +6,7 @@ outside the database, also exposes anyone who recomputes the digests of all late
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,13 +45,22 @@ def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def faults(events: Iterable[Mapping[str, Any]], head: Head, anchor: Head | None = None) -> Iterator[Fault]:
-    """Everything that is wrong with a whole chain, in the order of its numbers.
+BEGINNING = Head(0, GENESIS)  # before the first event
 
-    events: with `FIELDS`, `request_id`, `number`, `previous` and `digest`, by ascending number. head: the newest event
-    according to the database. anchor: an earlier head that was stored elsewhere.
+
+def faults(
+    events: Iterable[Mapping[str, Any]], head: Head, anchors: Sequence[Head] = (), last: Head = BEGINNING
+) -> Iterator[Fault]:
+    """Everything that is wrong with the chain after `last`, in the order of its numbers.
+
+    events: all those after `last`, with `FIELDS`, `request_id`, `number`, `previous` and `digest`, by ascending number.
+    head: the newest event according to the database. anchors: earlier heads that were stored elsewhere.
     """
-    last = Head(0, GENESIS)
+    anchored = dict[int, set[str]]()
+    for anchor in anchors:
+        anchored.setdefault(anchor.number, set()).add(anchor.digest)
+    if anchored.get(last.number, set()) - {last.digest}:
+        yield Fault(last.number, "the event differs from the anchored one")
     for event in events:
         number = event["number"]
         if number > last.number + 1:
@@ -62,10 +71,11 @@ def faults(events: Iterable[Mapping[str, Any]], head: Head, anchor: Head | None 
             yield Fault(number, "the event does not follow the previous one")
         if digest_of(number, event["previous"], event) != event["digest"]:
             yield Fault(number, "the event was changed")
-        if anchor and number == anchor.number and event["digest"] != anchor.digest:
+        if anchored.get(number, set()) - {event["digest"]}:
             yield Fault(number, "the event differs from the anchored one")
         last = Head(number, event["digest"])
-    if anchor and anchor.number > last.number:
-        yield Fault(last.number + 1, f"the events after {last.number} are missing; the anchor is event {anchor.number}")
+    newest = max(anchored, default=0)
+    if newest > last.number:
+        yield Fault(last.number + 1, f"the events after {last.number} are missing; the anchor is event {newest}")
     if head != last:
         yield Fault(last.number, f"the chain ends here, but its head is event {head.number}")

@@ -1,8 +1,9 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
+from app.audit.chain import GENESIS, Head
 from app.base.field_types import Id, Time
 from app.base.paging import PageRequest
 
@@ -64,6 +65,24 @@ class VerificationRequest(BaseModel):
             raise ValueError("send both `number` and `digest` of an anchor, or neither")
         return self
 
+    def anchor(self) -> Head | None:
+        return None if self.number is None or self.digest is None else Head(self.number, self.digest)
+
+
+class Anchor(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    number: StrictInt = Field(ge=0, lt=1 << 62)
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Anchors(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"anchors": [{"number": 0, "digest": GENESIS}]}]}
+    )
+
+    anchors: list[Anchor] = Field(min_length=1, max_length=10_000, description="Earlier heads.")
+
 
 class AuditFault(BaseModel):
     model_config = ConfigDict(from_attributes=True)
@@ -76,3 +95,6 @@ class Verification(BaseModel):
     head: AuditHead
     is_intact: bool
     faults: list[AuditFault] = Field(description="The first 100 faults.")
+    alarm: str | None = Field(
+        description="Why the reconciler no longer anchors the audit in `LIRF_AUDIT_ANCHOR_FILE`. Null if all is well."
+    )

@@ -13,12 +13,20 @@ from app.audit import chain
 from app.audit.chain import Fault, Head
 from app.audit.tables import AuditEventRow as AuditEventRow
 from app.audit.tables import AuditHeadRow
-from app.base.database import new_id, now
+from app.base.database import Database, new_id, now
+from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
 from app.base.request_id import request_id
 
 RECONCILER = "reconciler"  # an actor that is part of the service
+EVENTS_READ = 1000  # in one transaction
 _PENDING = "audit events of this transaction"
+
+
+class ChainBroken(Problem):
+    """The newest event does not continue the anchor's chain. `lirf audit verify --anchor FILE` lists the faults."""
+
+    status, slug, title = 409, "chain-broken", "The audit does not continue the anchor"
 
 
 def record(
@@ -84,11 +92,11 @@ def list_events(session: Session, page: PageRequest, **filters: Any) -> tuple[Se
     return newest_first(session, _filtered(**filters), AuditEventRow.id, page)
 
 
-def intact_events(session: Session, action: str, **filters: str) -> list[AuditEventRow] | None:
+def intact_events(session: Session, action: str, **filters: Any) -> list[AuditEventRow] | None:
     """Events with this action, oldest first; None if one of them does not match its digest. Filters as in `export`."""
-    rows = list(export(session, action=action, **filters))
+    rows = session.scalars(_filtered(action=action, **filters).order_by(AuditEventRow.number)).all()
     are_intact = all(chain.digest_of(row.number, row.previous, _chain_fields(row)) == row.digest for row in rows)
-    return rows if are_intact else None
+    return list(rows) if are_intact else None
 
 
 def requester(event: AuditEventRow) -> str:
@@ -97,13 +105,30 @@ def requester(event: AuditEventRow) -> str:
     return name
 
 
-def export(session: Session, **filters: Any) -> Iterator[AuditEventRow]:
-    """Events, oldest first. Reads 1000 into memory at a time.
+def export(database: Database, **filters: Any) -> Iterator[AuditEventRow]:
+    """Events, oldest first, up to the newest at the time of the call.
 
     filters: model, action, subject, actor, request_id; since (included) and until (excluded), both datetimes.
     """
-    query = _filtered(**filters).order_by(AuditEventRow.number)
-    yield from session.scalars(query.execution_options(yield_per=1000))
+    with database.reading() as session:
+        newest = head(session)
+    yield from _pages(database, _filtered(**filters), 0, newest.number)
+
+
+def _pages(database: Database, query: Any, after: int, last: int) -> Iterator[AuditEventRow]:
+    """The query's events after one number and up to another, `EVENTS_READ` in each transaction.
+
+    A longer transaction would keep what others erase meanwhile in the database's log, for as long as a client reads.
+    """
+    is_page = AuditEventRow.number > sa.bindparam("after"), AuditEventRow.number <= last
+    query = query.where(*is_page).order_by(AuditEventRow.number).limit(EVENTS_READ)
+    while True:
+        with database.reading() as session:
+            rows = session.scalars(query, {"after": after}).all()
+        yield from rows
+        if len(rows) < EVENTS_READ:
+            return
+        after = rows[-1].number
 
 
 def _filtered(since: datetime | None = None, until: datetime | None = None, **equal: str | None) -> Any:
@@ -122,10 +147,46 @@ def head(session: Session) -> Head:
     return Head(row.number, row.digest)
 
 
-def verify(session: Session, anchor: Head | None = None) -> tuple[Head, list[Fault]]:
-    """The head, and the chain's first 100 faults: none if no row was changed, removed, added or reordered."""
-    newest = head(session)
-    return newest, list(islice(chain.faults(map(_chain_fields, export(session)), newest, anchor), 100))
+def verify(database: Database, anchors: Sequence[Head] = ()) -> tuple[Head, list[Fault]]:
+    """The head, and the chain's first 100 faults: none if no row was changed, removed, added or reordered.
+
+    anchors: earlier heads that were stored outside the database.
+    """
+    newest = _head_in(database)
+    return newest, list(islice(_faults(database, newest, anchors, chain.BEGINNING), 100))
+
+
+def continued(database: Database, anchor: Head) -> Head:
+    """The newest event, after checking that an unbroken chain leads from the anchor to it. Raises `ChainBroken`."""
+    newest = _head_in(database)
+    with database.reading() as session:
+        row = session.scalar(_filtered().where(AuditEventRow.number == anchor.number))
+    if (row is None and anchor.number > 0) or newest.number < anchor.number:
+        fault: Fault | None = Fault(anchor.number, "the event was anchored, and is missing")
+    else:
+        last = Head(row.number - 1, row.previous) if row else chain.BEGINNING
+        fault = next(_faults(database, newest, [anchor], last), None)
+    if fault:
+        raise ChainBroken(
+            f"Event {fault.number}: {fault.what}. Somebody changed the audit after event {anchor.number} was anchored. "
+            "Keep the anchor file, and run `lirf audit verify --anchor FILE`."
+        )
+    return newest
+
+
+def _head_in(database: Database) -> Head:
+    with database.reading() as session:
+        return head(session)
+
+
+def _faults(database: Database, newest: Head, anchors: Sequence[Head], last: Head) -> Iterator[Fault]:
+    events = _pages(database, _filtered(), last.number, newest.number)
+    yield from chain.faults(map(_chain_fields, events), newest, anchors, last)
+    with database.reading() as session:
+        beyond = session.scalar(sa.select(sa.func.max(AuditEventRow.number)))
+        current = head(session)
+    if beyond is not None and beyond > current.number:
+        yield Fault(current.number + 1, f"the event comes after the head, which is event {current.number}")
 
 
 def _chain_fields(row: AuditEventRow) -> dict[str, Any]:

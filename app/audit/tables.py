@@ -35,6 +35,20 @@ class AuditEventRow(Base):
     digest: Mapped[str] = mapped_column(sa.String(64))
 
 
+class AuditAnchorRow(Base):
+    """What the reconciler's anchor file holds: a single row. It shows whether the file lost anchors.
+
+    `alarm` says why the reconciler refuses to go on with the file; None if all is well.
+    """
+
+    __tablename__ = "audit_anchor"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(sa.BigInteger)
+    digest: Mapped[str] = mapped_column(sa.String(64))
+    alarm: Mapped[str | None] = mapped_column(sa.Text)
+
+
 class AuditHeadRow(Base):
     """The newest event: a single row. Its lock puts the events of concurrent transactions in order."""
 

@@ -1,5 +1,7 @@
 """`lirf audit`: list, export, anchor and verify the events of the audit log."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from app.audit import anchors
+from app.audit.anchors import NotAnchors
 from app.audit.chain import Head
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
@@ -14,6 +17,8 @@ from app.cli.output import cell, fail, moment, show, table
 from lirf_client import AuditHead
 
 commands = typer.Typer(help="Show the audit log, and check that it is unchanged.", no_args_is_help=True)
+
+MAX_ANCHORS = 10_000  # in one verification
 
 AuditModel = Annotated[str | None, typer.Option("--model", help="Only events of this model.")]
 AuditAction = Annotated[str | None, typer.Option("--action", help="Only this action, such as deposit.finished.")]
@@ -68,11 +73,12 @@ def anchor_audit(
     """Add the newest event's number and digest to a file.
 
     `lirf audit verify --anchor FILE` then also detects if the newest events were
-    cut off or rewritten.
+    cut off or rewritten. Refuses if they were since the file's last anchor.
     """
-    with connect(url, state) as lirf:
-        head = lirf.audit_head()
-    anchors.append(file, Head(**head))
+    with _file_errors(), connect(url, state) as lirf, anchors.locked(file) as anchor_file:
+        newest = anchor_file.newest()
+        head = lirf.audit_head(AuditHead(number=newest.number, digest=newest.digest) if newest else None)
+        anchor_file.append(Head(**head))
     message = f"Anchored event {head['number']} in {escape(str(file))}. Keep the file where the service cannot write."
     show(as_json, head, message)
 
@@ -90,26 +96,37 @@ def verify_audit(
 
     Exit code 1 if one was.
     """
+    heads = _anchors_in(anchor) if anchor else []
     with connect(url, state) as lirf:
-        verification = lirf.verify_audit(_anchor_in(anchor) if anchor else None)
+        verification = lirf.verify_audit(anchors=heads[-MAX_ANCHORS:])
     faults = [(str(fault["number"]), fault["what"]) for fault in verification["faults"]]
     message = f"All {verification['head']['number']} events are as they were written."
+    if len(heads) > MAX_ANCHORS:
+        message += f" The newest {MAX_ANCHORS} of the file's {len(heads)} anchors were compared."
     if verification["is_intact"] and anchor is None:
         message += (
             " Only an anchor can show whether the newest events were cut off. `lirf audit anchor FILE` writes one. "
             "Keep FILE outside the database and verify with `--anchor FILE`."
         )
     show(as_json, verification, message if verification["is_intact"] else table(("event", "fault"), faults))
+    if verification["alarm"]:
+        fail(f"The service has stopped anchoring the audit. {verification['alarm']}")
     if not verification["is_intact"]:
         raise typer.Exit(1)
 
 
-def _anchor_in(file: Path) -> AuditHead:
+def _anchors_in(file: Path) -> list[AuditHead]:
+    with _file_errors():
+        return [AuditHead(number=head.number, digest=head.digest) for head in anchors.read(file)]
+
+
+@contextmanager
+def _file_errors() -> Iterator[None]:
+    """Print what is wrong with an anchor file as one line, and exit with code 1."""
     try:
-        head = anchors.latest(file)
-    except anchors.NoAnchor as error:
+        yield
+    except (NotAnchors, OSError) as error:
         fail(str(error))
-    return AuditHead(number=head.number, digest=head.digest)
 
 
 def _filters(**values: str | None) -> dict[str, str]:

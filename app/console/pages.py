@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from app.access import service as access
 from app.access.service import Actor, Role
-from app.api.dependencies import ReadingDep
+from app.api.dependencies import DatabaseDep, ReadingDep
+from app.audit import anchoring
 from app.audit import service as audit
 from app.base.field_types import Id
 from app.base.paging import PageRequest
@@ -42,7 +43,10 @@ def list_models(request: Request, actor: Anybody, session: ReadingDep, cursor: s
     rows, following = registry.list_models(session, PageRequest(limit=PAGE.limit, cursor=cursor))
     states = {row.id: classes.state_counts(session, row) for row in rows}
     waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
-    return page(request, "models.html", models=rows, states=states, waiting=len(waiting), following=following)
+    alarm = anchoring.alarm(session) if actor.has(Role.AUDITOR) else None
+    return page(
+        request, "models.html", models=rows, states=states, waiting=len(waiting), following=following, alarm=alarm
+    )
 
 
 @router.get("/models/{name}")
@@ -141,12 +145,13 @@ def show_audit(
         active_filters=active_filters,
         models=models,
         head=head,
+        alarm=anchoring.alarm(session),
     )
 
 
 @router.get("/audit/verification")
-def verify_audit(request: Request, actor: Auditor, session: ReadingDep) -> Response:
-    head, faults = audit.verify(session)
+def verify_audit(request: Request, actor: Auditor, database: DatabaseDep) -> Response:
+    head, faults = audit.verify(database)
     return page(request, "verification.html", head=head, faults=faults)
 
 

@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from app.audit import anchoring
 from app.base.database import Database, now
 from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence.jobs import JOBS as EXAMINATIONS
@@ -60,6 +61,7 @@ class _Jobs(Collector):
             states, oldest = DEPOSITS.counts(session), DEPOSITS.oldest_queued(session)
             examined = EXAMINATIONS.counts(session)
             active = withdrawals.count_active(session)
+            alarm = anchoring.alarm(session)
         yield _by_state("lirf_deposits", "Deposits by state.", states)
         yield _by_state("lirf_examinations", "Examinations of deposits by state.", examined)
         age = (now() - oldest).total_seconds() if oldest else 0.0
@@ -67,6 +69,11 @@ class _Jobs(Collector):
             "lirf_oldest_queued_deposit_seconds", "Age of the oldest queued deposit; 0 if none waits.", value=age
         )
         yield GaugeMetricFamily("lirf_active_withdrawals", "Active withdrawals.", value=active)
+        yield GaugeMetricFamily(
+            "lirf_audit_alarm",
+            "1 if the audit does not continue its anchor file; otherwise 0.",
+            value=alarm is not None,
+        )
 
 
 def _by_state(name: str, help: str, counts: dict[str, int]) -> Metric:

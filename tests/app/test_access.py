@@ -50,6 +50,7 @@ NEEDS = {
     "GET /v1/audit/events/export": {Role.AUDITOR},
     "GET /v1/audit/head": {Role.AUDITOR},
     "GET /v1/audit/verification": {Role.AUDITOR},
+    "POST /v1/audit/verification": {Role.AUDITOR},
     "POST /v1/keys": set(),
     "GET /v1/keys": set(),
     "DELETE /v1/keys/{key_id}": set(),

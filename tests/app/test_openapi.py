@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from app.access.schemas import KeyCreate
+from app.audit.schemas import Anchors
 from app.deposits.schemas import DepositCreate
 from app.evidence.schemas import EvidenceCreate
 from app.inference.schemas import InferRequest, RepositoryQuery
@@ -19,6 +20,7 @@ from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
 from tests.app.conftest import HTTP, Service
 
 BODIES: tuple[type[BaseModel], ...] = (
+    Anchors,
     KeyCreate,
     DepositCreate,
     EvidenceCreate,

@@ -3,12 +3,9 @@
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -19,10 +16,8 @@ from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
 from app.base.settings import Settings
 from app.main import create_app
+from app.supervision import Part
 from migrations import upgrade
-
-STOP_SECONDS = 2.0
-RESTART_SECONDS = 1.0
 
 
 class AlreadyRunning(RuntimeError):
@@ -55,23 +50,27 @@ class Embedded:
         database.engine.dispose()
         return file if is_new else None
 
-    def run(self, on_started: Callable[[], None]) -> None:
-        """Serve until SIGINT or SIGTERM, then stop all child processes."""
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until SIGINT or SIGTERM, then stop all child processes. `on_ready`: called when every part works."""
+        parts = [
+            Part("worker", "worker", signal.SIGQUIT, self.settings),  # Celery's cold shutdown
+            Part("reconciler", "worker.reconciler", signal.SIGTERM, self.settings),
+        ]
+
+        def idle_parts() -> list[str]:
+            return [part.name for part in parts if not part.works]
+
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(self.settings),
+                create_app(self.settings, idle_parts),
                 host=self.host,
                 port=self.port,
                 log_level=self.settings.log_level.lower(),
                 **serving.OPTIONS,
             )
         )
-        worker = ["-m", "celery", "--quiet", "-A", "worker.celery_app", "worker"]
-        threads = [
-            threading.Thread(target=self._supervise, args=(worker, signal.SIGQUIT)),  # Celery's cold shutdown
-            threading.Thread(target=self._supervise, args=(["-m", "worker.reconciler"], signal.SIGTERM)),
-            threading.Thread(target=_when_started, args=(server, self._stop, on_started)),
-        ]
+        threads = [threading.Thread(target=part.supervise, args=(self._stop,)) for part in parts]
+        threads.append(threading.Thread(target=_when_ready, args=(server, idle_parts, self._stop, on_ready)))
         for thread in threads:
             thread.start()
         try:
@@ -81,41 +80,14 @@ class Embedded:
             for thread in threads:
                 thread.join()
 
-    def _supervise(self, arguments: list[str], stop_signal: signal.Signals) -> None:
-        """Run a Python process, and start it again when it dies."""
-        environment = {
-            **os.environ,
-            "LIRF_STATE_FOLDER": str(self.settings.folder),
-            "LIRF_LOG_LEVEL": self.settings.log_level,
-            "LIRF_EMBEDDED": str(os.getpid()),
-        }
-        while not self._stop.is_set():
-            # In its own session, so that Ctrl-C reaches only us and we can kill its children with it.
-            process = subprocess.Popen(  # noqa: S603
-                [sys.executable, *arguments], env=environment, start_new_session=True, stdout=sys.stderr
-            )
-            while process.poll() is None and not self._stop.is_set():
-                self._stop.wait(0.2)
-            _end(process, stop_signal)
-            self._stop.wait(RESTART_SECONDS)
 
-
-def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
-    """Stop a process and its children at once. Running jobs stay in the database and go on at the next start."""
-    if process.poll() is None:
-        process.send_signal(stop_signal)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # children may still be alive
-    process.wait()
-
-
-def _when_started(server: uvicorn.Server, stop: threading.Event, on_started: Callable[[], None]) -> None:
-    while not server.started and not stop.is_set():
-        time.sleep(0.05)
-    if server.started:
-        on_started()
+def _when_ready(
+    server: uvicorn.Server, idle_parts: Callable[[], list[str]], stop: threading.Event, on_ready: Callable[[], None]
+) -> None:
+    while not (server.started and not idle_parts()):
+        if stop.wait(0.05):
+            return
+    on_ready()
 
 
 @contextmanager

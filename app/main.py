@@ -4,7 +4,7 @@ import gc
 import importlib
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -97,7 +97,9 @@ ROUTERS = (
 )
 
 log = logging.getLogger(__name__)
-_settings: ContextVar[Settings] = ContextVar("settings")  # of the run whose lifespan begins
+# Of the run whose lifespan begins.
+_settings: ContextVar[Settings] = ContextVar("settings")
+_idle_parts: ContextVar[Callable[[], list[str]]] = ContextVar("idle_parts")
 
 
 @asynccontextmanager
@@ -122,6 +124,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         "metrics": Metrics(database),
         "callers": Callers(database, RateLimit(settings), _identity_provider(settings)),
         "engine": engine,
+        "idle_parts": _idle_parts.get(),
     }
     stop.set()
     cleaner.join()
@@ -159,8 +162,11 @@ def routes() -> FastAPI:
     return app
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The application for one run of a server with these settings. Several may run in a process at the same time."""
+def create_app(settings: Settings | None = None, idle_parts: Callable[[], list[str]] = list) -> ASGIApp:
+    """The application for one run of a server with these settings. Several may run in a process at the same time.
+
+    idle_parts: names the other parts of the installation that must work but do not. The service is not ready then.
+    """
     settings = settings or Settings()
     logs.configure(settings)
     traces.configure(settings, "lirf-api")
@@ -168,6 +174,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # which runs in a task of its own, so that nothing else sees these settings
             _settings.set(settings)
+            _idle_parts.set(idle_parts)
         await routes()(scope, receive, send)
 
     return app

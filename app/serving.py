@@ -18,6 +18,7 @@ OPTIONS: dict[str, Any] = {
 
 def serve(host: str, port: int, workers: int) -> None:
     """Serve the API until a signal stops it. workers: processes; they share the cores and report metrics as one."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # the processes import nothing from the folder in which this one was started
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     with TemporaryDirectory(prefix="lirf-metrics-") as folder:

@@ -1,4 +1,4 @@
-"""The Celery worker: `celery -A worker.celery_app worker`. One process for each GPU, one job at a time.
+"""The Celery worker, which `python -P -m worker` runs. One process for each GPU, one job at a time.
 
 The pool is prefork with spawn and one task per child: CUDA does not survive a fork, and no job should meet what another
 one left in memory. The pools `solo` and `threads` would ignore time limits.

@@ -1,4 +1,4 @@
-"""Repairs what crashes and lost messages leave behind: `python -m worker.reconciler`, which `lirf up` also starts.
+"""Repairs what crashes and lost messages leave behind: `python -P -m worker.reconciler`, which `lirf up` also starts.
 
 Several may run at once: every change is guarded.
 """
@@ -19,6 +19,7 @@ from app.jobs.doorbell import Doorbell
 from app.telemetry import logs
 from app.vault.service import Vault, open_vault
 from app.withdrawals import service as withdrawals
+from worker import life_sign
 from worker.orphan import is_orphaned
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,15 @@ def run(settings: Settings, stop: threading.Event) -> None:
     """Reconciles every `reconcile_seconds` until `stop` is set."""
     database, vault, doorbell = Database(settings.database), open_vault(settings), Doorbell(settings)
     while not stop.is_set():
+        has_failed = False
         for part in (_deposits, _expired, _anchor, _evidence):  # one that fails does not stop the next
             try:
                 part(settings, database, vault, doorbell)
             except Exception:
+                has_failed = True
                 log.exception("part of this round failed; the next round tries again")
+        if not has_failed:
+            life_sign.send()
         stop.wait(settings.reconcile_seconds)
     database.engine.dispose()
 

@@ -12,6 +12,7 @@ from celery.signals import worker_process_init, worker_ready
 from app.base.settings import Settings
 from app.jobs.doorbell import DEPOSIT, EXAMINE
 from app.telemetry import traces
+from worker import life_sign
 from worker.celery_app import app
 from worker.orphan import is_orphaned
 
@@ -60,6 +61,7 @@ def _end_when_useless() -> None:
     """
     supervisors = [thread for thread in threading.enumerate() if type(thread).__name__ == "Supervisor"]
     while all(thread.is_alive() for thread in supervisors) and not is_orphaned():
+        life_sign.send()
         time.sleep(1)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -55,9 +55,15 @@ async def get_doorbell(request: Request) -> Doorbell:
     return doorbell
 
 
+async def get_idle_parts(request: Request) -> list[str]:
+    idle_parts: list[str] = request.state.idle_parts()
+    return idle_parts
+
+
 PageQuery = Annotated[PageRequest, Query()]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
+IdlePartsDep = Annotated[list[str], Depends(get_idle_parts)]
 VaultDep = Annotated[Vault, Depends(get_vault)]
 EngineDep = Annotated[InferenceEngine, Depends(get_engine)]
 DecodersDep = Annotated[Decoders, Depends(get_decoders)]

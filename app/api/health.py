@@ -1,7 +1,7 @@
 import sqlalchemy as sa
 from fastapi import APIRouter
 
-from app.api.dependencies import DatabaseDep
+from app.api.dependencies import DatabaseDep, IdlePartsDep
 from app.api.problems import RETRY_SECONDS
 from app.base.errors import Problem
 from app.inference.schemas import Health
@@ -10,7 +10,8 @@ router = APIRouter(prefix="/v2/health", tags=["health"])
 
 
 class NotReady(Problem):
-    """The database does not answer. Check that it is running and that `LIRF_DATABASE_URL` is right."""
+    """The database does not answer, or a part that `lirf up` runs does not work. The detail says which. Check that
+    the database is running and that `LIRF_DATABASE_URL` is right, and read the log."""
 
     status, slug, title = 503, "not-ready", "The service is not ready"
 
@@ -22,12 +23,15 @@ def is_live() -> Health:
 
 
 @router.get("/ready")
-def is_ready(database: DatabaseDep) -> Health:
-    """Check that the database answers."""
+def is_ready(database: DatabaseDep, idle_parts: IdlePartsDep) -> Health:
+    """Check that the database answers and, under `lirf up`, that the worker and the reconciler work."""
     try:
         with database.reading() as session:
             session.execute(sa.text("SELECT 1"))
     except sa.exc.SQLAlchemyError as error:
         advice = "The database does not answer. Check that it is running and that LIRF_DATABASE_URL is correct."
         raise NotReady(advice, retry_after=RETRY_SECONDS) from error
+    if idle_parts:
+        advice = f"The {' and the '.join(idle_parts)} of `lirf up` does not work (yet). Its log has the reason."
+        raise NotReady(advice, retry_after=RETRY_SECONDS)
     return Health()

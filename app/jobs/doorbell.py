@@ -1,8 +1,10 @@
 """A message is a doorbell: the id of a queued job. A message that is lost, doubled or late only costs time."""
 
 import logging
+from contextlib import nullcontext
 
 from celery import Celery
+from celery.utils import imports
 
 from app.base.settings import Settings
 
@@ -10,10 +12,18 @@ DEPOSIT = "lirf.deposit"
 EXAMINE = "lirf.evidence"
 log = logging.getLogger(__name__)
 
+# Celery puts the current folder before the installed packages whenever it imports something. A folder that has a
+# package `worker` or `app` of its own would run its code in our processes, next to the master key.
+imports.cwd_in_path = nullcontext
+
+
+class Application(Celery):  # type: ignore[misc]
+    """Celery's application. A pool's child that unpickles this class imports this module, and so the line above."""
+
 
 def celery_app(settings: Settings) -> Celery:
     """The Celery application, with the settings that API, reconciler and worker must share."""
-    app = Celery("lirf", broker=settings.broker)
+    app = Application("lirf", broker=settings.broker)
     app.conf.update(
         task_ignore_result=True,
         task_default_queue="lirf",

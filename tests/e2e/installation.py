@@ -30,7 +30,7 @@ if REDIS:  # a Redis database for each of pytest-xdist's processes, counted down
 
 Kind = Literal["embedded", "spread-out"]
 KINDS: list[Kind] = ["embedded", "spread-out"] if REDIS and POSTGRESQL else ["embedded"]
-CELERY = ["celery", "-A", "worker.celery_app", "worker"]
+CELERY = ["worker"]
 
 
 @dataclass

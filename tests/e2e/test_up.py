@@ -1,13 +1,8 @@
 """`lirf up` and every other command, as a person types them at a terminal."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +13,8 @@ from demo.digits import CLASSES, Digits, write_weights
 from lirf_client import Client
 from lirf_core.network import SplitNetwork
 from tests.e2e.installation import until_training
-from tests.e2e.processes import Fork, cli, wait_until
-
-
-class Terminal:
-    """Runs `lirf` commands against one state folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self._runs = folder, free_port(), 0
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LIRF_")}
-        self.environment |= {
-            "LIRF_URL": f"http://127.0.0.1:{self.port}",
-            "LIRF_STATE_FOLDER": str(folder / "state"),
-            "LIRF_LEASE_SECONDS": "10",
-            "LIRF_RECONCILE_SECONDS": "1",
-            "COLUMNS": "200",
-        }
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        self._runs += 1
-        files = [self.folder / f"{self._runs}.{name}" for name in ("out", "err")]
-        done = Fork(cli, list(arguments), self.environment, *files)
-        done.wait(300)
-        printed = "".join(file.read_text() for file in files)
-        assert done.code == code, printed
-        return printed
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.run(*arguments, "--json"))
-
-    @contextmanager
-    def up(self) -> Iterator[subprocess.Popen[bytes]]:
-        with (self.folder / "up.log").open("a") as log:
-            command = [sys.executable, "-m", "app", "up", "--port", str(self.port)]
-            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-            try:
-                wait_until(Client(self.environment["LIRF_URL"]).is_ready)
-                yield process
-            finally:
-                process.send_signal(signal.SIGINT)
-                process.wait(30)
+from tests.e2e.processes import wait_until
+from tests.e2e.terminal import Terminal, processes_of
 
 
 @pytest.fixture
@@ -76,19 +33,6 @@ def open_terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal
     terminal = Terminal(tmp_path_factory.mktemp("up"))
     with terminal.up():
         yield terminal
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of living processes whose environment names the folder."""
-    commands = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if str(folder / "state").encode() in (entry / "environ").read_bytes():
-                    commands.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
-    return commands
 
 
 def register(terminal: Terminal, weights: Path, name: str = "digits") -> Any:
@@ -202,8 +146,8 @@ def test_a_folder_of_class_folders_is_as_good_as_a_zip(
 def test_a_state_folder_has_one_service_and_killing_it_leaves_no_process(terminal: Terminal) -> None:
     with terminal.up() as process:
         assert "Another `lirf up` is using" in terminal.run("up", "--port", str(free_port()), code=1)
-        for part in ("celery", "billiard", "worker.reconciler"):
-            wait_until(lambda part=part: any(part in command for command in processes_of(terminal.folder)))
+        for part in ("-m worker ", "billiard", "worker.reconciler"):
+            wait_until(lambda part=part: any(part in command for _, command in processes_of(terminal.folder)))
         process.kill()
         wait_until(lambda: processes_of(terminal.folder) == [], 30)
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from benchmarks import data as sources
 from benchmarks.data import Data, Images
 from lirf_core import artifacts, metrics
-from lirf_core.artifacts import Belonging
+from lirf_core.belonging import Belonging
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, deposit

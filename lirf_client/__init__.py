@@ -6,7 +6,9 @@ with Client("http://127.0.0.1:8000", key="lirf_...") as lirf:
     print(lirf.classes("cifar"))
 """
 
-from lirf_client.client import AwaitingApproval, Client, LirfError
+from typing import TYPE_CHECKING, Any
+
+from lirf_client.errors import AwaitingApproval, LirfError
 from lirf_client.types import (
     Approval,
     AuditEvent,
@@ -24,6 +26,9 @@ from lirf_client.types import (
     Verification,
     Withdrawal,
 )
+
+if TYPE_CHECKING:
+    from lirf_client.client import Client
 
 __all__ = [
     "Approval",
@@ -45,3 +50,12 @@ __all__ = [
     "Verification",
     "Withdrawal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Client` when it is first used: its HTTP library takes longer to import than all the rest."""
+    if name != "Client":
+        raise AttributeError(f"module 'lirf_client' has no attribute '{name}'")
+    from lirf_client.client import Client
+
+    return Client

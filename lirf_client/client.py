@@ -1,6 +1,7 @@
 """The client: one method for each HTTP call."""
 
 import json
+import re
 import ssl
 import time
 import uuid
@@ -12,6 +13,7 @@ from typing import Any, Self, cast
 import httpx
 from httpx_sse import connect_sse
 
+from lirf_client.errors import AwaitingApproval, LirfError
 from lirf_client.types import (
     Approval,
     AuditEvent,
@@ -33,33 +35,9 @@ from lirf_client.types import (
 UNFINISHED = ("queued", "running")
 _CHUNK_BYTES = 1 << 20
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before a request is sent again
+MAX_PORT = 65535
+_VISIBLE = re.compile("[!-~]+")  # what a key or a token consists of
 _LOST = httpx.ReadError, httpx.RemoteProtocolError  # the request may have arrived nevertheless
-
-
-class LirfError(Exception):
-    """The service refused a request (RFC 9457).
-
-    `type` never changes, `detail` says what to do, `members` holds the whole problem.
-    """
-
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        self.status = status
-        self.type: str = problem.get("type", "about:blank")
-        self.title: str = problem.get("title", "")
-        self.detail: str = problem.get("detail", "")
-        self.members = problem
-        super().__init__(self.detail or self.title or f"HTTP {status}")
-
-
-class AwaitingApproval(Exception):
-    """The model requires a second person. Nothing happens until somebody with another key approves the request."""
-
-    def __init__(self, approval: Approval) -> None:
-        self.approval = approval
-        super().__init__(
-            f"Model '{approval['model']}' requires a second person. Somebody with another key must approve "
-            f"'{approval['id']}' by {approval['expires_at'][:16].replace('T', ' ')} UTC."
-        )
 
 
 class Client:
@@ -71,8 +49,11 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 60) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds, verify=_certificates())
+        """Raises ValueError, which does not show the key, if the address or the key cannot be right."""
+        headers = {"Authorization": f"Bearer {_header_value('API key', key)}"} if key else {}
+        self._http = httpx.Client(
+            base_url=_address(url), headers=headers, timeout=timeout_seconds, verify=_certificates()
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -183,18 +164,21 @@ class Client:
 
     def follow(self, deposit_id: str) -> Iterator[Deposit]:
         """Yield the deposit each time it changes, until it has ended. Reconnects if the connection breaks."""
+        was_connected = False
         while True:
             try:
                 with connect_sse(self._http, "GET", f"/v1/deposits/{deposit_id}/events", timeout=60) as events:
                     if events.response.status_code != 200:
                         events.response.read()
                         _checked(events.response)
+                    was_connected = True
                     for event in events.iter_sse():
                         yield cast(Deposit, json.loads(event.data))
                         if event.event == "end":
                             return
             except httpx.TransportError:
-                pass
+                if not was_connected:
+                    raise
             time.sleep(1)
 
     def wait(self, deposit_id: str) -> Deposit:
@@ -430,8 +414,33 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def _address(url: str) -> httpx.URL:
+    """Raises ValueError, which does not show a password."""
+    try:
+        address = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        address = httpx.URL()
+    if address.userinfo or "@" in url:
+        raise ValueError("The service's address must not contain a user name or a password. The API key says who asks.")
+    if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > MAX_PORT:
+        raise ValueError(f"'{url}' is not the address of a service. Write it like http://127.0.0.1:8000.")
+    return address
+
+
+def _header_value(name: str, secret: str) -> str:
+    """Raises ValueError, which does not show the secret, if no header can hold it."""
+    value = secret.strip()
+    if not _VISIBLE.fullmatch(value):
+        raise ValueError(
+            f"The {name} contains a space, a line break or another character that no {name} has. Copy it again."
+        )
+    return value
+
+
 def _token_header(tokens: Sequence[str]) -> dict[str, str]:
-    return {"Withdrawal-Token": ",".join(tokens)} if tokens else {}
+    return (
+        {"Withdrawal-Token": ",".join(_header_value("withdrawal token", token) for token in tokens)} if tokens else {}
+    )
 
 
 def _done(answer: dict[str, Any]) -> dict[str, Any]:
@@ -459,7 +468,15 @@ def _repeated(method: str, send: Callable[[dict[str, str]], httpx.Response]) -> 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:
     """Return the answer's JSON, {} if it is empty. Raises `LirfError`."""
-    return cast(dict[str, Any], response.json()) if _successful(response).content else {}
+    if not _successful(response).content:
+        return {}
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise LirfError(response.status_code, {"title": "This is no LIRF service", "detail": _foreign(response)})
+    return answer
 
 
 def _successful(response: httpx.Response) -> httpx.Response:
@@ -468,5 +485,15 @@ def _successful(response: httpx.Response) -> httpx.Response:
     try:
         problem = response.json()
     except ValueError:
-        problem = {"title": f"HTTP {response.status_code}", "detail": response.text[:500]}
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"title": f"HTTP {response.status_code}", "detail": _foreign(response)}
     raise LirfError(response.status_code, problem)
+
+
+def _foreign(response: httpx.Response) -> str:
+    """What to do about an answer that is not the service's own."""
+    answer = f"HTTP {response.status_code} {response.reason_phrase}".strip()
+    if target := response.headers.get("Location"):
+        answer += f", which leads to {target[:200]}"
+    return f"The answer ({answer}) is not from a LIRF service. Check its address, and the proxy in front of it."

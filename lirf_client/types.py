@@ -38,6 +38,7 @@ class Dataset(TypedDict):
     created_at: str
     created_by: str
     shredded_at: str | None
+    warnings: list[str]
 
 
 class Progress(TypedDict):

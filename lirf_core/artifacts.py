@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, cast, get_args
+from typing import Any, BinaryIO, cast, get_args
 
 import safetensors
 import safetensors.torch
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from lirf_core import pruning, quantisation
 from lirf_core.architectures import ArchitectureSpec, empty, outline
-from lirf_core.losses import Joining
+from lirf_core.belonging import Belonging
+from lirf_core.config import Joining
 from lirf_core.network import SplitNetwork, digest, flat_state, freeze
 from lirf_core.quantisation import Grid, NotOnGrid
 from lirf_core.recover import DepositModule, ForeignUpperPart
 
-FORMAT = "lirf/1"
 MAX_HEADER_BYTES = 1 << 20
 _START_BYTES = 512
 _HOW_TO_SAVE = "Save the state dict with safetensors.torch.save_file."
@@ -41,7 +41,6 @@ _SIGNATURES = {
 }
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
-Part = Literal["upper", "lower", "module"]
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -204,25 +203,6 @@ def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNe
             raise DoesNotFit(f"Tensor '{name}' has negative values, but a variance cannot be negative.")
     freeze(network)
     return network
-
-
-@dataclass(frozen=True)
-class Belonging:
-    """Which network a stored part belongs to."""
-
-    spec: ArchitectureSpec
-    split: str
-    upper_digest: str
-
-    def metadata(self, part: Part) -> dict[str, str]:
-        """The metadata that a stored part has in every case."""
-        return {
-            "format": FORMAT,
-            "part": part,
-            "architecture": json.dumps(self.spec.description(), sort_keys=True),
-            "split": self.split,
-            "upper_digest": self.upper_digest,
-        }
 
 
 def dump_upper(network: SplitNetwork, belonging: Belonging) -> bytes:

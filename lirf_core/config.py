@@ -1,11 +1,11 @@
-"""The configuration of a deposit."""
+"""The configuration of a deposit. Importing it needs no torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lirf_core.images.preprocessing import Augmentation
-from lirf_core.losses import Joining
 
+Joining = Literal["eq8", "levelled", "averaged"]  # see `losses.join`
 MIN_STEPS = 120
 
 

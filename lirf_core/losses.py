@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lirf_core.config import Joining
 
 
 def random_removal(target_logits: Tensor, random_labels: Tensor) -> Tensor:
@@ -123,9 +125,6 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of features, relative to the teacher's squared length; both (B, ...). Returns a scalar."""
     student, teacher = student.float(), teacher.float()
     return (student - teacher).square().sum() / teacher.square().sum().clamp_min(1e-12)
-
-
-Joining = Literal["eq8", "levelled", "averaged"]
 
 
 class ModuleAnswer(NamedTuple):

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
@@ -15,12 +14,6 @@ Widths = dict[str, list[int]]
 # CPU kernels and tensor cores work on groups of 8. Also, oneDNN's gradient of a strided 1x1 convolution writes outside
 # its buffer if the channels are not a multiple of 8 (torch 2.13, AVX2): see docs/decisions/0007.
 CHANNEL_MULTIPLE = 8
-
-_OUTPUTS = (
-    torch_pruning.prune_conv_out_channels,
-    torch_pruning.prune_depthwise_conv_out_channels,
-    torch_pruning.prune_linear_out_channels,
-)
 
 
 def prune(lower: nn.Module, rate: float, example: Tensor) -> nn.Module:
@@ -31,6 +24,8 @@ def prune(lower: nn.Module, rate: float, example: Tensor) -> nn.Module:
     because Torch-Pruning does not follow class tokens and layer scales, which have the residual stream's width.
     example: (1, C, H, W), any input of the right size. Raises ValueError if the features are not (1, C', H', W').
     """
+    import torch_pruning  # here, because the API only needs the functions below
+
     if not 0 <= rate < 1:
         raise ValueError(f"The pruning rate is {rate}; it must be at least 0 and less than 1.")
     pruned = copy.deepcopy(lower).requires_grad_(True).eval()
@@ -66,10 +61,17 @@ def filter_norm(group: Any) -> Tensor:
 
     A filter computes one output channel of a convolution, or one output of a linear layer.
     """
+    import torch_pruning
+
+    prune_outputs = (
+        torch_pruning.prune_conv_out_channels,
+        torch_pruning.prune_depthwise_conv_out_channels,
+        torch_pruning.prune_linear_out_channels,
+    )
     norms = [
         dependency.layer.weight.detach().abs().flatten(1).sum(dim=1)[indices]
         for dependency, indices in group
-        if dependency.handler in _OUTPUTS
+        if dependency.handler in prune_outputs
     ]
     return torch.stack(norms).mean(0)
 

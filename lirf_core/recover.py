@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lirf_core import losses
-from lirf_core.losses import Joining, ModuleAnswer
+from lirf_core.config import Joining
+from lirf_core.losses import ModuleAnswer
 from lirf_core.network import SplitNetwork
 from lirf_core.quantisation import Grid
 

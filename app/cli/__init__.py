@@ -3,6 +3,7 @@
 import typer
 
 from app.cli import approvals, audit, certificates, deposits, evidence, keys, models, service, vault, withdrawals
+from app.cli.mistakes import Commands
 
 HELP = """Learning with Recoverable Forgetting (LIRF): switch off what an image classifier knows about some classes, and
 switch it on again.
@@ -12,7 +13,9 @@ They find the service with --url or LIRF_URL. They take the API key from
 LIRF_API_KEY, or from the state folder of a service on this machine.
 """
 
-main = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+main = typer.Typer(
+    cls=Commands, help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
 
 
 def _add(panel: str, commands: typer.Typer, group: str | None = None) -> None:

@@ -3,11 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url
-from app.cli.output import cell, moment, show, table
+from app.cli.output import cell, moment, plain, show, table
 
 commands = typer.Typer(help="Approve or refuse requests that need a second person.", no_args_is_help=True)
 
@@ -51,7 +50,7 @@ def approve(
     """Approve a request of somebody else, and carry it out."""
     with connect(url, state) as lirf:
         approval = lirf.approve(approval_id)
-        act = f"{approval['act']} of {approval['model']}, requested by {escape(approval['requested_by'])}"
+        act = f"{approval['act']} of {approval['model']}, requested by {plain(approval['requested_by'])}"
         show(as_json, approval, f"Approved and carried out: {act} ({approval['result_id']}).")
 
 

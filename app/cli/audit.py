@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from app.audit import anchors
 from app.audit.anchors import NotAnchors
 from app.audit.chain import Head
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
-from app.cli.output import cell, fail, moment, show, table
+from app.cli.output import cell, fail, moment, plain, show, table
 from lirf_client import AuditHead
 
 commands = typer.Typer(help="Show the audit log, and check that it is unchanged.", no_args_is_help=True)
@@ -28,7 +27,7 @@ AuditAction = Annotated[str | None, typer.Option("--action", help="Only this act
 def list_audit(
     model: AuditModel = None,
     action: AuditAction = None,
-    limit: Annotated[int, typer.Option(help="How many events, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="How many events, newest first.")] = 50,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
@@ -79,7 +78,7 @@ def anchor_audit(
         newest = anchor_file.newest()
         head = lirf.audit_head(AuditHead(number=newest.number, digest=newest.digest) if newest else None)
         anchor_file.append(Head(**head))
-    message = f"Anchored event {head['number']} in {escape(str(file))}. Keep the file where the service cannot write."
+    message = f"Anchored event {head['number']} in {plain(str(file))}. Keep the file where the service cannot write."
     show(as_json, head, message)
 
 
@@ -99,7 +98,7 @@ def verify_audit(
     heads = _anchors_in(anchor) if anchor else []
     with connect(url, state) as lirf:
         verification = lirf.verify_audit(anchors=heads[-MAX_ANCHORS:])
-    faults = [(str(fault["number"]), fault["what"]) for fault in verification["faults"]]
+    faults = [(str(fault["number"]), cell(fault["what"])) for fault in verification["faults"]]
     message = f"All {verification['head']['number']} events are as they were written."
     if len(heads) > MAX_ANCHORS:
         message += f" The newest {MAX_ANCHORS} of the file's {len(heads)} anchors were compared."

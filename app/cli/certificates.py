@@ -4,14 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from rich.markup import escape
 
-from app.certificates.signatures import NotGenuine, key_id, verified
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, State, Url
-from app.cli.output import err, fail, out
+from app.cli.output import err, fail, out, plain
 
 commands = typer.Typer(no_args_is_help=True, help="Get and verify signed certificates of the evidence.")
 
@@ -34,7 +30,7 @@ def get_certificate(
         if not finished:
             fail(f"This deposit has no finished evidence. Gather it with `lirf evidence {deposit_id} --again`.")
         file.write_bytes(lirf.certificate(finished[0]["id"], format=file.suffix[1:]))
-        message = f"Saved the certificate of evidence {finished[0]['id']} to {escape(str(file))}."
+        message = f"Saved the certificate of evidence {finished[0]['id']} to {plain(str(file))}."
         out.print(message, soft_wrap=True)
 
 
@@ -66,12 +62,17 @@ def verify_certificate(
 
     Example: lirf certificate verify certificate.pdf --public-key key.pem
     """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    from app.certificates.signatures import NotGenuine, key_id, verified
+
     if public_key:
         pem = public_key.read_bytes()
     else:
         with connect(url, state) as lirf:
             pem = lirf.certificate_key().encode()
-        err.print(f"Using the key of {url}. With --public-key you need not trust a service.", soft_wrap=True)
+        err.print(f"Using the key of {plain(url)}. With --public-key you need not trust a service.", soft_wrap=True)
     source = public_key or url
     try:
         key = load_pem_public_key(pem)
@@ -84,6 +85,6 @@ def verify_certificate(
     except NotGenuine as reason:
         fail(f"{file} is NOT genuine: {reason}")
     out.print(
-        f"[green]{escape(str(file))} is genuine[/green]: key {key_id(key)} signed exactly this file.", soft_wrap=True
+        f"[green]{plain(str(file))} is genuine[/green]: key {key_id(key)} signed exactly this file.", soft_wrap=True
     )
     out.print(f"It certifies evidence {about.evidence} of deposit {about.deposit}.", soft_wrap=True)

@@ -2,22 +2,25 @@
 
 import csv
 import json
-import tempfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, Json, ModelName, Reason, State, Url
-from app.cli.output import cell, class_names, err, fail, moment, out, percent, quoted_classes, show, table
+from app.cli.image_folders import MAX_NAMED, UnfitImages, count_files, zipped
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, Json, ModelName, Reason, State, Url, demand_finite
+from app.cli.output import cell, class_names, err, fail, moment, out, percent, plain, quoted_classes, show, table, warn
 from app.evidence.figures import ADVICE, remains
-from lirf_client import Client, Deposit, LirfError
+from lirf_client import Dataset, Deposit, LirfError
+from lirf_core.enumeration import enumerated
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from lirf_client import Client
 
 PHASES = {"preparing": "making proxy images", "evaluating": "measuring"}
 TRAINING = "Training"  # panel of the help page
@@ -48,11 +51,16 @@ def create_deposit(
         int | None, typer.Option(help="Images of the deposit set per step. Default: 128.", rich_help_panel=TRAINING)
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of the one-cycle schedule. Default: 0.02.", rich_help_panel=TRAINING)
+        float | None,
+        typer.Option(
+            callback=demand_finite, help="Peak of the one-cycle schedule. Default: 0.02.", rich_help_panel=TRAINING
+        ),
     ] = None,
     pruning_rate: Annotated[
         float | None,
-        typer.Option(help="Share of the module's filters to prune. Default: 0.", rich_help_panel=TRAINING),
+        typer.Option(
+            callback=demand_finite, help="Share of the module's filters to prune. Default: 0.", rich_help_panel=TRAINING
+        ),
     ] = None,
     crop_padding: Annotated[
         int, typer.Option(help="Padding for random crops, in pixels.", rich_help_panel=TRAINING)
@@ -94,12 +102,13 @@ def create_deposit(
     choices = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "pruning_rate": pruning_rate}
     config: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
     config |= {"seed": seed, "augmentation": {"crop_padding": crop_padding, "horizontal_flip": flip}}
-    with connect(url, state) as lirf:
-        if evaluation:
-            with _zipped(evaluation) as archive:
-                lirf.upload_dataset(model, archive, purpose="evaluation")
-        with _zipped(images) as archive:
-            dataset = lirf.upload_dataset(model, archive)
+    with ExitStack() as stack:
+        archive = stack.enter_context(_packed(images))
+        evaluation_archive = stack.enter_context(_packed(evaluation)) if evaluation else None
+        lirf = stack.enter_context(connect(url, state))
+        if evaluation_archive:
+            _upload(lirf, model, evaluation_archive, "evaluation")
+        dataset = _upload(lirf, model, archive, "deposit")
         try:
             deposit = lirf.request_deposit(
                 model, dataset["id"], reason=reason, config=config, keep_dataset=keep_dataset, evidence=is_examined
@@ -153,7 +162,7 @@ def list_deposits(
         for deposit in deposits
     ]
     listing = table(headers, rows, ("by", "requested at", "reason"))
-    show(as_json, deposits, listing if deposits else f"{escape(model)} has no deposits yet.")
+    show(as_json, deposits, listing if deposits else f"{plain(model)} has no deposits yet.")
 
 
 @commands.command("restore")
@@ -179,11 +188,11 @@ def restore_deposit(
         if undo:
             lirf.end_restoration(deposit_id)
             deposit = lirf.deposit(deposit_id)
-            message = f"{escape(deposit['model'])} can no longer answer {quoted_classes(deposit)} without a withdrawal."
+            message = f"{plain(deposit['model'])} can no longer answer {quoted_classes(deposit)} without a withdrawal."
             show(as_json, deposit, f"Restoration ended: {message}")
         elif reason:
             restored = lirf.restore(deposit_id, reason=reason)
-            message = f"Restored: {escape(restored['model'])} can answer {quoted_classes(restored)} again."
+            message = f"Restored: {plain(restored['model'])} can answer {quoted_classes(restored)} again."
             show(as_json, restored, message)
 
 
@@ -226,13 +235,40 @@ def purge_deposit(
         show(as_json, purged, message)
 
 
-def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
+@contextmanager
+def _packed(images: Path) -> Iterator[Path]:
+    """Yield the images as a zip, and say what of them is not in it."""
+    with ExitStack() as stack:
+        try:
+            archive, skipped = stack.enter_context(zipped(images))
+        except UnfitImages as error:
+            fail(str(error))
+        if skipped:
+            warn(f"Not sent, because only the operating system needs them: {enumerated(skipped, MAX_NAMED)}.")
+        yield archive
+
+
+def _upload(lirf: "Client", model: str, archive: Path, purpose: str) -> Dataset:
+    """Upload the images. Refuses if the service stored fewer than there are, which nobody would notice otherwise."""
+    dataset = lirf.upload_dataset(model, archive, purpose=purpose)
+    sent, stored = count_files(archive), sum(dataset["counts"].values())
+    if stored != sent:
+        lirf.discard_dataset(model, dataset["id"])
+        fail(f"'{archive}' has {sent} files besides the operating system's own; the service read {stored} as images.")
+    for warning in dataset["warnings"]:
+        warn(warning)
+    return dataset
+
+
+def _follow(lirf: "Client", deposit_id: str, as_json: bool) -> None:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     deposit: Deposit | None = None
     with Progress(*columns, console=err, disable=as_json) as bar:
@@ -249,7 +285,7 @@ def _follow(lirf: Client, deposit_id: str, as_json: bool) -> None:
     show(as_json, deposit, _result(deposit))
 
 
-def _advance(bar: Progress, task: TaskID, deposit: Deposit) -> None:
+def _advance(bar: "Progress", task: "TaskID", deposit: Deposit) -> None:
     """Show the progress. The bar swings to and fro in a phase without steps; the clock runs on across phases."""
     progress = deposit["progress"]
     text = f"epoch {progress['epoch']}/{progress['epochs']}" if progress["epoch"] else ""
@@ -273,18 +309,3 @@ def _result(deposit: Deposit) -> str:
         if warning := remains(metrics["target"]["deposited_accuracy"]):
             text += f"\n[bold yellow]{warning} {ADVICE}[/bold yellow]"
     return text
-
-
-@contextmanager
-def _zipped(images: Path) -> Iterator[Path]:
-    """Yield the images as a zip. A folder goes into a temporary one, uncompressed, since images are compressed."""
-    if images.is_file():
-        yield images
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "images.zip"
-        with zipfile.ZipFile(archive, "w") as zipped:
-            for file in sorted(images.rglob("*")):
-                if file.is_file():
-                    zipped.write(file, file.relative_to(images))
-        yield archive

@@ -1,19 +1,19 @@
 """`lirf evidence`: show what a model still knows of deposited classes, or measure it again."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, Json, State, Url
-from app.cli.output import err, fail, moment, out, show
+from app.cli.output import err, fail, moment, out, plain, say, show
 from app.evidence import figures
-from lirf_client import Client, Evidence
+
+if TYPE_CHECKING:
+    from lirf_client import Client, Evidence
 
 commands = typer.Typer()
 
@@ -53,7 +53,7 @@ def show_evidence(
             _print(evidence, evidence["found"])
 
 
-def _newest(lirf: Client, deposit_id: str) -> str:
+def _newest(lirf: "Client", deposit_id: str) -> str:
     """Return the id of the evidence to show: one in progress, else the newest that finished, else the newest."""
     examinations = lirf.evidence_of(deposit_id)
     if not examinations:
@@ -63,8 +63,10 @@ def _newest(lirf: Client, deposit_id: str) -> str:
     return (unfinished or finished or examinations)[0]["id"]
 
 
-def _follow(lirf: Client, evidence_id: str) -> Evidence:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+def _follow(lirf: "Client", evidence_id: str) -> "Evidence":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("waiting for a worker", total=None)
         for evidence in lirf.follow_evidence(evidence_id):
@@ -75,23 +77,23 @@ def _follow(lirf: Client, evidence_id: str) -> Evidence:
     return evidence
 
 
-def _print(evidence: Evidence, found: dict[str, Any]) -> None:
+def _print(evidence: "Evidence", found: dict[str, Any]) -> None:
     """found: the figures, as in `evidence["found"]`."""
-    out.print(
+    say(
         f"Evidence [bold]{evidence['id']}[/bold] of {evidence['model']}, revision {evidence['revision']}, "
         f"{moment(evidence['finished_at'] or '')} UTC. {figures.guide(found)}\n"
     )
     for line in measures(found):
-        out.print(line)
+        say(line)
     out.print()
     for verdict, explanation in figures.explanations(figures.rows(found)).items():
-        out.print(f"[bold]{verdict}[/bold]: {explanation}")
-    out.print(f"\n{figures.RULES}")
+        say(f"[bold]{verdict}[/bold]: {explanation}")
+    say(f"\n{figures.RULES}")
     if warning := figures.still_known(found):
-        out.print(f"\n[bold yellow]{escape(warning)} {figures.ADVICE}[/bold yellow]")
-    out.print(f"\nThe console and the certificate show a picture of the features. Good: {found['good']['embedding']}")
+        say(f"\n[bold yellow]{plain(warning)} {figures.ADVICE}[/bold yellow]")
+    say(f"\nThe console and the certificate show a picture of the features. Good: {found['good']['embedding']}")
     for part, reason in found["missing"].items():
-        out.print(f"Note on {part}: {escape(reason)}")
+        say(f"Note on {part}: {plain(reason)}")
 
 
 def measures(found: dict[str, Any]) -> Iterator[RenderableType]:

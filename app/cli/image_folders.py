@@ -7,14 +7,17 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from lirf_core.enumeration import enumerated
+
+FILL_OR_REMOVE = "Add images of its class, or remove the folder."
 MAX_NAMED = 5  # files in a message
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "system volume information", "@eadir"}
 
 
-class UnfitFolder(ValueError):
+class UnfitImages(ValueError):
     """Something in the folder would not be sent. The message names it and says what to do."""
 
 
@@ -29,10 +32,10 @@ class ImageFolder(NamedTuple):
 def zipped(images: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the images as a zip, and the names of what was skipped. A zip is passed on as it is.
 
-    A folder goes into a temporary zip, uncompressed, since images are compressed. Raises `UnfitFolder`, OSError.
+    A folder goes into a temporary zip, uncompressed, since images are compressed. Raises `UnfitImages`, OSError.
     """
     if images.is_file():
-        yield images, []
+        yield images, _skipped_in(images)
         return
     folder = read(images)
     with tempfile.TemporaryDirectory() as temporary:
@@ -44,14 +47,39 @@ def zipped(images: Path) -> Iterator[tuple[Path, list[str]]]:
         yield archive, folder.skipped
 
 
+def count_files(archive: Path) -> int:
+    """How many files of the zip the service must read as images."""
+    with zipfile.ZipFile(archive) as packed:
+        return sum(not info.is_dir() and not _is_in_system_path(info.filename) for info in packed.infolist())
+
+
+def _skipped_in(archive: Path) -> list[str]:
+    """The zip's files that only an operating system needs. Raises `UnfitImages` if a class folder is empty."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            infos = packed.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        raise UnfitImages(
+            f"'{archive}' is neither a folder nor a zip. Give one with a folder for each class."
+        ) from None
+    needed = [info for info in infos if not _is_in_system_path(info.filename)]
+    names = [info.filename for info in needed if not info.is_dir()]
+    for folder in (info.filename for info in needed if info.is_dir()):
+        if not any(name.startswith(folder) for name in names):
+            raise UnfitImages(f"The folder '{folder}' in '{archive}' has no images. {FILL_OR_REMOVE}")
+    return [info.filename for info in infos if info not in needed and not info.is_dir()]
+
+
 def read(root: Path) -> ImageFolder:
-    """Find every image below the folder, also through symbolic links. Raises `UnfitFolder`, OSError."""
+    """Find every image below the folder, also through symbolic links. Raises `UnfitImages`, OSError."""
     found = ImageFolder([], [])
     _collect(root, "", found, ())
     if not found.files:
-        raise UnfitFolder(f"'{root}' has no images. It needs a folder of images for each class.")
+        raise UnfitImages(f"'{root}' has no images. It needs a folder of images for each class.")
     if loose := [name for _, name in found.files if "/" not in name]:
-        raise UnfitFolder(f"{_listed(loose)} in '{root}' itself. Put each image into the folder of its class.")
+        raise UnfitImages(
+            f"Not in a class folder of '{root}': {enumerated(loose, MAX_NAMED)}. Put each image into one."
+        )
     return found
 
 
@@ -60,27 +88,28 @@ def _collect(folder: Path, name: str, found: ImageFolder, above: tuple[tuple[int
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
-        raise UnfitFolder(f"'{folder}' is a link to a folder that contains it. Remove the link.")
+        raise UnfitImages(f"'{folder}' is a link to a folder that contains it. Remove the link.")
     count = len(found.files)
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:
         path, inner = Path(entry.path), f"{name}/{entry.name}" if name else entry.name
+        if _is_of_the_system(entry.name):
+            found.skipped.append(inner)
+            continue
         try:
             mode = entry.stat().st_mode
         except FileNotFoundError:
-            raise UnfitFolder(f"'{path}' is a link to a file that is not there. Remove or mend it.") from None
+            raise UnfitImages(f"'{path}' is a link to a file that is not there. Remove or mend it.") from None
         except OSError as error:
-            raise UnfitFolder(f"'{path}' cannot be read: {error.strerror}.") from None
-        if _is_of_the_system(entry.name):
-            found.skipped.append(inner)
-        elif stat.S_ISDIR(mode):
+            raise UnfitImages(f"'{path}' cannot be read: {error.strerror}.") from None
+        if stat.S_ISDIR(mode):
             _collect(path, inner, found, (*above, here))
         elif stat.S_ISREG(mode):
             found.files.append((path, _encodable(inner, path)))
         else:
-            raise UnfitFolder(f"'{path}' is neither a file nor a folder. Remove it.")
+            raise UnfitImages(f"'{path}' is neither a file nor a folder. Remove it.")
     if name and len(found.files) == count:
-        raise UnfitFolder(f"The folder '{folder}' has no images. Add images of its class, or remove the folder.")
+        raise UnfitImages(f"The folder '{folder}' has no images. {FILL_OR_REMOVE}")
 
 
 def _is_of_the_system(name: str) -> bool:
@@ -88,20 +117,14 @@ def _is_of_the_system(name: str) -> bool:
     return lower.startswith(".") or lower in _SYSTEM_FILES or lower in _SYSTEM_FOLDERS
 
 
+def _is_in_system_path(name: str) -> bool:
+    return any(map(_is_of_the_system, name.replace("\\", "/").rstrip("/").split("/")))
+
+
 def _encodable(name: str, path: Path) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        _refuse_name(path)
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise UnfitImages(f"The name of '{shown}' is not UTF-8. Rename the file or its folder.") from None
     return name
-
-
-def _refuse_name(path: Path) -> NoReturn:
-    shown = os.fsencode(path).decode(errors="backslashreplace")
-    raise UnfitFolder(f"The name of '{shown}' is not UTF-8. Rename the file or its folder.")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more files" if len(names) > MAX_NAMED else ""
-    verb = "lies" if len(names) == 1 else "lie"
-    return f"{', '.join(repr(name) for name in names[:MAX_NAMED])}{more} {verb}"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url, demand_finite
 from app.cli.output import cell, moment, show, table
 
 commands = typer.Typer(help="Create, list and revoke API keys (administrators only).", no_args_is_help=True)
@@ -21,7 +21,10 @@ def create_key(
         typer.Option(help="operator, custodian, auditor or administrator. Repeat it for several roles."),
     ] = None,
     days: Annotated[
-        float | None, typer.Option(min=0, max=3650, help="Days until it expires. Default: valid until revoked.")
+        float | None,
+        typer.Option(
+            min=0, max=3650, callback=demand_finite, help="Days until it expires. Default: valid until revoked."
+        ),
     ] = None,
     local: Annotated[
         bool, typer.Option(metavar="", help="Write to the database, without a service: for the first key.")

@@ -1,9 +1,7 @@
 """Faults that a user can mend end with one line that says how. Anything else is a fault of the program."""
 
-import sys
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
 
 from app.cli.output import accept_any_character, fail
@@ -12,7 +10,7 @@ from app.cli.output import accept_any_character, fail
 class Commands(TyperGroup):
     """The group of all commands."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command. Exit with code 1 after one line about a fault of the user, the machine or a file."""
         accept_any_character()
         try:

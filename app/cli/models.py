@@ -1,23 +1,18 @@
 """`lirf register`, `models`, `classes`, `policy` and `predict`: models and what they know."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
+from app.cli import text_files
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, State, Url, Yes
-from app.cli.output import cell, err, moment, out, percent, show, table
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, State, Url, Yes, demand_finite
+from app.cli.output import cell, err, fail, moment, out, percent, plain, show, table
 from lirf_client import LirfError
+from lirf_core.architectures import ARCHITECTURES, SMALL
 
-ARCHITECTURES = (  # the same as in lirf_core, which takes seconds to import; a test compares them
-    "resnet18, resnet34, resnet50, resnet18-small, resnet34-small, resnet50-small, vgg11_bn, vgg13_bn, vgg16_bn, "
-    "vgg19_bn, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large, efficientnet_b0, efficientnet_b1, "
-    "efficientnet_b2, efficientnet_b3, efficientnet_b4, efficientnet_b5, efficientnet_b6, efficientnet_b7, "
-    "efficientnet_v2_s, efficientnet_v2_m, efficientnet_v2_l, densenet121, densenet161, densenet169, densenet201, "
-    "convnext_tiny, convnext_small, convnext_base, convnext_large, vit_b_16, vit_b_32"
-)
 COLOURS = {"purged": "bright_black", "deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
 ORIGINALS = {"seal": "kept encrypted", "destroy": "destroyed"}
 
@@ -35,13 +30,15 @@ def register(
         str,
         typer.Option(help="Class names in the order of the outputs: separated by commas, or @FILE with one per line."),
     ],
-    architecture: Annotated[str, typer.Option(help=f"One of {ARCHITECTURES}.")],
+    architecture: Annotated[str, typer.Option(help=f"One of {', '.join(ARCHITECTURES)}. {SMALL}")],
     size: Annotated[int, typer.Option(help="Height and width of the input in pixels.")],
     mean: Annotated[
         str, typer.Option(help="Mean of each channel, of values from 0 to 1. One number for grey, three for RGB.")
     ] = "0.485,0.456,0.406",
     std: Annotated[str, typer.Option(help="Standard deviation of each channel.")] = "0.229,0.224,0.225",
-    width: Annotated[float, typer.Option(help="Width factor; only for the -small architectures.")] = 1.0,
+    width: Annotated[
+        float, typer.Option(callback=demand_finite, help="Width factor; only for the -small architectures.")
+    ] = 1.0,
     split: Annotated[
         str | None,
         typer.Option(help="Last module of the lower part, such as layer2 of a ResNet. Default: the middle one."),
@@ -56,13 +53,13 @@ def register(
     lirf register birds --architecture resnet18 --size 224 \\
       --weights birds.safetensors --classes @classes.txt
     """
-    labels = Path(classes[1:]).read_text().splitlines() if classes.startswith("@") else classes.split(",")
+    labels = _class_names(classes)
     preprocessing = {"height": size, "width": size, "mean": _numbers(mean), "std": _numbers(std)}
     with connect(url, state) as lirf:
         lirf.register_model(
             name,
             architecture={"name": architecture, "width": width},
-            classes=[label.strip() for label in labels if label.strip()],
+            classes=labels,
             preprocessing=preprocessing,
             split=split,
         )
@@ -147,7 +144,7 @@ def show_or_change_policy(
             if reason is None:
                 raise typer.BadParameter("A change of the policy needs a --reason.")
             if original == "destroy" and not confirmed:
-                err.print(f"This destroys every network of {escape(model)} that still knows deposited classes.")
+                err.print(f"This destroys every network of {plain(model)} that still knows deposited classes.")
                 typer.confirm("Continue?", abort=True, err=True)
             policy = lirf.change_policy(model, reason=reason, original=original, needs_second_person=second_person)
     originals = f"{ORIGINALS[policy['original']]} ({policy['original']})"
@@ -155,7 +152,7 @@ def show_or_change_policy(
     show(
         as_json,
         policy,
-        f"{escape(model)}: networks from before a deposit are {originals}. "
+        f"{plain(model)}: networks from before a deposit are {originals}. "
         f"Withdrawals, restorations, purges and changes of this policy {need} a second person.",
     )
 
@@ -181,18 +178,43 @@ def predict(
     """
     with connect(url, state) as lirf:
         answer = lirf.predict(model, image, top=top, tokens=tokens or [])
+    if unclear := [item["class"] for item in answer["predictions"] if not _is_number(item["probability"])]:
+        fail(f"The network of {model} has no number for {', '.join(unclear)}: its weights or the image overflow.")
     listing = table(
         ("class", "probability"),
         [(cell(item["class"]), f"{item['probability']:.4f}") for item in answer["predictions"]],
     )
-    listing.title = f"{model}, revision {answer['revision']}"
+    listing.title = f"{plain(model)}, revision {answer['revision']}"
     show(as_json, answer, listing)
     if answer["withdrawals"] and not as_json:
         out.print(f"Withdrawals in use: {', '.join(answer['withdrawals'])}.", soft_wrap=True)
 
 
+def _class_names(option: str) -> list[str]:
+    """The names in the order of the outputs, so an empty one is refused: leaving it out would move all that follow."""
+    names, places = [name.strip() for name in option.split(",")], "name"
+    if option.startswith("@"):
+        file = Path(option[1:])
+        try:
+            names, places = text_files.lines(file), f"line of '{file}', number"
+        except text_files.NotText as error:
+            raise typer.BadParameter(str(error)) from None
+        except OSError as error:
+            raise typer.BadParameter(f"'{file}' cannot be read: {error.strerror}.") from None
+    if "" in names:
+        raise typer.BadParameter(f"A {places} {names.index('') + 1}, is empty. Each output needs a name, in its order.")
+    return names
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
+        if all(map(math.isfinite, numbers)):
+            return numbers
+        raise ValueError
     except ValueError:
         raise typer.BadParameter(f"'{text}' is not a list of numbers. Write it like 0.5,0.5,0.5.") from None

@@ -1,9 +1,18 @@
 """Options and arguments that several commands share."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def demand_finite(number: float | None) -> float | None:
+    """For options: `nan` and `inf` are numbers to Python, but not to JSON."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number.")
+    return number
+
 
 CONNECTION = "Connection"  # panel of the help pages
 

@@ -1,11 +1,13 @@
 """Print answers as JSON or text, tables that fit the terminal, and errors."""
 
 import json
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
@@ -13,30 +15,45 @@ from rich.text import Text
 
 from lirf_client import Deposit, Purge, Restoration, Withdrawal
 
-out, err = Console(), Console(stderr=True)
+# No emoji codes: a class may be called `:dog:`.
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)
 UNLIMITED = 10_000  # characters; wider than any table
+ID_WIDTH, LEAST_WIDTH = 36, 6  # characters of an id, and of a column that can be broken
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}|[0-9a-f]{16,}")
+# Terminals obey control characters, and show text after U+202E and its like from right to left.
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 HasClasses = Deposit | Withdrawal | Restoration | Purge
 
 
 def show(as_json: bool, answer: Any, text: str | Table) -> None:
-    """Print the answer as JSON, or else the text."""
+    """Print the answer as JSON, or else the text. In a file or a pipe, no line is broken."""
     if as_json:
         out.print_json(json.dumps(answer))
+    elif isinstance(text, Table):
+        out.print(text, width=min(_width(text), max(out.width, _least_width(text))), crop=False)
     else:
-        out.print(text)
+        say(text)
+
+
+def say(text: RenderableType) -> None:
+    """Print the text. A terminal gets lines that break between words; a file or a pipe gets them whole."""
+    out.print(text, soft_wrap=not out.is_terminal)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], optional: Sequence[str] = ()) -> Table:
-    """Return a table; on a terminal that is too narrow, hide `optional` columns, first to last, and name them below."""
+    """Return a table; on a terminal that is too narrow, hide `optional` columns, first to last, and name them below.
+
+    An id is never broken, because it is there to be copied.
+    """
     rows, visible = list(rows), list(headers)
+    with_ids = {name for name, *values in zip(headers, *rows, strict=True) if any(map(_ID.fullmatch, values))}
     while True:
-        result = Table(*(Column(name, overflow="fold") for name in visible))
+        result = Table(*(Column(name, overflow="fold", no_wrap=name in with_ids) for name in visible))
         for row in rows:
             result.add_row(*(value for name, value in zip(headers, row, strict=True) if name in visible))
-        width = Measurement.get(out, out.options.update_width(UNLIMITED), result).maximum
         hideable = [name for name in optional if name in visible]
-        if not out.is_terminal or width <= out.width or not hideable:
+        if not out.is_terminal or _width(result) <= out.width or not hideable:
             break
         visible.remove(hideable[0])
     if hidden := [name for name in headers if name not in visible]:
@@ -44,9 +61,32 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], optional: Seque
     return result
 
 
+def _width(table: Table) -> int:
+    """The width of the table if no line of it is broken, in characters."""
+    return Measurement.get(out, out.options.update_width(UNLIMITED), table).maximum
+
+
+def _least_width(table: Table) -> int:
+    """The width below which an id would be broken; in a file or a pipe, the whole width."""
+    if not out.is_terminal:
+        return _width(table)
+    frames = 3 * len(table.columns) + 1
+    return frames + sum(ID_WIDTH if column.no_wrap else LEAST_WIDTH for column in table.columns)
+
+
+def printable(text: str) -> str:
+    """The text with control characters as escape sequences, so that a terminal shows them instead of obeying."""
+    return _UNPRINTABLE.sub(lambda character: ascii(character[0])[1:-1], text)
+
+
+def plain(text: object) -> str:
+    """What users wrote, for a text with markup: rich must not read it as markup, nor a terminal as commands."""
+    return escape(printable(str(text)))
+
+
 def cell(value: object) -> str:
-    """Return the value as text. Rich must not read what users wrote as markup."""
-    return "" if value is None else escape(str(value))
+    """Return the value as text for a cell."""
+    return "" if value is None else plain(value)
 
 
 def moment(time: str) -> str:
@@ -56,19 +96,31 @@ def moment(time: str) -> str:
 
 def class_names(subject: HasClasses) -> str:
     """List the classes for a cell of a table."""
-    return escape(", ".join(subject["classes"]))
+    return plain(", ".join(subject["classes"]))
 
 
 def quoted_classes(subject: HasClasses) -> str:
     """List the classes for a sentence, in quotes: without them, "0 of mine" would read as a count."""
-    return escape(", ".join(f"“{name}”" for name in subject["classes"]))
+    return plain(", ".join(f"“{name}”" for name in subject["classes"]))
 
 
 def percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} %"
 
 
+def warn(message: str) -> None:
+    """Print the message as a warning."""
+    err.print(Text.assemble(("lirf: ", "bold yellow"), printable(message)), soft_wrap=True)
+
+
 def fail(message: str) -> NoReturn:
     """Print the message as an error and exit with code 1."""
-    err.print(Text.assemble(("lirf: ", "bold red"), message), soft_wrap=True)
+    err.print(Text.assemble(("lirf: ", "bold red"), printable(message)), soft_wrap=True)
     raise typer.Exit(1)
+
+
+def accept_any_character() -> None:
+    """Where the terminal's encoding lacks a character, print its number instead of ending with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

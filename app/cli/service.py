@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from app.cli.options import DEFAULT_STATE, Json, LocalState
-from app.cli.output import err, fail, out, show
+from app.cli.output import err, fail, out, plain, show
 from app.cli.vault import local_vault
 
 commands = typer.Typer()
@@ -104,7 +103,7 @@ def backup(
     with local_vault(state) as (settings, database, vault), err.status("copying ..."):
         total = backups.take(database, vault, folder)
     has_database = database.url.get_backend_name() == "sqlite"
-    place, key = escape(str(folder)), escape(str(settings.master_key))
+    place, key = plain(str(folder)), plain(str(settings.master_key))
     if has_database:
         message = f"Copied the database and {total} objects to {place}."
     else:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.table import Table
 
 from app.cli.options import DEFAULT_STATE, Json, LocalState, Yes
-from app.cli.output import err, fail, show
+from app.cli.output import cell, err, fail, show, table
 
 commands = typer.Typer(help="Check and clean the vault, rotate its master key.", no_args_is_help=True)
 
@@ -41,13 +40,13 @@ def check_vault(state: LocalState = DEFAULT_STATE, as_json: Json = False) -> Non
 
     with local_vault(state) as (_, database, vault), err.status("opening every object ..."):
         findings = maintenance.check(database, vault)
-    table = Table("object", "finding", "lost")
-    for finding in findings:
-        table.add_row(finding.object_name[:16], finding.what, "yes" if finding.is_loss else "no")
+    rows = [(finding.object_name[:16], cell(finding.what), "yes" if finding.is_loss else "no") for finding in findings]
     show(
         as_json,
         [vars(finding) for finding in findings],
-        table if findings else "All objects can be opened, and none is superfluous.",
+        table(("object", "finding", "lost"), rows)
+        if findings
+        else "All objects can be opened, and none is superfluous.",
     )
     if any(finding.is_loss for finding in findings):
         raise typer.Exit(1)

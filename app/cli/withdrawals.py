@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, Reason, State, Url, demand_finite
 from app.cli.output import cell, class_names, err, moment, quoted_classes, show, table
 from lirf_client import Withdrawal
 
@@ -15,7 +15,8 @@ WithdrawalId = Annotated[
     str, typer.Argument(metavar="WITHDRAWAL", help="Id of the withdrawal, from `lirf withdrawals`.")
 ]
 Hours = Annotated[
-    float | None, typer.Option(help="Hours from now until it ends. Default: it lasts until it is revoked.")
+    float | None,
+    typer.Option(callback=demand_finite, help="Hours from now until it ends. Default: it lasts until it is revoked."),
 ]
 
 

@@ -7,6 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.base.database import Base, new_id, now
+from lirf_core.enumeration import enumerated
+
+FEW_IMAGES = 20  # of a class in a deposit set; fewer get a warning
 
 
 class DatasetRow(Base):
@@ -22,3 +25,17 @@ class DatasetRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[str] = mapped_column(sa.String(100))
     shredded_at: Mapped[datetime | None]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may make a deposit of these images forget less than it should, in full sentences."""
+        if self.purpose != "deposit":
+            return []
+        few = [f"'{name}' ({count})" for name, count in self.counts.items() if count < FEW_IMAGES]
+        if not few:
+            return []
+        advice = (
+            f"A deposit forgets what its images show: with fewer than {FEW_IMAGES} of a class, expect the model to "
+            "recognise other images of it still. Upload all that it was trained on."
+        )
+        return [f"Few images of {enumerated(few)}. {advice}"]

@@ -4,9 +4,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
 from app.base.field_types import Id, Reason
-from lirf_core.config import DepositConfig
+from lirf_core.config import DepositConfig, Joining
 from lirf_core.evidence.membership import Attack
-from lirf_core.losses import Joining
 
 _DEFAULT = DepositConfig()
 

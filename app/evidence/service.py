@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -18,13 +19,15 @@ from app.datasets.service import Purpose
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.evidence.jobs import JOBS
-from app.evidence.schemas import EvidenceCreate
 from app.evidence.tables import UNFINISHED as UNFINISHED
 from app.evidence.tables import EvidenceRow as EvidenceRow
 from app.evidence.tables import State as State
 from app.jobs.machine import WORKER, AlreadyEnded
 from app.registry import service as registry
 from app.vault.service import Vault
+
+if TYPE_CHECKING:  # the schemas import torch, which the reconciler does not need
+    from app.evidence.schemas import EvidenceCreate
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ class EvidenceEnded(Problem):
     status, slug, title = 409, "evidence-ended", "The examination has ended"
 
 
-def request(session: Session, actor: Actor, deposit_id: str, body: EvidenceCreate) -> EvidenceRow:
+def request(session: Session, actor: Actor, deposit_id: str, body: "EvidenceCreate") -> EvidenceRow:
     """Queue an examination.
 
     Raises `UnknownDeposit`, `NothingToExamine`, `NoEvaluationSet`, `UnknownDataset`, `DatasetShredded`,

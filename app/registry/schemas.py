@@ -18,6 +18,7 @@ from app.base.field_types import Reason
 from app.registry.tables import ModelRow, Original
 from lirf_core.architectures import (
     ARCHITECTURES,
+    SMALL,
     ArchitectureSpec,
     check_image_size,
     check_split,
@@ -34,7 +35,7 @@ Deviation = Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)]
 class Architecture(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal[ARCHITECTURES] = Field(description="-small: with a 3x3 stem and no max-pool, for small images.")  # type: ignore[valid-type]
+    name: Literal[ARCHITECTURES] = Field(description=SMALL)  # type: ignore[valid-type]
     width: StrictFloat = Field(
         1.0, ge=0.125, le=4, multiple_of=0.125, description="Width factor, only for -small architectures."
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -19,11 +19,12 @@ from app.registry.tables import RevisionRow
 from app.second_person import service as second_person
 from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault
-from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec
-from lirf_core.artifacts import Belonging
+from lirf_core.belonging import Belonging
 from lirf_core.images.preprocessing import Preprocessing
-from lirf_core.network import SplitNetwork, digest
+
+if TYPE_CHECKING:
+    from lirf_core.network import SplitNetwork
 
 
 class UnknownModel(Problem):
@@ -71,8 +72,10 @@ class StoredNetwork:
     belonging: Belonging
     revision: int
 
-    def open(self, vault: Vault) -> SplitNetwork:
+    def open(self, vault: Vault) -> "SplitNetwork":
         """The network, frozen. Raises `VaultDamaged`, `DoesNotFit`, `ForeignUpperPart`."""
+        from lirf_core import artifacts  # imports torch, which processes that only read rows do not need
+
         return artifacts.load_network(vault.read(self.upper), vault.read(self.lower), self.belonging)
 
 
@@ -131,6 +134,9 @@ def remove_unfinished(session: Session, actor: Actor, name: str) -> None:
 
 def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: BinaryIO) -> ModelRow:
     """Check the weights against the architecture and store both parts. Raises `WeightsRefused`, `WeightsPresent`."""
+    from lirf_core import artifacts
+    from lirf_core.network import digest
+
     model = describe(session, name)
     _demand_no_weights(model)
     try:

@@ -3,7 +3,7 @@
 A network is described by data (`ArchitectureSpec`), never by code or pickle, so that a service can build it from an
 untrusted request. Parameter names are torchvision's, so weights of a torchvision network load unchanged.
 
-Importing this package is fast. The first `build` imports the builders and torchvision, which takes seconds.
+Importing this package needs no torch. The first `build` imports the builders and torchvision, which takes seconds.
 """
 
 import copy
@@ -11,11 +11,12 @@ import importlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from lirf_core.network import SplitNetwork
+    from lirf_core.network import SplitNetwork
 
 
 class UnknownArchitecture(ValueError):
@@ -82,6 +83,7 @@ _FAMILIES = {
 }
 
 ARCHITECTURES = tuple(_FAMILIES)
+SMALL = "-small: with a 3x3 stem and no max-pool, for small images such as 32 by 32 pixels."
 VIT_IMAGE_SIZE = 224
 
 
@@ -163,11 +165,13 @@ def check_image_size(name: str, height: int, width: int) -> None:
         )
 
 
-def build(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
+def build(spec: ArchitectureSpec, split: str | None = None) -> "SplitNetwork":
     """A freshly initialised network, split after the module named `split`, or at its `default_split`.
 
     Raises `UnknownSplit`.
     """
+    from lirf_core.network import SplitNetwork
+
     split = default_split(spec.name) if split is None else split
     check_split(spec.name, split)
     builder = importlib.import_module(f"{__name__}.{_family(spec.name).builder}")
@@ -176,16 +180,18 @@ def build(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
 
 
 @lru_cache(64)
-def outline(spec: ArchitectureSpec, split: str | None = None) -> SplitNetwork:
+def outline(spec: ArchitectureSpec, split: str | None = None) -> "SplitNetwork":
     """The network that `build` makes, on the meta device: names and shapes without numbers.
 
     The result is shared; do not change it. Raises `UnknownSplit`.
     """
+    import torch
+
     with torch.device("meta"):
         return build(spec, split)
 
 
-def empty(spec: ArchitectureSpec, split: str) -> SplitNetwork:
+def empty(spec: ArchitectureSpec, split: str) -> "SplitNetwork":
     """The network that `build` makes, with uninitialised weights, to be loaded.
 
     Only the batch counters are set, to 0, because weights may lack them. Raises `UnknownSplit`.
@@ -197,7 +203,7 @@ def empty(spec: ArchitectureSpec, split: str) -> SplitNetwork:
     return network
 
 
-def split_sequential(network: nn.Sequential, after: str) -> SplitNetwork:
+def split_sequential(network: "nn.Sequential", after: str) -> "SplitNetwork":
     """Any `nn.Sequential` of named blocks, split after the child named `after`. Both parts share its modules.
 
     For use from Python, with `deposit` and `RecoverNetwork`. The service cannot register such a network, because it
@@ -208,6 +214,10 @@ def split_sequential(network: nn.Sequential, after: str) -> SplitNetwork:
     Raises `UnknownSplit` if there is no such child, if none is left for the upper part, if a layer before the split
     flattens, or if the layer after it works in place, which would change features that the deposit still needs.
     """
+    from torch import nn
+
+    from lirf_core.network import SplitNetwork
+
     names = [name for name, _ in network.named_children()]
     if after not in names[:-1]:
         raise UnknownSplit(f"This network has no split '{after}'. It can be split after {', '.join(names[:-1])}.")
@@ -224,8 +234,10 @@ def split_sequential(network: nn.Sequential, after: str) -> SplitNetwork:
     return SplitNetwork(lower, upper)
 
 
-def chain(modules: nn.Module, names: list[str]) -> nn.Sequential:
+def chain(modules: "nn.Module", names: list[str]) -> "nn.Sequential":
     """The named children in a row, under their own names, so that parameters keep theirs."""
+    from torch import nn
+
     return nn.Sequential(OrderedDict((name, modules.get_submodule(name)) for name in names))
 
 

@@ -7,11 +7,10 @@ area of similar images that the network never saw.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lirf_core.evidence.answers import require_finite
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,16 @@ class Attack:
     error: float
 
 
-def attack(members: Tensor, strangers: Tensor) -> Attack:
+def attack(members: "Tensor", strangers: "Tensor") -> Attack:
     """members, strangers: `losses.margins`, (M,) and (S,), at least one each.
 
     The error is Hanley and McNeil's (1982), for an area that is moved towards 0.5 by the weight of one image; otherwise
     an area of 0 or 1 would have no error. Raises `CannotBeMeasured` if a margin is not finite.
     """
+    import torch  # here, because processes that merely read rows need `Attack`
+
+    from lirf_core.evidence.answers import require_finite
+
     both = torch.cat([members, strangers]).double()
     require_finite(both)
     _, rank_of, counts = torch.unique(both, return_inverse=True, return_counts=True)

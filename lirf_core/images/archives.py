@@ -14,14 +14,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import BinaryIO
-
-import numpy
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, BinaryIO
 
 from lirf_core.images.decoding import Decoders, UnreadableImage
 from lirf_core.images.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _IGNORED_PARTS = ("__MACOSX",)
 _DRIVE = re.compile("[A-Za-z]:")
@@ -72,8 +71,8 @@ class Limits:
 class ImageSet:
     """images: uint8 (N, C, H, W); labels: int64 (N,), class indices."""
 
-    images: Tensor
-    labels: Tensor
+    images: "Tensor"
+    labels: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class ImageArchive:
         ).encode()
         header += b" " * (-len(header) % 8)
         yield len(header).to_bytes(8, "little") + header
-        yield numpy.array([entry.label for entry in self._entries], dtype="<i8").tobytes()
+        yield struct.pack(f"<{len(self._entries)}q", *(entry.label for entry in self._entries))
         unreadable: list[str] = []
         failed = 0
         total_bytes = 0
@@ -238,11 +237,14 @@ class ImageArchive:
 
 def load_packed(file: BinaryIO) -> ImageSet:
     """An image set from a file of `ImageArchive.pack`, mapped into memory rather than read."""
+    import numpy  # here, because processes that only read rows need neither
+    import torch
+
     file.seek(0)
     header_bytes = int.from_bytes(file.read(8), "little")
     header = json.loads(file.read(header_bytes))
 
-    def mapped(name: str, kind: str) -> Tensor:
+    def mapped(name: str, kind: str) -> "Tensor":
         offset = 8 + header_bytes + header[name]["data_offsets"][0]
         return torch.from_numpy(numpy.memmap(file, kind, "c", offset, tuple(header[name]["shape"])))
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lirf_core.images import decoder_process
 from lirf_core.images.decoder_process import DECODED, HEADER, READY
 from lirf_core.images.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 32_000_000
 START_SECONDS = 60.0
@@ -111,8 +112,10 @@ class Decoders:
             raise UnreadableImage("This is not a readable PNG or JPEG image.")
         return pixels
 
-    def tensor(self, content: bytes, size: Preprocessing) -> Tensor:
+    def tensor(self, content: bytes, size: Preprocessing) -> "Tensor":
         """uint8 (1, C, H, W). Raises `UnreadableImage`."""
+        import torch
+
         flat = torch.frombuffer(bytearray(self.decode(content, size)), dtype=torch.uint8)
         return flat.view(1, size.channels, size.height, size.width)
 

@@ -1,10 +1,13 @@
-"""What happens to uint8 images on the device before a network sees them: preprocessing and augmentation."""
+"""What happens to uint8 images on the device before a network sees them: preprocessing and augmentation.
+
+Only their methods import torch: processes that merely read rows need the settings without it.
+"""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Generator, Tensor
-from torch.nn import functional as F
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,10 @@ class Preprocessing:
     def channels(self) -> int:
         return len(self.mean)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: "Tensor") -> "Tensor":
         """images: uint8 (B, C, H, W). Returns float32 of the same shape, on the same device."""
+        import torch
+
         mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
         return (images.float() / 255 - mean) / std
@@ -34,11 +39,14 @@ class Augmentation:
     crop_padding: int = 4
     horizontal_flip: bool = True
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: "Tensor", generator: "Generator") -> "Tensor":
         """images: (B, C, H, W). Each image gets its own crop and flip, in one gather for the whole batch.
 
         `generator` runs on the CPU, so that a seed gives the same result on every device.
         """
+        import torch
+        from torch.nn import functional as F
+
         batch, _, height, width = images.shape
         shifts = torch.randint(2 * self.crop_padding + 1, (2, batch, 1), generator=generator)
         rows = shifts[0] + torch.arange(height)

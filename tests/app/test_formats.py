@@ -19,7 +19,7 @@ from app.base.settings import Settings
 from app.vault.service import Binding, open_vault
 from demo.digits import SPEC
 from lirf_core import artifacts, quantisation
-from lirf_core.artifacts import Belonging
+from lirf_core.belonging import Belonging
 from lirf_core.images.archives import ImageArchive
 from lirf_core.images.decoding import Decoders
 from lirf_core.images.preprocessing import Preprocessing

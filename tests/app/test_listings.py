@@ -8,8 +8,6 @@ from rich.console import Console
 
 from app.cli import output
 from app.cli.deposits import create_deposit
-from app.cli.models import ARCHITECTURES
-from lirf_core.architectures import ARCHITECTURES as KNOWN
 from lirf_core.config import DepositConfig
 
 HEADERS = "id", "state", "by", "reason"
@@ -42,10 +40,6 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     piped = re.sub(r"[^\w]", "", listed(monkeypatch, 60, is_terminal=False))
     assert "Hiddencolumns" not in piped
     assert len(piped) >= len(re.sub(r"[^\w]", "", "".join((*HEADERS, *ROW))))
-
-
-def test_the_help_of_register_names_every_architecture() -> None:
-    assert ARCHITECTURES.split(", ") == list(KNOWN)
 
 
 def test_the_help_of_deposit_names_the_default_settings() -> None:

@@ -49,7 +49,7 @@ class Terminal:
             command = [Path(sys.executable).parent / "lirf", "up", "--port", str(self.port)]
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=cwd)
             try:
-                wait_until(lambda: process.poll() is not None or self.health(path)[0] == 200)
+                wait_until(lambda: process.poll() is not None or self.health(path)[0] == 200, 180)
                 assert process.poll() is None, (self.folder / "up.log").read_text()
                 yield process
             finally:

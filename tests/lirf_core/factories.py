@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lirf_core.architectures import ArchitectureSpec, build, empty
-from lirf_core.artifacts import Belonging
+from lirf_core.belonging import Belonging
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, deposit

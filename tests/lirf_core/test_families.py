@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec, build, default_split, has_image_size, splits_of
-from lirf_core.artifacts import Belonging
+from lirf_core.belonging import Belonging
 from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork, digest, load_flat_state
 from lirf_core.pruning import prune, rebuild, widths

@@ -9,6 +9,7 @@ from multiprocessing.context import ForkServerContext
 
 PRELOADED = [
     "torch._dynamo",
+    "torch_pruning",
     "lirf_core.architectures.resnet",
     "tests.app.test_crash_points",
     "tests.e2e.processes",

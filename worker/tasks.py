@@ -71,6 +71,7 @@ def _end_when_useless() -> None:
 @cache
 def _work() -> "Work":
     import torch._dynamo  # noqa: F401 - otherwise the first optimiser imports it, for seconds
+    import torch_pruning  # noqa: F401 - otherwise the first deposit imports it while its lease runs
 
     import lirf_core.architectures.resnet  # noqa: F401
     from worker.work import Work

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
 from joserfc import jwk, jwt
 from joserfc.errors import ExpiredTokenError, JoseError
 
@@ -131,6 +130,8 @@ class IdentityProvider:
 
     def _fetch(self) -> None:
         """Fetch the provider's keys, unless the last attempt was a moment ago."""
+        import httpx  # here, because few installations have a provider
+
         at = time.monotonic()
         if at - self._tried_at <= PAUSE_SECONDS:
             return

@@ -36,6 +36,13 @@ def register(
         str, typer.Option(help="Mean of each channel, of values from 0 to 1. One number for grey, three for RGB.")
     ] = "0.485,0.456,0.406",
     std: Annotated[str, typer.Option(help="Standard deviation of each channel.")] = "0.229,0.224,0.225",
+    exif_orientation: Annotated[
+        str,
+        typer.Option(
+            help="apply: turn photos as their EXIF data say. ignore: take them as they are stored, for a network that "
+            "was trained so."
+        ),
+    ] = "apply",
     width: Annotated[
         float, typer.Option(callback=demand_finite, help="Width factor; only for the -small architectures.")
     ] = 1.0,
@@ -55,6 +62,7 @@ def register(
     """
     labels = _class_names(classes)
     preprocessing = {"height": size, "width": size, "mean": _numbers(mean), "std": _numbers(std)}
+    preprocessing["exif_orientation"] = exif_orientation
     with connect(url, state) as lirf:
         lirf.register_model(
             name,

@@ -46,7 +46,7 @@ class UnknownVersion(Problem):
 
 
 class ImageRefused(Problem):
-    """The file is not a PNG or JPEG that can be decoded within the limits. Convert it."""
+    """The image is not a PNG or JPEG, is damaged, or needs more than an image may use. The detail says which."""
 
     status, slug, title = 422, "unreadable-image", "The image cannot be used"
 
@@ -122,7 +122,7 @@ async def predict(
         try:
             return view.preprocessing.normalise(decoders.tensor(image, view.preprocessing))
         except UnreadableImage as error:
-            raise ImageRefused(f"{error} Send a PNG or JPEG file in the form field `image`.") from error
+            raise ImageRefused(str(error)) from error
 
     view, logits = await engine.answer(model_name, selector, inputs_for)
     logits = mask(logits, view)

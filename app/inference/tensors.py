@@ -129,10 +129,13 @@ def _read_images(
     files = _base64(tensor) if raw is None else _strings(raw)
     if len(files) != tensor.shape[0]:
         raise InvalidTensor(f"The request has {len(files)} files. Shape {tensor.shape} needs {tensor.shape[0]}.")
-    try:
-        return preprocessing.normalise(torch.cat([decoders.tensor(file, preprocessing) for file in files]))
-    except UnreadableImage as error:
-        raise InvalidTensor(f"{error} BYTES must be PNG or JPEG files.") from error
+    images = []
+    for number, file in enumerate(files, 1):
+        try:
+            images.append(decoders.tensor(file, preprocessing))
+        except UnreadableImage as error:
+            raise InvalidTensor(f"File {number} of {len(files)} in BYTES cannot be used. {error}") from error
+    return preprocessing.normalise(torch.cat(images))
 
 
 def _numbers(tensor: InferInput) -> numpy.ndarray[Any, Any]:

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from app.base.field_types import Reason
+from app.registry.service import preprocessing_of
 from app.registry.tables import ModelRow, Original
 from lirf_core.architectures import (
     ARCHITECTURES,
@@ -25,11 +27,11 @@ from lirf_core.architectures import (
     default_split,
     has_image_size,
 )
-from lirf_core.images.preprocessing import Preprocessing
+from lirf_core.images.preprocessing import ExifOrientation, Preprocessing
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
-Channel = Annotated[StrictFloat, Field(ge=-1000, le=1000, allow_inf_nan=False)]
-Deviation = Annotated[StrictFloat, Field(gt=0, le=1000, allow_inf_nan=False)]
+Channel = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
+Deviation = Annotated[StrictFloat, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Architecture(BaseModel):
@@ -53,9 +55,26 @@ class PreprocessingIn(BaseModel):
     height: StrictInt = Field(ge=8, le=1024, description="Pixels.")
     width: StrictInt = Field(ge=8, le=1024, description="Pixels.")
     mean: list[Channel] = Field(
-        description="Mean of each channel, for values from 0 to 1: one number for grey images, three for RGB."
+        description="Mean of each channel, for pixels from 0 to 1: one number for grey images, three for RGB."
     )
-    std: list[Deviation]
+    std: list[Deviation] = Field(description="Standard deviation of each channel, for pixels from 0 to 1.")
+    exif_orientation: ExifOrientation = Field(
+        "apply",
+        description="`apply` turns an image as its EXIF data say, as viewers do. `ignore` takes it as it is stored: "
+        "for networks that were trained so.",
+    )
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def pixels_are_from_0_to_1(cls, values: object, info: ValidationInfo) -> object:
+        if isinstance(values, list):
+            for value in values:
+                if isinstance(value, int | float) and not 0 <= value <= 1:
+                    raise ValueError(
+                        f"{info.field_name} has the value {value:.6g}, but must be from 0 to 1, because pixels are. "
+                        "If yours is for pixels from 0 to 255, divide it by 255"
+                    )
+        return values
 
     @model_validator(mode="after")
     def channels_agree(self) -> "PreprocessingIn":
@@ -64,7 +83,7 @@ class PreprocessingIn(BaseModel):
         return self
 
     def value(self) -> Preprocessing:
-        return Preprocessing(self.height, self.width, tuple(self.mean), tuple(self.std))
+        return Preprocessing(self.height, self.width, tuple(self.mean), tuple(self.std), self.exif_orientation)
 
 
 class ModelCreate(BaseModel):
@@ -176,7 +195,7 @@ class Model(BaseModel):
     architecture: dict[str, str | int | float]
     split: str
     classes: list[str]
-    preprocessing: dict[str, int | list[float]]
+    preprocessing: dict[str, int | list[float] | str]
     state: Literal["awaiting_weights", "ready"]
     revision: int | None = Field(
         description="The revision in service. 0 is the original network; each deposit adds one."
@@ -192,7 +211,7 @@ class Model(BaseModel):
             architecture=row.architecture,
             split=row.split,
             classes=row.class_names,
-            preprocessing=row.preprocessing,
+            preprocessing=asdict(preprocessing_of(row)),
             state="awaiting_weights" if row.revision is None else "ready",
             revision=row.revision,
             created_at=row.created_at,

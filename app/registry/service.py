@@ -240,7 +240,8 @@ def spec_of(model: ModelRow) -> ArchitectureSpec:
 
 def preprocessing_of(model: ModelRow) -> Preprocessing:
     stored = model.preprocessing
-    return Preprocessing(stored["height"], stored["width"], tuple(stored["mean"]), tuple(stored["std"]))
+    orientation = stored.get("exif_orientation", "apply")  # models that were registered before it existed have none
+    return Preprocessing(stored["height"], stored["width"], tuple(stored["mean"]), tuple(stored["std"]), orientation)
 
 
 def belonging_of(model: ModelRow) -> Belonging:
@@ -269,8 +270,10 @@ def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> Sto
 
 def is_comparable(model: ModelRow, other: ModelRow) -> bool:
     """Whether both have the same architecture, classes and preprocessing."""
-    return all(
-        getattr(model, name) == getattr(other, name) for name in ("architecture", "class_names", "preprocessing")
+    return (
+        model.architecture == other.architecture
+        and model.class_names == other.class_names
+        and preprocessing_of(model) == preprocessing_of(other)
     )
 
 

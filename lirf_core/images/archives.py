@@ -47,12 +47,13 @@ class NoImages(BadArchive):
 class UnreadableImages(BadArchive):
     """Some files cannot be read as PNG or JPEG; the first twenty are named. Remove or convert them."""
 
-    def __init__(self, names: list[str], total: int) -> None:
-        self.names, self.total = names, total
-        super().__init__(
-            f"{total} files cannot be read as PNG or JPEG images: {', '.join(names)}"
-            f"{', ...' if total > len(names) else ''}. Remove or convert them."
-        )
+    def __init__(self, reasons: dict[str, str], total: int) -> None:
+        """reasons: why each of the first files cannot be read, by its name."""
+        self.names, self.total = list(reasons), total
+        verb = "files cannot" if total > 1 else "file cannot"
+        files = " ".join(f"'{name}': {reason}" for name, reason in reasons.items())
+        more = f" The other {total - len(reasons)} are not named here." if total > len(reasons) else ""
+        super().__init__(f"{total} {verb} be read as PNG or JPEG images. Remove or convert them. {files}{more}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class ImageArchive:
         header += b" " * (-len(header) % 8)
         yield len(header).to_bytes(8, "little") + header
         yield struct.pack(f"<{len(self._entries)}q", *(entry.label for entry in self._entries))
-        unreadable: list[str] = []
+        unreadable: dict[str, str] = {}
         failed = 0
         total_bytes = 0
         for entry in self._entries:
@@ -148,10 +149,10 @@ class ImageArchive:
                 raise UnsafeArchive(f"The archive unpacks to more than {self.limits.total_bytes} bytes. Split it.")
             try:
                 pixels = decoders.decode(content, preprocessing)
-            except UnreadableImage:
+            except UnreadableImage as error:
                 failed += 1
                 if len(unreadable) < MAX_NAMED:
-                    unreadable.append(entry.info.filename[:200])
+                    unreadable[entry.info.filename[:200]] = str(error)
             else:
                 yield pixels
         if failed:

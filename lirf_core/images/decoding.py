@@ -1,31 +1,37 @@
 """Decoding of untrusted images, in processes without files and secrets and with little memory and time.
 
 An answer has a number of bytes that is known in advance, and is never unpickled. So if an image takes over a decoder,
-it can only return wrong pixels.
+it can only return wrong pixels or a wrong reason.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lirf_core.images import decoder_process
-from lirf_core.images.decoder_process import DECODED, HEADER, READY
+from lirf_core.images.decoder_process import DECODED, HEADER, MEMORY_BYTES, READY, REFUSAL, Reason
+from lirf_core.images.formats import START_BYTES, name_format
 from lirf_core.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_PIXELS = 32_000_000
+MAX_PIXELS = 100_000_000
 START_SECONDS = 60.0
 STALL_SECONDS = 60.0  # for a machine so busy that a decoder does not reach its limit of CPU time
 
 
 class UnreadableImage(ValueError):
-    """The image is not a PNG or JPEG, or needs more pixels, memory or time than allowed."""
+    """The image is not a PNG or JPEG, or needs more pixels, memory or time than allowed.
+
+    The message says which, with the value and the limit.
+    """
 
 
 class _Decoder:
@@ -52,13 +58,22 @@ class _Decoder:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def decode(self, content: bytes, size: Preprocessing, max_pixels: int, seconds: float) -> bytes | None:
-        """The pixels, or None if the content is not a PNG or JPEG."""
-        header = HEADER.pack(len(content), size.channels, size.height, size.width, max_pixels, seconds)
-        self._socket.sendall(header)
+    @property
+    def has_used_its_time(self) -> bool:
+        """Whether the limit of CPU time ended the process, which no longer answers."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(1) == -signal.SIGPROF
+        return False
+
+    def decode(self, content: bytes, size: Preprocessing, limits: "ImageLimits") -> bytes:
+        """The pixels. Raises `UnreadableImage` if the decoder refuses the image."""
+        shape = size.channels, size.height, size.width
+        follows_exif = size.exif_orientation == "apply"
+        self._socket.sendall(HEADER.pack(len(content), *shape, follows_exif, limits.pixels, limits.seconds))
         self._socket.sendall(content)
         if self._receive(1) != DECODED:
-            return None
+            reason, first, second = REFUSAL.unpack(self._receive(REFUSAL.size))
+            raise UnreadableImage(_explain(reason, first, second, content[:START_BYTES], limits))
         return self._receive(size.channels * size.height * size.width)
 
     def _receive(self, count: int) -> bytes:
@@ -100,16 +115,26 @@ class Decoders:
         with self._free:
             decoder = self._take()
             try:
-                pixels = decoder.decode(content, size, self.limits.pixels, self.limits.seconds)
-            except OSError as error:
+                pixels = decoder.decode(content, size, self.limits)
+            except UnreadableImage:
+                self._idle.append(decoder)
+                raise
+            except TimeoutError as error:
                 decoder.end()
-                raise UnreadableImage("The image needs more memory or time than an image may use.") from error
+                raise UnreadableImage(f"The image was not decoded within {STALL_SECONDS:g} seconds.") from error
+            except OSError as error:
+                has_used_its_time = decoder.has_used_its_time
+                decoder.end()
+                if has_used_its_time:
+                    raise UnreadableImage(
+                        f"The image takes more than {self.limits.seconds:g} seconds to decode, which is the limit. "
+                        "Make it smaller."
+                    ) from error
+                raise UnreadableImage("The decoder ended while it read the image. Save the image again.") from error
             except BaseException:
                 decoder.end()  # its next answer would belong to this image
                 raise
             self._idle.append(decoder)
-        if pixels is None:
-            raise UnreadableImage("This is not a readable PNG or JPEG image.")
         return pixels
 
     def tensor(self, content: bytes, size: Preprocessing) -> "Tensor":
@@ -130,3 +155,32 @@ class Decoders:
                 return decoder
             decoder.end()
         return _Decoder()
+
+
+def _explain(reason: int, first: int, second: int, start: bytes, limits: ImageLimits) -> str:
+    """The message for a refusal. start: the first bytes of the file."""
+    image = name_format(start)
+    match reason:
+        case Reason.CUT:
+            return f"This is {image} that ends too early. Copy the file again."
+        case Reason.PIXELS:
+            return (
+                f"The image has {first} x {second} pixels, which is {first * second:,}; the limit is "
+                f"{limits.pixels:,}. Make it smaller."
+            )
+        case Reason.MEMORY:
+            pixels = f"The image has {first:,} pixels. To decode it" if first else "To decode the image"
+            return (
+                f"{pixels} takes {second / 1e6:,.0f} MB of memory or more; the limit is {MEMORY_BYTES / 1e6:,.0f} MB, "
+                "of which the decoder itself needs some. Make it smaller, or save it as a JPEG that is not progressive."
+            )
+        case Reason.JPEG_BITS:
+            return f"This JPEG has {first} bits for each value; only JPEGs of 8 bits can be decoded. Convert it."
+        case Reason.JPEG_CHANNELS:
+            return f"This JPEG has {first} channels; only JPEGs of 1, 3 or 4 channels can be decoded. Convert it."
+        case Reason.JPEG_PROCESS:
+            return f"This is a lossless or hierarchical JPEG (SOF{first}), which cannot be decoded. Convert it."
+        case Reason.FORMAT:
+            return f"This is {image}. Only PNG and JPEG images can be decoded. Convert it."
+        case _:
+            return f"This is {image} that is damaged. Save it again."

@@ -4,20 +4,27 @@ Only their methods import torch: processes that merely read rows need the settin
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+ExifOrientation = Literal["apply", "ignore"]
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a stored image becomes the network's input: size in pixels, then (value / 255 - mean) / std per channel."""
+    """How a stored image becomes the network's input: size in pixels, then (value / 255 - mean) / std per channel.
+
+    exif_orientation: `apply` turns an image as its EXIF data say, as every viewer does, before it is resized; `ignore`
+    is for networks that were trained on images as they are stored.
+    """
 
     height: int
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    exif_orientation: ExifOrientation = "apply"
 
     @property
     def channels(self) -> int:

@@ -11,7 +11,9 @@ from PIL import Image
 from lirf_client import LirfError
 from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.app.factories import CLASSES, infer_request, png
-from tests.lirf_core.factories import PREPROCESSING, network
+from tests.lirf_core.factories import PREPROCESSING, SPEC, network
+from tests.lirf_core.images import pictures
+from tests.lirf_core.images.pictures import chunk, encoded, exif
 
 pytestmark = on_one_database
 
@@ -106,12 +108,46 @@ def test_predict_classifies_one_image(service: Service, tmp_path: Path) -> None:
 
 
 @begins_with()
+def test_a_picture_that_exif_turns_is_answered_like_the_upright_one(service: Service, tmp_path: Path) -> None:
+    upright = Image.open(io.BytesIO(png(3)))
+    stored = encoded(upright.rotate(90), "PNG")  # as a camera on its side stores it; 6 says how to turn it back
+    turned = stored[:33] + chunk(b"eXIf", exif(6)) + stored[33:]
+    preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5], "exif_orientation": "ignore"}
+    architecture = {"name": SPEC.name, "width": SPEC.width}
+    service.operator.register_model("raw", architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
+    service.operator.put_weights("raw", service.weights())
+    assert service.reader.model("raw")["preprocessing"] == preprocessing
+    assert service.reader.model("birds")["preprocessing"]["exif_orientation"] == "apply"
+
+    def predictions(model: str, content: bytes) -> list[dict[str, Any]]:
+        (tmp_path / "picture").write_bytes(content)
+        return service.reader.predict(model, tmp_path / "picture")["predictions"]
+
+    assert predictions("birds", turned) == predictions("birds", png(3)) != predictions("birds", stored)
+    assert predictions("raw", turned) == predictions("birds", stored)
+
+
+@pytest.mark.attack
+@begins_with()
+def test_pictures_of_strangers_are_answered_or_refused_by_their_fault(service: Service, tmp_path: Path) -> None:
+    image = tmp_path / "picture"
+    for name, content in (pictures.WELL_FORMED | pictures.GREY).items():
+        image.write_bytes(content)
+        assert len(service.reader.predict("birds", image)["predictions"]) == 5, name
+    for content, message in pictures.REFUSED.values():
+        image.write_bytes(content)
+        with pytest.raises(LirfError, match=message) as caught:
+            service.reader.predict("birds", image)
+        assert (caught.value.status, caught.value.type) == (422, "urn:lirf:problem:unreadable-image")
+
+
+@begins_with()
 def test_a_file_that_is_not_an_image_is_a_problem(service: Service, tmp_path: Path) -> None:
     gif = io.BytesIO()
     Image.new("P", (8, 8)).save(gif, "GIF")
-    for content in (b"hello", gif.getvalue(), b""):
+    for content, name in ((b"hello", "a text file"), (gif.getvalue(), "a GIF image"), (b"", "an empty file")):
         (tmp_path / "no.png").write_bytes(content)
-        with pytest.raises(LirfError, match="not a readable PNG or JPEG image") as caught:
+        with pytest.raises(LirfError, match=f"This is {name}. Only PNG and JPEG images can be decoded") as caught:
             service.reader.predict("birds", tmp_path / "no.png")
         assert caught.value.status == 422
 

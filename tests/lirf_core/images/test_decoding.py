@@ -32,11 +32,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int = 8, pixels: bytes = bytes(1000), before: bytes = b"") -> bytes:
+def png(width: int, height: int, depth: int = 8, pixels: bytes = bytes(1000)) -> bytes:
     """A PNG whose header says this about itself."""
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
-    return signature + chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
 def decompression_bomb() -> bytes:
@@ -85,8 +85,6 @@ HOSTILE = {
     "jpeg of 65,500 x 65,500": jpeg_that_claims(65_500, 65_500),
     "jpeg without a frame": b"\xff\xd8\xff\xd9",
     "jpeg that never ends": b"\xff\xd8" + b"\xff\xe0\x00\x10" * 10_000,
-    "text that unpacks to 100 MB": png(8, 8, before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000)))),
-    "profile that unpacks to 100 MB": png(8, 8, before=chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100_000_000)))),
     "cut": picture(size=64)[:70],
     **{
         kind: picture_in(kind) for kind in ("GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "TGA", "PCX", "SGI", "JPEG2000")
@@ -156,7 +154,7 @@ def test_an_image_that_takes_too_long_is_refused_and_the_next_one_is_decoded() -
     decoders = Decoders(ImageLimits(seconds=0.05), at_most=1)
     large = io.BytesIO()
     Image.effect_noise((5600, 5600), 100).save(large, "PNG", compress_level=1)
-    with pytest.raises(UnreadableImage, match="more memory or time"):
+    with pytest.raises(UnreadableImage, match=r"takes more than 0\.05 seconds to decode"):
         decoders.decode(large.getvalue(), SIZE)
     assert decoders.decode(picture(), SIZE)
     assert DECODERS.decode(large.getvalue(), SIZE)
@@ -177,7 +175,7 @@ def test_a_decoder_has_no_secrets_no_files_and_little_memory(monkeypatch: pytest
     process = Path(f"/proc/{pid}")
     assert b"canary" not in (process / "environ").read_bytes()
     limits = {line[:26].strip(): line[26:].split()[0] for line in (process / "limits").read_text().splitlines()[1:]}
-    assert limits["Max address space"] == str(1 << 30)
+    assert limits["Max address space"] == str(448 << 20)
     assert [limits[name] for name in ("Max open files", "Max processes", "Max file size")] == ["0"] * 3
     open_files = {str(file.readlink()).partition(":")[0] for file in (process / "fd").iterdir()}
     assert open_files == {"socket", "/dev/null"}

@@ -25,6 +25,7 @@ from lirf_client import Client
 
 LIRF = Path(sys.executable).parent / "lirf"
 RUNS = 3
+MIN_CHILD_MEGABYTES = 300  # once torch is imported
 PARTS = {
     "API": "lirf up",
     "worker, waiting": "-m worker",
@@ -45,7 +46,7 @@ def start(folder: Path) -> tuple[float, dict[str, float]]:
     """Seconds until `lirf up` is ready in a new state folder, and the MB that each process then uses at most."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LIRF_")}
-    command = [LIRF, "up", "--state", folder / "state", "--port", str(port)]
+    command = [str(LIRF), "up", "--state", str(folder / "state"), "--port", str(port)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
     try:
@@ -57,9 +58,6 @@ def start(folder: Path) -> tuple[float, dict[str, float]]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
-
-
-MIN_CHILD_MEGABYTES = 300  # once torch is imported
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:

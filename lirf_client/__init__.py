@@ -8,7 +8,7 @@ with Client("http://127.0.0.1:8000", key="lirf_...") as lirf:
 
 from typing import TYPE_CHECKING, Any
 
-from lirf_client.errors import AwaitingApproval, LirfError
+from lirf_client.errors import AwaitingApproval, LirfError, NotSendable
 from lirf_client.types import (
     Approval,
     AuditEvent,
@@ -43,6 +43,7 @@ __all__ = [
     "LirfError",
     "Model",
     "ModelClass",
+    "NotSendable",
     "Policy",
     "Predictions",
     "Purge",

@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 import httpx
 from httpx_sse import connect_sse
 
-from lirf_client.errors import AwaitingApproval, LirfError
+from lirf_client.errors import AwaitingApproval, LirfError, NotSendable
 from lirf_client.types import (
     Approval,
     AuditEvent,
@@ -49,7 +49,7 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 60) -> None:
-        """Raises ValueError, which does not show the key, if the address or the key cannot be right."""
+        """Raises `NotSendable`, which does not show the key, if the address or the key cannot be right."""
         headers = {"Authorization": f"Bearer {_header_value('API key', key)}"} if key else {}
         self._http = httpx.Client(
             base_url=_address(url), headers=headers, timeout=timeout_seconds, verify=_certificates()
@@ -415,23 +415,25 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _address(url: str) -> httpx.URL:
-    """Raises ValueError, which does not show a password."""
+    """Raises `NotSendable`, which does not show a password."""
     try:
         address = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         address = httpx.URL()
     if address.userinfo or "@" in url:
-        raise ValueError("The service's address must not contain a user name or a password. The API key says who asks.")
+        raise NotSendable(
+            "The service's address must not contain a user name or password. The API key says who asks."
+        )
     if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > MAX_PORT:
-        raise ValueError(f"'{url}' is not the address of a service. Write it like http://127.0.0.1:8000.")
+        raise NotSendable(f"'{url}' is not the address of a service. Write it like http://127.0.0.1:8000.")
     return address
 
 
 def _header_value(name: str, secret: str) -> str:
-    """Raises ValueError, which does not show the secret, if no header can hold it."""
+    """Raises `NotSendable`, which does not show the secret, if no header can hold it."""
     value = secret.strip()
     if not _VISIBLE.fullmatch(value):
-        raise ValueError(
+        raise NotSendable(
             f"The {name} contains a space, a line break or another character that no {name} has. Copy it again."
         )
     return value

@@ -20,6 +20,10 @@ class LirfError(Exception):
         super().__init__(self.detail or self.title or f"HTTP {status}")
 
 
+class NotSendable(ValueError):
+    """The address, the key or a token cannot be right. The message does not show the secret."""
+
+
 class AwaitingApproval(Exception):
     """The model requires a second person. Nothing happens until somebody with another key approves the request."""
 

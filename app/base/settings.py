@@ -4,6 +4,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import limits
 from pydantic import Field, field_validator, model_validator
@@ -13,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """The defaults run everything on one machine, in one state folder. URLs move parts to other machines."""
 
-    model_config = SettingsConfigDict(env_prefix="LIRF_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LIRF_", env_file=".env", extra="ignore", hide_input_in_errors=True)
 
     state_folder: Path = Field(
         Path("var/lirf"), description="Folder for everything that the service stores on this machine."
@@ -92,6 +93,21 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, otherwise JSON.")
+
+    @field_validator("database_url", "broker_url", "otlp_url")
+    @classmethod
+    def is_an_address(cls, url: str | None) -> str | None:
+        """Libraries name what they cannot read of a URL, which may be a part of its password."""
+        try:
+            if url and "://" not in url:
+                raise ValueError
+            urlsplit(url or "").port  # noqa: B018 - raises if it is no number
+        except ValueError:
+            raise ValueError(
+                "it is not a URL such as scheme://user:password@host:port/name. Write special characters of a password "
+                "in percent-encoding, for example %2F for /"
+            ) from None
+        return url
 
     @field_validator("rate_limit")
     @classmethod

@@ -1,14 +1,11 @@
 """`lirf audit`: list, export, anchor and verify the events of the audit log."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.audit import anchors
-from app.audit.anchors import NotAnchors
 from app.audit.chain import Head
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, State, Url
@@ -74,7 +71,7 @@ def anchor_audit(
     `lirf audit verify --anchor FILE` then also detects if the newest events were
     cut off or rewritten. Refuses if they were since the file's last anchor.
     """
-    with _file_errors(), connect(url, state) as lirf, anchors.locked(file) as anchor_file:
+    with connect(url, state) as lirf, anchors.locked(file) as anchor_file:
         newest = anchor_file.newest()
         head = lirf.audit_head(AuditHead(number=newest.number, digest=newest.digest) if newest else None)
         anchor_file.append(Head(**head))
@@ -115,17 +112,7 @@ def verify_audit(
 
 
 def _anchors_in(file: Path) -> list[AuditHead]:
-    with _file_errors():
-        return [AuditHead(number=head.number, digest=head.digest) for head in anchors.read(file)]
-
-
-@contextmanager
-def _file_errors() -> Iterator[None]:
-    """Print what is wrong with an anchor file as one line, and exit with code 1."""
-    try:
-        yield
-    except (NotAnchors, OSError) as error:
-        fail(str(error))
+    return [AuditHead(number=head.number, digest=head.digest) for head in anchors.read(file)]
 
 
 def _filters(**values: str | None) -> dict[str, str]:

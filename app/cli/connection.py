@@ -12,7 +12,7 @@ from rich.text import Text
 
 from app.cli import text_files
 from app.cli.output import err, fail, printable
-from lirf_client.errors import AwaitingApproval, LirfError
+from lirf_client.errors import AwaitingApproval, LirfError, NotSendable
 
 if TYPE_CHECKING:
     from lirf_client import Client
@@ -27,11 +27,13 @@ def connect(url: str, state: Path) -> Iterator["Client"]:
 
     try:
         client = Client(url, os.environ.get("LIRF_API_KEY") or _local_key(url, state))
-    except (ValueError, ImportError) as error:  # of the address or the key; a proxy that needs another package
+    except (ValueError, ImportError) as error:  # of the address, the key or the environment (proxies, certificates)
         fail(str(error))
     try:
         with client as lirf:
             yield lirf
+    except NotSendable as error:
+        fail(str(error))
     except LirfError as error:
         fail(f"{error} ({error.type})")
     except AwaitingApproval as awaiting:  # nothing is done yet, and scripts must notice

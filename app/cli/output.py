@@ -31,7 +31,8 @@ def show(as_json: bool, answer: Any, text: str | Table) -> None:
     if as_json:
         out.print_json(json.dumps(answer))
     elif isinstance(text, Table):
-        out.print(text, width=min(_width(text), max(out.width, _least_width(text))), crop=False)
+        text.width = min(_width(text), max(out.width, _least_width(text)))
+        out.print(text, crop=False)
     else:
         say(text)
 

@@ -1,0 +1,255 @@
+"""What users do wrong, and what other programs wrote: one line says what to do, and nothing is dropped in silence."""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from app.cli import main, output, text_files
+from app.cli.image_folders import count_files, zipped
+from lirf_client import Client
+from tests.app.conftest import Service, begins_with, on_one_database
+from tests.lirf_core.factories import SPEC
+
+SECRET = "lirf_0123456789ab_canary"
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command without a service. Whatever is wrong with it, it ends without a traceback and shows no key."""
+    for name in [name for name in os.environ if name.startswith("LIRF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str, code: int = 1, **environment: str) -> Result:
+        result = CliRunner().invoke(main, list(arguments), env=environment)
+        assert result.exit_code == code, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert SECRET not in result.output + result.stderr
+        return result
+
+    return command
+
+
+@pytest.fixture
+def remote(service: Service, run: Run) -> Run:
+    """Runs a command against the test's service, as an administrator."""
+    key = service.administrator._http.headers["Authorization"].removeprefix("Bearer ")
+    return lambda *arguments, code=0: run(*arguments, code=code, LIRF_URL=service.url, LIRF_API_KEY=key)
+
+
+def png(folder: Path, name: str, grey: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), grey).save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models", "--url", "http://[::1"),
+        ("models", "--url", "http://127.0.0.1:99999"),
+        ("models", "--url", "ftp://127.0.0.1"),
+        ("models", "--url", "127.0.0.1:8000"),
+        ("models", "--url", "http://127.0.0.1:9"),
+        ("follow", "1", "--url", "http://127.0.0.1:9"),
+        ("deposits", "birds\udcff"),
+        ("up", "--state", "file"),
+        ("vault", "check", "--state", "missing"),
+        ("keys", "create", "me", "--local", "--state", "empty"),
+        ("audit", "anchor", "missing/anchors"),
+        ("certificate", "verify", "file", "--public-key", "file"),
+        ("deposit", "birds", "file", "--reason", "r"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_ends_in_one_line(run: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("neither a key nor a folder")
+    (tmp_path / "empty").mkdir()
+    printed = run(*arguments).stderr.strip().splitlines()
+    assert printed[-1].startswith("lirf: ")
+    assert printed[-1].endswith(".")
+
+
+@pytest.mark.parametrize("option", ["--width=nan", "--mean=0.5,inf", "--classes=@missing", "--classes=@."])
+def test_an_option_that_cannot_be_read_is_refused_before_anything_is_sent(
+    run: Run, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "weights").touch()
+    needed = ["--weights", "weights", "--classes", "a,b", "--architecture", "resnet18", "--size", "32"]
+    assert "Invalid value" in run("register", "birds", *needed, option, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LIRF_VAULT_OPTIONS": SECRET},
+        {"LIRF_LEASE_SECONDS": SECRET},
+        {"LIRF_DATABASE_URL": f"nonsense://u:{SECRET}@h/x"},
+        {"LIRF_DATABASE_URL": f"postgresql+psycopg://u:{SECRET}@127.0.0.1:9/x"},
+        {"LIRF_DATABASE_URL": "sqlite:////missing/x.sqlite3"},
+        {"LIRF_DATABASE_URL": f"u:{SECRET}@h"},
+        {"LIRF_DATABASE_URL": f"postgresql+psycopg://u:p@h:{SECRET}/x"},
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named_without_its_value(run: Run, environment: dict[str, str]) -> None:
+    assert run("migrate", **environment).stderr.startswith("lirf: ")
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\rx", f"{SECRET} x", f"{SECRET}é", f"{SECRET}\n{SECRET}"])
+def test_no_error_shows_a_key(run: Run, tmp_path: Path, key: str) -> None:
+    (tmp_path / "admin.key").write_bytes(key.encode())
+    here = ["--url", "http://127.0.0.1:9", "--state", str(tmp_path)]
+    assert "The API key contains" in run("models", *here).stderr
+    assert "The API key contains" in run("models", *here, LIRF_API_KEY=key).stderr
+    png(tmp_path, "bird.png")
+    token = run("predict", "birds", "bird.png", "--token", key.replace(" ", "\t"), *here, LIRF_API_KEY="lirf_x").stderr
+    assert "The withdrawal token contains" in token
+    assert "must not contain" in run("models", "--url", f"http://u:{SECRET}@127.0.0.1").stderr
+    for wrong in (key, f"x{key}"):
+        with pytest.raises(ValueError, match="API key") as error:
+            Client("http://127.0.0.1", wrong)
+        assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_files_of_any_editor_are_read(tmp_path: Path, encoding: str, end: str) -> None:
+    names = ["auk", "T-shirt top", "Pinguïn", "a\u2028b\x85c"]
+    (tmp_path / "classes.txt").write_bytes((end.join(f"{name} \t" for name in names) + 2 * end).encode(encoding))
+    assert text_files.lines(tmp_path / "classes.txt") == names
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        ("auk\nPinguïn\n".encode("latin-1"), "is not UTF-8 text: see line 2. It may be Latin-1"),
+        ("auk\nemu\n".encode("utf-16-le"), "If it is UTF-16 without a byte-order mark, save it as UTF-8."),
+        (b"auk\n\nemu\n", "number 2, is empty"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_list_of_classes_that_would_be_misread_is_refused(
+    run: Run, tmp_path: Path, content: bytes, advice: str
+) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    needed = ["--weights", "classes.txt", "--architecture", "resnet18", "--size", "32"]
+    shown = run("register", "birds", "--classes", "@classes.txt", *needed, code=2, COLUMNS="300").stderr
+    assert advice in shown
+
+
+@on_one_database
+def test_a_class_list_with_a_mark_and_crlf_registers_the_names_alone(
+    remote: Run, service: Service, tmp_path: Path
+) -> None:
+    (tmp_path / "classes.txt").write_bytes("\ufeffauk\r\n:dog:\r\n[b]dodo\r\nemu\r\nkiwi\r\n".encode())
+    network = ["--architecture", SPEC.name, "--width", str(SPEC.width), "--size", "8", "--mean", "0.5", "--std", "0.5"]
+    remote("register", "texts", "--weights", str(service.weights()), "--classes", "@classes.txt", *network)
+    assert service.reader.model("texts")["classes"] == ["auk", ":dog:", "[b]dodo", "emu", "kiwi"]
+    listed = remote("classes", "texts").stdout
+    assert ":dog:" in listed
+    assert "[b]dodo" in listed
+
+
+def test_class_folders_are_read_through_links(tmp_path: Path) -> None:
+    images, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    png(elsewhere / "dodo", "1.png")
+    png(images / "auk", "1.png")
+    (images / "dodo").symlink_to(elsewhere / "dodo")
+    (images / "auk" / "2.png").symlink_to(elsewhere / "dodo" / "1.png")
+    os.utime(images / "auk" / "1.png", (0, 0))  # 1970, which a zip cannot hold
+    (images / "auk" / ".DS_Store").touch()
+    (images / "dodo" / "Thumbs.db").touch()
+    with zipped(images) as (archive, skipped), zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == ["auk/1.png", "auk/2.png", "dodo/1.png"]
+        assert count_files(archive) == 3
+        assert all(packed.read(name) == (elsewhere / "dodo" / "1.png").read_bytes() for name in packed.namelist())
+    assert skipped == ["auk/.DS_Store", "dodo/Thumbs.db"]
+
+
+def make_empty(images: Path) -> None:
+    (images / "dodo").mkdir()
+
+
+def make_empty_but_for_the_system(images: Path) -> None:
+    (images / "dodo").mkdir()
+    (images / "dodo" / ".DS_Store").touch()
+
+
+def make_broken_link(images: Path) -> None:
+    (images / "dodo").symlink_to(images / "missing")
+
+
+def make_loop(images: Path) -> None:
+    (images / "dodo").symlink_to(images)
+
+
+def make_image_outside(images: Path) -> None:
+    png(images, "dodo.png")
+
+
+def make_pipe(images: Path) -> None:
+    os.mkfifo(images / "auk" / "dodo")
+
+
+def make_undecodable_name(images: Path) -> None:
+    (images / os.fsdecode(b"dod\xf6")).mkdir()
+    (images / os.fsdecode(b"dod\xf6") / "1.png").touch()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_empty,
+        make_empty_but_for_the_system,
+        make_broken_link,
+        make_loop,
+        make_image_outside,
+        make_pipe,
+        make_undecodable_name,
+    ],
+)
+def test_what_would_not_be_sent_is_refused_by_name(run: Run, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    png(tmp_path / "images" / "auk", "1.png")
+    make(tmp_path / "images")
+    for option in (["images"], ["good", "--evaluation", "images"]):
+        png(tmp_path / "good" / "auk", "1.png")
+        refused = run("deposit", "birds", *option, "--reason", "r", "--url", "http://127.0.0.1:9").stderr
+        assert "dod" in refused
+        assert "No answer" not in refused
+
+
+def test_a_zip_with_an_empty_class_folder_is_refused_by_name(run: Run, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("auk/1.png", b"1")
+        archive.mkdir("dodo")
+        archive.writestr("dodo/.DS_Store", b"1")
+    assert "'dodo/'" in run("deposit", "birds", "images.zip", "--reason", "r").stderr
+
+
+@on_one_database
+@begins_with("auk")
+def test_one_image_of_a_class_gets_a_warning(remote: Run, service: Service, tmp_path: Path) -> None:
+    png(tmp_path / "images" / "dodo", "1.png")
+    png(tmp_path / "images" / "dodo", ".hidden.png")
+    printed = remote("deposit", "birds", "images", "--reason", "r", "--no-wait").stderr
+    assert "Few images of 'dodo' (1)." in printed
+    assert "only the operating system needs them: dodo/.hidden.png" in printed
+    enough = service.operator.upload_dataset("birds", service.archive(["emu"], each=20))
+    assert enough["warnings"] == []
+
+
+def test_a_reason_can_neither_command_the_terminal_nor_become_markup() -> None:
+    out = Console(file=io.StringIO(), width=200, emoji=False)
+    out.print(output.table(("reason",), [(output.cell("\x1b[2J[red]:dog:\u202eabc\x9b"),)]))
+    printed = out.file.getvalue()  # type: ignore[attr-defined]
+    assert r"\x1b[2J[red]:dog:\u202eabc\x9b" in printed
+    assert "\x1b" not in printed

@@ -421,9 +421,7 @@ def _address(url: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError):
         address = httpx.URL()
     if address.userinfo or "@" in url:
-        raise NotSendable(
-            "The service's address must not contain a user name or password. The API key says who asks."
-        )
+        raise NotSendable("The service's address must not contain a user name or password. The API key says who asks.")
     if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > MAX_PORT:
         raise NotSendable(f"'{url}' is not the address of a service. Write it like http://127.0.0.1:8000.")
     return address

@@ -150,6 +150,7 @@ class Purge(TypedDict):
     purged_by: str
     reason: str
     shred_effective_at: str | None
+    still_in: list[str]
 
 
 class Withdrawal(TypedDict):
@@ -182,6 +183,7 @@ class Approval(TypedDict):
     decided_by: str | None
     decision_reason: str | None
     result_id: str | None
+    still_in: list[str]
 
 
 class Policy(TypedDict):

@@ -14,6 +14,7 @@ from app.deposits import jobs
 from app.deposits.jobs import JOBS, TARGET, Job, OlderModule, Result
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.vault import erasure
 from app.vault.service import Binding, StoredObject, VaultDamaged
 from lirf_core import artifacts, metrics
 from lirf_core.compute import OutOfMemory
@@ -59,8 +60,8 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
     with tracer.start_as_current_span("deposit", record_exception=False) as span:
         span.set_attributes({"lirf.deposit": job.id, "lirf.attempt": job.token})
         result = _make(work, session, job)
-        if JOBS.publish(session, work.vault, job, result):
-            work.database.erase_freed_data()
+        JOBS.publish(session, work.vault, job, result)
+        erasure.finish(work.database, work.vault)
 
 
 def _make(work: Work, session: Session, job: Job) -> Result:

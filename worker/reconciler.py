@@ -17,6 +17,7 @@ from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.idempotency import service as idempotency
 from app.jobs.doorbell import Doorbell
 from app.telemetry import logs
+from app.vault import erasure
 from app.vault.service import Vault, open_vault
 from app.withdrawals import service as withdrawals
 from worker import life_sign
@@ -30,7 +31,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     database, vault, doorbell = Database(settings.database), open_vault(settings), Doorbell(settings)
     while not stop.is_set():
         has_failed = False
-        for part in (_deposits, _expired, _anchor, _evidence):  # one that fails does not stop the next
+        for part in (_deposits, _expired, _anchor, _evidence, _erasures):  # one that fails does not stop the next
             try:
                 part(settings, database, vault, doorbell)
             except Exception:
@@ -64,6 +65,10 @@ def _evidence(settings: Settings, database: Database, vault: Vault, doorbell: Do
         evidence.request_wanted(session)
         for evidence_id in EXAMINATIONS.recover(session, vault, settings):
             doorbell.ring(EXAMINATIONS.task, evidence_id)
+
+
+def _erasures(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    erasure.finish(database, vault)
 
 
 def main() -> None:

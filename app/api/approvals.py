@@ -20,6 +20,7 @@ from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.schemas import Approval, ApprovalRequest, Refusal
 from app.second_person.service import ApprovalRow
+from app.vault import erasure
 
 AWAITS_APPROVAL: dict[int | str, dict[str, Any]] = {
     202: {"model": Approval, "description": "The model demands a second person, so the request waits for approval."}
@@ -66,7 +67,8 @@ def approve(
     """Approve and carry out somebody else's request. Only an administrator may approve a purge or a policy change."""
     row = service.carry_out(session, database, vault, settings, engine, actor, approval_id)
     with session.begin():
-        return _approval(session, row)
+        name = registry.by_id(session, row.model_id).name
+        return Approval.from_row(row, name, erasure.obstacles(session, row.model_id))
 
 
 @router.post("/{approval_id}/refuse")

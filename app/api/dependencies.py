@@ -82,8 +82,9 @@ def _reading(database: DatabaseDep) -> Iterator[Session]:
         yield session
 
 
-SessionDep = Annotated[Session, Depends(_session)]
-ReadingDep = Annotated[Session, Depends(_reading)]
+# They end before the answer is sent: a client that reads slowly must not keep a snapshot of the database alive.
+SessionDep = Annotated[Session, Depends(_session, scope="function")]
+ReadingDep = Annotated[Session, Depends(_reading, scope="function")]
 
 
 async def _get_actor(request: Request, _: Annotated[object, Security(_bearer)]) -> Actor:

@@ -42,4 +42,5 @@ def purge_deposit(
             purged_by=row.purged_by,
             reason=row.purge_reason,
             shred_effective_at=purged.shred_effective_at,
+            still_in=purged.still_in,
         )

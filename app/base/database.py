@@ -1,7 +1,8 @@
 """The engine, sessions and column types, the same for SQLite and PostgreSQL."""
 
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -50,6 +51,9 @@ def new_id() -> str:
     return str(uuid7())
 
 
+SQLITE_SECONDS = 30  # how long a transaction waits for another one that writes
+LOCK_NOT_AVAILABLE = "55P03"
+
 # Detect a server that has silently gone: while connecting, while idle, and while it acknowledges no data.
 _POSTGRESQL = {
     "connect_timeout": 5,
@@ -67,7 +71,7 @@ class Database:
         self.url = sa.make_url(url)
         # Parameters hold wrapped keys and digests, which must not appear in errors and logs.
         if self.url.get_backend_name() == "sqlite":
-            self.engine = sa.create_engine(self.url, connect_args={"timeout": 30}, hide_parameters=True)
+            self.engine = sa.create_engine(self.url, connect_args={"timeout": SQLITE_SECONDS}, hide_parameters=True)
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
@@ -96,18 +100,68 @@ class Database:
         with self._readers() as session:
             yield session
 
-    def erase_freed_data(self) -> None:
-        """Remove overwritten and deleted data from the database's files, as far as that is possible now.
+    def erase_freed_data(self, wait_seconds: float) -> str | None:
+        """Remove overwritten and deleted keys from the database's files. Returns what is in the way after this time.
 
-        SQLite: truncates the write-ahead log (`secure_delete` cleans the main file). PostgreSQL: vacuums dead rows.
-        PostgreSQL's own log, and its replicas, hold the data until they are recycled.
+        SQLite: truncates the write-ahead log (`secure_delete` cleans the main file). PostgreSQL: rewrites the table,
+        because a plain VACUUM leaves the bytes of dead rows in their pages. Its own log, and its replicas, hold the
+        data until they are recycled.
         """
-        if self.url.get_backend_name() == "sqlite":
-            with closing(self.engine.raw_connection()) as connection:  # not in a transaction
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        else:
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("VACUUM vault_objects")
+        deadline = time.monotonic() + wait_seconds
+        is_sqlite = self.url.get_backend_name() == "sqlite"
+        outside = {"is_outside_transactions": True} if is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        with self.engine.connect().execution_options(**outside) as connection:
+            horizon = None if is_sqlite else connection.scalar(_HORIZON)
+            while True:
+                obstacle = _truncate_log(connection) if is_sqlite else _rewrite_keys(connection, horizon)
+                if obstacle is None or time.monotonic() > deadline:
+                    return obstacle
+                time.sleep(0.2)
+
+
+def _truncate_log(connection: sa.Connection) -> str | None:
+    # While it waits for readers, nobody can write, so it must not wait for long.
+    connection.exec_driver_sql("PRAGMA busy_timeout = 100")
+    try:
+        is_blocked = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+    except sa.exc.OperationalError:  # another connection writes
+        is_blocked = True
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {SQLITE_SECONDS * 1000}")
+    if not is_blocked:
+        return None
+    return (
+        "The database's log (the file ending in -wal) still has the keys, because another connection reads a snapshot "
+        "from before, such as a backup."
+    )
+
+
+# No snapshot that a transaction took from here on sees what was deleted before.
+_HORIZON = sa.text("SELECT CAST(pg_snapshot_xmax(pg_current_snapshot()) AS xid)::text")
+_OLDER_SNAPSHOTS = sa.text(
+    """SELECT 'session ' || pid || coalesce(' (' || nullif(application_name, '') || ')', '') FROM pg_stat_activity
+       WHERE age(backend_xmin) > age(CAST(CAST(:horizon AS text) AS xid)) AND pid <> pg_backend_pid()
+       AND (datname = current_database() OR datname IS NULL) AND backend_type <> 'autovacuum worker'
+       UNION ALL SELECT 'replication slot ' || slot_name FROM pg_replication_slots
+       WHERE age(xmin) > age(CAST(CAST(:horizon AS text) AS xid))
+       UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts
+       WHERE age(transaction) > age(CAST(CAST(:horizon AS text) AS xid)) AND database = current_database()"""
+)
+
+
+def _rewrite_keys(connection: sa.Connection, horizon: str | None) -> str | None:
+    if older := connection.scalars(_OLDER_SNAPSHOTS, {"horizon": horizon}).all():
+        return f"PostgreSQL still has the keys in dead rows, because of a snapshot from before: {', '.join(older[:5])}."
+    connection.exec_driver_sql("SET lock_timeout = '500ms'")  # others wait behind it
+    try:
+        connection.exec_driver_sql("VACUUM FULL vault_objects")
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        return "PostgreSQL still has the keys in dead rows, because another session uses the table vault_objects."
+    finally:
+        connection.exec_driver_sql("RESET lock_timeout")
+    return None
 
 
 def changes(session: Session, statement: sa.Update) -> bool:
@@ -124,5 +178,6 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    is_reading = connection.get_execution_options().get("is_reading", False)
-    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get("is_outside_transactions"):
+        connection.exec_driver_sql("BEGIN" if options.get("is_reading") else "BEGIN IMMEDIATE")

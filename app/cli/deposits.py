@@ -232,6 +232,8 @@ def purge_deposit(
             else "Backups may still contain its keys, because LIRF_BACKUP_DAYS is not set."
         )
         message = f"Purged: nobody can bring back {quoted_classes(purged)} of {purged['model']}. {backups}"
+        if purged["still_in"]:
+            message += f" Not erased yet: {plain(' '.join(purged['still_in']))} The reconciler goes on."
         show(as_json, purged, message)
 
 

@@ -114,10 +114,10 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         registry.lock(session, job.model_id)
         return part == TARGET or session.get_one(DepositRow, part).state == State.DEPOSITED
 
-    def publish(self, session: Session, vault: Vault, job: Job, result: Result) -> bool:
+    def publish(self, session: Session, vault: Vault, job: Job, result: Result) -> None:
         """The one transaction that makes a deposit true. Raises `Cancelled`, `LeaseLost`.
 
-        The keys of the older modules are shredded. Returns whether the model's policy had older networks destroyed.
+        The keys of the older modules are shredded, and those of older networks if the model's policy says so.
         """
         made = result.target, result.module, *(module.stored for module in result.scrubbed)
         with vault.discarded_on_error(*made), session.begin():
@@ -150,7 +150,6 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             of_model = sa.select(DepositRow.id).where(DepositRow.model_id == job.model_id)
             garbage += checkpoints.delete(session, of_model)
         vault.remove(garbage)
-        return bool(destroyed)
 
     def _replace(self, session: Session, job: Job, scrubbed: OlderModule) -> str:
         """Put the scrubbed module in place of the one that knew more. Returns the vault name to remove.

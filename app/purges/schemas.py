@@ -29,3 +29,7 @@ class Purge(BaseModel):
     shred_effective_at: datetime | None = Field(
         description="When backups no longer hold the keys (`LIRF_BACKUP_DAYS`). Null if the service does not know."
     )
+    still_in: list[str] = Field(
+        description="What still has destroyed keys of this model, and why, for example a reader that holds a snapshot "
+        "of the database. The reconciler erases it as soon as that ends (`vault.erased` in the audit). Empty: nothing."
+    )

@@ -17,7 +17,7 @@ from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act
 from app.second_person.service import ApprovalRow as ApprovalRow
-from app.vault import service as vaults
+from app.vault import erasure
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
 from lirf_core.enumeration import enumerated
@@ -37,10 +37,14 @@ class ClassesNotConfirmed(Problem):
 
 @dataclass(frozen=True)
 class Purged:
-    """The deposit, and when its keys are gone from backups too. None if no setting says how long backups are kept."""
+    """shred_effective_at: when its keys are gone from backups too; None if no setting says how long these are kept.
+
+    still_in: what still has keys or bytes, and why.
+    """
 
     deposit: DepositRow
     shred_effective_at: datetime | None
+    still_in: list[str]
 
 
 def purge(
@@ -65,8 +69,9 @@ def purge(
             wish = {"deposit": deposit_id, "classes": list(classes)}
             return second_person.request_approval(session, actor, model.id, model.name, Act.PURGE, wish, reason)
         shred_effective_at, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
-    vaults.erase(database, vault, garbage)
-    return Purged(row, shred_effective_at)
+    erasure.erase(database, vault, garbage)
+    with session.begin():
+        return Purged(row, shred_effective_at, erasure.obstacles(session, row.model_id))
 
 
 def purge_approved(
@@ -79,7 +84,7 @@ def purge_approved(
         approval = second_person.approve(session, actor, approval_id, Act.PURGE, model.name)
         approval.result_id = row.id
         _, garbage = _purge(session, settings, model, row, approval.requested_by, actor, approval.reason)
-    vaults.erase(database, vault, garbage)
+    erasure.erase(database, vault, garbage)
     return approval
 
 

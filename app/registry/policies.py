@@ -12,7 +12,7 @@ from app.registry import service as registry
 from app.registry.tables import ModelRow, Original
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
-from app.vault import service as vaults
+from app.vault import erasure
 from app.vault.service import Vault
 
 
@@ -59,7 +59,7 @@ def change(
             wish = {"version": version, "original": policy.original, "needs_second_person": policy.needs_second_person}
             return second_person.request_approval(session, actor, model.id, model.name, Act.POLICY, wish, reason)
         garbage = _change(session, actor, model, policy, reason)
-    vaults.erase(database, vault, garbage)
+    erasure.erase(database, vault, garbage)
     return model
 
 
@@ -75,7 +75,7 @@ def change_approved(session: Session, database: Database, vault: Vault, actor: A
         policy = Policy(approval.wish["original"], approval.wish["needs_second_person"])
         garbage = _change(session, actor, model, policy, approval.reason)
         approval.result_id = model.id
-    vaults.erase(database, vault, garbage)
+    erasure.erase(database, vault, garbage)
     return approval
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,11 +25,16 @@ class Approval(BaseModel):
     decided_by: str | None
     decision_reason: str | None
     result_id: str | None = Field(description="Id of the result: the new withdrawal, or the thing that was changed.")
+    still_in: list[str] = Field(
+        [],
+        description="What still has destroyed keys of the model. Only in the answer to an approval.",
+    )
 
     @classmethod
-    def from_row(cls, row: ApprovalRow, model_name: str) -> "Approval":
-        names = cls.model_fields.keys() - {"model", "state"}
-        return cls(model=model_name, state=state(row), **{name: getattr(row, name) for name in names})
+    def from_row(cls, row: ApprovalRow, model_name: str, still_in: Sequence[str] = ()) -> "Approval":
+        names = cls.model_fields.keys() - {"model", "state", "still_in"}
+        values = {name: getattr(row, name) for name in names}
+        return cls(model=model_name, state=state(row), still_in=list(still_in), **values)
 
 
 class ApprovalRequest(PageRequest):

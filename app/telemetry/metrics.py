@@ -12,6 +12,7 @@ from app.audit import anchoring
 from app.base.database import Database, now
 from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.vault import erasure
 from app.withdrawals import service as withdrawals
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -62,6 +63,7 @@ class _Jobs(Collector):
             examined = EXAMINATIONS.counts(session)
             active = withdrawals.count_active(session)
             alarm = anchoring.alarm(session)
+            erasures = erasure.count_due(session)
         yield _by_state("lirf_deposits", "Deposits by state.", states)
         yield _by_state("lirf_examinations", "Examinations of deposits by state.", examined)
         age = (now() - oldest).total_seconds() if oldest else 0.0
@@ -69,6 +71,9 @@ class _Jobs(Collector):
             "lirf_oldest_queued_deposit_seconds", "Age of the oldest queued deposit; 0 if none waits.", value=age
         )
         yield GaugeMetricFamily("lirf_active_withdrawals", "Active withdrawals.", value=active)
+        yield GaugeMetricFamily(
+            "lirf_due_erasures", "Shredded objects whose key may still be in the database's files.", value=erasures
+        )
         yield GaugeMetricFamily(
             "lirf_audit_alarm",
             "1 if the audit does not continue its anchor file; otherwise 0.",

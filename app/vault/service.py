@@ -18,12 +18,12 @@ import tink
 from sqlalchemy.orm import Session
 from tink import secret_key_access, streaming_aead
 
-from app.base.database import Database, new_id, now
+from app.base.database import changes, new_id, now
 from app.base.errors import Problem
 from app.base.settings import Settings
 from app.vault.keys import FileMasterKeys, MasterKeys
 from app.vault.objects import ObjectStore, as_store_errors
-from app.vault.tables import VaultObjectRow
+from app.vault.tables import ErasureRow, VaultObjectRow
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
@@ -169,13 +169,19 @@ class Vault:
             self.remove([stored_object.name for stored_object in stored])
             raise
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Delete the bytes of objects that no row can open. If the store fails, `gc` deletes them later."""
+    def remove(self, names: Iterable[str]) -> list[str]:
+        """Delete the bytes of objects that no row can open. Returns those that the store did not delete.
+
+        `gc` deletes them later; those that were shredded, the reconciler.
+        """
+        stuck = []
         for name in names:
             try:
                 self.objects.remove(name)
             except OSError:
                 log.exception("could not delete object %s; run `lirf vault gc` later", name[:12])
+                stuck.append(name)
+        return stuck
 
 
 def open_vault(settings: Settings) -> Vault:
@@ -227,22 +233,14 @@ def _stored(row: VaultObjectRow) -> StoredObject:
 def shred(session: Session, object_id: str) -> str:
     """Destroy the object's data key in the caller's transaction (crypto-shredding). Returns the object's name.
 
-    After its commit, the caller removes the bytes, which are noise without the key.
+    After its commit, the caller removes the bytes, which are noise without the key, or calls `erasure.erase`.
     """
     row = session.get_one(VaultObjectRow, object_id)
-    session.execute(
-        sa.update(VaultObjectRow)
-        .where(VaultObjectRow.id == object_id, VaultObjectRow.shredded_at.is_(None))
-        .values(wrapped_key=None, shredded_at=now())
-    )
+    unshredded = sa.update(VaultObjectRow).where(VaultObjectRow.id == object_id, VaultObjectRow.shredded_at.is_(None))
+    if changes(session, unshredded.values(wrapped_key=None, shredded_at=now())):
+        session.add(ErasureRow(object_id=row.id, name=row.name, model_id=row.model_id))
+        session.flush()
     return row.name
-
-
-def erase(database: Database, vault: Vault, garbage: Sequence[str]) -> None:
-    """Erase shredded keys from the database's files and delete the objects' bytes. Call it after the transaction."""
-    if garbage:
-        database.erase_freed_data()
-        vault.remove(garbage)
 
 
 def forget(session: Session, object_id: str) -> str:

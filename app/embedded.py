@@ -14,6 +14,7 @@ from app import serving
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
+from app.base.private_paths import make_private
 from app.base.settings import Settings
 from app.main import create_app
 from app.supervision import Part
@@ -34,13 +35,17 @@ class Embedded:
     def prepare(self) -> Path | None:
         """Bring the database up to date, and create an administrator key if there are no keys yet.
 
-        Returns the file with the new key, or None if there were keys.
+        Returns the file with the new key, or None if there were keys. Raises `OpenToOthers`.
         """
+        make_private(self.settings.folder)
+        file = self.settings.folder / "admin.key"
+        for key_file in (file, self.settings.master_key):
+            if key_file.exists():
+                make_private(key_file)
         database = Database(self.settings.database)
         upgrade(database)
         with database.session() as session, session.begin():
             is_new = not access.has_keys(session)
-        file = self.settings.folder / "admin.key"
         if is_new:
             with database.session() as session:
                 _, key = access.create_key(session, LOCAL_ADMINISTRATOR, "administrator", [Role.ADMINISTRATOR])

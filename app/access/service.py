@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.access.tables import ApiKeyRow
 from app.audit import service as audit
 from app.base import tokens
-from app.base.database import changes, new_id, now
+from app.base.database import changes, new_id, now, stamp
 from app.base.errors import Problem
 from app.base.expiry import demand_future
 from app.base.paging import PageRequest, newest_first
@@ -87,8 +87,7 @@ def create_key(
     )
     with session.begin():
         session.add(row)
-        until = expires_at.isoformat() if expires_at else None
-        details = {"name": name, "roles": row.roles, "expires_at": until}
+        details = {"name": name, "roles": row.roles, "expires_at": stamp(expires_at)}
         audit.record(session, actor.name, "key.created", subject=row.id, details=details)
     return row, f"lirf_{prefix}_{secret}"
 

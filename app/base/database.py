@@ -46,6 +46,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def stamp(at: datetime | None) -> str | None:
+    """A time as every answer, event and export has it: RFC 3339 in UTC, with Z."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z") if at else None
+
+
 def new_id() -> str:
     """A UUIDv7 (RFC 9562). Ids sort by creation time, and every listing uses that order."""
     return str(uuid7())

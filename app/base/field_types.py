@@ -31,7 +31,14 @@ def _reject_number(value: Any) -> Any:
     return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_reject_number)]
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC, this time lies before the year 1 or after the year 9999") from None
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_reject_number), AfterValidator(_in_utc)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Reason = Annotated[Text, Field(min_length=1, max_length=2000, description="Why. The audit records it.")]
 Id = Annotated[str, StringConstraints(max_length=64), AfterValidator(_without_nul)]

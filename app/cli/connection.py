@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import typer
 from rich.text import Text
 
+from app.base.printable import printable
 from app.cli import text_files
-from app.cli.output import err, fail, printable
+from app.cli.output import err, fail
 from lirf_client.errors import AwaitingApproval, LirfError, NotSendable
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from app.base.printable import printable
 from lirf_client import Deposit, Purge, Restoration, Withdrawal
 
 # No emoji codes: a class may be called `:dog:`.
@@ -20,8 +21,6 @@ out, err = Console(emoji=False), Console(stderr=True, emoji=False)
 UNLIMITED = 10_000  # characters; wider than any table
 ID_WIDTH, LEAST_WIDTH = 36, 6  # characters of an id, and of a column that can be broken
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}|[0-9a-f]{16,}")
-# Terminals obey control characters, and show text after U+202E and its like from right to left.
-_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 HasClasses = Deposit | Withdrawal | Restoration | Purge
 
@@ -75,14 +74,9 @@ def _least_width(table: Table) -> int:
     return frames + sum(ID_WIDTH if column.no_wrap else LEAST_WIDTH for column in table.columns)
 
 
-def printable(text: str) -> str:
-    """The text with control characters as escape sequences, so that a terminal shows them instead of obeying."""
-    return _UNPRINTABLE.sub(lambda character: ascii(character[0])[1:-1], text)
-
-
 def plain(text: object) -> str:
     """What users wrote, for a text with markup: rich must not read it as markup, nor a terminal as commands."""
-    return escape(printable(str(text)))
+    return escape(printable(str(text), keep="\n"))
 
 
 def cell(value: object) -> str:
@@ -111,12 +105,12 @@ def percent(value: float | None) -> str:
 
 def warn(message: str) -> None:
     """Print the message as a warning."""
-    err.print(Text.assemble(("lirf: ", "bold yellow"), printable(message)), soft_wrap=True)
+    err.print(Text.assemble(("lirf: ", "bold yellow"), printable(message, keep="\n")), soft_wrap=True)
 
 
 def fail(message: str) -> NoReturn:
     """Print the message as an error and exit with code 1."""
-    err.print(Text.assemble(("lirf: ", "bold red"), printable(message)), soft_wrap=True)
+    err.print(Text.assemble(("lirf: ", "bold red"), printable(message, keep="\n")), soft_wrap=True)
     raise typer.Exit(1)
 
 

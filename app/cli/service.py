@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import DEFAULT_STATE, Json, LocalState
-from app.cli.output import err, fail, out, plain, show
+from app.cli.output import err, out, plain, show
 from app.cli.vault import local_vault
 
 commands = typer.Typer()
@@ -28,29 +28,31 @@ def up(
     Ctrl-C stops everything. Jobs that were running go on at the next start.
     """
     from app.base.settings import Settings
-    from app.embedded import AlreadyRunning, Embedded, locked  # imports torch, which takes seconds
 
+    settings = Settings(state_folder=state)  # before the import, so that a wrong setting is refused at once
     err.print("Starting. The first time takes about ten seconds ...")
-    settings = Settings(state_folder=state)
-    if "log_level" not in settings.model_fields_set:
-        settings.log_level = "WARNING"  # not a line in this terminal for each request
+    from app.embedded import Embedded, locked  # imports torch, which takes seconds
+
     try:
         with locked(settings.folder):
             service = Embedded(settings, host, port)
             key_file = service.prepare()
             service.run(lambda: _greet(f"http://{host}:{port}", settings.folder, key_file))
-    except AlreadyRunning as error:
-        fail(str(error))
     except KeyboardInterrupt:  # uvicorn raises it again once everything has stopped
         out.print("Stopped. Jobs that were running go on at the next start.")
 
 
 def _greet(url: str, folder: Path, key_file: Path | None) -> None:
-    out.print(f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · state folder: {folder}", soft_wrap=True)
+    place = plain(folder)
+    out.print(f"\n[bold green]LIRF is up[/bold green] at [bold]{url}[/bold] · state folder: {place}", soft_wrap=True)
     out.print(f"Console: {url}/console · API docs: {url}/docs", soft_wrap=True)
-    if key_file:
-        out.print(f"This administrator key is shown only now. It is stored in {key_file} (mode 0600):", soft_wrap=True)
+    if key_file and out.is_terminal:
+        out.print(
+            f"This administrator key is shown only now. It is stored in {plain(key_file)} (mode 0600):", soft_wrap=True
+        )
         out.print(f"  [bold]{key_file.read_text().strip()}[/bold]", soft_wrap=True)
+    elif key_file:  # a file or a journal that others may read
+        out.print(f"The first administrator key is in {plain(key_file)} (mode 0600).", soft_wrap=True)
     out.print("Next: see [bold]lirf register --help[/bold] in a second terminal. Ctrl-C stops everything.\n")
 
 

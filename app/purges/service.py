@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.base.database import Database
+from app.base.database import Database, stamp
 from app.base.errors import Problem
 from app.base.settings import Settings
 from app.deposits import service as deposits
@@ -115,7 +115,7 @@ def _purge(
             "classes": deposits.class_names(session, row),
             "objects": garbage,
             "revisions": revisions,
-            "shred_effective_at": shred_effective_at.isoformat() if shred_effective_at else None,
+            "shred_effective_at": stamp(shred_effective_at),
             "requested_by": requested_by,
         },
     )

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
+from app.base.printable import printable
 from app.base.request_id import request_id
 from app.base.settings import Settings
 
@@ -23,6 +24,7 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", key="at"),
         _with_request_id,
         structlog.processors.format_exc_info,  # only the trace: local variables hold keys and images
+        _printable,
     ]
     renderer = structlog.dev.ConsoleRenderer() if is_text else structlog.processors.JSONRenderer(ensure_ascii=False)
     handler = logging.StreamHandler()
@@ -41,6 +43,14 @@ def configure(settings: Settings) -> None:
     logging.getLogger("uvicorn.access").disabled = True  # the request log says more
     for name in ("httpx", "httpcore", "botocore", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _printable(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Paths and names may hold characters that forge a line or command a terminal. A trace has line ends of its own."""
+    return {
+        key: printable(value, keep="\n" if key == "exception" else "") if isinstance(value, str) else value
+        for key, value in event.items()
+    }
 
 
 def _with_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.access.service import Actor
 from app.audit import service as audit
 from app.base import tokens
-from app.base.database import changes, new_id, now
+from app.base.database import changes, new_id, now, stamp
 from app.base.errors import Problem
 from app.base.expiry import demand_future
 from app.base.paging import PageRequest, newest_first
@@ -145,7 +145,7 @@ def _open(
             "visibility": body.visibility,
             "deposits": [row.id for row in rows],
             "classes": [name for row in rows for name in deposits.class_names(session, row)],
-            "expires_at": expires_at.isoformat() if expires_at else None,
+            "expires_at": stamp(expires_at),
             "requested_by": requested_by,
         },
     )
@@ -183,7 +183,7 @@ def renew(session: Session, actor: Actor, withdrawal_id: str, renewal: Withdrawa
             )
         before, row.expires_at = row.expires_at, end
         registry.bump_generation(session, model.id)
-        details = {"from": before.isoformat() if before else None, "until": end.isoformat() if end else None}
+        details = {"from": stamp(before), "until": stamp(end)}
         audit.record(
             session,
             actor.name,

@@ -15,7 +15,9 @@ from sqlalchemy.exc import IntegrityError
 from structlog.stdlib import ProcessorFormatter
 
 from app.base.request_id import HEADER
+from app.base.settings import Settings
 from app.registry import service as registry
+from app.telemetry import logs
 from tests.app.conftest import HTTP, Service, begins_with
 from tests.app.factories import infer_request
 
@@ -160,3 +162,22 @@ def test_a_client_that_disconnects_within_its_body_is_not_a_fault_of_the_service
         time.sleep(0.05)
     assert [line["status"] for line in logged] == [400]
     assert not [line for line in lines(log) if "exception" in line]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_name_forges_a_line_or_commands_the_terminal(capfd: pytest.CaptureFixture[str], form: str) -> None:
+    before = logging.getLogger().handlers
+    try:
+        logs.configure(Settings(log_format=form, _env_file=None))  # type: ignore[arg-type, call-arg]
+        logging.getLogger("birds").warning(
+            "asked for %s", "a\nb\x1b[2J\x9b2J\u2028\u202ec", extra={"path": "/\r\x1b[2J"}
+        )
+        try:
+            raise ValueError("d\x1b[2J")
+        except ValueError:
+            logging.getLogger("birds").exception("broken")
+    finally:
+        logging.getLogger().handlers = before
+    first, *_ = written = capfd.readouterr().err.splitlines()
+    assert all(text in first for text in ("asked for a", "2028", "path"))
+    assert not any(command in "".join(written) for command in ("\x1b[2J", "\x9b", "\r", "\u2028", "\u202e"))

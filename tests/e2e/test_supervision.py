@@ -20,6 +20,11 @@ def test_a_folder_with_packages_of_our_names_runs_no_code_in_the_service(tmp_pat
     with terminal.up(cwd=foreign):
         wait_until(lambda: any("billiard" in command and imports_torch(pid) for pid, command in processes_of(tmp_path)))
     assert not ran.exists(), ran.read_text()
+    log = (tmp_path / "up.log").read_text()
+    key = (tmp_path / "state" / "admin.key").read_text().strip()
+    assert key not in log
+    assert f"The first administrator key is in {tmp_path / 'state' / 'admin.key'} (mode 0600)." in log
+    assert '"level": "info"' in log
 
 
 def test_the_service_is_not_ready_while_its_worker_cannot_work(tmp_path: Path) -> None:

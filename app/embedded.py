@@ -7,18 +7,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import uvicorn
-
-from app import serving
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
 from app.base.private_paths import make_private
 from app.base.settings import Settings
-from app.main import create_app
 from app.supervision import Part
+from app.telemetry import logs
 from migrations import upgrade
+
+if TYPE_CHECKING:
+    import uvicorn
 
 
 class AlreadyRunning(RuntimeError):
@@ -37,6 +38,7 @@ class Embedded:
 
         Returns the file with the new key, or None if there were keys. Raises `OpenToOthers`.
         """
+        logs.configure(self.settings)
         make_private(self.settings.folder)
         file = self.settings.folder / "admin.key"
         for key_file in (file, self.settings.master_key):
@@ -65,7 +67,28 @@ class Embedded:
         def idle_parts() -> list[str]:
             return [part.name for part in parts if not part.works]
 
-        server = uvicorn.Server(
+        threads = [threading.Thread(target=part.supervise, args=(self._stop,)) for part in parts]
+        for thread in threads:
+            thread.start()
+        try:
+            # Only now, because importing the API takes seconds, in which the other parts can start.
+            server = self._server(idle_parts)
+            waiting = threading.Thread(target=_when_ready, args=(server, idle_parts, self._stop, on_ready))
+            waiting.start()
+            threads.append(waiting)
+            server.run()
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+
+    def _server(self, idle_parts: Callable[[], list[str]]) -> "uvicorn.Server":
+        import uvicorn
+
+        from app import serving
+        from app.main import create_app
+
+        return uvicorn.Server(
             uvicorn.Config(
                 create_app(self.settings, idle_parts),
                 host=self.host,
@@ -74,20 +97,10 @@ class Embedded:
                 **serving.OPTIONS,
             )
         )
-        threads = [threading.Thread(target=part.supervise, args=(self._stop,)) for part in parts]
-        threads.append(threading.Thread(target=_when_ready, args=(server, idle_parts, self._stop, on_ready)))
-        for thread in threads:
-            thread.start()
-        try:
-            server.run()
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
 
 
 def _when_ready(
-    server: uvicorn.Server, idle_parts: Callable[[], list[str]], stop: threading.Event, on_ready: Callable[[], None]
+    server: "uvicorn.Server", idle_parts: Callable[[], list[str]], stop: threading.Event, on_ready: Callable[[], None]
 ) -> None:
     while not (server.started and not idle_parts()):
         if stop.wait(0.05):

@@ -30,8 +30,8 @@ def up(
     from app.base.settings import Settings
 
     settings = Settings(state_folder=state)  # before the import, so that a wrong setting is refused at once
-    err.print("Starting. The first time takes about ten seconds ...")
-    from app.embedded import Embedded, locked  # imports torch, which takes seconds
+    err.print("Starting. This takes some seconds ...")
+    from app.embedded import Embedded, locked
 
     try:
         with locked(settings.folder):

@@ -1,5 +1,6 @@
 """`lirf up`, `serve`, `migrate` and `backup`: run the service, update its schema, copy its data."""
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,17 @@ from app.cli.vault import local_vault
 commands = typer.Typer()
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(help="Port to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+def demand_free(host: str, port: int) -> None:
+    """Fail at once if nothing can listen there; the server would say so only after it has started everything."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            fail(f"Nothing can listen at {host}, port {port}: {error.strerror}. Choose another --port or --host.")
 
 
 @commands.command()
@@ -29,6 +40,7 @@ def up(
     """
     from app.base.settings import Settings
 
+    demand_free(host, port)
     settings = Settings(state_folder=state)  # before the import, so that a wrong setting is refused at once
     err.print("Starting. This takes some seconds ...")
     from app.embedded import Embedded, locked
@@ -66,6 +78,7 @@ def serve(
 
     For installations on several machines. On one machine, use `lirf up`.
     """
+    demand_free(host, port)
     from app import serving
 
     serving.serve(host, port, workers)

@@ -62,6 +62,8 @@ def png(folder: Path, name: str, grey: int = 0) -> Path:
         ("follow", "1", "--url", "http://127.0.0.1:9"),
         ("deposits", "birds\udcff"),
         ("up", "--state", "file"),
+        ("up", "--host", "nowhere.invalid"),
+        ("serve", "--host", "192.0.2.1"),
         ("vault", "check", "--state", "missing"),
         ("keys", "create", "me", "--local", "--state", "empty"),
         ("audit", "anchor", "missing/anchors"),

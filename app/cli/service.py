@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import DEFAULT_STATE, Json, LocalState
-from app.cli.output import err, out, plain, show
+from app.cli.output import err, fail, out, plain, show
 from app.cli.vault import local_vault
 
 commands = typer.Typer()

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lirf_core.enumeration import enumerated
+from lirf_core.images.file_names import is_of_system
 
 FILL_OR_REMOVE = "Add images of its class, or remove the folder."
 MAX_NAMED = 5  # files in a message
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
-_SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "system volume information", "@eadir"}
 
 
 class UnfitImages(ValueError):
@@ -93,7 +92,7 @@ def _collect(folder: Path, name: str, found: ImageFolder, above: tuple[tuple[int
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:
         path, inner = Path(entry.path), f"{name}/{entry.name}" if name else entry.name
-        if _is_of_the_system(entry.name):
+        if is_of_system(entry.name):
             found.skipped.append(inner)
             continue
         try:
@@ -112,13 +111,8 @@ def _collect(folder: Path, name: str, found: ImageFolder, above: tuple[tuple[int
         raise UnfitImages(f"The folder '{folder}' has no images. {FILL_OR_REMOVE}")
 
 
-def _is_of_the_system(name: str) -> bool:
-    lower = name.lower()
-    return lower.startswith(".") or lower in _SYSTEM_FILES or lower in _SYSTEM_FOLDERS
-
-
 def _is_in_system_path(name: str) -> bool:
-    return any(map(_is_of_the_system, name.replace("\\", "/").rstrip("/").split("/")))
+    return any(map(is_of_system, name.replace("\\", "/").rstrip("/").split("/")))
 
 
 def _encodable(name: str, path: Path) -> str:

@@ -93,15 +93,12 @@ def request(session: Session, actor: Actor, model_name: str, body: DepositCreate
         registry.lock(session, model.id)
         dataset = datasets.get_usable(session, model.id, body.dataset_id, Purpose.DEPOSIT)
         names = sorted(dataset.counts)
-        if body.classes is not None:
-            registry.class_indices(model, body.classes)
-            if set(body.classes) != set(names):
-                raise ClassesDiffer(
-                    f"The deposit set has images of {_quoted(names)}, but the request names "
-                    f"{_quoted(sorted(body.classes))}. Upload a deposit set with images of exactly the classes "
-                    "to forget."
-                )
         indices = registry.class_indices(model, names)
+        if body.classes is not None and registry.class_indices(model, body.classes) != indices:
+            raise ClassesDiffer(
+                f"The deposit set has images of {_quoted(names)}, but the request names "
+                f"{_quoted(sorted(body.classes))}. Upload a deposit set with images of exactly the classes to forget."
+            )
         _check_classes(session, model, indices)
         if uses_dataset(session, dataset.id):
             raise DatasetInUse(

@@ -27,9 +27,10 @@ from lirf_core.architectures import (
     default_split,
     has_image_size,
 )
+from lirf_core.class_names import normal_form
 from lirf_core.images.preprocessing import ExifOrientation, Preprocessing
 
-ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\\\x00-\x1f\x7f]+$")]
 Channel = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
 Deviation = Annotated[StrictFloat, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -130,15 +131,31 @@ class ModelCreate(BaseModel):
         "Default: about the middle.",
     )
     classes: list[ClassName] = Field(
-        min_length=2, max_length=100_000, description="Class names, in the order of the network's outputs."
+        min_length=2,
+        max_length=100_000,
+        description="Class names, in the order of the network's outputs. A name with `/`, such as `T-shirt/top`, is a "
+        "folder in a folder of an image archive.",
     )
     preprocessing: PreprocessingIn
 
     @field_validator("classes")
     @classmethod
     def names_are_unique(cls, names: list[str]) -> list[str]:
-        if duplicates := sorted(name for name, count in Counter(names).items() if count > 1):
+        counts = Counter(map(normal_form, names))
+        if len(counts) < len(names):
+            duplicates = sorted(name for name, count in counts.items() if count > 1)
             raise ValueError(f"class names are not unique: {', '.join(repr(name) for name in duplicates[:5])}")
+        return names
+
+    @field_validator("classes")
+    @classmethod
+    def names_can_be_folders(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if any(part in ("", ".", "..") for part in name.split("/")):
+                raise ValueError(
+                    f"the class name {name!r} cannot be a folder in an image archive. Between its slashes must be "
+                    "something, and not only '.' or '..'"
+                )
         return names
 
     @field_validator("split")

@@ -19,6 +19,7 @@ from app.registry.tables import RevisionRow
 from app.second_person import service as second_person
 from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault
+from lirf_core import class_names
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.belonging import Belonging
 from lirf_core.images.preprocessing import Preprocessing
@@ -291,17 +292,17 @@ def deposited(session: Session, model_id: str) -> dict[int, str]:
 
 
 def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:
-    """The indices of these classes, sorted. Raises `UnknownClass`."""
-    index = {name: number for number, name in enumerate(model.class_names)}
+    """The indices of these classes, sorted, each once. Raises `UnknownClass`."""
+    index = class_names.indices(model.class_names)
     for name in names:
-        if name not in index:
+        if class_names.normal_form(name) not in index:
             first = ", ".join(f"'{label}'" for label in model.class_names[:10])
             more = ", ..." if len(index) > 10 else ""
             raise UnknownClass(
                 f"Model '{model.name}' has no class '{name[:100]}'. Its classes are {first}{more} ({len(index)}). "
                 "Class names are case-sensitive."
             )
-    return sorted(index[name] for name in names)
+    return sorted({index[class_names.normal_form(name)] for name in names})
 
 
 def publish_revision(

@@ -17,13 +17,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from lirf_core.images.decoding import Decoders, UnreadableImage
+from lirf_core.images.file_names import ClassFolders, possible_names
+from lirf_core.images.formats import START_BYTES, is_accepted, name_format
 from lirf_core.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_IGNORED_PARTS = ("__MACOSX",)
-_DRIVE = re.compile("[A-Za-z]:")
+_DRIVE = re.compile("[A-Za-z]:(/|$)")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 MAX_NAMED = 20  # unreadable files in a message
 
@@ -58,13 +59,17 @@ class UnreadableImages(BadArchive):
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that an archive may use. ratio: of unpacked to packed bytes of a file."""
+    """The most that an archive may use.
+
+    total_bytes: of all files, unpacked. ratio: of these to the archive's own bytes, if they are over `free_bytes`.
+    """
 
     entries: int = 1_000_000
     directory_bytes: int = 128 << 20
     image_bytes: int = 64 << 20
     total_bytes: int = 64 << 30
     packed_bytes: int = 16 << 30
+    free_bytes: int = 4 << 30
     ratio: int = 100
 
 
@@ -79,6 +84,7 @@ class ImageSet:
 @dataclass(frozen=True)
 class _Entry:
     info: zipfile.ZipInfo
+    name: str
     label: int
 
 
@@ -94,16 +100,21 @@ class ImageArchive:
         try:
             self._check_directory()
             self._zip = zipfile.ZipFile(self.file)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise BadArchive(
+                "A file's name is marked as UTF-8 in the archive, but is not. Create the archive again."
+            ) from error
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
             if isinstance(error, BadArchive):
                 raise
             raise BadArchive(
-                "This is not a readable zip archive. Send a zip with one folder of images for each class."
+                f"This is not a readable zip archive{self._real_format()}. Send a zip with one folder of images for "
+                "each class."
             ) from error
-        files = [info for info in self._zip.infolist() if not info.is_dir()]
+        files = [info for info in self._zip.infolist() if not info.orig_filename.endswith(("/", "\\"))]
         self._check_safety(files)
-        index = {name: number for number, name in enumerate(self.classes)}
-        self._entries = [_Entry(info, self._label(info, index)) for info in files if not _is_ignored(info)]
+        self._folders = ClassFolders(self.classes)
+        self._entries = [entry for info in files if (entry := self._entry(info))]
         if not self._entries:
             raise NoImages("The archive has no images. Put PNG or JPEG files into one folder for each class.")
 
@@ -152,7 +163,7 @@ class ImageArchive:
             except UnreadableImage as error:
                 failed += 1
                 if len(unreadable) < MAX_NAMED:
-                    unreadable[entry.info.filename[:200]] = str(error)
+                    unreadable[entry.name[:200]] = str(error)
             else:
                 yield pixels
         if failed:
@@ -173,22 +184,20 @@ class ImageArchive:
     def _check_safety(self, files: list[zipfile.ZipInfo]) -> None:
         end, previous = 0, ""
         for info in sorted(files, key=lambda info: info.header_offset):
-            name = info.filename[:200]
-            path = PurePosixPath(info.filename)
-            # zipfile cuts a name at a NUL byte, and turns backslashes only on Windows, so check the name as stored.
-            stored = info.orig_filename
-            if path.is_absolute() or ".." in path.parts or set("\\\0") & set(stored) or _DRIVE.match(stored):
+            names = list(possible_names(info))
+            name = names[0][:200]
+            if any(map(_leads_out, names)):
                 raise UnsafeArchive(f"The path '{name}' could lead out of the archive. Use paths like class/image.png.")
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 raise UnsafeArchive(
                     f"'{name}' is a link or a device, not a file. Put the image itself into the archive."
                 )
-            if not path.parts:
+            if not PurePosixPath(names[0]).parts:
                 raise BadArchive("An entry of the archive has no name. Create the archive again.")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise BadArchive(
-                    f"'{name}' is compressed, but not with deflate. Create the archive again with deflate."
+                    f"'{name}' is compressed with {_compression(info)}. Create the archive again with deflate."
                 )
             if info.flag_bits & 0x1:
                 raise BadArchive(f"'{name}' is encrypted with a password. Send the archive without a password.")
@@ -196,15 +205,19 @@ class ImageArchive:
                 raise UnsafeArchive(
                     f"'{name}' has {info.file_size} bytes; the limit for an image is {self.limits.image_bytes}."
                 )
-            if info.file_size > self.limits.ratio * max(info.compress_size, 1):
-                raise UnsafeArchive(
-                    f"'{name}' unpacks to more than {self.limits.ratio} times its size. Store it uncompressed."
-                )
             if info.header_offset < end:
                 raise UnsafeArchive(f"'{name}' shares bytes with '{previous}'. Create the archive again.")
             end, previous = self._data_end(info), name
-        if sum(info.file_size for info in files) > self.limits.total_bytes:
-            raise UnsafeArchive(f"The archive unpacks to more than {self.limits.total_bytes} bytes. Split it.")
+        unpacked, archive_bytes = sum(info.file_size for info in files), self.file.seek(0, 2)
+        if unpacked > self.limits.total_bytes:
+            raise UnsafeArchive(
+                f"The archive unpacks to {unpacked} bytes; the limit is {self.limits.total_bytes}. Split it."
+            )
+        if unpacked > max(self.limits.free_bytes, self.limits.ratio * archive_bytes):
+            raise UnsafeArchive(
+                f"The archive has {archive_bytes} bytes and unpacks to {unpacked}. More than {self.limits.free_bytes} "
+                f"bytes must not be more than {self.limits.ratio} times the archive. Create it without compression."
+            )
 
     def _data_end(self, info: zipfile.ZipInfo) -> int:
         self.file.seek(info.header_offset)
@@ -214,25 +227,42 @@ class ImageArchive:
         _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
         return info.header_offset + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes) + info.compress_size
 
-    def _label(self, info: zipfile.ZipInfo, index: dict[str, int]) -> int:
-        parts = PurePosixPath(info.filename).parts
-        folder = parts[-2] if len(parts) > 1 else ""
-        if folder not in index:
-            classes = ", ".join(f"'{name}'" for name in list(index)[:10]) + (", ..." if len(index) > 10 else "")
-            raise UnknownFolder(
-                f"'{info.filename[:200]}' is in the folder '{folder[:100]}', but the model has no such class. Its "
-                f"classes are {classes} ({len(index)}). Name each folder after a class. Class names are case-sensitive."
-            )
-        return index[folder]
+    def _entry(self, info: zipfile.ZipInfo) -> _Entry | None:
+        """The entry with its class; None if it belongs to an operating system. Raises `UnknownFolder`."""
+        names = list(possible_names(info))
+        for name in names:
+            label, is_of_system = self._folders.find(name)
+            if label is not None:
+                return None if is_of_system else _Entry(info, name, label)
+        name = names[0]
+        if self._folders.find(name)[1]:
+            return None
+        folder = "/".join(PurePosixPath(name).parts[:-1])
+        place = f"in the folder '{folder[-100:]}', which is no class" if folder else "in no folder"
+        classes = ", ".join(f"'{label}'" for label in self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
+        raise UnknownFolder(
+            f"'{name[:200]}' is {place}. The model's classes are {classes} ({len(self.classes)}). Name each folder "
+            "after a class. Class names are case-sensitive."
+        )
+
+    def _real_format(self) -> str:
+        """What the file is instead of a zip, as a part of a message."""
+        self.file.seek(0)
+        start = self.file.read(START_BYTES)
+        return ": it was cut off" if start.startswith(b"PK") else f", but {name_format(start)}"
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
+        """The file, or only its start if that is not of an image."""
+        name = info.filename[:200]
         try:
             with self._zip.open(info) as stream:
-                content = stream.read(info.file_size + 1)
+                content = stream.read(START_BYTES)
+                if is_accepted(content):
+                    content += stream.read(info.file_size + 1 - len(content))
         except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, zlib.error) as error:
-            raise BadArchive(f"'{info.filename[:200]}' is damaged. Create the archive again.") from error
+            raise BadArchive(f"'{name}' is damaged. Create the archive again.") from error
         if len(content) > info.file_size:
-            raise UnsafeArchive(f"'{info.filename[:200]}' has more bytes than it declares. Create the archive again.")
+            raise UnsafeArchive(f"'{name}' has more bytes than it declares. Create the archive again.")
         return content
 
 
@@ -252,7 +282,10 @@ def load_packed(file: BinaryIO) -> ImageSet:
     return ImageSet(mapped("images", "u1"), mapped("labels", "<i8"))
 
 
-def _is_ignored(info: zipfile.ZipInfo) -> bool:
-    """Whether a file manager added the file: hidden files, macOS resource forks, Windows thumbnails."""
-    parts = PurePosixPath(info.filename).parts
-    return parts[-1].startswith(".") or parts[-1] == "Thumbs.db" or parts[0] in _IGNORED_PARTS
+def _leads_out(name: str) -> bool:
+    return "\0" in name or name.startswith("/") or bool(_DRIVE.match(name)) or ".." in name.split("/")
+
+
+def _compression(info: zipfile.ZipInfo) -> str:
+    names: dict[int, str] = zipfile.compressor_names  # type: ignore[attr-defined]
+    return names.get(info.compress_type, f"method {info.compress_type}")

@@ -7,6 +7,22 @@ import pytest
 from lirf_client import LirfError
 from tests.app.conftest import Service, begins_with
 from tests.app.factories import deposit_zip, png
+from tests.lirf_core.factories import SPEC
+
+CLOTHES = ["T-shirt/top", "caf\u00e9", "top", "coat", "bag"]
+
+
+def test_classes_with_slashes_and_accents_are_deposited_by_any_form_of_their_names(service: Service) -> None:
+    architecture = {"name": SPEC.name, "width": SPEC.width}
+    preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
+    service.operator.register_model("clothes", architecture=architecture, classes=CLOTHES, preprocessing=preprocessing)
+    service.operator.put_weights("clothes", service.weights())
+    dataset = service.operator.upload_dataset("clothes", service.archive(["T-shirt/top", "cafe\u0301"], 2))
+    assert dataset["counts"] == {"T-shirt/top": 2, "caf\u00e9": 2}
+    deposit = service.operator.request_deposit(
+        "clothes", dataset["id"], reason="licence ended", classes=["cafe\u0301", "T-shirt/top"]
+    )
+    assert deposit["classes"] == ["T-shirt/top", "caf\u00e9"]
 
 
 def vault_files(service: Service) -> list[Path]:

@@ -46,7 +46,12 @@ def test_a_model_is_served_once_it_has_weights(service: Service) -> None:
     [
         ({"classes": ["auk", "dodo", "auk", "emu", "kiwi"]}, "class names are not unique: 'auk'"),
         ({"classes": ["auk"]}, "at least 2 items"),
-        ({"classes": ["auk", "../dodo"]}, "should match pattern"),
+        ({"classes": ["auk", "../dodo"]}, "the class name '../dodo' cannot be a folder in an image archive"),
+        ({"classes": ["auk", "/dodo"]}, "'/dodo' cannot be a folder"),
+        ({"classes": ["auk", "do//do"]}, "'do//do' cannot be a folder"),
+        ({"classes": ["auk", ".."]}, "'..' cannot be a folder"),
+        ({"classes": ["auk", "do\\do"]}, "should match pattern"),
+        ({"classes": ["caf\u00e9", "auk", "cafe\u0301"]}, "class names are not unique: 'caf\u00e9'"),
         ({"name": "../birds"}, "should match pattern"),
         ({"architecture": {"name": "vgg16"}}, "resnet18"),
         ({"architecture": {"name": "resnet18", "width": 0.5}}, "only the -small architectures have a width"),

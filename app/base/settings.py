@@ -14,7 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """The defaults run everything on one machine, in one state folder. URLs move parts to other machines."""
 
-    model_config = SettingsConfigDict(env_prefix="LIRF_", env_file=".env", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LIRF_", env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", hide_input_in_errors=True
+    )
 
     state_folder: Path = Field(
         Path("var/lirf"), description="Folder for everything that the service stores on this machine."

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli import text_files
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, State, Url
 from app.cli.output import err, fail, out, plain
@@ -68,7 +69,7 @@ def verify_certificate(
     from app.certificates.signatures import NotGenuine, key_id, verified
 
     if public_key:
-        pem = public_key.read_bytes()
+        pem = text_files.read(public_key).encode()
     else:
         with connect(url, state) as lirf:
             pem = lirf.certificate_key().encode()

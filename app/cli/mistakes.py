@@ -22,6 +22,8 @@ class Commands(TyperGroup):
             fail(f"{error.strerror or error}{':' if file else ''}{file}.")
         except UnicodeEncodeError:
             fail("An argument or a file name is not text in UTF-8. Check its special characters.")
+        except UnicodeDecodeError:
+            fail("A file with settings (`.env`) is not text in UTF-8. Save it as UTF-8.")
         except Exception as error:
             if message := _advice(error):
                 fail(message)

@@ -38,6 +38,10 @@ class UnsafeKeyFile(RuntimeError):
     """Other users can read the master key file."""
 
 
+class BrokenKeyFile(RuntimeError):
+    """The master key file is not what this service wrote."""
+
+
 class FileMasterKeys:
     """A Tink keyset (AES256-GCM) in a file with mode 0600, created on first use. Old keys of the keyset still unwrap.
 
@@ -112,7 +116,13 @@ class FileMasterKeys:
             return
         if status.st_mode & 0o077:
             raise UnsafeKeyFile(f"Other users can read the master key file {self._path}. Run `chmod 600 {self._path}`.")
-        keyset = tink.json_proto_keyset_format.parse(self._path.read_text(), secret_key_access.TOKEN)
+        try:
+            text = self._path.read_text(encoding="utf-8-sig")  # some editors add a byte-order mark
+            keyset = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
+        except (tink.TinkError, ValueError) as error:
+            raise BrokenKeyFile(
+                f"The master key file {self._path} is not a Tink keyset. Put its backup in its place."
+            ) from error
         self._aead = keyset.primitive(aead.Aead)
         self._version: int = keyset.keyset_info().primary_key_id
         self._versions = [key.key_id for key in keyset.keyset_info().key_info]

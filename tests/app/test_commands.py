@@ -2,8 +2,10 @@
 
 import io
 import os
+import threading
 import zipfile
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from app.base.settings import Settings
 from app.cli import main, output, text_files
+from app.cli import service as service_commands
 from app.cli.image_folders import count_files, zipped
+from app.vault.keys import FileMasterKeys
 from lirf_client import Client
 from tests.app.conftest import Service, begins_with, on_one_database
 from tests.lirf_core.factories import SPEC
@@ -120,6 +125,75 @@ def test_no_error_shows_a_key(run: Run, tmp_path: Path, key: str) -> None:
         with pytest.raises(ValueError, match="API key") as error:
             Client("http://127.0.0.1", wrong)
         assert SECRET not in str(error.value)
+
+
+class Foreign(BaseHTTPRequestHandler):
+    """Another web server: it answers every request with one page."""
+
+    page: bytes
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("page", [b"<html>It works!</html>", b"[1, 2]", b"\xff", b"null"])
+def test_an_answer_of_another_server_is_called_so(run: Run, tmp_path: Path, page: bytes) -> None:
+    png(tmp_path, "bird.png")
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (Foreign,), {"page": page})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        for command in (["models"], ["classes", "birds"], ["predict", "birds", "bird.png"]):
+            assert "is not from a LIRF service" in run(*command, "--url", url).stderr
+        server.shutdown()
+
+
+def test_a_prediction_without_a_number_is_an_error(run: Run, tmp_path: Path) -> None:
+    png(tmp_path, "bird.png")
+    page = (
+        b'{"model": "birds", "revision": 0, "withdrawals": [], "predictions": [{"class": "auk", "probability": null}]}'
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (Foreign,), {"page": page})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert "has no number for auk" in run("predict", "birds", "bird.png", "--url", url).stderr
+        server.shutdown()
+
+
+def test_settings_and_keys_may_have_a_byte_order_mark(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LIRF_LEASE_SECONDS=-1\r\n", encoding="utf-8-sig")
+    assert "LIRF_LEASE_SECONDS" in run("migrate").stderr
+    (tmp_path / ".env").write_bytes("LIRF_STATE_FOLDER=Pinguïn".encode("latin-1"))
+    assert "is not text in UTF-8" in run("migrate").stderr
+    (tmp_path / ".env").unlink()
+    run("migrate", "--help", code=0)
+    state = tmp_path / "state"
+    FileMasterKeys(Settings(state_folder=state, _env_file=None).master_key)  # type: ignore[call-arg]
+    key = state / "master.key"
+    key.write_text(key.read_text().replace("\n", "\r\n"), encoding="utf-8-sig")
+    run("migrate", code=0, LIRF_STATE_FOLDER=str(state))
+    assert "All objects can be opened" in run("vault", "check", "--state", str(state), code=0).stdout
+    key.write_text("not a keyset")
+    assert "is not a Tink keyset" in run("vault", "check", "--state", str(state)).stderr
+
+
+def test_only_a_terminal_sees_the_first_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "admin.key").write_text(SECRET)
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=is_terminal, color_system=None)
+        monkeypatch.setattr(service_commands, "out", console)
+        service_commands._greet("http://127.0.0.1:8000", tmp_path, tmp_path / "admin.key")
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        assert (SECRET in printed) == is_terminal
+        assert str(tmp_path / "admin.key") in printed
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -25,7 +25,7 @@ class Terminal:
         self.environment |= {
             "LIRF_URL": f"http://127.0.0.1:{self.port}",
             "LIRF_STATE_FOLDER": str(folder / "state"),
-            "LIRF_LEASE_SECONDS": "10",
+            "LIRF_LEASE_SECONDS": "30",
             "LIRF_RECONCILE_SECONDS": "1",
             "COLUMNS": "200",
         }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from demo import digits
@@ -205,4 +205,4 @@ def _folder_images(path: Path, classes: list[str]) -> Images:
 def _decoded(files: Iterator[Path]) -> Iterator[numpy.ndarray]:
     for file in files:
         with Image.open(file) as image:
-            yield numpy.asarray(image.convert("RGB"))
+            yield numpy.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -94,7 +94,8 @@ def create_deposit(
 ) -> None:
     """Forget classes, and keep their knowledge in a deposit module.
 
-    IMAGES must show only the classes to forget.
+    IMAGES must show only the classes to forget. The images of a class such as
+    T-shirt/top are in the folder top in the folder T-shirt.
 
     Example:
     lirf deposit birds FOLDER --evaluation FOLDER --reason "licence ended"

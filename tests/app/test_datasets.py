@@ -8,21 +8,57 @@ from lirf_client import LirfError
 from tests.app.conftest import Service, begins_with
 from tests.app.factories import deposit_zip, png
 from tests.lirf_core.factories import SPEC
+from tests.lirf_core.images import pictures
+from tests.lirf_core.images.test_archives import black_frame, stored_name, zipped
 
 CLOTHES = ["T-shirt/top", "caf\u00e9", "top", "coat", "bag"]
 
 
-def test_classes_with_slashes_and_accents_are_deposited_by_any_form_of_their_names(service: Service) -> None:
+def register_clothes(service: Service) -> None:
     architecture = {"name": SPEC.name, "width": SPEC.width}
     preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
     service.operator.register_model("clothes", architecture=architecture, classes=CLOTHES, preprocessing=preprocessing)
     service.operator.put_weights("clothes", service.weights())
+
+
+def test_classes_with_slashes_and_accents_are_deposited_by_any_form_of_their_names(service: Service) -> None:
+    register_clothes(service)
     dataset = service.operator.upload_dataset("clothes", service.archive(["T-shirt/top", "cafe\u0301"], 2))
     assert dataset["counts"] == {"T-shirt/top": 2, "caf\u00e9": 2}
     deposit = service.operator.request_deposit(
         "clothes", dataset["id"], reason="licence ended", classes=["cafe\u0301", "T-shirt/top"]
     )
     assert deposit["classes"] == ["T-shirt/top", "caf\u00e9"]
+
+
+@pytest.mark.attack
+def test_archives_of_strangers_are_taken_or_refused_by_their_fault(service: Service, tmp_path: Path) -> None:
+    register_clothes(service)
+    path, photo = tmp_path / "images.zip", pictures.WELL_FORMED["jpeg with exif and no density"]
+
+    def upload(content: bytes) -> dict[str, int]:
+        path.write_bytes(content)
+        counts: dict[str, int] = service.operator.upload_dataset("clothes", path)["counts"]
+        return counts
+
+    every_picture = {f"coat/{n}": content for n, content in enumerate((pictures.WELL_FORMED | pictures.GREY).values())}
+    assert upload(zipped(every_picture).getvalue()) == {"coat": len(every_picture)}
+    names = [
+        "caf\u00e9/1.jpg",
+        "cafe\u0301/1.jpg",
+        "caf\u00e9\\1.jpg",
+        "set/caf\u00e9/1.jpg",
+        "caf\u00e9/1".encode("cp437"),
+    ]
+    for name in names:
+        assert upload(stored_name(name, content=photo).getvalue()) == {"caf\u00e9": 1}
+    for name in ("coat/desktop.ini", "coat/thumbs.db", "__MACOSX/coat/._1.jpg", "coat/.DS_Store", "@eaDir/1.jpg"):
+        assert upload(zipped({"coat/1.jpg": photo, name: b"x"}).getvalue()) == {"coat": 1}
+    assert upload(zipped({"coat/1.jpg": black_frame()}, zipfile.ZIP_DEFLATED).getvalue()) == {"coat": 1}
+    for content, message in pictures.REFUSED.values():
+        with pytest.raises(LirfError, match=rf"'coat/1\.jpg': .*{message}") as caught:
+            upload(zipped({"coat/1.jpg": content, "coat/2.jpg": photo}).getvalue())
+        assert caught.value.type == "urn:lirf:problem:unreadable-images"
 
 
 def vault_files(service: Service) -> list[Path]:

@@ -96,13 +96,13 @@ def link() -> zipfile.ZipInfo:
     return info
 
 
-def stored_name(name: str | bytes, extra: bytes = b"") -> io.BytesIO:
+def stored_name(name: str | bytes, extra: bytes = b"", content: bytes | None = None) -> io.BytesIO:
     """An archive with an entry name that zipfile would not write, without the flag for UTF-8."""
     raw = name if isinstance(name, bytes) else name.encode()
     placeholder = zipfile.ZipInfo("x" * len(raw))
     placeholder.extra = extra
-    content = zipped({placeholder: picture()}).getvalue()
-    return io.BytesIO(content.replace(placeholder.filename.encode(), raw))
+    archive = zipped({placeholder: content or picture()}).getvalue()
+    return io.BytesIO(archive.replace(placeholder.filename.encode(), raw))
 
 
 def unicode_path(raw: bytes, name: str) -> bytes:

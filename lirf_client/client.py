@@ -84,6 +84,7 @@ class Client:
         """Describe a new model. `put_weights` must follow.
 
         split: the last module of the lower part; default: the middle one of the architecture.
+        preprocessing: `height`, `width`, `mean`, `std`, and perhaps `exif_orientation`, `apply` (default) or `ignore`.
         """
         body: dict[str, Any] = {
             "name": name,

@@ -72,8 +72,8 @@ class PreprocessingIn(BaseModel):
             for value in values:
                 if isinstance(value, int | float) and not 0 <= value <= 1:
                     raise ValueError(
-                        f"{info.field_name} has the value {value:.6g}, but must be from 0 to 1, because pixels are. "
-                        "If yours is for pixels from 0 to 255, divide it by 255"
+                        f"{info.field_name} has the value {str(value)[:20]}, but must be from 0 to 1, because pixels "
+                        "are. If yours is for pixels from 0 to 255, divide it by 255"
                     )
         return values
 

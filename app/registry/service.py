@@ -273,7 +273,7 @@ def is_comparable(model: ModelRow, other: ModelRow) -> bool:
     """Whether both have the same architecture, classes and preprocessing."""
     return (
         model.architecture == other.architecture
-        and model.class_names == other.class_names
+        and list(class_names.indices(model.class_names)) == list(class_names.indices(other.class_names))
         and preprocessing_of(model) == preprocessing_of(other)
     )
 

@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from PIL import Image
@@ -28,6 +28,7 @@ MEMORY_BYTES = 448 << 20
 _OWN_BYTES = 40 << 20  # of address space, before an image is read
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 # Memory for a pixel while it is decoded, converted and resized, by Pillow's mode.
 _PIXEL_BYTES = {"1": 5, "L": 1, "P": 5, "I;16": 5, "LA": 5, "RGB": 5, "RGBA": 5, "CMYK": 8}
@@ -81,10 +82,27 @@ def decode(content: bytes, channels: int, height: int, width: int, follows_exif:
     del content
     if picture.width * picture.height > max_pixels:
         raise Refusal(Reason.PIXELS, picture.width, picture.height)
-    transposition = _TRANSPOSITIONS.get(picture.orientation) if follows_exif else None
-    is_turned = transposition is not None and picture.orientation >= 5
-    size = (height, width) if is_turned else (width, height)
+    if not follows_exif:
+        picture = replace(picture, orientation=1)
+    try:
+        return _decode(picture, channels, height, width)
+    except OSError as error:
+        if "truncated" not in str(error) or not picture.content.startswith(JPEG):
+            raise
+    # Some cameras leave out the end. Nothing is missing if it makes no difference what would come.
+    pictures = (replace(picture, content=picture.content + extra + _JPEG_END) for extra in (b"", b"\x5a" * 1024))
+    first, second = (_decode(one, channels, height, width) for one in pictures)
+    if first != second:
+        raise Refusal(Reason.CUT)
+    return first
+
+
+def _decode(picture: Picture, channels: int, height: int, width: int) -> bytes:
+    transposition = _TRANSPOSITIONS.get(picture.orientation)
+    size = (height, width) if picture.orientation >= 5 else (width, height)
     with Image.open(io.BytesIO(picture.content), formats=["PNG", "JPEG"]) as image:
+        if image.size != (picture.width, picture.height):  # a second header
+            raise Refusal(Reason.DAMAGED)
         image.draft(None, size)  # decodes a large JPEG at the next larger size
         pixels = image.width * image.height
         needed = pixels * _PIXEL_BYTES[image.mode] + picture.coefficient_bytes

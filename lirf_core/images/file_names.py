@@ -26,6 +26,8 @@ _SYSTEM_NAMES = {  # in small letters
     "#snapshot",
 }
 _UNICODE_PATH = 0x7075  # extra field of a zip entry (APPNOTE.TXT, 4.6.9)
+# UTF-8 first, because hardly any other text is valid UTF-8. Then code page 437, which the format prescribes.
+_ENCODINGS = ["utf-8", "cp437", "cp850", "cp1252", "cp866", "cp1251", "cp932", "gbk", "big5", "euc_kr"]
 _UTF8 = 0x800  # flag of a zip entry (APPNOTE.TXT, 4.4.4)
 
 
@@ -45,7 +47,7 @@ def possible_names(info: zipfile.ZipInfo) -> Iterator[str]:
         return
     raw = stored.encode("cp437")  # as zipfile decoded it, without loss
     names = [_unicode_path(info.extra, raw)]
-    for encoding in ("utf-8", "cp437", "cp850", "cp1252"):
+    for encoding in ["ascii"] if raw.isascii() else _ENCODINGS:
         try:
             names.append(raw.decode(encoding))
         except UnicodeDecodeError:

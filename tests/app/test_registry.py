@@ -75,6 +75,7 @@ def test_a_model_is_served_once_it_has_weights(service: Service) -> None:
             {"preprocessing": {"height": 8, "width": 8, "mean": [73], "std": [0.5]}},
             "mean has the value 73, but must be from 0 to 1, because pixels are. If yours is for pixels from 0 to 255",
         ),
+        ({"preprocessing": {"height": 8, "width": 8, "mean": [10**400], "std": [0.5]}}, "mean has the value 1000000"),
         ({"preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [90.5]}}, "std has the value 90.5, but"),
         ({"preprocessing": {"height": 8, "width": 8, "mean": [-0.1], "std": [0.5]}}, "mean has the value -0.1, but"),
         ({"preprocessing": {**BODY["preprocessing"], "exif_orientation": "turn"}}, "'apply' or 'ignore'"),

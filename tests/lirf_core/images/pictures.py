@@ -156,6 +156,8 @@ WELL_FORMED = {
     "jpeg in cmyk with a profile": encoded(colours().convert("CMYK"), "JPEG", quality=95, icc_profile=profile()),
     "jpeg with fill bytes": jpeg(b"\xff\xff\xff"),
     "jpeg with a film behind it": jpeg() + b"\0\0\0\x18ftypmp42" + bytes(5000),
+    "jpeg without an end": jpeg()[:-2],
+    "progressive jpeg without an end": jpeg(progressive=True)[:-2],
     "frame of a motion jpeg": without_huffman_tables(jpeg()),
     "png": png(),
     "png of pillow": encoded(colours(), "PNG"),
@@ -215,6 +217,12 @@ def png_that_claims(width: int, height: int, bits: int = 8, colour: int = 2) -> 
     )
 
 
+def second_header() -> bytes:
+    """A PNG that says first that it is small."""
+    content = png()
+    return content[:33] + png_that_claims(30_000, 30_000)[8:33] + content[33:]
+
+
 def jpeg_that_claims(width: int, height: int, **options: object) -> bytes:
     content = bytearray(jpeg(**options))  # type: ignore[arg-type]
     frame = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))
@@ -250,6 +258,8 @@ REFUSED = {  # and a part of the message
     "jpeg of two channels": (frame_changed(9, 2), "has 2 channels; only JPEGs of 1, 3 or 4"),
     "cut jpeg": (jpeg()[:-50], "a JPEG image that ends too early"),
     "jpeg that ends in its head": (jpeg()[:30], "a JPEG image that ends too early"),
+    "jpeg that ends in its last rows": (jpeg()[:-12], "a JPEG image that ends too early"),
+    "png with a second header": (second_header(), "a PNG image that is damaged"),
     "cut png": (encoded(colours(), "PNG")[:-30], "a PNG image that ends too early"),
     "png that ends in its head": (png()[:20], "a PNG image that ends too early"),
     "png with a wrong checksum": (png()[:60] + b"x" + png()[61:], "a PNG image that is damaged"),

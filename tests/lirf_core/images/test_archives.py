@@ -184,9 +184,10 @@ def test_a_class_with_a_slash_in_its_name_is_a_folder_in_a_folder() -> None:
         lambda: stored_name("caf\u00e9\\1.png"),
         lambda: stored_name("caf\u00e9/1.png".encode("cp437")),
         lambda: stored_name("caf\u00e9/1.png".encode("cp1252")),
+        lambda: stored_name("caf\u00e9/1.png".encode("gbk")),
         lambda: stored_name(b"caf?/1.png", unicode_path(b"caf?/1.png", "caf\u00e9/1.png")),
     ],
-    ids=["flag", "flag, macOS", "Info-ZIP", "macOS", "backslash", "cp437", "cp1252", "Unicode path"],
+    ids=["flag", "flag, macOS", "Info-ZIP", "macOS", "backslash", "cp437", "cp1252", "gbk", "Unicode path"],
 )
 def test_a_folder_is_its_class_however_its_name_is_encoded(file: Callable[[], io.BytesIO], label: str) -> None:
     assert ImageArchive(file(), ["tea", label]).counts == {label: 1}

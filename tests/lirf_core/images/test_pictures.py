@@ -109,6 +109,5 @@ def test_the_pictures_of_these_tests_are_what_other_programs_read() -> None:
                 image.load()
         except Exception:
             refused_by_pillow.add(name)
-    assert {
-        name for name in refused_by_pillow if "broken" not in name and "100 MB" not in name and "cut" not in name
-    } <= {"png with a wrong checksum of its text"}
+    words = ("broken", "100 MB", "cut", "without an end", "wrong checksum")
+    assert [name for name in refused_by_pillow if not any(word in name for word in words)] == []

@@ -27,6 +27,8 @@ READY, DECODED, REFUSED = b"\2", b"\1", b"\0"
 MEMORY_BYTES = 448 << 20
 _OWN_BYTES = 40 << 20  # of address space, before an image is read
 
+_MAX_PARTS = 200_000  # of a file: chunks, or segments and fill bytes before the first scan
+
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -148,7 +150,9 @@ def _read_png(content: bytes) -> Picture:
     """Keep the chunks IHDR, PLTE and IDAT (PNG, third edition, 5.6)."""
     view, position, orientation = memoryview(content), len(PNG), 1
     pieces: list[bytes | memoryview] = [PNG]
-    while position + 8 <= len(content):
+    for _ in range(_MAX_PARTS):
+        if position + 8 > len(content):
+            break
         size, kind = struct.unpack_from(">I4s", content, position)
         end = position + 12 + size
         if kind == b"IEND":
@@ -160,6 +164,8 @@ def _read_png(content: bytes) -> Picture:
         elif kind == b"eXIf":
             orientation = _orientation(content[position + 8 : end - 4])
         position = end
+    else:
+        raise Refusal(Reason.DAMAGED)
     if len(content) < 33:
         raise Refusal(Reason.CUT)
     width, height = struct.unpack_from(">II", content, 16)
@@ -173,7 +179,7 @@ def _read_jpeg(content: bytes) -> Picture:
     view, position = memoryview(content), 2
     pieces: list[bytes | memoryview] = [content[:2]]
     orientation, frame = 1, b""
-    while True:
+    for _ in range(_MAX_PARTS):
         position = content.find(b"\xff", position)
         if position < 0 or position + 4 > len(content):
             raise Refusal(Reason.CUT)
@@ -200,6 +206,8 @@ def _read_jpeg(content: bytes) -> Picture:
         if is_colour or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             pieces.append(view[position:end])
         position = end
+    else:
+        raise Refusal(Reason.DAMAGED)
     width, height, coefficient_bytes = _read_frame(frame)
     return Picture(b"".join([*pieces, view[position:]]), width, height, orientation, coefficient_bytes)
 

@@ -259,6 +259,12 @@ REFUSED = {  # and a part of the message
     "cut jpeg": (jpeg()[:-50], "a JPEG image that ends too early"),
     "jpeg that ends in its head": (jpeg()[:30], "a JPEG image that ends too early"),
     "jpeg that ends in its last rows": (jpeg()[:-12], "a JPEG image that ends too early"),
+    "jpeg of a million segments": (b"\xff\xd8\xff" + b"\xff\xfe\0\2" * 1_000_000, "a JPEG image that is damaged"),
+    "jpeg of a million fill bytes": (b"\xff\xd8" + b"\xff" * 1_000_000, "a JPEG image that is damaged"),
+    "png of a million chunks": (
+        png()[:33] + chunk(b"IDAT", b"") * 1_000_000 + png()[33:],
+        "a PNG image that is damaged",
+    ),
     "png with a second header": (second_header(), "a PNG image that is damaged"),
     "cut png": (encoded(colours(), "PNG")[:-30], "a PNG image that ends too early"),
     "png that ends in its head": (png()[:20], "a PNG image that ends too early"),

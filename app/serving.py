@@ -6,9 +6,12 @@ from typing import Any
 
 import uvicorn
 
+from app.connections import Connection
 from app.telemetry.metrics import SHARED_METRICS
 
 OPTIONS: dict[str, Any] = {
+    "http": Connection,
+    "ws": "none",
     "log_config": None,  # `telemetry.logs` configures logging
     # Longer than clients keep idle connections, so that no request meets a connection that we are closing.
     "timeout_keep_alive": 75,

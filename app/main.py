@@ -11,6 +11,8 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
+from anyio import CapacityLimiter
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -25,7 +27,9 @@ from app.api.authentication import Callers
 from app.api.certificates import router as certificates
 from app.api.classes import router as classes
 from app.api.datasets import router as datasets
+from app.api.departures import Departures
 from app.api.deposits import router as deposits
+from app.api.event_streams import EventStreams
 from app.api.evidence import router as evidence
 from app.api.health import router as health
 from app.api.inference import router as inference
@@ -39,14 +43,16 @@ from app.api.purges import router as purges
 from app.api.rate_limit import RateLimit
 from app.api.request_log import RequestLog
 from app.api.restorations import router as restorations
+from app.api.revocations import EndRevoked
 from app.api.withdrawals import router as withdrawals
 from app.base.database import Database
 from app.base.settings import Settings
+from app.base.turns import Turns
 from app.console.forms import router as console_forms
 from app.console.pages import router as console_pages
 from app.console.routing import FOLDER as CONSOLE
 from app.inference.batches import BatchLimits
-from app.inference.engine import InferenceEngine
+from app.inference.engine import THREADS, InferenceEngine
 from app.jobs.doorbell import Doorbell
 from app.telemetry import logs, traces
 from app.telemetry.metrics import Metrics
@@ -97,6 +103,9 @@ ROUTERS = (
 )
 
 log = logging.getLogger(__name__)
+HEALTH_THREADS = 2
+THREADS_OF_ROUTES = 24  # each with a connection to the database, of which health and inference need some of their own
+UPLOADS = 4  # whose contents are checked and stored at the same time, at most half of them of one key
 # Of the run whose lifespan begins.
 _settings: ContextVar[Settings] = ContextVar("settings")
 _idle_parts: ContextVar[Callable[[], list[str]]] = ContextVar("idle_parts")
@@ -106,15 +115,18 @@ _idle_parts: ContextVar[Callable[[], list[str]]] = ContextVar("idle_parts")
 async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """What one run of the server works with, as `request.state` shows it to every request."""
     settings = _settings.get()
+    current_default_thread_limiter().total_tokens = THREADS_OF_ROUTES
     database, vault = Database(settings.database), open_vault(settings)
-    compute, decoders = Compute.for_inference(settings.device), Decoders()
+    compute, decoders = Compute.for_inference(settings.device), Decoders(at_most=THREADS)
     limits = BatchLimits.from_settings(settings, compute.device)
-    engine = InferenceEngine(database, vault, compute, settings.cache_bytes, limits, settings.inference_seconds)
+    engine = InferenceEngine(database, vault, compute, settings.cache_bytes, limits)
     # Importing it takes seconds, which the first request should not wait for.
     threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()
     stop = threading.Event()
     cleaner = threading.Thread(target=_keep_clean, args=(engine, settings.reconcile_seconds, stop))
     cleaner.start()
+    parsing = Turns("parse", 1)  # a second thread would only wait for the first: Python parses in one at a time
+    uploads, upload_decoders = Turns("upload", UPLOADS, of_one=UPLOADS // 2), Decoders()
     yield {
         "settings": settings,
         "database": database,
@@ -125,9 +137,17 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         "callers": Callers(database, RateLimit(settings), _identity_provider(settings)),
         "engine": engine,
         "idle_parts": _idle_parts.get(),
+        "parsing": parsing,
+        "uploads": uploads,
+        "upload_decoders": upload_decoders,
+        "event_streams": EventStreams(settings),
+        "health_limiter": CapacityLimiter(HEALTH_THREADS),
     }
     stop.set()
     cleaner.join()
+    parsing.close()
+    uploads.close()
+    upload_decoders.close()
     engine.close()
     decoders.close()
     database.engine.dispose()
@@ -144,11 +164,14 @@ def routes() -> FastAPI:
         summary="Learning with Recoverable Forgetting as a service",
         description=DESCRIPTION,
         lifespan=lifespan,
+        strict_content_type=False,  # scripts send JSON without saying so, and no page can send our keys
         telemetry={"metrics": False, "logs": False, "operation_spans": False},  # of which we have our own
         responses={"default": {"model": ProblemDetails, "description": "Problem details, RFC 9457."}},
     )
     problems.install(app)
     app.add_middleware(problems.RefuseNul)
+    app.add_middleware(Departures)
+    app.add_middleware(EndRevoked)
     app.add_middleware(RequestLog)
     # Before the console's pages, of which one is for all other paths.
     app.mount("/console/static", StaticFiles(directory=CONSOLE / "static"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import app.connections
 import app.main  # noqa: F401 - imports whatever can raise a problem
 from app.api import problems
 from app.base.errors import Problem

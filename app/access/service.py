@@ -2,13 +2,14 @@
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from app.access.tables import ApiKeyRow
@@ -21,6 +22,9 @@ from app.base.paging import PageRequest, newest_first
 
 LAST_USED_STEP = timedelta(minutes=1)
 EXTERNAL = "oidc"  # prefix of the ids and names of an identity provider's users; ids of API keys are hexadecimal
+
+
+_FIND_ACTOR = "finds the actor of this session"
 
 
 class Role(StrEnum):
@@ -152,6 +156,36 @@ def record_use(session: Session, actor: Actor) -> None:
     with session.begin():
         changes(
             session, sa.update(ApiKeyRow).where(ApiKeyRow.id == actor.key_id, is_unrecorded).values(last_used_at=at)
+        )
+
+
+def bind(session: Session, find_actor: Callable[[], Actor | None]) -> None:
+    """Commit nothing that this actor changes with the session if its key no longer holds by then.
+
+    find_actor: None for what needs no key.
+    """
+    session.info[_FIND_ACTOR] = find_actor
+
+
+# Runs before the audit's listener, which clears the transaction's events.
+@event.listens_for(Session, "before_commit", insert=True)
+def _demand_valid_key(session: Session) -> None:
+    find_actor: Callable[[], Actor | None] | None = session.info.get(_FIND_ACTOR)
+    if find_actor is None or session.in_nested_transaction():
+        return
+    subjects = audit.pending_subjects(session)
+    actor = find_actor()
+    if actor is None or not subjects or actor.key_id in subjects:  # nothing is changed, or the key revokes itself
+        return
+    if actor.key_id.startswith(EXTERNAL):
+        return
+    # The lock makes a revocation that comes at the same time wait for this commit, or this commit for it.
+    locked = sa.select(ApiKeyRow.revoked_at, ApiKeyRow.expires_at).where(ApiKeyRow.id == actor.key_id)
+    row = session.execute(locked.with_for_update(read=True)).one_or_none()
+    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now()):
+        raise Unauthenticated(
+            "The key was revoked or has expired before the change was made, so nothing is changed. Ask an "
+            "administrator for a new key."
         )
 
 

@@ -4,17 +4,21 @@ import asyncio
 import logging
 from collections.abc import Collection
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from cachetools import LRUCache
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.access import oidc
 from app.access.oidc import IdentityProvider, ProviderUnavailable
-from app.access.service import Actor, Forbidden, Unauthenticated, actor_of, record_use
+from app.access.service import Actor, Forbidden, Unauthenticated, actor_of, is_valid, record_use
 from app.api.rate_limit import RateLimit
 from app.base.database import Database
 
 log = logging.getLogger(__name__)
+CHECK_SECONDS, MAX_CHECKS = 0.2, 1024
 
 
 class Callers:
@@ -26,8 +30,10 @@ class Callers:
 
     def __init__(self, database: Database, limit: RateLimit, provider: IdentityProvider | None) -> None:
         self._database, self._limit, self._provider = database, limit, provider
+        self._thread = CapacityLimiter(1)  # its own, so that callers are known even if every other thread is busy
         self._waiting: list[tuple[str, asyncio.Future[Actor | None]]] = []
         self._lookup: asyncio.Task[None] | None = None
+        self._checks: LRUCache[str, tuple[float, asyncio.Future[bool]]] = LRUCache(MAX_CHECKS)
 
     async def actor(self, bearer: str, address: str) -> Actor:
         """The actor behind a key or token.
@@ -47,6 +53,22 @@ class Callers:
             await run_in_threadpool(self._record_use, actor)
         return actor
 
+    async def is_valid(self, actor: Actor) -> bool:
+        """Whether the actor's key still holds; one read serves all who ask within `CHECK_SECONDS`."""
+        checked, time = self._checks.get(actor.key_id), asyncio.get_running_loop().time()
+        if checked is None or checked[0] < time - CHECK_SECONDS:
+            check = asyncio.ensure_future(run_sync(self._is_valid, actor.key_id, limiter=self._thread))
+            checked = self._checks[actor.key_id] = (time, check)
+        try:
+            return await asyncio.shield(checked[1])
+        except SQLAlchemyError:  # it is asked again at the next poll
+            log.exception("could not look up key %s again", actor.key_id)
+            return True
+
+    def _is_valid(self, key_id: str) -> bool:
+        with self._database.reading() as session:
+            return is_valid(session, key_id)
+
     async def _of_key(self, bearer: str) -> Actor:
         answer: asyncio.Future[Actor | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((bearer, answer))
@@ -62,7 +84,7 @@ class Callers:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             try:
-                actors = await run_in_threadpool(self._read, {bearer for bearer, _ in waiting})
+                actors = await run_sync(self._read, {bearer for bearer, _ in waiting}, limiter=self._thread)
             except Exception as error:  # every waiting request raises it
                 for _, answer in waiting:
                     if not answer.done():

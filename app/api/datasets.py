@@ -1,8 +1,19 @@
+import threading
+
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 
 from app.api.bodies import streamed_to_file
-from app.api.dependencies import DecodersDep, Operator, PageQuery, ReadingDep, SessionDep, SettingsDep, VaultDep
+from app.api.dependencies import (
+    Operator,
+    PageQuery,
+    ReadingDep,
+    SessionDep,
+    SettingsDep,
+    UploadDecodersDep,
+    UploadsDep,
+    VaultDep,
+)
+from app.api.disconnects import stopped_with_client
 from app.api.idempotent_route import IdempotentRoute
 from app.base.paging import Page
 from app.datasets import service
@@ -30,7 +41,8 @@ async def upload_dataset(
     actor: Operator,
     session: SessionDep,
     vault: VaultDep,
-    decoders: DecodersDep,
+    decoders: UploadDecodersDep,
+    uploads: UploadsDep,
     settings: SettingsDep,
 ) -> Dataset:
     """Upload a zip of class folders with PNG or JPEG images (`curl --data-binary @images.zip`).
@@ -38,8 +50,13 @@ async def upload_dataset(
     `purpose=deposit`: images of the classes to forget, and no others. `purpose=evaluation`: held-out images of any
     class, to measure accuracy before and after.
     """
-    async with streamed_to_file(request, settings.spool, settings.max_archive_bytes) as file:
-        row = await run_in_threadpool(service.upload, session, vault, decoders, actor, name, purpose, file)
+    stop = threading.Event()
+    async with (
+        streamed_to_file(request, settings.spool, settings.max_archive_bytes) as file,
+        stopped_with_client(request),
+    ):
+        arguments = session, vault, decoders, actor, name, purpose, file, stop
+        row = await uploads.run_to_end(actor.key_id, stop, service.upload, *arguments)
     return Dataset.model_validate(row)
 
 

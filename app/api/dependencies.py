@@ -4,20 +4,24 @@ Functions that do not block are `async`, since FastAPI would run them in a threa
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 
+from app.access import service as access
 from app.access.service import Actor, Role, demand
-from app.api.authentication import authenticate
+from app.api.authentication import authenticate, cached_actor
 from app.api.idempotent_route import claim_of
 from app.base.database import Database
 from app.base.paging import PageRequest
 from app.base.settings import Settings
+from app.base.turns import Turns
 from app.idempotency import service as idempotency
 from app.inference.engine import InferenceEngine
+from app.inference.views import View
 from app.jobs.doorbell import Doorbell
 from app.vault.service import Vault
 from lirf_core.images.decoding import Decoders
@@ -50,6 +54,18 @@ async def get_decoders(request: Request) -> Decoders:
     return decoders
 
 
+async def get_upload_decoders(request: Request) -> Decoders:
+    """Their own, so that uploads do not delay inference."""
+    decoders: Decoders = request.state.upload_decoders
+    return decoders
+
+
+async def get_uploads(request: Request) -> Turns:
+    """The threads that check and store what was uploaded."""
+    uploads: Turns = request.state.uploads
+    return uploads
+
+
 async def get_doorbell(request: Request) -> Doorbell:
     doorbell: Doorbell = request.state.doorbell
     return doorbell
@@ -60,6 +76,12 @@ async def get_idle_parts(request: Request) -> list[str]:
     return idle_parts
 
 
+async def get_views(request: Request) -> list[View]:
+    """The views of the answer; the route adds them, so that the answer leaves only while they hold."""
+    views: list[View] = request.state.views
+    return views
+
+
 PageQuery = Annotated[PageRequest, Query()]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
@@ -67,6 +89,9 @@ IdlePartsDep = Annotated[list[str], Depends(get_idle_parts)]
 VaultDep = Annotated[Vault, Depends(get_vault)]
 EngineDep = Annotated[InferenceEngine, Depends(get_engine)]
 DecodersDep = Annotated[Decoders, Depends(get_decoders)]
+ViewsDep = Annotated[list[View], Depends(get_views)]
+UploadDecodersDep = Annotated[Decoders, Depends(get_upload_decoders)]
+UploadsDep = Annotated[Turns, Depends(get_uploads)]
 DoorbellDep = Annotated[Doorbell, Depends(get_doorbell)]
 
 
@@ -74,6 +99,7 @@ def _session(request: Request, database: DatabaseDep) -> Iterator[Session]:
     with database.session() as session:
         if claim := claim_of(request):
             idempotency.bind(session, claim)
+        access.bind(session, partial(cached_actor, request))
         yield session
 
 

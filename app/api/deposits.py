@@ -1,5 +1,6 @@
-import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Response
@@ -9,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, PageQuery, ReadingDep, SessionDep, VaultDep
+from app.api.event_streams import MAX_SECONDS, EventStreamsDep
 from app.base.database import Database
 from app.base.paging import Page
 from app.deposits import service
@@ -18,7 +20,6 @@ from app.deposits.service import UNFINISHED, DepositRow
 from app.registry import service as registry
 
 router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
-POLL_SECONDS = 0.5
 
 
 def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
@@ -85,15 +86,23 @@ async def _first(deposit_id: str, database: DatabaseDep) -> Deposit:
 
 @router.get("/v1/deposits/{deposit_id}/events", response_class=EventSourceResponse)
 async def follow_deposit(
-    actor: AnyKey, database: DatabaseDep, deposit: Annotated[Deposit, Depends(_first)]
+    actor: AnyKey,
+    database: DatabaseDep,
+    deposit: Annotated[Deposit, Depends(_first)],
+    streams: EventStreamsDep,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events: `progress` with the deposit whenever it changes, `end` with its final state."""
+    """Server-sent events: `progress` with the deposit whenever it changes, `end` with its final state.
+
+    A stream ends after ten minutes. Connect again to follow the deposit further.
+    """
+    end = time.monotonic() + MAX_SECONDS
     while deposit.state in UNFINISHED:
         yield ServerSentEvent(raw_data=deposit.model_dump_json(), event="progress")
         last = deposit
         while deposit == last:
-            await asyncio.sleep(POLL_SECONDS)
-            deposit = await run_in_threadpool(_read, database, deposit.id)
+            if time.monotonic() > end:
+                return
+            deposit = await streams.next(deposit.id, partial(_read, database, deposit.id))
     yield ServerSentEvent(raw_data=deposit.model_dump_json(), event="end")
 
 

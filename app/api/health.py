@@ -1,8 +1,10 @@
 import sqlalchemy as sa
-from fastapi import APIRouter
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
 
 from app.api.dependencies import DatabaseDep, IdlePartsDep
 from app.api.problems import RETRY_SECONDS
+from app.base.database import Database
 from app.base.errors import Problem
 from app.inference.schemas import Health
 
@@ -17,17 +19,19 @@ class NotReady(Problem):
 
 
 @router.get("/live")
-def is_live() -> Health:
+@router.head("/live", include_in_schema=False)
+async def is_live() -> Health:
     """Check that the process answers."""
     return Health()
 
 
 @router.get("/ready")
-def is_ready(database: DatabaseDep, idle_parts: IdlePartsDep) -> Health:
+@router.head("/ready", include_in_schema=False)
+async def is_ready(request: Request, database: DatabaseDep, idle_parts: IdlePartsDep) -> Health:
     """Check that the database answers and, under `lirf up`, that the worker and the reconciler work."""
     try:
-        with database.reading() as session:
-            session.execute(sa.text("SELECT 1"))
+        # In a thread of its own, which no other request can hold.
+        await run_sync(_ask, database, limiter=request.state.health_limiter)
     except sa.exc.SQLAlchemyError as error:
         advice = "The database does not answer. Check that it is running and that LIRF_DATABASE_URL is correct."
         raise NotReady(advice, retry_after=RETRY_SECONDS) from error
@@ -35,3 +39,8 @@ def is_ready(database: DatabaseDep, idle_parts: IdlePartsDep) -> Health:
         advice = f"The {' and the '.join(idle_parts)} of `lirf up` does not work (yet). Its log has the reason."
         raise NotReady(advice, retry_after=RETRY_SECONDS)
     return Health()
+
+
+def _ask(database: Database) -> None:
+    with database.reading() as session:
+        session.execute(sa.text("SELECT 1"))

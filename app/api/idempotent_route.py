@@ -63,7 +63,8 @@ class IdempotentRoute(APIRoute):
             request.state.claim = claim = Claim(actor.key_id, key)
             try:
                 if self.holds_body:
-                    await demand_new(request, claim, hashlib.sha256(await request.body()).hexdigest())
+                    digest = await run_in_threadpool(hashlib.sha256, await request.body())
+                    await demand_new(request, claim, digest.hexdigest())
                 response = await handler(request)
             except _Replayed as replay:
                 return replay.answer

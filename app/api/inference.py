@@ -1,11 +1,22 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, File, Header, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from app.api.bodies import LimitedRoute
-from app.api.dependencies import AnyKey, DecodersDep, EngineDep, ReadingDep
-from app.api.tensor_route import HEAD_BYTES, MAX_TOKENS, TensorRoute, framed, raw_tensors, tokens_of
+from app.api.dependencies import AnyKey, DecodersDep, EngineDep, ReadingDep, ViewsDep
+from app.api.tensor_route import (
+    HEAD_BYTES,
+    MAX_TOKENS,
+    TensorRoute,
+    deadline_of,
+    framed,
+    in_time,
+    raw_tensors,
+    tokens_of,
+)
 from app.inference import service
+from app.inference.deadline import Deadline
 from app.inference.schemas import (
     Health,
     InferRequest,
@@ -22,7 +33,7 @@ from app.inference.views import ViewSelector
 router = APIRouter(tags=["inference"], route_class=LimitedRoute)
 tensors = APIRouter(tags=["inference"], route_class=TensorRoute)
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "classification"]
 
 
 async def _tokens(
@@ -87,10 +98,14 @@ async def infer(
     engine: EngineDep,
     decoders: DecodersDep,
     tokens: Tokens,
+    views: ViewsDep,
+    deadline: Annotated[Deadline, Depends(deadline_of)],
     version: str | None = None,
 ) -> Response:
     """Open Inference Protocol v2 with JSON and binary tensors. The answer names its revision and withdrawals."""
-    return framed(await service.infer(engine, decoders, actor, tokens, name, version, body, raw))
+    view, parts = await service.infer(engine, decoders, actor, tokens, name, version, body, raw, deadline)
+    views.append(view)
+    return framed(parts)
 
 
 @router.get("/v1/models/{name}/views")
@@ -99,15 +114,46 @@ def list_views(name: str, actor: AnyKey, engine: EngineDep, tokens: Tokens) -> M
     return service.list_views(engine.views, actor, tokens, name)
 
 
-@router.post("/v1/models/{name}/predict")
+_FILE = {"type": "string", "format": "binary", "description": "One PNG or JPEG file."}
+_IMAGE = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {"schema": {"type": "object", "required": ["image"], "properties": {"image": _FILE}}},
+        "image/png": {"schema": _FILE},
+        "image/jpeg": {"schema": _FILE},
+    },
+}
+MAX_PARTS = 16  # of a form
+
+
+async def _image(request: Request) -> bytes:
+    """The form field `image`, with or without a file name, or else the whole body."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await request.body()
+    limits = {"max_files": MAX_PARTS, "max_fields": MAX_PARTS, "max_part_size": request.state.settings.max_body_bytes}
+    async with request.form(**limits) as form:
+        part = form.get("image")
+        if part is None:
+            raise RequestValidationError([{"loc": ("body", "image"), "msg": "Field required", "type": "missing"}])
+        if isinstance(part, str):  # Starlette decodes what is no UTF-8 as Latin-1, and no PNG or JPEG is UTF-8
+            return part.encode("latin-1", "replace")
+        return await part.read()
+
+
+@router.post("/v1/models/{name}/predict", openapi_extra={"requestBody": _IMAGE})
 async def predict(
     name: str,
     actor: AnyKey,
     engine: EngineDep,
     decoders: DecodersDep,
     tokens: Tokens,
-    image: Annotated[UploadFile, File(description="One PNG or JPEG file.")],
+    views: ViewsDep,
+    request: Request,
+    image: Annotated[bytes, Depends(_image)],
     top: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> Predictions:
-    """Classify one image (`curl -F image=@photo.jpg`)."""
-    return await service.predict(engine, decoders, ViewSelector(tokens), name, await image.read(), top)
+    """Classify one image (`curl -F image=@photo.jpg`, or `curl --data-binary @photo.jpg`)."""
+    async with in_time(request):
+        view, predictions = await service.predict(engine, decoders, actor, ViewSelector(tokens), name, image, top)
+    views.append(view)
+    return predictions

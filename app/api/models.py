@@ -1,3 +1,4 @@
+import threading
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
@@ -15,6 +16,7 @@ from app.api.dependencies import (
     ReadingDep,
     SessionDep,
     SettingsDep,
+    UploadsDep,
     VaultDep,
 )
 from app.api.etags import etag, version_of
@@ -48,12 +50,20 @@ def register_model(body: ModelCreate, actor: Operator, session: SessionDep) -> M
     },
 )
 async def put_weights(
-    name: str, request: Request, actor: Operator, session: SessionDep, vault: VaultDep, settings: SettingsDep
+    name: str,
+    request: Request,
+    actor: Operator,
+    session: SessionDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    uploads: UploadsDep,
 ) -> Model:
     """Upload the weights as a safetensors file (`curl --upload-file weights.safetensors`). The model is then ready."""
     model = await run_in_threadpool(service.describe, session, name)
     async with streamed_to_file(request, settings.spool, max_file_bytes(service.spec_of(model))) as file:
-        return Model.from_row(await run_in_threadpool(service.put_weights, session, vault, actor, name, file))
+        arguments = session, vault, actor, name, file
+        row = await uploads.run_to_end(actor.key_id, threading.Event(), service.put_weights, *arguments)
+    return Model.from_row(row)
 
 
 @router.get("")

@@ -22,8 +22,13 @@ from app.base.request_id import HEADER, request_id
 TYPE_PREFIX = "urn:lirf:problem:"
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS, STORAGE_RETRY_SECONDS = 2, 30
+MAX_DETAIL, MAX_TEXT, MAX_ERRORS = 4000, 300, 20  # of an answer: characters, characters of one error, errors
 
 log = logging.getLogger(__name__)
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 class ProblemDetails(BaseModel):
@@ -44,8 +49,16 @@ def _answer(
 ) -> JSONResponse:
     # Clients of the Open Inference Protocol look for the message in `error`.
     detail = detail.encode("utf-8", "backslashreplace").decode()  # a hostile name may contain half of a surrogate pair
+    detail = _shortened(detail, MAX_DETAIL)
     body = {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail, "error": detail, **members}
     return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def answer_to(problem: Problem) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+    if problem.retry_after is not None:
+        headers["Retry-After"] = str(problem.retry_after)
+    return _answer(problem.status, problem.slug, problem.title, problem.detail, problem.members, headers)
 
 
 class RefuseNul:
@@ -91,19 +104,24 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     def answer_problem(request: Request, problem: Problem) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-        if problem.retry_after is not None:
-            headers["Retry-After"] = str(problem.retry_after)
-        return _answer(problem.status, problem.slug, problem.title, problem.detail, problem.members, headers)
+        return answer_to(problem)
 
     @app.exception_handler(RequestValidationError)
     def answer_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         # `input` and `ctx` may contain what the client sent. Say where the fault is, but do not echo it.
-        errors = [{"at": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
+        faults = error.errors()
+        errors = [
+            {
+                "at": _shortened(".".join(map(str, fault["loc"])), MAX_TEXT),
+                "message": _shortened(fault["msg"], MAX_TEXT),
+            }
+            for fault in faults[:MAX_ERRORS]
+        ]
         detail = "; ".join(f"{e['at']}: {e['message']}" for e in errors[:5])
-        return _answer(
-            422, "invalid-request", "The request is not well-formed", detail, {"errors": jsonable_encoder(errors)}
-        )
+        members: dict[str, Any] = {"errors": jsonable_encoder(errors)}
+        if len(faults) > MAX_ERRORS:
+            members["errors_total"] = len(faults)
+        return _answer(422, "invalid-request", "The request is not well-formed", detail, members)
 
     @app.exception_handler(HTTPException)
     def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,6 +1,7 @@
 """Bodies of JSON followed by raw tensors: a header says where the JSON ends."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Request, Response
@@ -10,19 +11,19 @@ from pydantic import ValidationError
 
 from app.api.authentication import authenticate
 from app.api.bodies import bounded
-from app.base.errors import Problem
+from app.api.disconnects import stopped_with_client
+from app.api.encodings import accepted, packed
+from app.base.json_size import demand_few_values
+from app.inference.deadline import Deadline, deadline
 from app.inference.schemas import InferRequest
 from app.inference.tensors import BadFraming
 
 HEAD_BYTES = "Inference-Header-Content-Length"
 MAX_DIGITS = 18  # of a length that is worth parsing
+MAX_VALUES = 500_000  # in the JSON: three images of 224 x 224 pixels in colour
+MIN_PACKED_BYTES = 64 << 10  # of an answer that is compressed if its client accepts it
+QUICK_BYTES = 32 << 10  # of JSON that is parsed on the event loop
 TOKEN_HEADER, MAX_TOKENS = "withdrawal-token", 4096
-
-
-class CompressedBody(Problem):
-    """An inference request has a `Content-Encoding`. Send it uncompressed."""
-
-    status, slug, title = 415, "compressed-body", "The request is compressed"
 
 
 class TensorRoute(APIRoute):
@@ -35,20 +36,28 @@ class TensorRoute(APIRoute):
         async def answer(request: Request) -> Response:
             actor = await authenticate(request)
             state, path = request.state, request.path_params
-            if request.headers.get("content-encoding", "identity") != "identity":
-                raise CompressedBody("Send the request without a Content-Encoding: compressed bodies are not accepted.")
-            body = await bounded(request, state.settings.max_body_bytes).body()
-            head, raw = split(body, request.headers.get(HEAD_BYTES))
-            response: Response = await self.endpoint(
-                path["name"],
-                _parsed(head),
-                raw,
-                actor,
-                state.engine,
-                state.decoders,
-                _tokens_in(request),
-                path.get("version"),
-            )
+            body = await bounded(request, state.settings.max_body_bytes, actor.key_id).body()
+            async with in_time(request) as limit:
+                head, raw = split(body, request.headers.get(HEAD_BYTES))
+                if len(head) <= QUICK_BYTES:
+                    parsed = _parsed(head)
+                else:
+                    parsed = await state.parsing.run(actor.key_id, _parsed, head)
+                response: Response = await self.endpoint(
+                    path["name"],
+                    parsed,
+                    raw,
+                    actor,
+                    state.engine,
+                    state.decoders,
+                    _tokens_in(request),
+                    state.views,
+                    limit,
+                    path.get("version"),
+                )
+                coding = accepted(request.headers.get("accept-encoding", ""))
+                if coding and len(response.body) >= MIN_PACKED_BYTES:
+                    await state.engine.turns.run(actor.key_id, _pack, response, coding)
             return response
 
         return answer
@@ -62,6 +71,30 @@ def split(body: bytes, head_bytes: str | None) -> tuple[bytes, memoryview]:
         raise BadFraming(f"{HEAD_BYTES} must be a number of bytes, at most the {len(body)} of the body.")
     end = int(head_bytes)
     return body[:end], memoryview(body)[end:]
+
+
+@asynccontextmanager
+async def in_time(request: Request) -> AsyncIterator[Deadline]:
+    """Stop what runs inside at the deadline, or when the client has gone. Raises `DeadlinePassed`, `ClientDisconnect`.
+
+    The body must have been read: how fast it arrives is the client's affair.
+    """
+    async with stopped_with_client(request), deadline(request.state.settings.inference_seconds) as limit:
+        request.state.deadline = limit
+        yield limit
+
+
+async def deadline_of(request: Request) -> Deadline:
+    """The deadline that `in_time` set."""
+    limit: Deadline = request.state.deadline
+    return limit
+
+
+def _pack(response: Response, coding: str) -> None:
+    response.body = packed(bytes(response.body), coding)
+    response.headers.update(
+        {"Content-Encoding": coding, "Content-Length": str(len(response.body)), "Vary": "Accept-Encoding"}
+    )
 
 
 async def raw_tensors(request: Request) -> memoryview:
@@ -83,10 +116,13 @@ def framed(parts: Sequence[bytes]) -> Response:
 
 
 def _parsed(head: bytes) -> InferRequest:
+    demand_few_values(head, MAX_VALUES, "Send fewer images, or send the tensors raw (`binary_data_size`).")
     try:
         return InferRequest.model_validate_json(head)
     except ValidationError as error:
-        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from error
+        raise RequestValidationError(
+            [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
+        ) from error
 
 
 def _tokens_in(request: Request) -> tuple[str, ...]:

@@ -76,7 +76,9 @@ class Database:
         self.url = sa.make_url(url)
         # Parameters hold wrapped keys and digests, which must not appear in errors and logs.
         if self.url.get_backend_name() == "sqlite":
-            self.engine = sa.create_engine(self.url, connect_args={"timeout": SQLITE_SECONDS}, hide_parameters=True)
+            self.engine = sa.create_engine(
+                self.url, connect_args={"timeout": SQLITE_SECONDS}, pool_size=10, max_overflow=30, hide_parameters=True
+            )
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:

@@ -22,7 +22,9 @@ from app.api.dependencies import (
     SessionDep,
     SettingsDep,
     VaultDep,
+    ViewsDep,
 )
+from app.api.tensor_route import in_time
 from app.approvals import service as approvals
 from app.audit.schemas import AuditExport
 from app.base.field_types import Id, Reason
@@ -285,6 +287,7 @@ async def compare(
     actor: Anybody,
     engine: EngineDep,
     decoders: DecodersDep,
+    views: ViewsDep,
     image: Annotated[UploadFile, File()],
     left: View = "served",
     right: View = "target",
@@ -292,12 +295,15 @@ async def compare(
     """Ask two views about one image. A view is `served`, `target`, or the id of a public withdrawal."""
     content = await image.read()
     answers = []
-    for view in (left, right):
-        if view == "target":
-            demand(actor, Role.ADMINISTRATOR)
-        named = {"served": SERVED, "target": ViewSelector(is_target_only=True)}
-        selector = named.get(view, ViewSelector(withdrawal_id=view))
-        answers.append((view, await inference.predict(engine, decoders, selector, name, content, 5)))
+    async with in_time(request):
+        for view in (left, right):
+            if view == "target":
+                demand(actor, Role.ADMINISTRATOR)
+            named = {"served": SERVED, "target": ViewSelector(is_target_only=True)}
+            selector = named.get(view, ViewSelector(withdrawal_id=view))
+            answered, predictions = await inference.predict(engine, decoders, actor, selector, name, content, 5)
+            views.append(answered)
+            answers.append((view, predictions))
     return page(request, "comparison.html", answers=answers)
 
 

@@ -1,7 +1,8 @@
 """Data sets of a model: image archives, checked and stored encrypted."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -54,6 +55,12 @@ class ArchiveRefused(Problem):
     status, slug, title = 422, "archive-refused", "The image archive cannot be used"
 
 
+class Stopped(Problem):
+    """The client closed the connection, or its key was revoked, while the images were read. Send them again."""
+
+    status, slug, title = 400, "upload-stopped", "The upload was stopped"
+
+
 class StorageFull(Problem):
     """The images need more space than the vault has free. Free space, or upload fewer images."""
 
@@ -76,10 +83,11 @@ def upload(
     model_name: str,
     purpose: Purpose,
     file: BinaryIO,
+    stop: threading.Event | None = None,
 ) -> DatasetRow:
-    """Check the archive, decode every image and store the images, packed.
+    """Check the archive, decode every image and store the images, packed. stop: ends it when set.
 
-    Raises `UnknownModel`, `WeightsMissing`, `ArchiveRefused`, `StorageFull`; then nothing is stored.
+    Raises `Stopped`, `UnknownModel`, `WeightsMissing`, `ArchiveRefused`, `StorageFull`; then nothing is stored.
     """
     with session.begin():
         model = registry.get_ready(session, model_name)
@@ -93,7 +101,7 @@ def upload(
                 f"The images need {needed:,} bytes; the vault has {free:,} bytes free. "
                 "Free space or upload fewer images."
             )
-        packed = archive.pack(size, decoders)
+        packed = _until(stop, archive.pack(size, decoders))
         sealed = vault.put(Binding("images", model.id, dataset_id), packed)
     except archives.BadArchive as error:
         raise _refusal(error) from error
@@ -111,6 +119,13 @@ def upload(
         details = {"purpose": row.purpose, "counts": row.counts, "object": sealed.name}
         audit.record(session, actor.name, "dataset.stored", model=model_name, subject=row.id, details=details)
     return row
+
+
+def _until(stop: threading.Event | None, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        if stop and stop.is_set():
+            raise Stopped("The upload was stopped, because nobody waits for it any more. Send it again.")
+        yield piece
 
 
 def get(session: Session, dataset_id: str) -> DatasetRow:

@@ -5,14 +5,17 @@ Requests of different views can share a batch.
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from app.base.errors import Problem
@@ -23,8 +26,17 @@ from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork, answers
 
 RETRY_SECONDS = 1
+BATCH_SECONDS = 0.25  # of computing, so that nobody waits much longer for a device that computes for somebody else
+MAX_UNKNOWN_VALUES = 1 << 19  # in a batch of a network that has computed none yet; an image of 224 x 224 has 150,528
+MAX_CALLERS = 1024  # whose turns are remembered
 
 Result = Tensor | Exception | None  # None: the view became stale
+
+
+class InvalidLogits(Problem):
+    """The network's logits of an image are not finite, so it has no class. Register the model with other weights."""
+
+    status, slug, title = 500, "invalid-logits", "The network's answer is not a number"
 
 
 class Overloaded(Problem):
@@ -56,7 +68,7 @@ class BatchLimits:
 
 @dataclass(frozen=True, eq=False)
 class QueuedRequest:
-    """inputs: float32 (B, C, H, W), normalised. loop: the event loop that sets `logits`, if any.
+    """inputs: float32 (B, C, H, W), normalised. loop: the event loop that sets `logits`, if any. caller: a key's id.
 
     logits: raw float32 (B, classes) on the CPU; None if the view became stale during the computation.
     """
@@ -66,6 +78,7 @@ class QueuedRequest:
     modules: Sequence[DepositModule]
     inputs: Tensor
     loop: asyncio.AbstractEventLoop | None = None
+    caller: str = ""
     logits: Future[Tensor | None] = field(default_factory=Future)
 
     @cached_property
@@ -94,6 +107,7 @@ class QueuedRequest:
 class Batcher:
     """A queue of requests, and threads that compute one batch each.
 
+    Callers take turns: a batch begins with the oldest request of the caller whose last batch is the longest ago.
     are_current: says of each view whether it is current; called once per batch, after the computation.
     """
 
@@ -106,17 +120,32 @@ class Batcher:
         self._is_closed = False
         self._changed = threading.Condition()
         self._busy_threads = 0
+        self._batches = 0
+        self._last_batch: LRUCache[str, int] = LRUCache(MAX_CALLERS)  # of each caller
+        self._image_seconds: WeakKeyDictionary[SplitNetwork, float] = WeakKeyDictionary()
         names = [f"inference-{number}" for number in range(self._limits.threads)]
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: QueuedRequest) -> None:
-        """Queue a request. An empty queue takes a request of any size. Raises `Overloaded`."""
+    def images_at_once(self, view: View, target: SplitNetwork) -> int:
+        """How many images one batch may have: what this network computes in `BATCH_SECONDS`, at least one."""
+        seconds, size = self._image_seconds.get(target), view.preprocessing
+        if seconds is None:
+            fitting = MAX_UNKNOWN_VALUES // (size.channels * size.height * size.width)
+        else:
+            fitting = int(BATCH_SECONDS / max(seconds, 1e-9))
+        return max(1, min(fitting, self._limits.images))
+
+    def submit(self, request: QueuedRequest, is_begun: bool = False) -> None:
+        """Queue a request. An empty queue takes a request of any size. Raises `Overloaded`.
+
+        is_begun: other images of the same request were computed, so that it is not refused any more.
+        """
         with self._changed:
             if self._is_full_for(request):
                 self._set_queue(queued for queued in self._queue if not queued.logits.cancelled())
-            if self._is_full_for(request):
+            if not is_begun and self._is_full_for(request):
                 raise Overloaded(
                     f"{self._queued_images} images are already waiting, and the queue has room for "
                     f"{self._limits.waiting}. Send the request again later, or to another replica.",
@@ -150,7 +179,7 @@ class Batcher:
             if self._compute.device.type == "cpu" and share != own_threads:
                 torch.set_num_threads(own_threads := share)  # for the calling thread only
             try:
-                results = self._without_stale(batch, self._logits_of(batch))
+                results = self._without_stale(batch, map(_finite, self._logits_of(batch)))
             except Exception as error:
                 results = [error] * len(batch)
             _deliver(zip(batch, results, strict=True))
@@ -158,7 +187,7 @@ class Batcher:
                 self._busy_threads -= 1
 
     def _next_batch(self) -> list[QueuedRequest]:
-        """The oldest request, and those behind it that have the same target and fit in. Empty after `close`."""
+        """The request whose turn it is, and others that have the same target and fit in. Empty after `close`."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._is_closed)
@@ -166,20 +195,28 @@ class Batcher:
                     return []
                 batch: list[QueuedRequest] = []
                 rest: list[QueuedRequest] = []
-                images = 0
-                for request in self._queue:
-                    fits = not batch or (
-                        request.target is batch[0].target and images + len(request.inputs) <= self._limits.images
-                    )
+                images = limit = 0
+                for request in self._by_turns():
+                    fits = not batch or (request.target is batch[0].target and images + len(request.inputs) <= limit)
                     if not fits:
                         rest.append(request)
                     elif request.logits.set_running_or_notify_cancel():  # False: the request was cancelled
                         batch.append(request)
                         images += len(request.inputs)
+                        limit = limit or self.images_at_once(request.view, request.target)
                 self._set_queue(rest)
                 if batch:
                     self._busy_threads += 1
+                    self._batches += 1
+                    self._last_batch[batch[0].caller] = self._batches
                     return batch
+
+    def _by_turns(self) -> Iterator[QueuedRequest]:
+        """The queue, but first the request whose turn it is."""
+        first = min(self._queue, key=lambda request: self._last_batch.get(request.caller, 0), default=None)
+        if first is not None:
+            yield first
+        yield from (request for request in self._queue if request is not first)
 
     @torch.inference_mode()
     def _logits_of(self, batch: Sequence[QueuedRequest]) -> list[Tensor]:
@@ -205,15 +242,29 @@ class Batcher:
 
     def _forward(self, networks: Sequence[RecoverNetwork], inputs: Sequence[Tensor]) -> list[Tensor]:
         device, memory_format = self._compute.device, self._compute.memory_format
+        begun, count = time.thread_time(), sum(map(len, inputs))  # what other threads compute meanwhile is not counted
         images = [tensor.to(device).contiguous(memory_format=memory_format) for tensor in inputs]
         with self._compute.autocast():
-            return [logits.cpu() for logits in answers(networks, images)]
+            logits = [logits.cpu() for logits in answers(networks, images)]
+        seconds, target = (time.thread_time() - begun) / count, networks[0].target
+        self._image_seconds[target] = min(seconds, self._image_seconds.get(target, seconds))  # the first time is slower
+        return logits
 
-    def _without_stale(self, batch: Sequence[QueuedRequest], logits: Sequence[Tensor]) -> list[Result]:
-        """The logits, with None in place of those whose view is stale."""
+    def _without_stale(self, batch: Sequence[QueuedRequest], results: Iterable[Result]) -> list[Result]:
+        """The results, with None in place of those whose view is stale."""
         views = list({request.view for request in batch})
         is_current = dict(zip(views, self._are_current(views), strict=True))
-        return [rows if is_current[request.view] else None for request, rows in zip(batch, logits, strict=True)]
+        return [result if is_current[request.view] else None for request, result in zip(batch, results, strict=True)]
+
+
+def _finite(logits: Tensor) -> Result:
+    """The logits of a request, or the problem that they are."""
+    if bool(logits.isfinite().all()):
+        return logits
+    return InvalidLogits(
+        "The network's logits of an image are not finite numbers, so the image has no class. The weights are damaged: "
+        "register the model again with the right ones."
+    )
 
 
 def _deliver(results: Iterable[tuple[QueuedRequest, Result]]) -> None:

@@ -1,11 +1,17 @@
 """Open Inference Protocol v2, and a plain form for people."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StrictBool, StrictInt
 
 from app.base.field_types import Id
+
+
+def _or_default(default: Callable[[], Any]) -> BeforeValidator:
+    """Takes null for an optional field that is left out, as some clients of the protocol send it."""
+    return BeforeValidator(lambda value: default() if value is None else value)
 
 
 class ViewName(StrEnum):
@@ -21,7 +27,7 @@ class InputParameters(BaseModel):
 
 class InferInput(BaseModel):
     name: str = Field(max_length=100, description="`input`.")
-    shape: list[StrictInt] = Field(min_length=1, max_length=8)
+    shape: Annotated[list[StrictInt], FailFast()] = Field(min_length=1, max_length=8)
     datatype: str = Field(
         max_length=10,
         description="FP32 (normalised), UINT8 (pixels, channels first or last) or BYTES (PNG or JPEG files).",
@@ -30,7 +36,9 @@ class InferInput(BaseModel):
         None,
         description="Numbers in row-major order, flat or nested; files as base64. Leave it out if raw bytes follow.",
     )
-    parameters: InputParameters = Field(default_factory=InputParameters)  # Pydantic would copy a default deeply
+    parameters: Annotated[InputParameters, _or_default(InputParameters)] = Field(
+        default_factory=InputParameters  # Pydantic would copy a default deeply
+    )
 
 
 class OutputParameters(BaseModel):
@@ -44,20 +52,22 @@ class OutputParameters(BaseModel):
 
 class RequestedOutput(BaseModel):
     name: str = Field(max_length=100, description="`logits`, `probabilities` or `class`.")
-    parameters: OutputParameters = Field(default_factory=OutputParameters)
+    parameters: Annotated[OutputParameters, _or_default(OutputParameters)] = Field(default_factory=OutputParameters)
 
 
 class InferParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    raw: StrictBool = Field(
+    raw: Annotated[StrictBool, _or_default(bool)] = Field(
         False, description="Do not mask deposited classes. Needs the role auditor or administrator."
     )
-    binary_data_output: StrictBool = Field(False, description="The default of the outputs' `binary_data`.")
+    binary_data_output: Annotated[StrictBool, _or_default(bool)] = Field(
+        False, description="The default of the outputs' `binary_data`."
+    )
     timeout: StrictInt | None = Field(
         None, ge=1, le=1 << 62, description="Microseconds until the request fails with 504."
     )
-    view: ViewName = Field(
+    view: Annotated[ViewName, _or_default(lambda: ViewName.SERVED)] = Field(
         ViewName.SERVED, description="`target`: without withdrawn and restored classes. Needs the role administrator."
     )
     withdrawal: Id | None = Field(None, description="Answer with only this withdrawal and the restored classes.")
@@ -76,11 +86,11 @@ class InferRequest(BaseModel):
     )
 
     id: str | None = Field(None, max_length=200)
-    inputs: list[InferInput] = Field(min_length=1, max_length=16)
-    outputs: list[RequestedOutput] = Field(
+    inputs: Annotated[list[InferInput], FailFast()] = Field(min_length=1, max_length=16)
+    outputs: Annotated[list[RequestedOutput], FailFast(), _or_default(list)] = Field(
         [], max_length=16, description="Of logits, probabilities and class. Empty: all three."
     )
-    parameters: InferParameters = Field(default_factory=InferParameters)
+    parameters: Annotated[InferParameters, _or_default(InferParameters)] = Field(default_factory=InferParameters)
 
 
 class InferOutput(BaseModel):
@@ -108,7 +118,9 @@ class ServerMetadata(BaseModel):
 class RepositoryQuery(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True}]})
 
-    ready: StrictBool = Field(False, description="List only the models that have weights.")
+    ready: Annotated[StrictBool, _or_default(bool)] = Field(
+        False, description="List only the models that have weights."
+    )
 
 
 class RepositoryEntry(BaseModel):

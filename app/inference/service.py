@@ -1,14 +1,15 @@
 """Answers protocol requests and images with logits, probabilities and class names, and describes the models."""
 
 import torch
-from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.access.service import Actor, Role, demand
 from app.base.errors import Problem
 from app.inference import tensors
-from app.inference.engine import InferenceEngine
+from app.inference.batches import InvalidLogits
+from app.inference.deadline import Deadline
+from app.inference.engine import InferenceEngine, Inputs
 from app.inference.schemas import (
     InferRequest,
     InferResponse,
@@ -45,6 +46,12 @@ class UnknownVersion(Problem):
     status, slug, title = 404, "unknown-version", "The model does not answer with this revision"
 
 
+class ExtremeInput(Problem):
+    """FP32 values are so large that the network's logits are not finite. Normalise the images, or send pixels."""
+
+    status, slug, title = 422, "extreme-input", "The values are too large for the network"
+
+
 class ImageRefused(Problem):
     """The image is not a PNG or JPEG, is damaged, or needs more than an image may use. The detail says which."""
 
@@ -60,15 +67,18 @@ async def infer(
     version: str | None,
     request: InferRequest,
     raw: memoryview,
-) -> list[bytes]:
+    deadline: Deadline,
+) -> tuple[View, list[bytes]]:
     """Answer a request of the Open Inference Protocol v2. Deposited classes are masked, except in raw logits.
 
     tokens: of held withdrawals. raw: the bytes after the request's JSON head.
-    Returns the response's JSON head, followed by its raw tensors.
-    Raises `InvalidTensor`, `BadFraming`, `UnknownOutput`, `UnknownVersion`, `Forbidden`, and what
-    `InferenceEngine.answer` raises.
+    Returns the view that answered, and the response's JSON head followed by its raw tensors.
+    Raises `InvalidTensor`, `ExtremeInput`, `AnswerTooLarge`, `BadFraming`, `UnknownOutput`, `UnknownVersion`,
+    `Forbidden`, and what `InferenceEngine.answer` raises.
     """
     parameters = request.parameters
+    if parameters.timeout is not None:
+        deadline.shorten(parameters.timeout / 1_000_000)
     is_target_only = parameters.view == ViewName.TARGET
     if parameters.raw:
         demand(actor, Role.AUDITOR)
@@ -82,17 +92,31 @@ async def infer(
         raise InvalidTensor(f"Send one input named '{INPUT}'. The inputs of this request are {names}.")
     [tensor], [piece] = request.inputs, tensors.split_raw(request.inputs, raw)
 
-    def inputs_for(view: View) -> Tensor:
+    def inputs_for(view: View) -> Inputs:
         demand_version(view, version)
-        return tensors.read(tensor, piece, view.preprocessing, decoders)
+        inputs = tensors.read(tensor, piece, view.preprocessing, decoders)
+        names = [output.name for output in request.outputs] or OUTPUTS
+        tensors.demand_size(request, names, inputs.count, len(view.class_names))
+        return inputs
 
     selector = ViewSelector(tokens, parameters.withdrawal, is_target_only)
-    seconds = None if parameters.timeout is None else parameters.timeout / 1_000_000
     is_quick = piece is not None and len(piece) <= QUICK_BYTES and tensor.datatype != "BYTES"
-    view, logits = await engine.answer(model_name, selector, inputs_for, seconds, is_quick)
-    if logits.numel() <= QUICK_NUMBERS:
-        return _respond(request, view, logits)
-    return await run_sync(_respond, request, view, logits)
+    while True:
+        try:
+            view, logits = await engine.answer(model_name, selector, inputs_for, actor.key_id, is_quick)
+        except InvalidLogits as error:
+            if tensor.datatype != "FP32":
+                raise
+            raise ExtremeInput(
+                "The network's logits of an image are not finite numbers, so the image has no class. FP32 must be "
+                "normalised like the images that the network was trained on. Or send pixels as UINT8."
+            ) from error
+        if logits.numel() <= QUICK_NUMBERS:
+            parts = _respond(request, view, logits)
+        else:
+            parts = await engine.turns.run(actor.key_id, _respond, request, view, logits)
+        if await engine.confirm([view]):  # a long answer takes a while to write
+            return view, parts
 
 
 def _respond(request: InferRequest, view: View, logits: Tensor) -> list[bytes]:
@@ -111,30 +135,40 @@ def _respond(request: InferRequest, view: View, logits: Tensor) -> list[bytes]:
 
 
 async def predict(
-    engine: InferenceEngine, decoders: Decoders, selector: ViewSelector, model_name: str, image: bytes, top: int
-) -> Predictions:
-    """The `top` likeliest classes of one PNG or JPEG image.
+    engine: InferenceEngine,
+    decoders: Decoders,
+    actor: Actor,
+    selector: ViewSelector,
+    model_name: str,
+    image: bytes,
+    top: int,
+) -> tuple[View, Predictions]:
+    """The view that answered, and the `top` likeliest classes of one PNG or JPEG image.
 
     Raises `ImageRefused` and what `InferenceEngine.answer` raises.
     """
 
-    def inputs_for(view: View) -> Tensor:
-        try:
-            return view.preprocessing.normalise(decoders.tensor(image, view.preprocessing))
-        except UnreadableImage as error:
-            raise ImageRefused(str(error)) from error
+    def inputs_for(view: View) -> Inputs:
+        def decode(start: int, stop: int) -> Tensor:
+            try:
+                return view.preprocessing.normalise(decoders.tensor(image, view.preprocessing))
+            except UnreadableImage as error:
+                raise ImageRefused(str(error)) from error
 
-    view, logits = await engine.answer(model_name, selector, inputs_for)
+        return Inputs(1, decode, at_once=1)
+
+    view, logits = await engine.answer(model_name, selector, inputs_for, actor.key_id)
     logits = mask(logits, view)
     probabilities, indices = logits[0].softmax(0).topk(min(top, logits.shape[1] - len(view.masked_classes)))
-    return Predictions(
+    predictions = [
+        Prediction(class_name=view.class_names[i], probability=round(p, 6))
+        for p, i in zip(probabilities.tolist(), indices.tolist(), strict=True)
+    ]
+    return view, Predictions(
         model=model_name,
         revision=view.network.revision,
         withdrawals=list(view.withdrawals),
-        predictions=[
-            Prediction(class_name=view.class_names[i], probability=round(p, 6))
-            for p, i in zip(probabilities.tolist(), indices.tolist(), strict=True)
-        ],
+        predictions=predictions,
     )
 
 

@@ -19,12 +19,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.base.errors import Problem
-from app.inference.schemas import InferInput, InferOutput, InferRequest, InferResponse
+from app.inference.engine import Inputs
+from app.inference.schemas import InferInput, InferOutput, InferRequest, InferResponse, OutputParameters
 from lirf_core.images.decoding import Decoders, UnreadableImage
 from lirf_core.images.preprocessing import Preprocessing
 
 MAX_BATCH = 4096
 MAX_SIDE = 8192
+VALUES_AT_ONCE = 1 << 22  # that a thread resizes and normalises before it takes up other work
+QUICK_VALUES = 1 << 18  # of a request that is prepared on the event loop, since a thread would take longer
+MAX_JSON_NUMBERS, MAX_RAW_NUMBERS = 500_000, 16 << 20  # of an answer
 _LENGTH = struct.Struct("<I")
 
 
@@ -32,6 +36,12 @@ class InvalidTensor(Problem):
     """Name, shape, type or values of the input do not fit. `GET /v2/models/{name}` says what fits."""
 
     status, slug, title = 422, "invalid-tensor", "The input tensor does not fit the model"
+
+
+class AnswerTooLarge(Problem):
+    """The outputs would have too many numbers. Send fewer images, name the outputs you need, or ask for them raw."""
+
+    status, slug, title = 422, "answer-too-large", "The answer would be too large"
 
 
 class BadFraming(Problem):
@@ -60,8 +70,8 @@ def split_raw(inputs: Sequence[InferInput], raw: memoryview) -> list[memoryview 
     return pieces
 
 
-def read(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing, decoders: Decoders) -> Tensor:
-    """float32 (B, C, H, W), normalised. Raises `InvalidTensor`.
+def read(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing, decoders: Decoders) -> Inputs:
+    """The images of a request; not prepared yet. Raises `InvalidTensor`, and so does reading the images.
 
     FP32 is already normalised, (B, C, H, W). UINT8 holds images of any size, (B, C, H, W) or (B, H, W, C). BYTES holds
     B encoded images, in JSON as base64.
@@ -79,7 +89,7 @@ def read(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessin
     return readers[tensor.datatype](tensor, raw, preprocessing)
 
 
-def _read_floats(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing) -> Tensor:
+def _read_floats(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing) -> Inputs:
     shape = [preprocessing.channels, preprocessing.height, preprocessing.width]
     if len(tensor.shape) != 4 or tensor.shape[1:] != shape:
         raise InvalidTensor(
@@ -90,10 +100,10 @@ def _read_floats(tensor: InferInput, raw: memoryview | None, preprocessing: Prep
         values = values.astype(numpy.float32)
     if not numpy.isfinite(values).all():
         raise InvalidTensor("FP32 data must be finite numbers.")
-    return torch.from_numpy(values)
+    return Inputs.of(torch.from_numpy(values))
 
 
-def _read_pixels(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing) -> Tensor:
+def _read_pixels(tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing) -> Inputs:
     channels = preprocessing.channels
     channels_first = tensor.shape[1:2] == [channels]
     sides = tensor.shape[2:] if channels_first else tensor.shape[1:3]
@@ -110,7 +120,15 @@ def _read_pixels(tensor: InferInput, raw: memoryview | None, preprocessing: Prep
     else:
         values = _array(tensor, raw, "u1")
     pixels = torch.from_numpy(values.astype(numpy.uint8))
-    return preprocessing.normalise(_resize(pixels if channels_first else pixels.permute(0, 3, 1, 2), preprocessing))
+    if not channels_first:
+        pixels = pixels.permute(0, 3, 1, 2)
+
+    def prepare(start: int, stop: int) -> Tensor:
+        return preprocessing.normalise(_resize(pixels[start:stop], preprocessing))
+
+    values_of_image = max(math.prod(sides), preprocessing.height * preprocessing.width) * channels
+    is_quick = len(pixels) * values_of_image <= QUICK_VALUES
+    return Inputs(len(pixels), prepare, max(1, VALUES_AT_ONCE // values_of_image), is_quick)
 
 
 def _resize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -123,19 +141,23 @@ def _resize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def _read_images(
     tensor: InferInput, raw: memoryview | None, preprocessing: Preprocessing, decoders: Decoders
-) -> Tensor:
+) -> Inputs:
     if math.prod(tensor.shape) != tensor.shape[0]:
         raise InvalidTensor(f"The shape is {tensor.shape}. The shape of BYTES must be [batch], one file per element.")
     files = _base64(tensor) if raw is None else _strings(raw)
     if len(files) != tensor.shape[0]:
         raise InvalidTensor(f"The request has {len(files)} files. Shape {tensor.shape} needs {tensor.shape[0]}.")
-    images = []
-    for number, file in enumerate(files, 1):
-        try:
-            images.append(decoders.tensor(file, preprocessing))
-        except UnreadableImage as error:
-            raise InvalidTensor(f"File {number} of {len(files)} in BYTES cannot be used. {error}") from error
-    return preprocessing.normalise(torch.cat(images))
+
+    def decode(start: int, stop: int) -> Tensor:
+        images = []
+        for number, file in enumerate(files[start:stop], start + 1):
+            try:
+                images.append(decoders.tensor(file, preprocessing))
+            except UnreadableImage as error:
+                raise InvalidTensor(f"File {number} of {len(files)} in BYTES cannot be used. {error}") from error
+        return preprocessing.normalise(torch.cat(images))
+
+    return Inputs(len(files), decode, at_once=1)
 
 
 def _numbers(tensor: InferInput) -> numpy.ndarray[Any, Any]:
@@ -201,14 +223,34 @@ class OutputTensor:
         return self.values if isinstance(self.values, list) else self.values.flatten().tolist()
 
 
+def demand_size(request: InferRequest, names: Sequence[str], images: int, classes: int) -> None:
+    """Raise `AnswerTooLarge` unless the outputs with these names are small enough. classes: of the model."""
+    numbers = {True: 0, False: 0}
+    requested = {output.name: output.parameters for output in request.outputs}
+    for name in names:
+        parameters = requested.get(name, OutputParameters())
+        width = 1 if name == "class" else min(parameters.classification or classes, classes)
+        numbers[_is_raw(request, parameters)] += images * width
+    for is_raw, limit in ((True, MAX_RAW_NUMBERS), (False, MAX_JSON_NUMBERS)):
+        if numbers[is_raw] > limit:
+            kind, advice = ("raw", "") if is_raw else ("JSON", ", or ask for raw outputs (`binary_data`)")
+            raise AnswerTooLarge(
+                f"The answer would have {numbers[is_raw]:,} numbers as {kind}; the limit is {limit:,}. Send fewer "
+                f"images, name fewer outputs{advice}."
+            )
+
+
+def _is_raw(request: InferRequest, parameters: OutputParameters) -> bool:
+    return request.parameters.binary_data_output if parameters.binary_data is None else parameters.binary_data
+
+
 def write(request: InferRequest, response: InferResponse, outputs: Sequence[OutputTensor]) -> list[bytes]:
     """The response's JSON head with the outputs, followed by the outputs that the request wants raw."""
-    choices = {output.name: output.parameters.binary_data for output in request.outputs}
+    requested = {output.name: output.parameters for output in request.outputs}
     raw = []
     for tensor in outputs:
-        choice = choices.get(tensor.name)
         output = InferOutput(name=tensor.name, shape=tensor.shape, datatype=tensor.datatype)
-        if request.parameters.binary_data_output if choice is None else choice:
+        if _is_raw(request, requested.get(tensor.name) or OutputParameters()):
             raw.append(tensor.to_bytes())
             output.parameters = {"binary_data_size": len(raw[-1])}
         else:

@@ -1,9 +1,11 @@
 """Views: what a model answers with, and for whom. Read from the database, and cached while the generation holds."""
 
 import threading
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache
 
@@ -65,6 +67,7 @@ class Views:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._cache: LRUCache[tuple[object, ...], View] = LRUCache(MAX_VIEWS)
+        self._confirmed: WeakKeyDictionary[View, float] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def cached(self, model_name: str, selector: ViewSelector) -> View | None:
@@ -105,19 +108,29 @@ class Views:
 
     def are_current(self, views: Sequence[View]) -> list[bool]:
         """Whether each view still is what its model answers with, by one indexed read. Stale views leave the cache."""
+        begun = time.monotonic()
         with self._database.reading() as session:
             generations = registry.generations(session, {view.model_id for view in views})
-        time = now()
-        current = [
-            generations.get(view.model_id) == view.generation and (view.valid_until is None or time < view.valid_until)
-            for view in views
-        ]
+        current = [generations.get(view.model_id) == view.generation and not _is_expired(view, now()) for view in views]
         stale = {view for view, is_current in zip(views, current, strict=True) if not is_current}
+        with self._lock:
+            self._confirmed.update({view: begun for view in views if view not in stale})
         if stale:
             with self._lock:
                 for key in [key for key, view in self._cache.items() if view in stale]:
                     del self._cache[key]
         return current
+
+    def seconds_left(self, view: View) -> float:
+        """How long an answer of this view may still leave without another `are_current`; not above 0 if it may not.
+
+        A revocation returns only when this has run out for every view that was confirmed before (`await_answers`).
+        """
+        with self._lock:
+            confirmed = self._confirmed.get(view)
+        if confirmed is None or _is_expired(view, now()):
+            return 0.0
+        return confirmed + registry.ANSWER_SECONDS - time.monotonic()
 
     def object_names(self) -> set[str]:
         """The names of the vault's objects that cached views refer to; a view holds their wrapped keys, too."""
@@ -129,6 +142,10 @@ class Views:
         with self._lock:
             for key in [key for key, view in self._cache.items() if not _object_names(view).isdisjoint(object_names)]:
                 del self._cache[key]
+
+
+def _is_expired(view: View, at: datetime) -> bool:
+    return view.valid_until is not None and at >= view.valid_until
 
 
 def _object_names(view: View) -> set[str]:

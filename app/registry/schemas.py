@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     StrictBool,
     StrictFloat,
@@ -130,7 +131,7 @@ class ModelCreate(BaseModel):
         "`features.10` of a MobileNetV2. docs/architectures.md lists the splits of each architecture. "
         "Default: about the middle.",
     )
-    classes: list[ClassName] = Field(
+    classes: Annotated[list[ClassName], FailFast()] = Field(
         min_length=2,
         max_length=100_000,
         description="Class names, in the order of the network's outputs. A name with `/`, such as `T-shirt/top`, is a "

@@ -1,5 +1,6 @@
 """Models: registered with a description, served once they have weights, revised by deposits."""
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -26,6 +27,9 @@ from lirf_core.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from lirf_core.network import SplitNetwork
+
+
+ANSWER_SECONDS = 0.3  # an answer leaves at most this long after the database confirmed its view
 
 
 class UnknownModel(Problem):
@@ -346,3 +350,11 @@ def shred_revisions_before(session: Session, model_id: str, number: int) -> tupl
 def bump_generation(session: Session, model_id: str) -> None:
     """Record that the model may answer differently from now on, in the caller's transaction."""
     session.execute(sa.update(ModelRow).where(ModelRow.id == model_id).values(generation=ModelRow.generation + 1))
+
+
+def await_answers() -> None:
+    """Wait until no answer is on its way that was confirmed before the caller's last commit, on any replica.
+
+    A replica confirms the generation at most `ANSWER_SECONDS` before a byte of an answer leaves.
+    """
+    time.sleep(ANSWER_SECONDS)

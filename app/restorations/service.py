@@ -63,6 +63,7 @@ def end(session: Session, actor: Actor, deposit_id: str) -> None:
         audit.record(
             session, actor.name, "deposit.restoration_ended", model=model.name, subject=row.id, details=details
         )
+    registry.await_answers()
 
 
 def _restorable(session: Session, deposit_id: str) -> tuple[registry.ModelRow, DepositRow]:

@@ -163,6 +163,7 @@ def revoke(session: Session, actor: Actor, withdrawal_id: str) -> WithdrawalRow:
         if state(row) == WithdrawalState.EXPIRED or not _end(session, row, actor.name, "withdrawal.revoked"):
             session.refresh(row)
             raise WithdrawalEnded(f"{_end_of(row)} There is nothing to revoke.")
+    registry.await_answers()
     return row
 
 
@@ -193,6 +194,8 @@ def renew(session: Session, actor: Actor, withdrawal_id: str, renewal: Withdrawa
             reason=renewal.reason,
             details=details,
         )
+    if end is not None and (before is None or end < before):
+        registry.await_answers()
     return row
 
 
@@ -210,6 +213,8 @@ def issue_token(session: Session, actor: Actor, withdrawal_id: str) -> str:
         row.token_digest = tokens.digest(secret)
         registry.bump_generation(session, model.id)
         audit.record(session, actor.name, "withdrawal.token_issued", model=model.name, subject=row.id, details=details)
+    if not details["is_first"]:
+        registry.await_answers()
     return f"{TOKEN_PREFIX}{row.id}_{secret}"
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import numpy
@@ -14,8 +15,8 @@ import tritonclient.http as triton
 from torch import Tensor
 from tritonclient.utils import InferenceServerException
 
-from app.inference.batches import Batcher, BatchLimits, Overloaded, QueuedRequest
-from app.inference.engine import InferenceEngine
+from app.inference.batches import Batcher, BatchLimits, InvalidLogits, Overloaded, QueuedRequest
+from app.inference.engine import InferenceEngine, Inputs
 from app.inference.views import SERVED, View, ViewSelector
 from app.vault.service import StoredObject, Vault
 from lirf_core.compute import Compute
@@ -64,7 +65,8 @@ def engine_of(service: Service, limits: BatchLimits | None = None) -> InferenceE
 def queued(
     engine: InferenceEngine, images: Tensor, selector: ViewSelector = SERVED, model: str = "birds"
 ) -> QueuedRequest:
-    return engine._request(model, selector, lambda _: images)
+    opened = engine._open(model, selector, lambda _: Inputs.of(images))
+    return QueuedRequest(opened.view, opened.target, opened.modules, images)
 
 
 def random_images(count: int) -> Tensor:
@@ -163,6 +165,40 @@ def test_a_failing_batch_fails_only_its_own_requests(service: Service) -> None:
     engine.close()
 
 
+@begins_with()
+def test_of_one_batch_only_the_request_without_a_finite_answer_is_refused(service: Service, busy: BusyDevice) -> None:
+    engine = engine_of(service)
+    first, good, bad = (queued(engine, random_images(1)) for _ in range(3))
+    bad.inputs.fill_(torch.nan)
+    engine._batcher.submit(first)
+    busy.wait_for_batches(1)
+    for request in (good, bad):
+        engine._batcher.submit(request)
+    busy.may_continue.set()
+    with pytest.raises(InvalidLogits, match="not finite"):
+        bad.logits.result(60)
+    logits = good.logits.result(60)
+    assert logits is not None
+    assert torch.allclose(logits, good.network(good.inputs), atol=1e-4)
+    assert busy.batches == [[1], [1, 1]]
+    engine.close()
+
+
+@begins_with()
+def test_callers_take_turns(service: Service, busy: BusyDevice) -> None:
+    engine = engine_of(service, BatchLimits(images=2))
+    many = [queued(engine, random_images(2)) for _ in range(4)]
+    one = replace(queued(engine, random_images(1)), caller="another")
+    engine._batcher.submit(many[0])
+    busy.wait_for_batches(1)
+    for request in (*many[1:], one):
+        engine._batcher.submit(request)
+    busy.may_continue.set()
+    assert all(request.logits.result(60) is not None for request in (*many, one))
+    assert busy.batches == [[2], [1], [2], [2], [2]]
+    engine.close()
+
+
 def test_overload_and_deadlines_over_http(service: Service, busy: BusyDevice) -> None:
     settings = service.settings.model_copy(update={"inference_queue": 2, "inference_threads": 1})
     service.register()
@@ -221,7 +257,9 @@ def test_many_requests_at_once_open_each_part_once(service: Service, monkeypatch
 
     async def all_at_once() -> list[tuple[View, Tensor]]:
         images = random_images(1)
-        return list(await asyncio.gather(*(engine.answer("birds", SERVED, lambda _: images) for _ in range(20))))
+        return list(
+            await asyncio.gather(*(engine.answer("birds", SERVED, lambda _: Inputs.of(images)) for _ in range(20)))
+        )
 
     assert len(asyncio.run(all_at_once())) == 20
     assert reads == 2  # the upper part and the lower part

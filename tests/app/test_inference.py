@@ -165,7 +165,7 @@ def test_the_model_describes_itself_in_the_protocols_words(service: Service) -> 
 
 @begins_with("auk")
 def test_a_small_cache_answers_the_same(service: Service) -> None:
-    from app.inference.engine import InferenceEngine
+    from app.inference.engine import InferenceEngine, Inputs
     from app.inference.views import SERVED
     from lirf_core.compute import Compute
     from worker.work import Work
@@ -175,7 +175,11 @@ def test_a_small_cache_answers_the_same(service: Service) -> None:
     vault = Work(service.settings).vault
     images = torch.randn(2, 1, 8, 8)
     engines = [InferenceEngine(service.database, vault, Compute.for_inference("cpu"), size) for size in (0, 1 << 30)]
-    answers = [asyncio.run(engine.answer("birds", SERVED, lambda _: images))[1] for engine in engines for _ in range(2)]
+    answers = [
+        asyncio.run(engine.answer("birds", SERVED, lambda _: Inputs.of(images)))[1]
+        for engine in engines
+        for _ in range(2)
+    ]
     assert all(torch.equal(answer, answers[0]) for answer in answers)
     for engine in engines:
         engine.close()

@@ -117,6 +117,7 @@ class ImageArchive:
         self._entries = [entry for info in files if (entry := self._entry(info))]
         if not self._entries:
             raise NoImages("The archive has no images. Put PNG or JPEG files into one folder for each class.")
+        self._refuse_empty_folders()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -226,6 +227,21 @@ class ImageArchive:
             raise BadArchive(f"'{info.filename[:200]}' has no local header. Create the archive again.")
         _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
         return info.header_offset + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes) + info.compress_size
+
+    def _refuse_empty_folders(self) -> None:
+        """A class whose folder has no images would be left out, and nobody might notice. Raises `NoImages`."""
+        with_images = {entry.label for entry in self._entries}
+        used = {entry.info.header_offset for entry in self._entries}
+        for info in self._zip.infolist():
+            if info.header_offset in used:
+                continue
+            # In a folder's own entry, the name of a file is missing.
+            labels = (
+                self._folders.find(f"{name}x" if name.endswith("/") else name)[0] for name in possible_names(info)
+            )
+            label = next((label for label in labels if label is not None), None)
+            if label is not None and label not in with_images:
+                raise NoImages(f"The folder of '{self.classes[label]}' has no images. Add some, or remove the folder.")
 
     def _entry(self, info: zipfile.ZipInfo) -> _Entry | None:
         """The entry with its class; None if it belongs to an operating system. Raises `UnknownFolder`."""

@@ -31,16 +31,21 @@ class Terminal:
         }
 
     def run(self, *arguments: str, code: int = 0) -> str:
+        """What the command prints, warnings included."""
+        return "".join(self._printed(*arguments, code=code))
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self._printed(*arguments, "--json")[0])
+
+    def _printed(self, *arguments: str, code: int = 0) -> list[str]:
+        """stdout and stderr."""
         self._runs += 1
         files = [self.folder / f"{self._runs}.{name}" for name in ("out", "err")]
         done = Fork(cli, list(arguments), self.environment, *files)
         done.wait(300)
-        printed = "".join(file.read_text() for file in files)
-        assert done.code == code, printed
+        printed = [file.read_text() for file in files]
+        assert done.code == code, "".join(printed)
         return printed
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.run(*arguments, "--json"))
 
     @contextmanager
     def up(self, path: str = "ready", cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:

@@ -84,10 +84,11 @@ def test_files_that_file_managers_add_are_ignored() -> None:
             "__MACOSX/cat/._a.png": b"x",
             "dog/Thumbs.db": b"x",
             "dog/": b"",
+            "dog/b.png": picture(),
         }
     )
     archive = ImageArchive(file, CLASSES)
-    assert archive.counts == {"cat": 1}
+    assert archive.counts == {"cat": 1, "dog": 1}
 
 
 def link() -> zipfile.ZipInfo:
@@ -335,3 +336,10 @@ def test_the_first_twenty_unreadable_images_are_named() -> None:
         packed(zipped(entries))  # type: ignore[arg-type]
     assert len(caught.value.names) == 20
     assert caught.value.total == 24
+
+
+@pytest.mark.parametrize("entry", ["dog/", "set/dog/", "dog\\", "dog/.DS_Store", "__MACOSX/dog/._a.png"])
+def test_a_class_folder_without_images_is_refused_by_name(entry: str) -> None:
+    with pytest.raises(NoImages, match="The folder of 'dog' has no images"):
+        ImageArchive(zipped({"cat/a.png": picture((1, 2, 3)), entry: b""}), CLASSES)
+    ImageArchive(zipped({"cat/a.png": picture((1, 2, 3)), "dog/a.png": picture((1, 2, 3)), entry: b""}), CLASSES)

@@ -35,6 +35,7 @@ from app.api.health import router as health
 from app.api.inference import router as inference
 from app.api.inference import tensors
 from app.api.keys import router as keys
+from app.api.measurements import router as measurements
 from app.api.metrics import router as metrics
 from app.api.models import router as models
 from app.api.models import streaming
@@ -88,6 +89,7 @@ ROUTERS = (
     datasets,
     deposits,
     evidence,
+    measurements,
     certificates,
     withdrawals,
     restorations,

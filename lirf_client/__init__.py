@@ -17,6 +17,7 @@ from lirf_client.types import (
     Deposit,
     Evidence,
     EvidenceSummary,
+    Measurement,
     Model,
     ModelClass,
     Policy,
@@ -24,6 +25,7 @@ from lirf_client.types import (
     Purge,
     Restoration,
     Verification,
+    View,
     Withdrawal,
 )
 
@@ -41,6 +43,7 @@ __all__ = [
     "Evidence",
     "EvidenceSummary",
     "LirfError",
+    "Measurement",
     "Model",
     "ModelClass",
     "NotSendable",
@@ -49,6 +52,7 @@ __all__ = [
     "Purge",
     "Restoration",
     "Verification",
+    "View",
     "Withdrawal",
 ]
 

@@ -22,6 +22,7 @@ from lirf_client.types import (
     Deposit,
     Evidence,
     EvidenceSummary,
+    Measurement,
     Model,
     ModelClass,
     Policy,
@@ -142,7 +143,7 @@ class Client:
 
         classes: those of the data set, as a cross-check. config: settings that differ from the defaults.
         keep_dataset: otherwise the data set is shredded when the deposit ends. evidence: gather evidence afterwards,
-        if there is an evaluation set.
+        if there is an evaluation set. Raises `AwaitingApproval`.
         """
         body: dict[str, Any] = {
             "dataset_id": dataset_id,
@@ -153,7 +154,7 @@ class Client:
         }
         if classes is not None:
             body["classes"] = list(classes)
-        return cast(Deposit, self._call("POST", f"/v1/models/{model}/deposits", json=body))
+        return cast(Deposit, _done(self._call("POST", f"/v1/models/{model}/deposits", json=body)))
 
     def deposit(self, deposit_id: str) -> Deposit:
         """Return one deposit."""
@@ -236,6 +237,38 @@ class Client:
     def cancel_evidence(self, evidence_id: str) -> EvidenceSummary:
         """Cancel an examination that is queued or running."""
         return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{evidence_id}/cancel"))
+
+    def request_measurement(
+        self, model: str, *, deposits: Sequence[str] | None = None, evaluation_set_id: str | None = None
+    ) -> Measurement:
+        """Request that the model be measured as it is now, with these deposits withdrawn together.
+
+        deposits: ids; default: each outstanding one alone, and all together. evaluation_set_id: held-out images;
+        default: the model's newest.
+        """
+        body = {"deposits": list(deposits) if deposits else None, "evaluation_set_id": evaluation_set_id}
+        return cast(Measurement, self._call("POST", f"/v1/models/{model}/measurements", json=body))
+
+    def measurements(self, model: str) -> list[Measurement]:
+        """Return a model's measurements, newest first. Each publication of a deposit adds one."""
+        return cast(list[Measurement], self._all(f"/v1/models/{model}/measurements"))
+
+    def measurement(self, measurement_id: str) -> Measurement:
+        """Return one measurement with its figures."""
+        return cast(Measurement, self._call("GET", f"/v1/measurements/{measurement_id}"))
+
+    def follow_measurement(self, measurement_id: str) -> Iterator[Measurement]:
+        """Yield the measurement every second, until it has ended."""
+        while True:
+            measurement = self.measurement(measurement_id)
+            yield measurement
+            if measurement["state"] not in UNFINISHED:
+                return
+            time.sleep(1)
+
+    def cancel_measurement(self, measurement_id: str) -> Measurement:
+        """Cancel a measurement that is queued or running."""
+        return cast(Measurement, self._call("POST", f"/v1/measurements/{measurement_id}/cancel"))
 
     def withdraw(
         self,
@@ -333,13 +366,31 @@ class Client:
         return cast(Policy, self._call("GET", f"/v1/models/{model}/policy"))
 
     def change_policy(
-        self, model: str, *, reason: str, original: str | None = None, needs_second_person: bool | None = None
+        self,
+        model: str,
+        *,
+        reason: str,
+        original: str | None = None,
+        needs_second_person: bool | None = None,
+        max_preserved_loss: float | None = None,
+        max_module_loss: float | None = None,
+        max_total_loss: float | None = None,
     ) -> Policy:
-        """Change the given parts of a model's policy. original: `seal` or `destroy`. Raises `AwaitingApproval`."""
+        """Change the given parts of a model's policy. original: `seal` or `destroy`. Raises `AwaitingApproval`.
+
+        The bounds are percentage points of accuracy, from 0 to 100: what preserved classes may lose by one deposit,
+        what the classes of an older deposit may lose by it, and what preserved classes may lose since the original.
+        """
         path = f"/v1/models/{model}/policy"
         answer = self._http.get(path)
         _checked(answer)
-        parts = {"original": original, "needs_second_person": needs_second_person}
+        parts = {
+            "original": original,
+            "needs_second_person": needs_second_person,
+            "max_preserved_loss": max_preserved_loss,
+            "max_module_loss": max_module_loss,
+            "max_total_loss": max_total_loss,
+        }
         body = {**answer.json(), **{name: value for name, value in parts.items() if value is not None}}
         headers = {"If-Match": answer.headers["ETag"]}
         policy = _checked(self._http.put(path, json={**body, "reason": reason}, headers=headers))

@@ -26,9 +26,11 @@ class ModelClass(TypedDict):
     deposit_id: str | None
     withdrawals: list[str]
     until: str | None
+    accuracy_original: float | None
     accuracy_before: float | None
     accuracy_after: float | None
     accuracy_recovered: float | None
+    measured_at: str | None
 
 
 class Dataset(TypedDict):
@@ -71,12 +73,64 @@ class Membership(TypedDict):
 
 
 class DepositMetrics(TypedDict):
-    original: NetworkAccuracy
+    original: NetworkAccuracy | None
+    before: NetworkAccuracy
     target: NetworkAccuracy
     recover: NetworkAccuracy
     forgetting: float | None
     h_mean: float | None
     membership: Membership | None
+
+
+class FigureSummary(TypedDict):
+    preserved_accuracy: float | None
+    preserved_loss: float | None
+    withdrawn_accuracy: float | None
+    withdrawn_loss: float | None
+    average_accuracy: float | None
+
+
+class View(FigureSummary):
+    deposits: list[str]
+    by_class: dict[str, float | None]
+
+
+class Measurement(TypedDict):
+    id: str
+    model: str
+    state: str
+    deposits: list[str] | None
+    evaluation_set_id: str
+    revision: int | None
+    created_at: str
+    created_by: str
+    finished_at: str | None
+    failure: str | None
+    views: list[View] | None
+    warnings: list[str]
+
+
+class DepositLoss(TypedDict):
+    before: float
+    after: float
+    images: int
+    source: str
+
+
+class DepositLosses(TypedDict):
+    preserved: list[DepositLoss]
+    total: float | None
+    modules: dict[str, list[DepositLoss]]
+
+
+class DepositFigures(TypedDict):
+    measurement: str
+    measured_at: str
+    revision: int
+    is_current: bool
+    target: FigureSummary
+    alone: FigureSummary | None
+    together: FigureSummary | None
 
 
 class Deposit(TypedDict):
@@ -102,6 +156,9 @@ class Deposit(TypedDict):
     revision: int | None
     module_bytes: int | None
     metrics: DepositMetrics | None
+    losses: DepositLosses | None
+    figures: DepositFigures | None
+    warnings: list[str]
     config: dict[str, Any]
 
 
@@ -189,6 +246,9 @@ class Approval(TypedDict):
 class Policy(TypedDict):
     original: str
     needs_second_person: bool
+    max_preserved_loss: float
+    max_module_loss: float
+    max_total_loss: float
 
 
 class AuditEvent(TypedDict):

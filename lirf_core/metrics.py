@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lirf_core.compute import Compute
 from lirf_core.images.preprocessing import Preprocessing
+from lirf_core.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,13 @@ class Accuracy:
     deposited: float | None
     average: float | None
     by_class: tuple[float | None, ...]
+
+
+def tally(logits: Tensor, labels: Tensor) -> Tally:
+    """logits: (N, classes), raw; labels: (N,)."""
+    classes = logits.shape[1]
+    right = labels[logits.argmax(1) == labels]
+    return Tally(*(tuple(of.bincount(minlength=classes).tolist()) for of in (right, labels)))
 
 
 @torch.inference_mode()

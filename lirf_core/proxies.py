@@ -9,12 +9,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from lirf_core.compute import Compute
 from lirf_core.images.preprocessing import Preprocessing
-from lirf_core.network import SplitNetwork
 
 BATCH = 128
 STEPS = 5  # of gradient descent, within each reach
@@ -37,7 +36,7 @@ class Proxies:
 
 
 def make_proxies(
-    original: SplitNetwork,
+    original: nn.Module,
     images: Tensor,
     preserved: Tensor,
     count: int,
@@ -64,7 +63,7 @@ def make_proxies(
 
 
 def _moved(
-    original: SplitNetwork,
+    original: nn.Module,
     start: Tensor,
     goals: Tensor,
     preprocessing: Preprocessing,

@@ -9,6 +9,7 @@ from app.deposits import tables as _deposits
 from app.evidence import tables as _evidence
 from app.idempotency import tables as _idempotency
 from app.jobs import tables as _jobs
+from app.measurements import tables as _measurements
 from app.registry import tables as _registry
 from app.second_person import tables as _second_person
 from app.vault import tables as _vault
@@ -25,6 +26,7 @@ _DOMAINS = (
     _evidence,
     _idempotency,
     _jobs,
+    _measurements,
     _registry,
     _second_person,
     _vault,

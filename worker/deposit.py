@@ -2,30 +2,28 @@
 
 import logging
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import Any
 
 from opentelemetry import trace
 from sqlalchemy.orm import Session
-from torch import Tensor, nn
 
 from app.datasets import service as datasets
 from app.deposits import jobs
 from app.deposits.jobs import JOBS, TARGET, Job, OlderModule, Result
+from app.deposits.service import DepositRow
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.measurements import service as measurements
+from app.measurements.figures import Figures
 from app.vault import erasure
 from app.vault.service import Binding, StoredObject, VaultDamaged
-from lirf_core import artifacts, metrics
+from lirf_core import artifacts
 from lirf_core.compute import OutOfMemory
 from lirf_core.deposit import DepositResult, deposit, scrub
-from lirf_core.evidence.images import Labelled, sides
-from lirf_core.evidence.membership import attack
 from lirf_core.lesson import Lesson
-from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
-from lirf_core.recover import DepositModule, RecoverNetwork
+from lirf_core.recover import DepositModule
 from lirf_core.training import Run
+from worker.deposit_measurement import Networks, Older, measure
 from worker.runner import run
 from worker.training import Training, TrainingHeartbeat
 from worker.work import Work
@@ -59,52 +57,60 @@ def _handle(work: Work, session: Session, job: Job, error: Exception) -> bool:
 def _carry_out(work: Work, session: Session, job: Job) -> None:
     with tracer.start_as_current_span("deposit", record_exception=False) as span:
         span.set_attributes({"lirf.deposit": job.id, "lirf.attempt": job.token})
-        result = _make(work, session, job)
-        JOBS.publish(session, work.vault, job, result)
+        result, figures = _make(work, session, job)
+
+        def store_figures(session: Session, row: DepositRow) -> None:
+            if figures:
+                measurements.store(session, row, figures)
+
+        JOBS.publish(session, work.vault, job, result, also=store_figures)
         erasure.finish(work.database, work.vault)
 
 
-def _make(work: Work, session: Session, job: Job) -> Result:
-    """Everything that a deposit publishes, stored and read back. If anything fails, nothing stays in the vault."""
+def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | None]:
+    """All that a deposit publishes: stored, read back and measured. If anything fails, nothing stays in the vault."""
     heartbeat = TrainingHeartbeat(work, JOBS, job, "Ask for fewer epochs or a smaller deposit set")
     heartbeat.phase("loading")
     images = datasets.load(heartbeat.vault, job.deposit_set, work.settings.spool)
     lesson = Lesson(images.images, images.labels, job.deposited, job.preserved, job.preprocessing)
-    original = job.network.open(heartbeat.vault)
-    trained = _train(work, job, original, lesson, heartbeat)
+    before = job.network.open(heartbeat.vault)
+    trained = _train(work, job, before, lesson, heartbeat)
     with ExitStack() as stored:
         target, module = _store(job, trained, heartbeat)
         stored.enter_context(work.vault.discarded_on_error(target, module))
         read_back = _read_back(job, target, module, heartbeat)
         scrubbed: list[OlderModule] = []
-        for number, older in enumerate(job.older_modules):
+        older: list[Older] = []
+        for number, one in enumerate(job.older_modules):
             try:
-                scrubbed.append(_scrub(work, job, number, original, lesson, heartbeat))
+                made, networks = _scrub(work, job, number, before, lesson, heartbeat)
             except VaultDamaged:
-                if jobs.has_module(session, older.deposit_id):
+                if jobs.has_module(session, one.deposit_id):
                     raise
                 continue  # it was purged meanwhile
-            stored.enter_context(work.vault.discarded_on_error(scrubbed[-1].stored))
-        measured = _measure(work, job, original, *read_back, lesson, heartbeat)
-    return Result(target, module, scrubbed, measured)
+            stored.enter_context(work.vault.discarded_on_error(made.stored))
+            scrubbed.append(made)
+            older.append(networks)
+        measured = measure(work, job, Networks(before, *read_back, older), lesson, heartbeat)
+    return Result(target, module, scrubbed, measured.metrics, measured.losses), measured.figures
 
 
 @tracer.start_as_current_span("train", record_exception=False)
-def _train(work: Work, job: Job, original: SplitNetwork, lesson: Lesson, heartbeat: TrainingHeartbeat) -> DepositResult:
+def _train(work: Work, job: Job, before: SplitNetwork, lesson: Lesson, heartbeat: TrainingHeartbeat) -> DepositResult:
     is_followed = bool(job.older_modules)
     training = Training(heartbeat, TARGET, {"phase": "training"}, is_followed=is_followed, is_plotted=True)
     on_preparation = heartbeat.phase("preparing")
     return training.resume(
         lambda checkpoint: deposit(
-            original, lesson, Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
+            before, lesson, Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
         )
     )
 
 
 @tracer.start_as_current_span("scrub", record_exception=False)
 def _scrub(
-    work: Work, job: Job, number: int, original: SplitNetwork, lesson: Lesson, heartbeat: TrainingHeartbeat
-) -> OlderModule:
+    work: Work, job: Job, number: int, network: SplitNetwork, lesson: Lesson, heartbeat: TrainingHeartbeat
+) -> tuple[OlderModule, Older]:
     """The older module of this number, scrubbed of what it knew of the deposited classes, stored and read back."""
     older, count, belonging = job.older_modules[number], len(job.older_modules), job.network.belonging
     progress = {"phase": "scrubbing", "module": number + 1, "modules": count}
@@ -113,14 +119,14 @@ def _scrub(
     on_preparation = heartbeat.phase("preparing")
     scrubbed = training.resume(
         lambda checkpoint: scrub(
-            module, original.upper, lesson, Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
+            module, network.upper, lesson, Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
         )
     )
     binding = Binding("module", job.model_id, older.deposit_id)
     stored = heartbeat.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
     with work.vault.discarded_on_error(stored):
-        artifacts.load_module(heartbeat.vault.read(stored), belonging)
-    return OlderModule(older.deposit_id, stored)
+        read_back = artifacts.load_module(heartbeat.vault.read(stored), belonging)
+    return OlderModule(older.deposit_id, stored), Older(older.deposit_id, module, read_back)
 
 
 @tracer.start_as_current_span("store", record_exception=False)
@@ -142,51 +148,3 @@ def _read_back(
     vault, belonging = heartbeat.vault, job.network.belonging
     network = artifacts.load_network(vault.read(job.network.upper), vault.read(target), belonging)
     return network, artifacts.load_module(vault.read(module), belonging)
-
-
-@tracer.start_as_current_span("measure", record_exception=False)
-def _measure(
-    work: Work,
-    job: Job,
-    original: SplitNetwork,
-    target: SplitNetwork,
-    module: DepositModule,
-    lesson: Lesson,
-    heartbeat: TrainingHeartbeat,
-) -> dict[str, Any] | None:
-    """Accuracy of original, target and recover network on the held-out images of the classes that answered before.
-
-    Membership inference is measured here, too, because the deposit set is shredded when the deposit ends.
-    """
-    if job.evaluation_set is None:
-        return None
-    on_batch = heartbeat.phase("evaluating")
-    evaluation_set = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
-    answering = sorted([*job.preserved, *job.deposited])
-    held_out = Labelled(evaluation_set.images, evaluation_set.labels).of_classes(answering)
-    if not len(held_out):
-        return None
-    recover = RecoverNetwork(target, [module], job.network.belonging.upper_digest, job.preserved)
-    measured: dict[str, Any] = {}
-    membership: dict[str, Any] = {}
-    members, strangers = sides(Labelled(lesson.images, lesson.labels), held_out.of_classes(job.deposited))
-
-    def logits_of(network: nn.Module, images: Labelled) -> Tensor:
-        placed, inference = work.inference.place(network), work.inference
-        return images.ask(lambda batch: metrics.logits_of(placed, batch, job.preprocessing, inference, on_batch))
-
-    for name, network in (("original", original), ("target", target), ("recover", recover)):
-        if len(members):
-            both = [margins(logits_of(network, side), side.labels) for side in (members, strangers)]
-            membership[name] = asdict(attack(*both))
-        accuracy = asdict(metrics.accuracy(logits_of(network, held_out), held_out.labels, job.deposited))
-        by_class = {job.class_names[i]: accuracy["by_class"][i] for i in answering}
-        measured[name] = {
-            **{f"{part}_accuracy": accuracy[part] for part in ("preserved", "deposited", "average")},
-            "by_class": by_class,
-        }
-    before, after = measured["original"]["deposited_accuracy"], measured["target"]["deposited_accuracy"]
-    forgetting = None if before is None else metrics.forgetting(before, after)
-    preserved = measured["target"]["preserved_accuracy"]
-    h_mean = None if forgetting is None or preserved is None else metrics.h_mean(preserved, forgetting)
-    return {**measured, "forgetting": forgetting, "h_mean": h_mean, "membership": membership or None}

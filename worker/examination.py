@@ -88,6 +88,7 @@ def _networks(job: Job, vault: Vault) -> Networks:
         target=job.target.open(vault),
         fresh=fresh,
         original=job.original.open(vault) if job.original else None,
+        before=job.before.open(vault) if job.before else None,
         module=artifacts.load_module(vault.read(job.module), belonging) if job.module else None,
         reference=job.reference.open(vault) if job.reference else None,
     )

@@ -16,6 +16,7 @@ from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.idempotency import service as idempotency
 from app.jobs.doorbell import Doorbell
+from app.measurements.jobs import JOBS as MEASUREMENTS
 from app.telemetry import logs
 from app.vault import erasure
 from app.vault.service import Vault, open_vault
@@ -31,7 +32,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
     database, vault, doorbell = Database(settings.database), open_vault(settings), Doorbell(settings)
     while not stop.is_set():
         has_failed = False
-        for part in (_deposits, _expired, _anchor, _evidence, _erasures):  # one that fails does not stop the next
+        parts = _deposits, _expired, _anchor, _evidence, _measurements, _erasures
+        for part in parts:  # one that fails does not stop the next
             try:
                 part(settings, database, vault, doorbell)
             except Exception:
@@ -69,6 +71,12 @@ def _evidence(settings: Settings, database: Database, vault: Vault, doorbell: Do
 
 def _erasures(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
     erasure.finish(database, vault)
+
+
+def _measurements(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    with database.session() as session:
+        for measurement_id in MEASUREMENTS.recover(session, vault, settings):
+            doorbell.ring(MEASUREMENTS.task, measurement_id)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The two tasks. Only the pool's child imports torch, ahead of its first message: the parent stays small."""
+"""One task for each kind of job. Only the pool's child imports torch, ahead of its first message."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import worker_process_init, worker_ready
 
 from app.base.settings import Settings
-from app.jobs.doorbell import DEPOSIT, EXAMINE
+from app.jobs.doorbell import DEPOSIT, EXAMINE, MEASURE
 from app.telemetry import traces
 from worker import life_sign
 from worker.celery_app import app
@@ -38,6 +38,17 @@ def examine_deposit(evidence_id: str) -> None:
 
     try:
         examine(_work(), evidence_id)
+    finally:
+        traces.flush()
+
+
+@app.task(name=MEASURE)  # type: ignore[untyped-decorator]
+def measure_model(measurement_id: str) -> None:
+    """Carry out a measurement if it is still queued."""
+    from worker.measurement import measure
+
+    try:
+        measure(_work(), measurement_id)
     finally:
         traces.flush()
 

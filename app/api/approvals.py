@@ -6,8 +6,9 @@ from sqlalchemy.orm import Session
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import (
     AnyKey,
-    Custodian,
     DatabaseDep,
+    Decider,
+    DoorbellDep,
     EngineDep,
     ReadingDep,
     SessionDep,
@@ -57,22 +58,26 @@ def get_approval(approval_id: str, actor: AnyKey, session: ReadingDep) -> Approv
 @router.post("/{approval_id}/approve")
 def approve(
     approval_id: str,
-    actor: Custodian,
+    actor: Decider,
     session: SessionDep,
     database: DatabaseDep,
     vault: VaultDep,
     settings: SettingsDep,
     engine: EngineDep,
+    doorbell: DoorbellDep,
 ) -> Approval:
-    """Approve and carry out somebody else's request. Only an administrator may approve a purge or a policy change."""
-    row = service.carry_out(session, database, vault, settings, engine, actor, approval_id)
+    """Approve and carry out somebody else's request.
+
+    An operator may approve a deposit, a custodian a withdrawal or a restoration, an administrator everything.
+    """
+    row = service.carry_out(session, database, vault, settings, engine, doorbell, actor, approval_id)
     with session.begin():
         name = registry.by_id(session, row.model_id).name
         return Approval.from_row(row, name, erasure.obstacles(session, row.model_id))
 
 
 @router.post("/{approval_id}/refuse")
-def refuse(approval_id: str, body: Refusal, actor: Custodian, session: SessionDep) -> Approval:
+def refuse(approval_id: str, body: Refusal, actor: Decider, session: SessionDep) -> Approval:
     """Refuse a request, which ends it. This also cancels your own request."""
     row = service.refuse(session, actor, approval_id, body.reason)
     with session.begin():

@@ -1,5 +1,6 @@
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.api.approvals import AWAITS_APPROVAL, awaiting
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, PageQuery, ReadingDep, SessionDep, VaultDep
 from app.api.event_streams import MAX_SECONDS, EventStreamsDep
@@ -15,24 +17,35 @@ from app.base.database import Database
 from app.base.paging import Page
 from app.deposits import service
 from app.deposits.jobs import JOBS
-from app.deposits.schemas import Deposit, DepositCreate, Progress
+from app.deposits.schemas import Deposit, DepositCreate, DepositFigures, Progress
 from app.deposits.service import UNFINISHED, DepositRow
+from app.measurements import service as measurements
 from app.registry import service as registry
+from app.second_person.schemas import Approval
+from app.second_person.service import ApprovalRow
 
 router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
 
 
 def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
     names, models = service.names_of(session, rows), registry.by_ids(session, (row.model_id for row in rows))
+    current = measurements.current(session, rows)
+    computed = {"model", "classes", "progress", "figures", "warnings"}
     return [
         Deposit(
             model=models[row.model_id].name,
             classes=names[row.id],
             progress=Progress(**row.progress),
-            **{name: getattr(row, name) for name in Deposit.model_fields.keys() - {"model", "classes", "progress"}},
+            figures=_figures(current.get(row.id)),
+            warnings=measurements.warnings(row, names[row.id], current.get(row.id)),
+            **{name: getattr(row, name) for name in Deposit.model_fields.keys() - computed},
         )
         for row in rows
     ]
+
+
+def _figures(current: measurements.Current | None) -> DepositFigures | None:
+    return DepositFigures.model_validate(asdict(current)) if current else None
 
 
 def _deposit(session: Session, row: DepositRow) -> Deposit:
@@ -40,7 +53,7 @@ def _deposit(session: Session, row: DepositRow) -> Deposit:
     return deposit
 
 
-@router.post("/v1/models/{name}/deposits", status_code=202)
+@router.post("/v1/models/{name}/deposits", status_code=202, responses=AWAITS_APPROVAL)
 def request_deposit(
     name: str,
     body: DepositCreate,
@@ -49,9 +62,14 @@ def request_deposit(
     doorbell: DoorbellDep,
     tasks: BackgroundTasks,
     response: Response,
-) -> Deposit:
-    """Forget classes: a worker trains the target network and stores the deposit module. Follow `Location`."""
+) -> Deposit | Approval:
+    """Forget classes: a worker trains the target network and stores the deposit module. Follow `Location`.
+
+    A result that costs more accuracy than the model's policy allows is not published: the deposit ends as `failed`.
+    """
     row = service.request(session, actor, name, body)
+    if isinstance(row, ApprovalRow):
+        return awaiting(row, name, response)
     tasks.add_task(doorbell.ring, JOBS.task, row.id)
     response.headers["Location"] = f"/v1/deposits/{row.id}"
     with session.begin():

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 import threading
 from typing import Annotated
 
@@ -81,7 +82,7 @@ def get_model(name: str, actor: AnyKey, session: ReadingDep) -> Model:
 
 @router.get("/{name}/policy")
 def get_policy(name: str, actor: AnyKey, session: ReadingDep, response: Response) -> Policy:
-    """Show the policy for older networks and for a second person. You need its ETag to change the policy."""
+    """Show the policy: older networks, a second person, bounds of a loss. You need its ETag to change the policy."""
     return _policy(service.get(session, name), response)
 
 
@@ -98,9 +99,9 @@ def put_policy(
     if_match: Annotated[str | None, Header(description="The ETag from `GET`.")] = None,
 ) -> Policy | Approval:
     """Change the policy. Networks that `destroy` shreds cannot be restored."""
-    policy = policies.Policy(body.original, body.needs_second_person)
+    wanted = body.model_dump(exclude={"reason"}, exclude_none=True)
     try:
-        result = policies.change(session, database, vault, actor, name, version_of(if_match), policy, body.reason)
+        result = policies.change(session, database, vault, actor, name, version_of(if_match), wanted, body.reason)
     finally:
         engine.drop_shredded()
     return awaiting(result, name, response) if isinstance(result, ApprovalRow) else _policy(result, response)
@@ -108,7 +109,7 @@ def put_policy(
 
 def _policy(model: service.ModelRow, response: Response) -> Policy:
     response.headers["ETag"] = etag(model.policy_version)
-    return Policy(original=policies.of(model).original, needs_second_person=model.needs_second_person)
+    return Policy(**asdict(policies.of(model)))
 
 
 @router.delete("/{name}", status_code=204)

@@ -5,7 +5,10 @@ from sqlalchemy.orm import Session
 from app.access.service import Actor
 from app.base.database import Database
 from app.base.settings import Settings
+from app.deposits import service as deposits
+from app.deposits.jobs import JOBS as DEPOSITS
 from app.inference.engine import InferenceEngine
+from app.jobs.doorbell import Doorbell
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
@@ -22,6 +25,7 @@ def carry_out(
     vault: Vault,
     settings: Settings,
     engine: InferenceEngine,
+    doorbell: Doorbell,
     actor: Actor,
     approval_id: str,
 ) -> ApprovalRow:
@@ -29,6 +33,10 @@ def carry_out(
     with session.begin():
         approval = second_person.get(session, approval_id)
         second_person.demand_approver(session, actor, approval)
+    if approval.act == Act.DEPOSIT:
+        approval = deposits.request_approved(session, actor, approval.id)
+        doorbell.ring(DEPOSITS.task, approval.result_id or "")
+        return approval
     if approval.act == Act.WITHDRAW:
         engine.prepare(approval.wish["deposits"])
         return withdrawals.open_approved(session, actor, approval.id)

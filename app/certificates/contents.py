@@ -1,5 +1,6 @@
 """What a certificate of deposit says, in every format."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,13 +10,17 @@ from sqlalchemy.orm import Session
 
 from app.audit.service import requester
 from app.certificates import records
-from app.certificates.records import NotExamined, Records
+from app.certificates.records import EvaluationSetUnfit, NotExamined, Records
+from app.datasets import service as datasets
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.evidence import figures, plots
 from app.evidence import service as evidence
+from app.evidence.figures import Verdict
+from app.evidence.service import EvidenceRow
 from app.registry.service import ModelRow
 from lirf_core.enumeration import enumerated
+from lirf_core.evidence.chance import is_known
 
 LISTED = 30  # class names in a sentence
 OBJECTS = {
@@ -23,11 +28,21 @@ OBJECTS = {
     "upper": "Upper part",
     "module": "Deposit module",
     "original": "Original network, lower part",
+    "before": "Network before the deposit, lower part",
     "reference": "Reference, lower part",
     "reference_upper": "Reference, upper part",
     "evaluation_set": "Evaluation set",
     "deposit_set": "Deposit set",
     "shown_as_members": "Images used as members",
+}
+FINDINGS = {
+    Verdict.MET: "The figures below show that it has forgotten {}.",
+    Verdict.NOT_MET: "It has NOT forgotten {}: it still answers more of these images correctly than a network that has "
+    "forgotten them may.",
+    Verdict.TOO_FEW: "The figures below do not show whether it has forgotten {}, because there are too few held-out "
+    "images.",
+    Verdict.NOTHING_SHOWN: "The figures below show nothing of {}, because the network before the deposit does not know "
+    "these images either.",
 }
 LIMITS = (
     "That no other attack would find more of these classes in the target network than the attacks reported here.",
@@ -55,12 +70,13 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> Contents:
     found, names = row.found, deposits.class_names(session, deposit)
     _demand_images(row.id, found)
     record = records.of(session, model, deposit, row, at)
+    _demand_known(session, row, deposit, record)
     columns, table = figures.networks(found), figures.rows(found)
     data = {
         "title": "Certificate of deposit",
         "classes": _quoted(names),
-        "statement": _statement(record, names),
-        "warning": figures.still_known(found),
+        "statement": _statement(record, names, found),
+        "warnings": figures.warnings(found),
         "issued": _time(at),
         "facts": _facts(model, deposit, record),
         "digests": _digests(record),
@@ -95,15 +111,52 @@ def _demand_images(evidence_id: str, found: dict[str, Any]) -> None:
         )
 
 
-def _statement(record: Records, names: list[str]) -> str:
+def _demand_known(session: Session, row: EvidenceRow, deposit: DepositRow, record: Records) -> None:
+    """Raises `EvaluationSetUnfit` if the network before the deposit did not know a class on these images.
+
+    Then a target that does not answer them proves nothing: the images may show something else.
+    """
+    found, classes = row.found or {}, record.examination.details["network"]["classes"]
+    if figures.control(found):
+        unknown = figures.unknown_classes({**found, "classes": classes})
+    elif row.evaluation_set_id == deposit.evaluation_set_id and (metrics := record.deposit.details.get("metrics")):
+        counts = datasets.get(session, row.evaluation_set_id).counts
+        by_class = metrics.get("before", metrics["original"])["by_class"]  # an earlier version called it the original
+        unknown = [
+            name
+            for name in deposits.class_names(session, deposit)
+            if not is_known(round((by_class.get(name) or 0) * counts.get(name, 0) / 100), counts.get(name, 0), classes)
+        ]
+    else:
+        raise EvaluationSetUnfit(
+            "The networks from before the deposit were destroyed, so nobody can check whether they knew the classes "
+            f"on the images of evidence '{row.id}'. Have it examined on the evaluation set that it was made with."
+        )
+    if unknown:
+        raise EvaluationSetUnfit(
+            f"On the images of evidence '{row.id}', the network from before the deposit did not answer "
+            f"{_quoted(unknown)} correctly clearly more often than by chance. So these images cannot show forgetting. "
+            f"{figures.CHECK} Then upload an evaluation set, or more images, and have the deposit "
+            "examined again."
+        )
+
+
+def _statement(record: Records, names: list[str], found: dict[str, Any]) -> str:
     classes = record.examination.details["network"]["classes"]
     return (
-        f"On {_time(record.deposit.at)}, the knowledge of {_quoted(names)} ({len(names)} of {classes} classes) was "
-        f"taken out of the model {record.deposit.model}. What remains is the target network; the figures below show "
-        "how far it has forgotten these classes. A deposit module that can bring them back was stored separately and "
-        "encrypted. "
-        "The method is Learning with Recoverable Forgetting (Ye et al., ECCV 2022)."
+        f"On {_time(record.deposit.at)}, {_quoted(names)} ({len(names)} of {classes} classes) were deposited from the "
+        f"model {record.deposit.model}. What remains is the target network. {' '.join(_findings(found))} A deposit "
+        "module that can bring the classes back was stored separately and encrypted. The method is Learning with "
+        "Recoverable Forgetting (Ye et al., ECCV 2022)."
     )
+
+
+def _findings(found: dict[str, Any]) -> Iterator[str]:
+    """One sentence for each verdict: nothing is claimed for a class whose own figures do not support it."""
+    verdicts = figures.class_verdicts(found)
+    for verdict, sentence in FINDINGS.items():
+        if names := [name for name, of_class in verdicts.items() if of_class == verdict]:
+            yield sentence.replace("{}", _quoted(names))
 
 
 def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[str]]:
@@ -113,7 +166,7 @@ def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[s
     return [
         ["Model", f"{model.name}, {network['architecture']}, split after {network['split']}"],
         ["Reason", record.request.reason or ""],
-        ["Requested", f"by {record.request.actor}, {_time(record.request.at)}"],
+        ["Requested", f"by {requester(record.request)}, {_time(record.request.at)}"],
         ["Deposit", deposit.id],
         ["Examined", f"{_time(record.examination.at)}, revision {revision} of the model{later}"],
         ["Compared with", f"{reference}, declared never to have seen the classes" if reference else "no reference"],

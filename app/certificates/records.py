@@ -26,6 +26,12 @@ class NotExamined(Problem):
     status, slug, title = 409, "not-examined", "No finished evidence to certify"
 
 
+class EvaluationSetUnfit(Problem):
+    """The network from before the deposit did not clearly know a class on these images. Check them, examine again."""
+
+    status, slug, title = 409, "evaluation-set-unfit", "The evaluation set cannot show forgetting"
+
+
 class EvidenceChanged(Problem):
     """Rows of the database differ from the audit. `lirf audit verify` says which events were changed."""
 
@@ -83,7 +89,7 @@ def _of_audit(records: Records) -> dict[str, Any]:
     return {
         "model": records.request.model,
         "reason": records.request.reason,
-        "requester": records.request.actor,
+        "requester": audit.requester(records.request),
         "classes": sorted(records.deposit.details["classes"]),
         "deposit": details["deposit"],
         "revisions": (records.deposit.details["revision"], details["revision"]),

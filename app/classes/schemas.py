@@ -21,9 +21,17 @@ class ModelClass(BaseModel):
     until: datetime | None = Field(
         description="When the last of the withdrawals ends. Null if one never ends, or if there are none."
     )
-    accuracy_before: float | None = Field(description="Accuracy of the network before the deposit.")
-    accuracy_after: float | None = Field(description="Accuracy of the target network.")
-    accuracy_recovered: float | None = Field(description="Accuracy of the recover network.")
+    accuracy_original: float | None = Field(description="Of the original network, revision 0.")
+    accuracy_before: float | None = Field(
+        description="Of the network before the deposit that holds the class; for a preserved class, before the newest "
+        "deposit."
+    )
+    accuracy_after: float | None = Field(description="Of the target network, as last measured.")
+    accuracy_recovered: float | None = Field(
+        description="Of the recover network, as last measured: with only this class's deposit withdrawn; for a "
+        "preserved class, with all deposits withdrawn."
+    )
+    measured_at: datetime | None = Field(description="When it was last measured, which every publication does.")
 
 
 class ModelClasses(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.deposits import service as deposits
+from app.measurements import service as measurements
 from app.registry import service as registry
 from app.registry.service import ModelClassRow, ModelRow
 from app.withdrawals import service as withdrawals
@@ -37,9 +38,11 @@ class ClassReport:
     deposit_id: str | None
     withdrawals: list[str]
     until: datetime | None
+    accuracy_original: float | None
     accuracy_before: float | None
     accuracy_after: float | None
     accuracy_recovered: float | None
+    measured_at: datetime | None
 
 
 def report(session: Session, model_name: str) -> list[ClassReport]:
@@ -78,6 +81,7 @@ def _reports(
     for withdrawal in active_now:
         for deposit_id in deposits_of[withdrawal.id]:
             active_of_deposit.setdefault(deposit_id, []).append(withdrawal)
+    current = measurements.current(session, held_by.values())
     newest = max(held_by.values(), key=lambda deposit: deposit.id, default=None)
 
     reports = []
@@ -86,6 +90,8 @@ def _reports(
         active = active_of_deposit.get(row.deposit_id, []) if row.deposit_id else []
         measured = deposit if row.deposit_id else newest
         metrics = measured.metrics if measured else None
+        figures = current.get(measured.id) if measured else None
+        recovered = (figures.alone if row.deposit_id else figures.together) if figures else None
         if deposit and deposit.restored_at:
             assert deposit.restored_by is not None
             assert deposit.restore_reason is not None
@@ -120,9 +126,11 @@ def _reports(
                 deposit_id=deposit.id if deposit else None,
                 withdrawals=[withdrawal.id for withdrawal in active],
                 until=_last_end(active),
-                accuracy_before=_accuracy(metrics, "original", row.name),
-                accuracy_after=_accuracy(metrics, "target", row.name),
-                accuracy_recovered=_accuracy(metrics, "recover", row.name),
+                accuracy_original=figures.original.get(row.name) if figures and figures.original else None,
+                accuracy_before=_accuracy(metrics and metrics["before"], row.name),
+                accuracy_after=_accuracy(figures.target if figures else metrics and metrics["target"], row.name),
+                accuracy_recovered=_accuracy(recovered if figures else metrics and metrics["recover"], row.name),
+                measured_at=figures.measured_at if figures else None,
             )
         )
     return reports
@@ -134,6 +142,6 @@ def _last_end(active: list[withdrawals.WithdrawalRow]) -> datetime | None:
     return None if None in ends else max((end for end in ends if end), default=None)
 
 
-def _accuracy(metrics: dict[str, Any] | None, network: str, name: str) -> float | None:
-    accuracy: float | None = metrics[network]["by_class"].get(name) if metrics else None
+def _accuracy(figures: dict[str, Any] | None, name: str) -> float | None:
+    accuracy: float | None = figures["by_class"].get(name) if figures else None
     return accuracy

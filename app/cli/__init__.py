@@ -2,7 +2,19 @@
 
 import typer
 
-from app.cli import approvals, audit, certificates, deposits, evidence, keys, models, service, vault, withdrawals
+from app.cli import (
+    approvals,
+    audit,
+    certificates,
+    deposits,
+    evidence,
+    keys,
+    measurements,
+    models,
+    service,
+    vault,
+    withdrawals,
+)
 from app.cli.mistakes import Commands
 
 HELP = """Learning with Recoverable Forgetting (LIRF): switch off what an image classifier knows about some classes, and
@@ -32,6 +44,7 @@ _add("Models", models.commands)
 _add("Deposits", deposits.commands)
 _add("Withdrawals", withdrawals.commands)
 _add("Evidence", evidence.commands)
+_add("Evidence", measurements.commands)
 _add("Evidence", certificates.commands, "certificate")
 _add("Access and audit", keys.commands, "keys")
 _add("Access and audit", approvals.commands, "approvals")

@@ -15,6 +15,7 @@ from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, Json, ModelNa
 from app.cli.output import cell, class_names, err, fail, moment, out, percent, plain, quoted_classes, show, table, warn
 from app.evidence.figures import ADVICE, remains
 from lirf_client import Dataset, Deposit, LirfError
+from lirf_client.types import NetworkAccuracy
 from lirf_core.enumeration import enumerated
 
 if TYPE_CHECKING:
@@ -304,11 +305,25 @@ def _result(deposit: Deposit) -> str:
     text = f"Deposit [bold]{deposit['id']}[/bold] is done: {quoted_classes(deposit)} of {deposit['model']}"
     text += f" (revision {deposit['revision']}, module of {deposit['module_bytes']:,} bytes)."
     if metrics := deposit["metrics"]:
-        for name in ("original", "target", "recover"):
-            accuracy = metrics[name]
+        for name in ("original", "before", "target", "recover"):
+            accuracy: NetworkAccuracy | None = metrics[name]
+            if accuracy is None or (name == "before" and accuracy == metrics["original"]):
+                continue  # the original was destroyed, or the deposit started from it
             text += f"\n  {name:8} preserved {percent(accuracy['preserved_accuracy']):>7}"
             text += f"  deposited {percent(accuracy['deposited_accuracy']):>7}"
             text += f"  average {percent(accuracy['average_accuracy']):>7}"
         if warning := remains(metrics["target"]["deposited_accuracy"]):
             text += f"\n[bold yellow]{warning} {ADVICE}[/bold yellow]"
+    if losses := deposit["losses"]:
+        by_this = max((loss["before"] - loss["after"] for loss in losses["preserved"]), default=None)
+        since = losses["total"]
+        text += (
+            f"\n  Preserved classes lost {_points(by_this)} by this deposit and {_points(since)} since the original."
+        )
+    for warning in deposit["warnings"]:
+        text += f"\n[bold yellow]{plain(warning)}[/bold yellow]"
     return text
+
+
+def _points(value: float | None) -> str:
+    return "an unknown number of points" if value is None else f"{value:.1f} points"

@@ -89,8 +89,10 @@ def _print(evidence: "Evidence", found: dict[str, Any]) -> None:
     for verdict, explanation in figures.explanations(figures.rows(found)).items():
         say(f"[bold]{verdict}[/bold]: {explanation}")
     say(f"\n{figures.RULES}")
-    if warning := figures.still_known(found):
-        say(f"\n[bold yellow]{plain(warning)} {figures.ADVICE}[/bold yellow]")
+    for warning in figures.warnings(found):
+        say(f"\n[bold yellow]{plain(warning)}[/bold yellow]")
+    if figures.still_known(found):
+        say(figures.ADVICE)
     say(f"\nThe console and the certificate show a picture of the features. Good: {found['good']['embedding']}")
     for part, reason in found["missing"].items():
         say(f"Note on {part}: {plain(reason)}")

@@ -101,12 +101,13 @@ def list_models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: J
 def list_classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """List a model's classes: state, since when, why, accuracy.
 
-    Accuracy is measured on the network before the deposit, on the target network
-    (after) and on the recover network (recovered).
+    Accuracy is measured on the original network, on the network before the class's
+    deposit, on the target network (after) and on the recover network (recovered).
+    The last two are those of the newest measurement.
     """
     with connect(url, state) as lirf:
         classes = lirf.classes(model)
-    headers = "class", "state", "since", "by", "reason", "deposit", "before", "after", "recovered"
+    headers = "class", "state", "since", "by", "reason", "deposit", "original", "before", "after", "recovered"
     rows = [
         (
             cell(item["name"]),
@@ -115,11 +116,14 @@ def list_classes(model: ModelName, url: Url = DEFAULT_URL, state: State = DEFAUL
             cell(item["by"]),
             cell(item["reason"]),
             cell(item["deposit_id"]),
-            *(percent(item[key]) for key in ("accuracy_before", "accuracy_after", "accuracy_recovered")),
+            *(
+                percent(item[key])
+                for key in ("accuracy_original", "accuracy_before", "accuracy_after", "accuracy_recovered")
+            ),
         )
         for item in classes
     ]
-    show(as_json, classes, table(headers, rows, ("by", "since", "deposit", "recovered", "reason")))
+    show(as_json, classes, table(headers, rows, ("by", "since", "deposit", "before", "recovered", "reason")))
 
 
 @commands.command("policy")
@@ -132,8 +136,19 @@ def show_or_change_policy(
     second_person: Annotated[
         bool | None,
         typer.Option(
-            metavar="", help="Require a second person for withdrawals, restorations, purges and policy changes."
+            metavar="",
+            help="Require a second person for deposits, withdrawals, restorations, purges and policy changes.",
         ),
+    ] = None,
+    max_preserved_loss: Annotated[
+        float | None,
+        typer.Option(help="Points of accuracy that the preserved classes may lose by one deposit; 100: no bound."),
+    ] = None,
+    max_module_loss: Annotated[
+        float | None, typer.Option(help="Points that the classes of an older deposit may lose by one deposit.")
+    ] = None,
+    max_total_loss: Annotated[
+        float | None, typer.Option(help="Points that the preserved classes may lose since the original network.")
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why it changes; recorded in the audit log.")] = None,
     confirmed: Yes = False,
@@ -146,7 +161,12 @@ def show_or_change_policy(
     Example: lirf policy birds --second-person --reason "rule of two"
     """
     with connect(url, state) as lirf:
-        if original is None and second_person is None:
+        bounds = {
+            "max_preserved_loss": max_preserved_loss,
+            "max_module_loss": max_module_loss,
+            "max_total_loss": max_total_loss,
+        }
+        if original is None and second_person is None and not any(value is not None for value in bounds.values()):
             policy = lirf.policy(model)
         else:
             if reason is None:
@@ -154,14 +174,18 @@ def show_or_change_policy(
             if original == "destroy" and not confirmed:
                 err.print(f"This destroys every network of {plain(model)} that still knows deposited classes.")
                 typer.confirm("Continue?", abort=True, err=True)
-            policy = lirf.change_policy(model, reason=reason, original=original, needs_second_person=second_person)
+            policy = lirf.change_policy(
+                model, reason=reason, original=original, needs_second_person=second_person, **bounds
+            )
     originals = f"{ORIGINALS[policy['original']]} ({policy['original']})"
     need = "need" if policy["needs_second_person"] else "do not need"
     show(
         as_json,
         policy,
         f"{plain(model)}: networks from before a deposit are {originals}. "
-        f"Withdrawals, restorations, purges and changes of this policy {need} a second person.",
+        f"Deposits, withdrawals, restorations, purges and changes of this policy {need} a second person. "
+        f"Preserved classes may lose {policy['max_preserved_loss']:g} points by one deposit and "
+        f"{policy['max_total_loss']:g} since the original; an older deposit may lose {policy['max_module_loss']:g}.",
     )
 
 

@@ -1,7 +1,7 @@
 """The forms of the console. Each calls the same service as the API's route, then leads to the page with the result."""
 
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
@@ -38,6 +38,7 @@ from app.console.routing import (
     Auditor,
     ConsoleRoute,
     Custodian,
+    Decider,
     Examiner,
     Operator,
     page,
@@ -54,7 +55,6 @@ from app.inference.views import SERVED, ViewSelector
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
-from app.registry.policies import Policy
 from app.registry.service import ModelRow
 from app.restorations import service as restorations
 from app.second_person.service import ApprovalRow
@@ -70,6 +70,7 @@ View = Annotated[Id, Form()]
 Names = Annotated[list[str], Form(default_factory=list)]
 SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "30 days": 30 * 86400, "until revoked": None}
 Duration = Annotated[Literal["hour", "day", "week", "30 days", "until revoked"], Form()]
+Points = Annotated[float | None, Form(ge=0, le=100, allow_inf_nan=False)]
 Once = Annotated[str, Form(min_length=16, max_length=64)]
 
 
@@ -247,11 +248,15 @@ def change_policy(
     original: Annotated[Literal["seal", "destroy"], Form()],
     reason: ReasonField,
     needs_second_person: Annotated[bool, Form()] = False,
+    max_preserved_loss: Points = None,
+    max_module_loss: Points = None,
+    max_total_loss: Points = None,
 ) -> Response:
+    bounds = dict(zip(policies.BOUNDS, (max_preserved_loss, max_module_loss, max_total_loss), strict=True))
+    wanted: dict[str, Any] = {"original": original, "needs_second_person": needs_second_person}
+    wanted |= {bound: points for bound, points in bounds.items() if points is not None}
     try:
-        row = policies.change(
-            session, database, vault, actor, name, version, Policy(original, needs_second_person), reason
-        )
+        row = policies.change(session, database, vault, actor, name, version, wanted, reason)
     finally:
         engine.drop_shredded()
     return _show_model(session, row)
@@ -260,19 +265,20 @@ def change_policy(
 @router.post("/approvals/{approval_id}/approval")
 def approve(
     approval_id: str,
-    actor: Custodian,
+    actor: Decider,
     session: SessionDep,
     database: DatabaseDep,
     vault: VaultDep,
     settings: SettingsDep,
     engine: EngineDep,
+    doorbell: DoorbellDep,
 ) -> Response:
-    approvals.carry_out(session, database, vault, settings, engine, actor, approval_id)
+    approvals.carry_out(session, database, vault, settings, engine, doorbell, actor, approval_id)
     return redirect("/console/approvals")
 
 
 @router.post("/approvals/{approval_id}/refusal")
-def refuse(approval_id: str, actor: Custodian, session: SessionDep, reason: ReasonField) -> Response:
+def refuse(approval_id: str, actor: Decider, session: SessionDep, reason: ReasonField) -> Response:
     approvals.refuse(session, actor, approval_id, reason)
     return redirect("/console/approvals")
 

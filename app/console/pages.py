@@ -19,6 +19,7 @@ from app.classes import service as classes
 from app.console import timeline
 from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, redirect
 from app.deposits import service as deposits
+from app.deposits.schemas import DepositConfigIn
 from app.deposits.service import UNFINISHED, DepositRow
 from app.evidence import figures, plots
 from app.evidence import service as evidence
@@ -206,7 +207,8 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
         "rows": table,
         "explanations": figures.explanations(table),
         "guide": figures.guide(found),
-        "still_known": figures.still_known(found),
+        "warnings": figures.warnings(found),
+        "is_still_known": figures.still_known(found) is not None,
         "rules": figures.RULES,
         "advice": figures.ADVICE,
         "limits": LIMITS,
@@ -236,7 +238,11 @@ def _described(session: Session, row: ApprovalRow) -> str:
     wish = row.wish
     if row.act == Act.POLICY:
         person = "with" if wish["needs_second_person"] else "without"
-        return f"change the policy: {person} a second person; {wish['original']} earlier networks"
+        bounds = "/".join(f"{wish[name]:g}" for name in policies.BOUNDS if name in wish)
+        change = f"change the policy: {person} a second person; {wish['original']} earlier networks"
+        return f"{change}; bounds of a loss {bounds} points" if bounds else change
+    if row.act == Act.DEPOSIT:
+        return f"deposit {', '.join(wish['classes'])}{_unusual_settings(wish['config'])}"
     ids = wish["deposits"] if row.act == Act.WITHDRAW else [wish["deposit"]]
     names = deposits.names_of(session, deposits.of_ids(session, ids).values())
     label = ", ".join(name for of in names.values() for name in of)
@@ -247,3 +253,10 @@ def _described(session: Session, row: ApprovalRow) -> str:
     lasts = f"for {hours} from the approval" if seconds else f"until {ends or 'it is revoked'}"
     audience = "visible to everybody" if wish["visibility"] == "public" else "visible only with its token"
     return f"withdraw {label} for {wish['holder']}, {audience}, {lasts}"
+
+
+def _unusual_settings(config: dict[str, Any]) -> str:
+    """The settings that differ from the defaults, which an approver must see."""
+    usual = DepositConfigIn().model_dump()
+    unusual = [f"{name} {value}" for name, value in config.items() if value != usual.get(name)]
+    return f" with {', '.join(unusual)}" if unusual else ""

@@ -1,6 +1,6 @@
 """Deposits as jobs: what a worker is given, and the one transaction that publishes what it made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,14 @@ from sqlalchemy.orm import Session
 from app.audit import service as audit
 from app.base.database import now
 from app.datasets import service as datasets
+from app.deposits.losses import Losses, demand_within
 from app.deposits.tables import DepositClassRow, DepositRow, State
 from app.jobs import checkpoints
 from app.jobs.doorbell import DEPOSIT
 from app.jobs.machine import WORKER, Claim, JobMachine
 from app.registry import policies
 from app.registry import service as registry
+from app.registry.policies import Policy
 from app.registry.service import StoredNetwork
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
@@ -37,8 +39,10 @@ class OlderModule:
 class Job(Claim):
     """A claimed deposit: everything the work needs, read in the claiming transaction.
 
-    `older_modules` must forget the deposited classes, too: they were made when the model knew them. `checkpoints` (by
-    the part of the work) and the `curve` of losses come from earlier attempts.
+    `older_modules` must forget the deposited classes, too: they were made when the model knew them. `original` is
+    revision 0, None if it was destroyed; then `recorded_original` is what an earlier deposit measured of it on this
+    evaluation set (percent by class), if any did. `earlier_loss`: points that all deposits before this one have cost.
+    `checkpoints` (by the part of the work) and the `curve` of losses come from earlier attempts.
     """
 
     is_batch_halved: bool
@@ -47,12 +51,18 @@ class Job(Claim):
     class_names: list[str]
     preprocessing: Preprocessing
     network: StoredNetwork
+    evaluation_set_id: str | None
     deposit_set: StoredObject
     evaluation_set: StoredObject | None
     deposited: list[int]
     preserved: list[int]
+    older_classes: dict[str, list[int]]
     config: DepositConfig
     older_modules: list[OlderModule]
+    policy: Policy
+    original: StoredNetwork | None
+    recorded_original: dict[str, float | None] | None
+    earlier_loss: float
     checkpoints: dict[str, StoredObject]
     curve: dict[str, list[float]]
 
@@ -61,13 +71,15 @@ class Job(Claim):
 class Result:
     """What a worker made of a deposit; every object was read back from the vault.
 
-    `scrubbed` takes the place of the job's `older_modules`. `metrics`: None if there was no evaluation set.
+    `scrubbed` takes the place of the job's `older_modules`. `metrics`: None if there was no evaluation set. `losses`:
+    what the deposit costs, which decides whether it may be published.
     """
 
     target: StoredObject
     module: StoredObject
     scrubbed: Sequence[OlderModule]
     metrics: dict[str, Any] | None
+    losses: Losses
 
 
 class DepositJobs(JobMachine[DepositRow, Job]):
@@ -79,6 +91,8 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         model = registry.by_id(session, row.model_id)
         deposited = class_indices(session, [row.id])[row.id]
         held = set(registry.deposited(session, model.id))
+        older_modules = stored_modules(session, model.id)
+        original = registry.revision_if_present(session, model, 0)
         return Job(
             id=row.id,
             token=row.token,
@@ -94,7 +108,13 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             deposited=deposited,
             preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
             config=config_of(row.config),
-            older_modules=_stored_modules(session, model.id),
+            older_modules=older_modules,
+            older_classes=class_indices(session, [older.deposit_id for older in older_modules]),
+            policy=policies.of(model),
+            original=original,
+            recorded_original=None if original else _recorded_original(session, row),
+            earlier_loss=_total_loss(session, model.id),
+            evaluation_set_id=row.evaluation_set_id,
             checkpoints=checkpoints.of_job(session, row.id),
             curve=row.curve or {},
         )
@@ -114,17 +134,33 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         registry.lock(session, job.model_id)
         return part == TARGET or session.get_one(DepositRow, part).state == State.DEPOSITED
 
-    def publish(self, session: Session, vault: Vault, job: Job, result: Result) -> None:
-        """The one transaction that makes a deposit true. Raises `Cancelled`, `LeaseLost`.
+    def publish(
+        self,
+        session: Session,
+        vault: Vault,
+        job: Job,
+        result: Result,
+        also: Callable[[Session, DepositRow], None] = lambda *_: None,
+    ) -> None:
+        """The one transaction that makes a deposit true. Raises `BeyondBounds`, `Cancelled`, `LeaseLost`.
 
-        The keys of the older modules are shredded, and those of older networks if the model's policy says so.
+        The keys of the older modules are shredded, and those of older networks if the model's policy says so. also:
+        what else belongs into the transaction.
         """
         made = result.target, result.module, *(module.stored for module in result.scrubbed)
         with vault.discarded_on_error(*made), session.begin():
             model = registry.lock(session, job.model_id)
+            losses = result.losses.as_json()
             row = self.change(
-                session, job, state=State.DEPOSITED, finished_at=now(), lease_until=None, metrics=result.metrics
+                session,
+                job,
+                state=State.DEPOSITED,
+                finished_at=now(),
+                lease_until=None,
+                metrics=result.metrics,
+                losses=losses,
             )
+            demand_within(result.losses, policies.of(model), model.name)
             row.module_object_id = vaults.record(session, result.module)
             row.module_bytes = result.module.plaintext_bytes
             row.revision = registry.publish_revision(session, job.model_id, result.target, job.id, job.deposited)
@@ -142,10 +178,12 @@ class DepositJobs(JobMachine[DepositRow, Job]):
                 target_object=result.target.name,
                 module_object=result.module.name,
                 metrics=result.metrics,
+                losses=losses,
                 destroyed_revisions=destroyed,
             )
             garbage += self.released(session, row, WORKER)
             garbage += [self._replace(session, job, module) for module in result.scrubbed]
+            also(session, row)
             # A deposit that went on from an older network would bring back what was deposited since.
             of_model = sa.select(DepositRow.id).where(DepositRow.model_id == job.model_id)
             garbage += checkpoints.delete(session, of_model)
@@ -205,7 +243,7 @@ def config_of(stored: dict[str, Any]) -> DepositConfig:
     return DepositConfig(**{**stored, "augmentation": Augmentation(**stored["augmentation"])})
 
 
-def _stored_modules(session: Session, model_id: str) -> list[OlderModule]:
+def stored_modules(session: Session, model_id: str) -> list[OlderModule]:
     """The modules of the model's finished deposits, oldest first."""
     is_stored = (
         DepositRow.model_id == model_id,
@@ -218,10 +256,36 @@ def _stored_modules(session: Session, model_id: str) -> list[OlderModule]:
     return [OlderModule(deposit_id, objects[object_id]) for deposit_id, object_id in ids.items()]
 
 
+def _recorded_original(session: Session, row: DepositRow) -> dict[str, float | None] | None:
+    """What the newest published deposit measured of the original network on this deposit's evaluation set."""
+    if row.evaluation_set_id is None:
+        return None
+    same_set = DepositRow.model_id == row.model_id, DepositRow.evaluation_set_id == row.evaluation_set_id
+    metrics = _newest_published(session, DepositRow.metrics, *same_set)
+    return metrics["original"]["by_class"] if metrics and metrics["original"] else None
+
+
+def _total_loss(session: Session, model_id: str) -> float:
+    """Points that the preserved classes have lost since the original network, as the newest deposit measured it."""
+    losses = _newest_published(session, DepositRow.losses, DepositRow.model_id == model_id)
+    return max((losses or {}).get("total") or 0.0, 0.0)
+
+
+def _newest_published(session: Session, column: Any, *which: sa.ColumnElement[bool]) -> dict[str, Any] | None:
+    published = sa.select(column).where(DepositRow.revision.is_not(None), *which)
+    return session.scalar(published.order_by(DepositRow.revision.desc()).limit(1))
+
+
 def has_module(session: Session, deposit_id: str) -> bool:
     """Whether the deposit still has its module."""
     with session.begin():
         return session.get_one(DepositRow, deposit_id, populate_existing=True).state == State.DEPOSITED
+
+
+def has_original(session: Session, model_id: str) -> bool:
+    """Whether the model's original network still exists."""
+    with session.begin():
+        return registry.revision_if_present(session, registry.by_id(session, model_id), 0) is not None
 
 
 def class_indices(session: Session, deposit_ids: Sequence[str]) -> dict[str, list[int]]:

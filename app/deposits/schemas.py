@@ -4,6 +4,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
 from app.base.field_types import Id, Reason
+from app.deposits.losses import Source
+from app.deposits.ranges import describe_ranges
 from lirf_core.config import DepositConfig, Joining
 from lirf_core.evidence.membership import Attack
 
@@ -24,7 +26,7 @@ class AugmentationIn(BaseModel):
 class DepositConfigIn(BaseModel):
     """Settings of eq. 9. The defaults suit small images."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=describe_ranges)
 
     removal: Literal["suppress", "random"] = Field(_DEFAULT.removal, description="`random`: eq. 2 as in the paper.")
     lambda_at: StrictFloat = Field(_DEFAULT.lambda_at, ge=0, le=1000)
@@ -160,13 +162,19 @@ class NetworkAccuracy(BaseModel):
 
 
 class Membership(BaseModel):
-    original: Attack
+    original: Attack = Field(description="The network that this deposit started from.")
     target: Attack
     recover: Attack
 
 
 class DepositMetrics(BaseModel):
-    original: NetworkAccuracy = Field(description="The network this deposit started from.")
+    original: NetworkAccuracy | None = Field(
+        description="The registered network, revision 0. Null if it was destroyed before it was asked about this "
+        "evaluation set."
+    )
+    before: NetworkAccuracy = Field(
+        description="The network that this deposit started from: the original, or the target of the deposit before."
+    )
     target: NetworkAccuracy
     recover: NetworkAccuracy
     forgetting: float | None = Field(description="F: drop of the deposited accuracy, in percentage points.")
@@ -177,6 +185,53 @@ class DepositMetrics(BaseModel):
         "classes: area "
         "under the ROC curve, with its standard error. 0.5 is a guess.",
     )
+
+
+class FigureSummary(BaseModel):
+    """Percent, on held-out images and raw logits. Losses: percentage points since the original network."""
+
+    preserved_accuracy: float | None
+    preserved_loss: float | None
+    withdrawn_accuracy: float | None = Field(description="Of the classes of the deposits that are withdrawn.")
+    withdrawn_loss: float | None
+    average_accuracy: float | None
+
+
+class DepositLoss(BaseModel):
+    """How often the same classes were answered correctly, before and after, in percent of `images`.
+
+    On proxies (generated images): answered like the network before, which is 100 percent by definition.
+    """
+
+    before: float
+    after: float
+    images: int
+    source: Source
+
+
+class DepositLosses(BaseModel):
+    """What a deposit cost, which the model's policy bounds. Each list has one loss for each source."""
+
+    preserved: list[DepositLoss] = Field(description="Of the preserved classes, since the network before.")
+    total: float | None = Field(
+        description="Percentage points that the preserved classes have lost since the original network. If that was "
+        "destroyed, the sum over all deposits."
+    )
+    modules: dict[str, list[DepositLoss]] = Field(
+        description="Of the classes of each older deposit, when it is withdrawn, by its id."
+    )
+
+
+class DepositFigures(BaseModel):
+    """The newest figures of a deposit. Later deposits change them."""
+
+    measurement: str = Field(description="Id of the measurement, which has the figures of each class.")
+    measured_at: datetime
+    revision: int = Field(description="The revision that was measured.")
+    is_current: bool = Field(description="Whether that revision still serves.")
+    target: FigureSummary
+    alone: FigureSummary | None = Field(description="Only this deposit withdrawn. Null if it was purged.")
+    together: FigureSummary | None = Field(description="All outstanding deposits withdrawn.")
 
 
 class Deposit(BaseModel):
@@ -201,5 +256,12 @@ class Deposit(BaseModel):
     restore_reason: str | None
     revision: int | None = Field(description="The revision of the model that this deposit made.")
     module_bytes: int | None
-    metrics: DepositMetrics | None = Field(description="Null if there was no evaluation set.")
+    metrics: DepositMetrics | None = Field(
+        description="As measured when the deposit was made. Null if there was no evaluation set."
+    )
+    losses: DepositLosses | None = Field(description="What it cost. Null until it is published.")
+    figures: DepositFigures | None = Field(
+        description="As measured after the newest deposit. Null if there was no evaluation set."
+    )
+    warnings: list[str] = Field(description="What the averages hide, and what the figures cannot be trusted for.")
     config: DepositConfigIn

@@ -14,7 +14,8 @@ from app.base.paging import PageRequest, newest_first
 from app.datasets import service as datasets
 from app.datasets.service import DatasetInUse, Purpose
 from app.deposits import jobs
-from app.deposits.jobs import JOBS
+from app.deposits.jobs import JOBS, config_of
+from app.deposits.ranges import demand_settings
 from app.deposits.schemas import DepositCreate
 from app.deposits.tables import UNFINISHED as UNFINISHED
 from app.deposits.tables import DepositClassRow, State
@@ -22,6 +23,8 @@ from app.deposits.tables import DepositRow as DepositRow
 from app.jobs import checkpoints
 from app.jobs.machine import AlreadyEnded
 from app.registry import service as registry
+from app.second_person import service as second_person
+from app.second_person.service import Act, ApprovalRow
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
 from lirf_core.enumeration import enumerated
@@ -83,61 +86,96 @@ class ModulePurged(Problem):
     status, slug, title = 410, "module-purged", "The deposit module was destroyed"
 
 
-def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow:
-    """Queue a deposit.
+def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow | ApprovalRow:
+    """Queue a deposit. If the model needs a second person, return a request for approval instead.
 
-    Raises `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `Restored`, `NothingPreserved`, `DatasetInUse`.
+    Raises `SettingsNeedAdministrator`, `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `Restored`,
+    `NothingPreserved`, `DatasetInUse`.
     """
+    demand_settings(actor, config_of(body.config.model_dump()))
     with session.begin():
         model = registry.get_ready(session, model_name)
-        registry.lock(session, model.id)
-        dataset = datasets.get_usable(session, model.id, body.dataset_id, Purpose.DEPOSIT)
-        names = sorted(dataset.counts)
-        indices = registry.class_indices(model, names)
-        if body.classes is not None and registry.class_indices(model, body.classes) != indices:
-            raise ClassesDiffer(
-                f"The deposit set has images of {_quoted(names)}, but the request names "
-                f"{_quoted(sorted(body.classes))}. Upload a deposit set with images of exactly the classes to forget."
-            )
-        _check_classes(session, model, indices)
-        if uses_dataset(session, dataset.id):
-            raise DatasetInUse(
-                f"An unfinished deposit uses data set '{dataset.id}'. Wait for that deposit to end, "
-                "or upload the images again."
-            )
-        if body.evaluation_set_id:
-            evaluation_id: str | None = datasets.get_usable(
-                session, model.id, body.evaluation_set_id, Purpose.EVALUATION
-            ).id
-        else:
-            newest = datasets.newest_evaluation_set(session, model.id)
-            evaluation_id = newest.id if newest else None
-        row = DepositRow(
-            id=new_id(),
-            model_id=model.id,
-            state=State.QUEUED,
-            dataset_id=dataset.id,
-            evaluation_set_id=evaluation_id,
-            config=body.config.model_dump(),
-            reason=body.reason,
-            keeps_dataset=body.keep_dataset,
-            wants_evidence=body.evidence,
-            created_at=now(),
-            created_by=actor.name,
-            rung_at=now(),
+        checked = _checked(session, model, body)
+        if model.needs_second_person:
+            wish = checked.model_dump(mode="json", exclude={"reason"})
+            return second_person.request_approval(session, actor, model.id, model.name, Act.DEPOSIT, wish, body.reason)
+        return _queue(session, actor, model, checked, actor.name)
+
+
+def request_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalRow:
+    """Queue a deposit that another person asked for. Raises what `request` and `second_person.approve` do."""
+    with session.begin():
+        approval = second_person.get(session, approval_id)
+        model = registry.by_id(session, approval.model_id)
+        checked = _checked(session, model, DepositCreate(**approval.wish, reason=approval.reason))
+        approval = second_person.approve(session, actor, approval_id, Act.DEPOSIT, model.name)
+        approval.result_id = _queue(session, actor, model, checked, approval.requested_by).id
+    return approval
+
+
+def _checked(session: Session, model: registry.ModelRow, body: DepositCreate) -> DepositCreate:
+    """In the caller's transaction, under the model's lock: the request with the classes and the sets that it uses."""
+    registry.lock(session, model.id)
+    dataset = datasets.get_usable(session, model.id, body.dataset_id, Purpose.DEPOSIT)
+    names = sorted(dataset.counts)
+    indices = registry.class_indices(model, names)
+    if body.classes is not None and registry.class_indices(model, body.classes) != indices:
+        raise ClassesDiffer(
+            f"The deposit set has images of {_quoted(names)}, but the request names "
+            f"{_quoted(sorted(body.classes))}. Upload a deposit set with images of exactly the classes to forget."
         )
-        session.add(row)
-        session.flush()
-        session.add_all(DepositClassRow(deposit_id=row.id, class_index=index) for index in indices)
-        audit.record(
-            session,
-            actor.name,
-            "deposit.requested",
-            model=model.name,
-            subject=row.id,
-            reason=body.reason,
-            details={"classes": names, "images": dataset.counts, "config": row.config},
+    _check_classes(session, model, indices)
+    if uses_dataset(session, dataset.id):
+        raise DatasetInUse(
+            f"An unfinished deposit uses data set '{dataset.id}'. Wait for that deposit to end, "
+            "or upload the images again."
         )
+    if body.evaluation_set_id:
+        evaluation_id: str | None = datasets.get_usable(
+            session, model.id, body.evaluation_set_id, Purpose.EVALUATION
+        ).id
+    else:
+        newest = datasets.newest_evaluation_set(session, model.id)
+        evaluation_id = newest.id if newest else None
+    return body.model_copy(update={"classes": names, "evaluation_set_id": evaluation_id})
+
+
+def _queue(
+    session: Session, actor: Actor, model: registry.ModelRow, checked: DepositCreate, requested_by: str
+) -> DepositRow:
+    """In the caller's transaction. checked: what `_checked` returned."""
+    row = DepositRow(
+        id=new_id(),
+        model_id=model.id,
+        state=State.QUEUED,
+        dataset_id=checked.dataset_id,
+        evaluation_set_id=checked.evaluation_set_id,
+        config=checked.config.model_dump(),
+        reason=checked.reason,
+        keeps_dataset=checked.keep_dataset,
+        wants_evidence=checked.evidence,
+        created_at=now(),
+        created_by=requested_by,
+        rung_at=now(),
+    )
+    names = checked.classes or []
+    session.add(row)
+    session.flush()
+    indices = registry.class_indices(model, names)
+    session.add_all(DepositClassRow(deposit_id=row.id, class_index=index) for index in indices)
+    counts = datasets.get(session, row.dataset_id).counts
+    details = {"classes": names, "images": counts, "config": row.config}
+    if requested_by != actor.name:
+        details["requested_by"] = requested_by
+    audit.record(
+        session,
+        actor.name,
+        "deposit.requested",
+        model=model.name,
+        subject=row.id,
+        reason=checked.reason,
+        details=details,
+    )
     return row
 
 
@@ -244,6 +282,11 @@ def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
 def module(session: Session, row: DepositRow) -> StoredObject:
     """The deposit module in the vault. Raises `NotDeposited`, `ModulePurged`."""
     return vaults.stored_object(session, _module_object_id(row))
+
+
+def outstanding(session: Session, model_id: str) -> list[str]:
+    """The ids of the model's deposits that still have their module, oldest first."""
+    return [older.deposit_id for older in jobs.stored_modules(session, model_id)]
 
 
 def modules(session: Session, deposit_ids: Sequence[str]) -> list[StoredModule]:

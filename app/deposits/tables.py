@@ -55,6 +55,7 @@ class DepositRow(JobMixin, Base):
     module_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
     module_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
     metrics: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
+    losses: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)  # `losses.Losses`
     purged_at: Mapped[datetime | None]
     purged_by: Mapped[str | None] = mapped_column(sa.String(100))
     purge_reason: Mapped[str | None] = mapped_column(sa.Text)

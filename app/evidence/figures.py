@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from lirf_core.evidence.intervals import chances, interval
+from app.deposits.class_losses import fallen_warnings
+from lirf_core.enumeration import enumerated
+from lirf_core.evidence.chance import is_known
+from lirf_core.evidence.intervals import MANY, chances, interval
 
 FORGOTTEN = 5.0  # percent that a target may still answer correctly and count as having forgotten
 NETWORKS = {
-    "original": "the network before the deposit",
+    "original": "the registered network",
+    "before": "the network that the deposit started from",
     "target": "what remains after it",
     "recover": "target and deposit module together",
     "reference": "a network that never saw the deposited classes",
@@ -18,6 +22,7 @@ NETWORKS = {
 }
 # What counts as no difference: points of preserved classes, points of deposited classes, and area.
 KEPT, AHEAD, APART = 5.0, 10.0, 0.05
+CHECK = "Check the names of the folders, the images and the model's preprocessing."
 GUESS = {"auc": 0.5, "error": 0.0}
 TAIL = 0.025  # on each side of an interval
 ADVICE = (
@@ -102,6 +107,96 @@ def still_known(evidence: dict[str, Any]) -> str | None:
     return None if worst is None else remains(known[worst], quoted(worst))
 
 
+def warnings(evidence: dict[str, Any]) -> list[str]:
+    """What readers must know beside the table: what is still known, what the images cannot show, hidden losses."""
+    known = still_known(evidence)
+    return [*([known] if known else []), *_of_chance(evidence), *_fallen(evidence)]
+
+
+def control(evidence: dict[str, Any]) -> dict[str, Any] | None:
+    """The answers of a network that should know every class: the original's, or if that is gone, of the one before."""
+    answers = evidence["answers"]
+    summary: dict[str, Any] | None = answers.get("original") or answers.get("before")
+    return summary
+
+
+def is_known_by_chance(share: dict[str, Any] | None, classes: int) -> bool:
+    """Whether so many correct answers prove no knowledge: a guess among `classes` may give as many."""
+    return not share or not is_known(_correct(share), share["images"], classes)
+
+
+def unknown_classes(evidence: dict[str, Any]) -> list[str]:
+    """Deposited classes with images that the network before the deposit does not clearly know on these images."""
+    summary = control(evidence)
+    if summary is None:
+        return []
+    shares = {name: summary["by_class"].get(name) for name in summary["confusion"]}
+    return [name for name, share in shares.items() if share and is_known_by_chance(share, _classes(evidence))]
+
+
+def class_verdicts(evidence: dict[str, Any]) -> dict[str, Verdict]:
+    """Whether the target has forgotten each deposited class, as far as its own figures support it."""
+    target = evidence["answers"].get("target")
+    if not target:
+        return {}
+    unproven, overall = set(unknown_classes(evidence)), _forgot(evidence)
+    shares = {name: target["by_class"].get(name) for name in target["confusion"]}
+    verdicts = {}
+    for name, share in shares.items():
+        if share and _is_known(share, TAIL / len(shares)):
+            verdicts[name] = Verdict.NOT_MET
+        elif name in unproven:
+            verdicts[name] = Verdict.NOTHING_SHOWN
+        elif share and share["percent"] <= FORGOTTEN and (overall == Verdict.MET or _is_forgotten(share)):
+            verdicts[name] = Verdict.MET
+        else:
+            verdicts[name] = Verdict.TOO_FEW
+    return verdicts
+
+
+def _of_chance(evidence: dict[str, Any]) -> list[str]:
+    summary, classes = control(evidence), _classes(evidence)
+    shares = [share for share in (summary["preserved"], summary["deposited"]) if share] if summary else []
+    images = sum(share["images"] for share in shares)
+    correct = sum(_correct(share) for share in shares)
+    if images and not is_known(correct, images, classes):
+        percent = 100 * correct / images
+        warning = (
+            f"The network from before the deposit answers {percent:.1f} % of the evaluation set correctly, not clearly "
+            f"more than by chance ({100 / classes:.1f} %). {CHECK}"
+        )
+        return [warning]
+    if names := unknown_classes(evidence):
+        listed = enumerated([quoted(name) for name in names])
+        return [f"The network from before the deposit does not clearly know {listed} on the evaluation set. {CHECK}"]
+    return []
+
+
+def _fallen(evidence: dict[str, Any]) -> list[str]:
+    answers, sentences = evidence["answers"], []
+    if target := answers.get("target"):
+        after = _percent_by_class(target)
+        preserved = after.keys() - target["confusion"].keys()
+        since = {"before": "by this deposit and those after it", "original": "since the original network"}
+        for name, how in since.items():
+            if name in answers:
+                sentences += fallen_warnings(how, _percent_by_class(answers[name]), after, preserved)
+    return sentences
+
+
+def _percent_by_class(summary: dict[str, Any]) -> dict[str, float]:
+    return {name: share["percent"] for name, share in summary["by_class"].items()}
+
+
+def _classes(evidence: dict[str, Any]) -> int:
+    """How many classes the networks tell apart. Earlier versions did not store it: at least those with images."""
+    known: int | None = evidence.get("classes")
+    if known:
+        return known
+    summary = control(evidence)
+    return max(2, len(summary.get("by_class", {}))) if summary else 2
+
+
 def quoted(name: str) -> str:
     """A class name inside a sentence."""
     return f"“{name.translate(QUOTES)}”"
@@ -116,7 +211,8 @@ def unseen(evidence: dict[str, Any]) -> list[str]:
 def guide(evidence: dict[str, Any]) -> str:
     """How to read the table: what the networks are, and how many images the figures come from."""
     counts = evidence["images"]
-    columns = ", ".join(f"{name} ({NETWORKS[name]})" for name in networks(evidence))
+    described = NETWORKS if evidence.get("classes") else {**NETWORKS, "original": NETWORKS["before"]}
+    columns = ", ".join(f"{name} ({described[name]})" for name in networks(evidence))
     return (
         f"Networks: {columns}. They classify {counts['held_out']} held-out images, by their raw logits. Attackers "
         f"learn from {counts['attackers']} of these with labels and are tested on {counts['asked']} others. Brackets "
@@ -139,8 +235,9 @@ def rows(evidence: dict[str, Any]) -> list[Row]:
             "preserved classes, answered correctly",
             "As the original does.",
             _shares(answers, "preserved"),
-            _not_over(answers.get("original"), answers.get("target"), KEPT, "preserved"),
+            _preserved(answers),
         ),
+        Row("points that preserved classes lost since", "At most 5.", _lost(answers), None),
         Row(
             "membership inference, area",
             good["membership"],
@@ -160,6 +257,21 @@ def rows(evidence: dict[str, Any]) -> list[Row]:
         verdict = _controlled(evidence, students, students["none"])
         table.append(Row(measure, good["distillation"], _shares(taught), verdict))
     return table
+
+
+def _preserved(answers: dict[str, Any]) -> Verdict | None:
+    """Since the original and since the network before the deposit: the worse verdict."""
+    earlier = [answers[name] for name in ("original", "before") if name in answers]
+    verdicts = [_not_over(network, answers.get("target"), KEPT, "preserved") for network in earlier]
+    order = (Verdict.NOT_MET, Verdict.TOO_FEW, Verdict.MET)
+    return next((verdict for verdict in order if verdict in verdicts), None)
+
+
+def _lost(answers: dict[str, Any]) -> dict[str, str]:
+    """Points by which the target answers fewer images of preserved classes correctly than each earlier network."""
+    after = (answers.get("target") or {}).get("preserved")
+    earlier = {name: (answers.get(name) or {}).get("preserved") for name in ("original", "before")}
+    return {name: f"{of['percent'] - after['percent']:.1f}" for name, of in earlier.items() if of and after}
 
 
 def _reference(answers: dict[str, Any], measured: dict[str, Any]) -> Verdict | None:
@@ -187,11 +299,14 @@ def _forgot(evidence: dict[str, Any]) -> Verdict | None:
         return Verdict.NOT_MET
     by_class = [target["by_class"].get(name) for name in target["confusion"]]
     is_sure = _is_forgotten(target["deposited"]) and all(one and one["percent"] <= FORGOTTEN for one in by_class)
-    original = evidence["answers"].get("original")
+    original = control(evidence)
+    if original and is_known_by_chance(original["deposited"], _classes(evidence)):
+        share = original["deposited"]
+        return Verdict.NOTHING_SHOWN if share and share["images"] >= MANY else Verdict.TOO_FEW
     return _if_the_original_shows_it(
         evidence,
         Verdict.MET if is_sure else Verdict.TOO_FEW,
-        original and _of_limit(original["deposited"]),
+        None if original is None else _of_limit(original["deposited"]),
     )
 
 

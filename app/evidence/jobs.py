@@ -35,7 +35,8 @@ class Destroyed(Exception):
 class Job(Claim):
     """A claimed examination: everything the work needs, read in the claiming transaction.
 
-    `original` is None if the policy had it destroyed, `module` if it was purged. `membership` is what was measured when
+    `original` is revision 0, None if it was destroyed. `before` is the revision that the deposit started from, None if
+    that is the original or was destroyed. `module` is None if it was purged. `membership` is what was measured when
     the deposit was made.
     """
 
@@ -50,6 +51,7 @@ class Job(Claim):
     spec: ArchitectureSpec
     target: StoredNetwork
     original: StoredNetwork | None
+    before: StoredNetwork | None
     module: StoredObject | None
     reference: StoredNetwork | None
     evaluation_set: StoredObject
@@ -60,7 +62,12 @@ class Job(Claim):
     @property
     def examined(self) -> dict[str, str]:
         """The vault names of everything that is examined, by what it is."""
-        networks = {"target": self.target, "original": self.original, "reference": self.reference}
+        networks = {
+            "target": self.target,
+            "original": self.original,
+            "before": self.before,
+            "reference": self.reference,
+        }
         objects = {name: network.lower for name, network in networks.items() if network}
         objects |= {"upper": self.target.upper} | ({"reference_upper": self.reference.upper} if self.reference else {})
         objects |= {"module": self.module} if self.module else {}
@@ -108,7 +115,8 @@ class ExaminationJobs(JobMachine[EvidenceRow, Job]):
             augmentation=deposit_jobs.config_of(deposit.config).augmentation,
             spec=registry.spec_of(model),
             target=target,
-            original=registry.revision_if_present(session, model, deposit.revision - 1),
+            original=registry.revision_if_present(session, model, 0),
+            before=registry.revision_if_present(session, model, deposit.revision - 1) if deposit.revision > 1 else None,
             module=None if deposit.purged_at else deposits.module(session, deposit),
             reference=registry.stored_network(session, reference) if reference else None,
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id),

@@ -10,6 +10,7 @@ from app.base.settings import Settings
 
 DEPOSIT = "lirf.deposit"
 EXAMINE = "lirf.evidence"
+MEASURE = "lirf.measurement"
 log = logging.getLogger(__name__)
 
 # Celery puts the current folder before the installed packages whenever it imports something. A folder that has a
@@ -47,7 +48,7 @@ class Doorbell:
         self._expires_seconds = 2 * settings.doorbell_seconds
 
     def ring(self, task: str, job_id: str) -> None:
-        """task: `DEPOSIT` or `EXAMINE`, as the job's kind names it."""
+        """task: `DEPOSIT`, `EXAMINE` or `MEASURE`, as the job's kind names it."""
         try:
             self._celery.send_task(task, args=[job_id], retry=False, expires=self._expires_seconds)
         except Exception as error:  # whatever a broker raises: the job is in the database

@@ -1,6 +1,10 @@
-"""A model's policy: what happens to networks that know deposited classes, and which acts need a second person."""
+"""A model's policy: what happens to networks that know deposited classes, which acts need a second person, and how much
+a deposit may cost.
+"""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -25,16 +29,32 @@ class PolicyChanged(Problem):
 @dataclass(frozen=True)
 class Policy:
     """original: `seal` leaves networks from before a deposit encrypted in the vault, where nobody can query them;
-    `destroy` shreds them when the deposit is finished. needs_second_person: whether withdrawals, restorations, purges
-    and changes to this policy need the approval of a second person.
+    `destroy` shreds them when the deposit is finished. needs_second_person: whether deposits, withdrawals,
+    restorations, purges and changes to this policy need the approval of a second person.
+
+    The bounds, in points from 0 to 100; a deposit beyond one of them is not published. max_preserved_loss: what the
+    preserved classes may lose by one deposit. max_module_loss: what the classes of an older deposit module may lose by
+    it. max_total_loss: what the preserved classes may lose since the original network, by all deposits together.
     """
 
     original: Original
     needs_second_person: bool
+    max_preserved_loss: float = 5.0
+    max_module_loss: float = 5.0
+    max_total_loss: float = 10.0
+
+
+BOUNDS = "max_preserved_loss", "max_module_loss", "max_total_loss"
 
 
 def of(model: ModelRow) -> Policy:
-    return Policy(model.original_policy, model.needs_second_person)  # type: ignore[arg-type]
+    return Policy(
+        model.original_policy,  # type: ignore[arg-type]
+        model.needs_second_person,
+        model.max_preserved_loss,
+        model.max_module_loss,
+        model.max_total_loss,
+    )
 
 
 def change(
@@ -44,19 +64,21 @@ def change(
     actor: Actor,
     model_name: str,
     version: int,
-    policy: Policy,
+    wanted: Mapping[str, Any],
     reason: str,
 ) -> ModelRow | ApprovalRow:
     """Change the policy, if it still has this version. `destroy` also shreds the older networks that exist already.
 
+    wanted: fields of `Policy`; those that are left out stay as they are.
     Returns the model, or a request for approval if the current policy demands a second person.
     Raises `UnknownModel`, `PolicyChanged`.
     """
     with session.begin():
         model = registry.lock(session, registry.get(session, model_name).id)
         _demand_version(model, version)
+        policy = replace(of(model), **wanted)
         if model.needs_second_person:
-            wish = {"version": version, "original": policy.original, "needs_second_person": policy.needs_second_person}
+            wish = {"version": version, **asdict(policy)}
             return second_person.request_approval(session, actor, model.id, model.name, Act.POLICY, wish, reason)
         garbage = _change(session, actor, model, policy, reason)
     erasure.erase(database, vault, garbage)
@@ -72,7 +94,8 @@ def change_approved(session: Session, database: Database, vault: Vault, actor: A
             raise PolicyChanged(
                 "The policy was changed after this request was made. Refuse the request, and send a new one."
             )
-        policy = Policy(approval.wish["original"], approval.wish["needs_second_person"])
+        # A request from before an upgrade does not name the bounds.
+        policy = replace(of(model), **{name: value for name, value in approval.wish.items() if name != "version"})
         garbage = _change(session, actor, model, policy, approval.reason)
         approval.result_id = model.id
     erasure.erase(database, vault, garbage)
@@ -90,6 +113,8 @@ def _demand_version(model: ModelRow, version: int) -> None:
 def _change(session: Session, actor: Actor, model: ModelRow, policy: Policy, reason: str) -> list[str]:
     before, model.policy_version = of(model), model.policy_version + 1
     model.original_policy, model.needs_second_person = policy.original, policy.needs_second_person
+    model.max_preserved_loss, model.max_module_loss = policy.max_preserved_loss, policy.max_module_loss
+    model.max_total_loss = policy.max_total_loss
     session.flush()
     destroyed, garbage = destroy_older(session, model)
     audit.record(
@@ -99,7 +124,12 @@ def _change(session: Session, actor: Actor, model: ModelRow, policy: Policy, rea
         model=model.name,
         subject=model.id,
         reason=reason,
-        details={"before": vars(before), "after": vars(policy), "destroyed_revisions": destroyed, "objects": garbage},
+        details={
+            "before": asdict(before),
+            "after": asdict(policy),
+            "destroyed_revisions": destroyed,
+            "objects": garbage,
+        },
     )
     return garbage
 

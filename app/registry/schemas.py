@@ -185,14 +185,29 @@ class ModelCreate(BaseModel):
         return default_split(self.architecture.name) if self.split is None else self.split
 
 
+Points = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
+Unchanged = Field(None, description="If left out, this bound stays as it is.")
+
+
 class Policy(BaseModel):
     original: Original = Field(
         description="What happens to networks from before a deposit, which know its classes. `seal` keeps them "
         "encrypted, where nobody can query them. `destroy` shreds them, including those that exist already."
     )
     needs_second_person: StrictBool = Field(
-        description="If true, withdrawals, restorations, purges and changes to this policy wait until somebody with "
-        "another key approves them."
+        description="If true, deposits, withdrawals, restorations, purges and changes to this policy wait until "
+        "somebody with another key approves them."
+    )
+    max_preserved_loss: Points = Field(
+        description="Percentage points of accuracy that the preserved classes may lose by one deposit. A deposit that "
+        "loses more ends as `failed` and changes nothing. 100: no bound."
+    )
+    max_module_loss: Points = Field(
+        description="Percentage points that the classes of an older deposit module may lose by one deposit."
+    )
+    max_total_loss: Points = Field(
+        description="Percentage points that the preserved classes may lose since the original network, by all deposits "
+        "together."
     )
 
 
@@ -203,6 +218,10 @@ class PolicyChange(Policy):
             "examples": [{"original": "seal", "needs_second_person": True, "reason": "rule of two from November on"}]
         },
     )
+
+    max_preserved_loss: Points | None = Unchanged  # type: ignore[assignment]
+    max_module_loss: Points | None = Unchanged  # type: ignore[assignment]
+    max_total_loss: Points | None = Unchanged  # type: ignore[assignment]
 
     reason: Reason
 

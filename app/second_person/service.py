@@ -20,6 +20,7 @@ APPROVAL_PERIOD = timedelta(days=7)
 
 
 class Act(StrEnum):
+    DEPOSIT = "deposit"
     WITHDRAW = "withdraw"
     RESTORE = "restore"
     PURGE = "purge"
@@ -27,6 +28,7 @@ class Act(StrEnum):
 
 
 ROLES = {
+    Act.DEPOSIT: Role.OPERATOR,
     Act.WITHDRAW: Role.CUSTODIAN,
     Act.RESTORE: Role.CUSTODIAN,
     Act.PURGE: Role.ADMINISTRATOR,

@@ -12,6 +12,7 @@ from app.audit import anchoring
 from app.base.database import Database, now
 from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.measurements.jobs import JOBS as MEASUREMENTS
 from app.vault import erasure
 from app.withdrawals import service as withdrawals
 
@@ -60,12 +61,13 @@ class _Jobs(Collector):
     def collect(self) -> Iterable[Metric]:
         with self._database.reading() as session:
             states, oldest = DEPOSITS.counts(session), DEPOSITS.oldest_queued(session)
-            examined = EXAMINATIONS.counts(session)
+            examined, measured = EXAMINATIONS.counts(session), MEASUREMENTS.counts(session)
             active = withdrawals.count_active(session)
             alarm = anchoring.alarm(session)
             erasures = erasure.count_due(session)
         yield _by_state("lirf_deposits", "Deposits by state.", states)
         yield _by_state("lirf_examinations", "Examinations of deposits by state.", examined)
+        yield _by_state("lirf_measurements", "Measurements of models by state.", measured)
         age = (now() - oldest).total_seconds() if oldest else 0.0
         yield GaugeMetricFamily(
             "lirf_oldest_queued_deposit_seconds", "Age of the oldest queued deposit; 0 if none waits.", value=age

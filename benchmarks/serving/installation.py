@@ -24,6 +24,7 @@ from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits.jobs import JOBS, Result
+from app.deposits.losses import Loss, Losses
 from app.vault.service import Binding
 from lirf_client import Client
 from lirf_core import artifacts, quantisation
@@ -141,7 +142,8 @@ class Installation:
             untrained = untrained_module(network, job.deposited, belonging.upper_digest, job.config)
             module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(untrained, belonging)])
             target = vault.put(Binding("lower", job.model_id, job.id), [artifacts.dump_lower(network, belonging)])
-            JOBS.publish(session, vault, job, Result(target, module, [], None))
+            nothing = Losses([Loss(100.0, 100.0, 0, "proxies")], 0.0)  # the target is the network itself
+            JOBS.publish(session, vault, job, Result(target, module, [], None, nothing))
         return deposit_id
 
 

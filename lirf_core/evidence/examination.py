@@ -56,13 +56,17 @@ STUDENT_PIXELS = 128 * 112 * 112  # in a batch; a step then keeps about 5 GB of 
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks to examine. `fresh` is an untrained target; `reference` never saw the deposited classes."""
+    """The networks to examine. `fresh` is an untrained target; `reference` never saw the deposited classes.
+
+    `original` is the registered network, `before` the one that the deposit started from, None if that is the original.
+    """
 
     target: SplitNetwork
     fresh: SplitNetwork
     original: SplitNetwork | None = None
     module: DepositModule | None = None
     reference: SplitNetwork | None = None
+    before: SplitNetwork | None = None
 
     def whole(self) -> dict[str, SplitNetwork]:
         """The trained networks that consist of two parts, by name."""
@@ -89,8 +93,11 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Results by network: original, target, deposit module (`module`), recover, reference, fresh, no teacher (`none`).
+    """Results by network: original, before, target, deposit module (`module`), recover, reference, fresh, no teacher
+    (`none`).
 
+    `classes`: how many the networks tell apart; None in evidence of an earlier version, whose `original` is the network
+    that the deposit started from.
     `good` says how to read each part. A part that could not be measured is empty, and `missing` says why.
     """
 
@@ -103,6 +110,7 @@ class Evidence:
     relearning: dict[str, list[Relearning]] = field(default_factory=dict)
     distillation: dict[str, dict[str, Shares]] = field(default_factory=dict)
     embedding: Embedding | None = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,7 @@ class Examination:
         if reason := self._scarce_classes():
             missing["classes"] = reason
         if self._networks.original is None:
-            missing["original"] = "The network from before the deposit was destroyed, as the model's policy demands."
+            missing["original"] = "The original network was destroyed, by a purge or as the model's policy demands."
         if self._networks.module is None:
             missing["recover"] = "The deposit module was purged, so nothing can recover the classes."
         if self._networks.reference is None:
@@ -172,7 +180,7 @@ class Examination:
         sets = {"held_out": self._case.held_out, "attackers": self._attackers, "asked": self._questions}
         images = {name: len(labelled) for name, labelled in sets.items()}
         images["members"] = len(self._case.members) if self._case.members else 0
-        return Evidence(GOOD, missing, images, **results)
+        return Evidence(GOOD, missing, images, **results, classes=len(self._case.classes))
 
     def _scarce_classes(self) -> str | None:
         counts = self._case.held_out.labels.bincount(minlength=len(self._case.classes))
@@ -205,7 +213,8 @@ class Examination:
         def summary(network: nn.Module) -> AnswerSummary:
             return summarise(self._logits(network, held_out), held_out.labels, case.deposited, case.classes)
 
-        return self._of_each(self._all(), summary)
+        before = {"before": self._networks.before} if self._networks.before else {}
+        return self._of_each({**self._all(), **before}, summary)
 
     def _membership(self) -> dict[str, Attack]:
         assert self._case.members is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import sqlalchemy as sa
 import uvicorn
 
 from app import serving
@@ -18,11 +19,15 @@ from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
 from app.base.settings import Settings
 from app.main import create_app
+from app.registry.tables import ModelRow
 from lirf_client import Client
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.network import flat_state
 from tests.app.factories import CLASSES, deposit_zip
+from tests.app.trained import FILE as TRAINED
+from tests.app.trained import write as write_trained
 from tests.lirf_core.factories import SPEC, network
+from tests.shared import made_once
 from worker.deposit import work_on
 from worker.work import Work
 
@@ -48,6 +53,18 @@ class Service:
         """A model with weights: five classes, 8 x 8 grey images."""
         self.describe(name)
         self.operator.put_weights(name, self.weights(seed))
+        self.allow_every_loss(name)
+
+    def register_trained(self, name: str = "birds") -> None:
+        """The same model, but its network knows the birds, and its policy is the default."""
+        self.describe(name)
+        self.operator.put_weights(name, made_once("trained", write_trained) / TRAINED)
+
+    def allow_every_loss(self, name: str) -> None:
+        """Deposits of one or two steps cost untrained networks more than any policy allows. No event, no request."""
+        no_bounds = {"max_preserved_loss": 100, "max_module_loss": 100, "max_total_loss": 100}
+        with self.database.session() as session, session.begin():
+            session.execute(sa.update(ModelRow).where(ModelRow.name == name).values(**no_bounds))
 
     def describe(self, name: str) -> None:
         """The same model, which waits for its weights."""
@@ -60,14 +77,17 @@ class Service:
         safetensors.torch.save_file(flat_state(network(seed, spec)), path)
         return path
 
-    def archive(self, classes: list[str], each: int = 4, name: str = "images.zip") -> Path:
+    def archive(
+        self, classes: list[str], each: int = 4, name: str = "images.zip", first: int = 0, shown: str | None = None
+    ) -> Path:
+        """Images of these classes; the others: see `deposit_zip`."""
         path = self.settings.folder.parent / name
-        path.write_bytes(deposit_zip(classes, each))
+        path.write_bytes(deposit_zip(classes, each, first, shown))
         return path
 
-    def queue(self, images: list[str], model: str = "birds", /, **options: Any) -> str:
-        """A queued deposit of these classes; returns its id."""
-        dataset = self.operator.upload_dataset(model, self.archive(images))
+    def queue(self, images: list[str], model: str = "birds", /, *, each: int = 4, **options: Any) -> str:
+        """A queued deposit of these classes; returns its id. each: how many images of each class."""
+        dataset = self.operator.upload_dataset(model, self.archive(images, each))
         config = {
             "epochs": 1,
             "batch_size": 4,
@@ -76,7 +96,8 @@ class Service:
             "augmentation": {"crop_padding": 0, "horizontal_flip": False},
         }
         options = {"reason": "licence ended", **options, "config": {**config, **options.get("config", {})}}
-        return self.operator.request_deposit(model, dataset["id"], **options)["id"]
+        by: Client = options.pop("by", self.operator)
+        return by.request_deposit(model, dataset["id"], **options)["id"]
 
     @cached_property
     def worker(self) -> Work:

@@ -31,11 +31,13 @@ class Beginning:
     """What a test begins with: an empty database, or as much as is True here, and finished deposits of the model birds.
 
     deposits: the classes of each, with a space between them. has_evaluation_set: six images of each class.
+    is_trained: the network knows its classes, and the default policy bounds what a deposit may cost.
     is_examined: the last deposit has finished evidence, without the attacks that train.
     """
 
     has_keys: bool = True
     is_registered: bool = False
+    is_trained: bool = False
     has_evaluation_set: bool = False
     deposits: tuple[str, ...] = ()
     is_examined: bool = False
@@ -47,9 +49,12 @@ class Beginning:
             return replace(self, is_examined=False)
         if self.deposits:
             return replace(self, deposits=self.deposits[:-1])
-        for name in ("has_evaluation_set", "is_registered", "has_keys"):
-            if getattr(self, name):
-                return replace(self, **{name: False})
+        if self.has_evaluation_set:
+            return replace(self, has_evaluation_set=False)
+        if self.is_registered:
+            return replace(self, is_registered=False, is_trained=False)
+        if self.has_keys:
+            return replace(self, has_keys=False)
         return None
 
 
@@ -109,6 +114,8 @@ def _take_the_last_step(service: Service, beginning: Beginning) -> None:
         service.deposits.append(service.deposit(beginning.deposits[-1].split()))
     elif beginning.has_evaluation_set:
         service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
+    elif beginning.is_trained:
+        service.register_trained()
     elif beginning.is_registered:
         service.register()
 

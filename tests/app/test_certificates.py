@@ -46,7 +46,8 @@ def brief() -> Iterator[None]:
         yield
 
 
-IS_EXAMINED = begins_with("auk dodo", has_evaluation_set=True, is_examined=True)
+IS_EXAMINED = begins_with("auk dodo", is_trained=True, has_evaluation_set=True, is_examined=True)
+FORGETFUL = {"epochs": 8, "learning_rate": 0.05}  # with twelve images: forgets, and loses much else
 
 
 def examined(service: Service) -> tuple[str, str]:
@@ -58,7 +59,7 @@ def newly_examined(
     service: Service, reason: str = "licence ended", classes: Sequence[str] = ("auk", "dodo"), model: str = "birds"
 ) -> tuple[str, str]:
     """Another deposit and its finished evidence."""
-    service.register(model)
+    service.register_trained(model)
     service.operator.upload_dataset(model, service.archive(CLASSES, each=6), purpose="evaluation")
     deposit_id = service.deposit([*classes], model, reason=reason)
     evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
@@ -296,17 +297,59 @@ def test_figures_that_differ_from_the_audit_are_not_certified(service: Service) 
 
 
 @on_one_database
-def test_target_that_still_answers_is_not_certified_as_having_forgotten(service: Service) -> None:
-    """The model has learnt nothing yet and takes every image for a heron."""
-    for name, is_warned in (("auk", False), ("heron", True)):
-        deposit_id, evidence_id = newly_examined(service, classes=[name], model=f"of-{name}")
+def test_certificate_claims_what_its_figures_support(service: Service) -> None:
+    """One step of training forgets nothing."""
+    for name, each, config, is_warned in (("auk", 12, FORGETFUL, False), ("heron", 4, {}, True)):
+        model = f"of-{name}"
+        service.register_trained(model)
+        service.allow_every_loss(model)
+        service.operator.upload_dataset(model, service.archive(CLASSES, each=60), purpose="evaluation")
+        deposit_id = service.deposit([name], model, each=each, config=config)
+        evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
+        examine(service.worker, evidence_id)
         html = service.reader.certificate(evidence_id, format="html").decode()
         assert ("NOT forgotten" in html) == is_warned
+        assert (f"The figures below show that it has forgotten “{name}”." in html) != is_warned
+        assert (f"It has NOT forgotten “{name}”" in html) == is_warned
+        assert "was taken out" not in html
         assert "Next time" not in html  # this advice is only for whoever made the deposit
         assert service.reader.certificate(evidence_id).startswith(b"%PDF-")
         env = {"LIRF_URL": service.url, "LIRF_API_KEY": service.key_of(f"reader {name}"), "COLUMNS": "300"}
         output = CliRunner().invoke(main, ["evidence", deposit_id], env=env).output
         assert ("NOT forgotten" in output) == ("Next time" in output) == is_warned
+
+
+@pytest.mark.attack
+@on_one_database
+@begins_with(is_trained=True)
+def test_images_that_the_original_does_not_know_certify_nothing(service: Service) -> None:
+    """The target still knows the auk, but seems not to on images of a heron in the auk's folder."""
+    wrong = service.archive(["auk", "emu"], 30, shown="heron")
+    service.operator.upload_dataset("birds", wrong, purpose="evaluation")
+    deposit_id = service.deposit(["auk"])
+    warnings = service.reader.deposit(deposit_id)["warnings"]
+    assert any("not clearly more than by chance (20.0 %)" in warning for warning in warnings)
+    evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]
+    examine(service.worker, evidence_id)
+    with pytest.raises(LirfError, match="did not answer “auk” correctly clearly more often than by chance") as refusal:
+        service.reader.certificate(evidence_id)
+    assert (refusal.value.status, refusal.value.type) == (409, "urn:lirf:problem:evaluation-set-unfit")
+
+
+@on_one_database
+@IS_EXAMINED
+def test_images_are_checked_by_what_was_recorded_once_the_original_is_destroyed(service: Service) -> None:
+    deposit_id, _ = examined(service)
+    service.administrator.change_policy("birds", original="destroy", reason="r")
+    same = service.operator.request_evidence(deposit_id)
+    examine(service.worker, same["id"])
+    assert service.reader.certificate(same["id"]).startswith(b"%PDF-")
+    other = service.operator.upload_dataset("birds", service.archive(CLASSES, 6, first=90), purpose="evaluation")
+    new = service.operator.request_evidence(deposit_id, evaluation_set_id=other["id"])
+    examine(service.worker, new["id"])
+    with pytest.raises(LirfError, match="were destroyed, so nobody can check") as refusal:
+        service.reader.certificate(new["id"])
+    assert refusal.value.type.endswith("evaluation-set-unfit")
 
 
 @IS_EXAMINED

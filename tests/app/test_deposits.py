@@ -130,7 +130,7 @@ def test_a_queued_deposit_is_cancelled_at_once(service: Service) -> None:
 
 @begins_with()
 def test_a_running_deposit_is_cancelled_while_it_trains(service: Service) -> None:
-    deposit_id = service.queue(["auk"], config={"epochs": 1000})
+    deposit_id = service.queue(["auk"], config={"epochs": 1000}, by=service.administrator)
     worker = threading.Thread(target=service.work, args=(deposit_id,))
     worker.start()
     for deposit in service.reader.follow(deposit_id):
@@ -155,7 +155,8 @@ def test_an_ended_deposit_cannot_be_cancelled(service: Service) -> None:
 @begins_with()
 def test_a_deposit_that_diverges_fails_with_advice_and_leaves_the_model(service: Service) -> None:
     before = service.operator.infer("birds", infer_request())
-    deposit_id = service.queue(["auk"], config={"learning_rate": 10, "weight_decay": 1, "epochs": 200})
+    config = {"learning_rate": 10, "weight_decay": 1, "epochs": 200}
+    deposit_id = service.queue(["auk"], config=config, by=service.administrator)
     service.work(deposit_id)
     failed = service.reader.deposit(deposit_id)
     assert failed["state"] == "failed"

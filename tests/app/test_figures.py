@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.evidence.figures import Verdict, explanations, rows, still_known, unseen
+from app.evidence.figures import Verdict, class_verdicts, explanations, rows, still_known, unseen, warnings
 from lirf_core.evidence.intervals import chances, interval
 
 
@@ -214,3 +214,48 @@ def test_each_verdict_is_explained_in_one_sentence() -> None:
         assert verdict.explanation.endswith(".")
     table = rows(evidence(answers=answers(original=95, target=0)))
     assert explanations(table) == {Verdict.MET: Verdict.MET.explanation}
+
+
+def of_classes(images: int = 100, **percent: float) -> dict[str, Any]:
+    """One network's answers; `auk` and `dodo` are deposited."""
+    by_class = {name: share(of, images) for name, of in percent.items()}
+    of_deposited, of_preserved = (
+        [of for name, of in percent.items() if (name in ("auk", "dodo")) == is_deposited]
+        for is_deposited in (True, False)
+    )
+    means = [share(sum(of) / len(of), images * len(of)) for of in (of_deposited, of_preserved)]
+    return {"deposited": means[0], "preserved": means[1], "by_class": by_class, "confusion": {"auk": {}, "dodo": {}}}
+
+
+def test_no_class_is_called_forgotten_against_its_own_figures() -> None:
+    original = of_classes(auk=95, dodo=95, emu=95)
+    for auk, dodo, expected in (
+        (0, 0, [Verdict.MET, Verdict.MET]),
+        (0, 96, [Verdict.MET, Verdict.NOT_MET]),
+        (6, 0, [Verdict.TOO_FEW, Verdict.MET]),
+    ):
+        target = of_classes(auk=auk, dodo=dodo, emu=95)
+        verdicts = class_verdicts(evidence(answers={"original": original, "target": target}, classes=10))
+        assert list(verdicts.values()) == expected
+    unknowing = of_classes(auk=95, dodo=8, emu=95)
+    target = of_classes(auk=0, dodo=0, emu=95)
+    verdicts = class_verdicts(evidence(answers={"original": unknowing, "target": target}, classes=10))
+    assert verdicts == {"auk": Verdict.MET, "dodo": Verdict.NOTHING_SHOWN}
+
+
+def test_an_average_hides_no_class_and_no_earlier_loss() -> None:
+    original, before = of_classes(auk=95, dodo=95, emu=71.4, kiwi=90), of_classes(auk=95, dodo=95, emu=62.9, kiwi=90)
+    target = of_classes(auk=0, dodo=0, emu=62.0, kiwi=100)
+    found = evidence(answers={"original": original, "before": before, "target": target}, classes=10)
+    [warning] = warnings(found)
+    assert warning == "The preserved class “emu” lost 9.4 points since the original network (71.4 % to 62.0 %)."
+    [lost] = [row.values for row in rows(found) if row.measure.startswith("points that preserved")]
+    assert lost == {"original": "-0.3", "before": "-4.5"}
+
+
+def test_an_evaluation_set_that_nobody_knows_is_named() -> None:
+    guessing = of_classes(auk=11, dodo=9, emu=10, kiwi=12)
+    [warning] = warnings(
+        evidence(answers={"original": guessing, "target": of_classes(auk=0, dodo=0, emu=9, kiwi=11)}, classes=10)
+    )
+    assert "not clearly more than by chance (10.0 %)" in warning

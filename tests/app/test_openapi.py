@@ -12,6 +12,7 @@ from app.deposits.schemas import DepositCreate
 from app.evidence.schemas import EvidenceCreate
 from app.inference.schemas import InferRequest, RepositoryQuery
 from app.main import routes as application_routes
+from app.measurements.schemas import MeasurementCreate
 from app.purges.schemas import PurgeCreate
 from app.registry.schemas import ModelCreate, PolicyChange
 from app.restorations.schemas import RestorationCreate
@@ -25,6 +26,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     DepositCreate,
     EvidenceCreate,
     InferRequest,
+    MeasurementCreate,
     RepositoryQuery,
     ModelCreate,
     PolicyChange,

@@ -221,6 +221,7 @@ def test_command_confirms_classes_with_any_names(service: Service, monkeypatch: 
     architecture = {"name": SPEC.name, "width": SPEC.width}
     service.operator.register_model("birds", architecture=architecture, classes=classes, preprocessing=preprocessing)
     service.operator.put_weights("birds", service.weights())
+    service.allow_every_loss("birds")
     deposit_id = service.deposit(["auk, great", "gull"])
     monkeypatch.setenv("LIRF_API_KEY", service.key_of("purger", Role.ADMINISTRATOR))
     command = ["purge", deposit_id, "--reason", REASON, "--url", service.url]

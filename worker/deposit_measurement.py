@@ -1,0 +1,197 @@
+"""A deposit, measured before it is published: how its networks answer, what it costs, and who was a member."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from opentelemetry import trace
+from torch import nn
+
+from app.datasets import service as datasets
+from app.deposits import jobs
+from app.deposits.jobs import Job
+from app.deposits.losses import Loss, Losses
+from app.measurements.figures import Figures, figures_of
+from app.vault.service import VaultDamaged
+from lirf_core import metrics
+from lirf_core.evidence.images import Labelled, sides
+from lirf_core.evidence.membership import attack
+from lirf_core.lesson import Lesson
+from lirf_core.losses import margins
+from lirf_core.network import SplitNetwork
+from lirf_core.recover import DepositModule, RecoverNetwork
+from lirf_core.tally import Tally
+from worker.measuring import Comparison, Measuring, chance_notes, recorded_tally, summary, total_loss
+from worker.training import TrainingHeartbeat
+from worker.work import Work
+
+tracer = trace.get_tracer(__name__)
+
+
+@dataclass(frozen=True)
+class Older:
+    """The module of an older deposit, before and after it was scrubbed."""
+
+    deposit_id: str
+    before: DepositModule
+    after: DepositModule
+
+    @property
+    def classes(self) -> list[int]:
+        return list(self.before.classes)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The network that the deposit started from, and what it made, as the vault gives it back."""
+
+    before: SplitNetwork
+    target: SplitNetwork
+    module: DepositModule
+    older: Sequence[Older]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """metrics, figures: None without held-out images of a class that the network before answered for."""
+
+    metrics: dict[str, Any] | None
+    losses: Losses
+    figures: Figures | None
+
+
+@tracer.start_as_current_span("measure", record_exception=False)
+def measure(work: Work, job: Job, networks: Networks, lesson: Lesson, heartbeat: TrainingHeartbeat) -> Measured:
+    """Accuracy on the evaluation set, and what the deposit costs there or, where images are missing, on proxies."""
+    on_batch = heartbeat.phase("evaluating")
+    held_out: Labelled | None = None
+    if job.evaluation_set is not None:
+        images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
+        held_out = Labelled(images.images, images.labels)
+    measuring = Measuring(held_out, lesson.images, job.preprocessing, work.inference, on_batch)
+    return _Measurement(job, networks, _original(work, job, heartbeat), measuring).run(lesson)
+
+
+def _original(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> SplitNetwork | None:
+    """None if it was destroyed, even meanwhile, or if the deposit starts from it."""
+    if job.original is None or job.network.revision == 0:
+        return None
+    try:
+        return job.original.open(heartbeat.vault)
+    except VaultDamaged:
+        with work.database.session() as session:
+            if jobs.has_original(session, job.model_id):
+                raise
+        return None
+
+
+class _Measurement:
+    """Each network is asked about the whole evaluation set once; all figures but the proxies' come from its tally."""
+
+    def __init__(self, job: Job, networks: Networks, original: SplitNetwork | None, measuring: Measuring) -> None:
+        """original: None if it was destroyed, or if the deposit starts from it."""
+        self._job, self._networks, self._measuring, self._original = job, networks, measuring, original
+        self._recover = self._joined(networks.target, [networks.module], job.preserved)
+        self._of_before, self._of_target = measuring.tally(networks.before), measuring.tally(networks.target)
+        self._of_original = self._tally_of_original()
+
+    def run(self, lesson: Lesson) -> Measured:
+        job, target = self._job, self._networks.target
+        compared = Comparison(self._networks.before, target, self._of_before, self._of_target)
+        preserved = self._measuring.losses(compared, job.preserved, job.policy.max_preserved_loss)
+        since_original = preserved if job.network.revision == 0 else []
+        if self._original:
+            compared = Comparison(self._original, target, self._of_original, self._of_target)
+            since_original = self._measuring.losses(compared, job.preserved, job.policy.max_total_loss)
+        scrubbed = {older.deposit_id: self._scrubbed(older) for older in self._networks.older}
+        losses = Losses(
+            preserved,
+            total_loss(since_original, preserved, job.earlier_loss),
+            {deposit_id: of_module for deposit_id, (of_module, _) in scrubbed.items()},
+            self._notes(),
+        )
+        if not self._of_before or not self._of_before.images_of([*job.preserved, *job.deposited]):
+            return Measured(None, losses, None)
+        of_recover = self._measuring.tally(self._recover)
+        return Measured(self._metrics(lesson, of_recover), losses, self._figures(scrubbed, of_recover))
+
+    def _notes(self) -> list[str]:
+        """What is wrong with the evaluation set, as far as the network before the deposit shows it."""
+        job, tally = self._job, self._of_before
+        if tally is None:
+            return []
+        return chance_notes(tally, [*job.preserved, *job.deposited], job.deposited, job.class_names)
+
+    def _tally_of_original(self) -> Tally | None:
+        if self._of_before is None or self._job.network.revision == 0:
+            return self._of_before
+        if self._original:
+            return self._measuring.tally(self._original)
+        recorded = self._job.recorded_original
+        return recorded_tally(recorded, self._job.class_names, self._of_before) if recorded else None
+
+    def _scrubbed(self, older: Older) -> tuple[list[Loss], Tally | None]:
+        """What the classes of an older deposit lose, and how the recover network answers with its scrubbed module."""
+        job, networks = self._job, self._networks
+        before = self._joined(networks.before, [older.before], [*job.preserved, *job.deposited])
+        after = self._joined(networks.target, [older.after], job.preserved)
+        tallies = self._measuring.tally(before), self._measuring.tally(after)
+        losses = self._measuring.losses(Comparison(before, after, *tallies), older.classes, job.policy.max_module_loss)
+        return losses, tallies[1]
+
+    def _joined(
+        self, target: SplitNetwork, modules: Sequence[DepositModule], preserved: Sequence[int]
+    ) -> RecoverNetwork:
+        return RecoverNetwork(target, modules, self._job.network.belonging.upper_digest, preserved)
+
+    def _metrics(self, lesson: Lesson, of_recover: Tally | None) -> dict[str, Any]:
+        """Accuracies on the classes that answered before, as `DepositMetrics`.
+
+        Membership inference is measured here, too, because the deposit set is shredded when the deposit ends.
+        """
+        job = self._job
+        tallies = {
+            "original": self._of_original,
+            "before": self._of_before,
+            "target": self._of_target,
+            "recover": of_recover,
+        }
+        measured: dict[str, Any] = {
+            name: summary(tally, job.class_names, job.preserved, job.deposited) if tally else None
+            for name, tally in tallies.items()
+        }
+        earlier, later = measured["before"]["deposited_accuracy"], measured["target"]["deposited_accuracy"]
+        forgetting = None if earlier is None else metrics.forgetting(earlier, later)
+        preserved = measured["target"]["preserved_accuracy"]
+        h_mean = None if forgetting is None or preserved is None else metrics.h_mean(preserved, forgetting)
+        return {**measured, "forgetting": forgetting, "h_mean": h_mean, "membership": self._membership(lesson)}
+
+    def _membership(self, lesson: Lesson) -> dict[str, Any] | None:
+        """`original` is the network from before the deposit, which was trained on the deposit set like revision 0."""
+        held_out = self._measuring.held_out
+        assert held_out is not None
+        own = held_out.of_classes(self._job.deposited)
+        members, strangers = sides(Labelled(lesson.images, lesson.labels), own)
+        if not len(members):
+            return None
+
+        def attacked(network: nn.Module) -> dict[str, Any]:
+            both = [margins(self._measuring.logits(network, side), side.labels) for side in (members, strangers)]
+            return asdict(attack(*both))
+
+        networks = {"original": self._networks.before, "target": self._networks.target, "recover": self._recover}
+        return {name: attacked(network) for name, network in networks.items()}
+
+    def _figures(self, scrubbed: dict[str, tuple[list[Loss], Tally | None]], of_recover: Tally | None) -> Figures:
+        """The target, and each outstanding deposit withdrawn alone and all together, once this deposit is published."""
+        job, older = self._job, self._networks.older
+        classes = {one.deposit_id: one.classes for one in older} | {job.id: list(job.deposited)}
+        tallies = {deposit_id: tally for deposit_id, (_, tally) in scrubbed.items()} | {job.id: of_recover}
+        views: list[tuple[list[str], Tally | None, list[int]]] = [([], self._of_target, [])]
+        views += [([deposit_id], tally, classes[deposit_id]) for deposit_id, tally in tallies.items()]
+        if older:
+            modules = [*(one.after for one in older), self._networks.module]
+            together = self._measuring.tally(self._joined(self._networks.target, modules, job.preserved))
+            views.append((list(tallies), together, sorted(index for own in classes.values() for index in own)))
+        measured = [(ids, tally, own) for ids, tally, own in views if tally]
+        return figures_of(measured, self._of_original, job.class_names, job.preserved)

@@ -1,0 +1,60 @@
+"""A measurement on request, step by step: open the networks, ask them, keep the figures."""
+
+import logging
+
+from opentelemetry import trace
+from sqlalchemy.orm import Session
+
+from app.datasets import service as datasets
+from app.measurements.figures import figures_of
+from app.measurements.jobs import JOBS, Job
+from lirf_core import artifacts
+from lirf_core.compute import OutOfMemory
+from lirf_core.evidence.images import Labelled
+from lirf_core.recover import RecoverNetwork
+from lirf_core.tally import Tally
+from worker.heartbeat import Heartbeat
+from worker.measuring import Measuring
+from worker.runner import run
+from worker.work import Work
+
+log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
+
+
+def measure(work: Work, measurement_id: str) -> None:
+    """Claim and carry out one measurement."""
+    run(work, JOBS, measurement_id, _carry_out, _handle)
+
+
+def _handle(work: Work, session: Session, job: Job, error: Exception) -> bool:
+    if isinstance(error, OutOfMemory):
+        log.error("measurement %s needs more memory", job.id, exc_info=error)
+        JOBS.fail(session, work.vault, job, "The device has too little memory. Measure fewer deposits together.")
+        return True
+    return False
+
+
+def _carry_out(work: Work, session: Session, job: Job) -> None:
+    with tracer.start_as_current_span("measure", record_exception=False) as span:
+        span.set_attributes({"lirf.measurement": job.id, "lirf.attempt": job.attempt})
+        heartbeat = Heartbeat(work, JOBS, job, "Measure with fewer held-out images or fewer deposits")
+        heartbeat.phase("loading")
+        images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
+        held_out = Labelled(images.images, images.labels)
+        on_batch = heartbeat.phase("evaluating")
+        measuring = Measuring(held_out, images.images[:0], job.preprocessing, work.inference, on_batch)
+        target, belonging = job.target.open(heartbeat.vault), job.target.belonging
+        original = target if job.target.revision == 0 else job.original and job.original.open(heartbeat.vault)
+        modules = {
+            deposit_id: artifacts.load_module(heartbeat.vault.read(module.stored), belonging)
+            for deposit_id, module in job.modules.items()
+        }
+        views: list[tuple[list[str], Tally, list[int]]] = []
+        for ids in job.sets:
+            joined = RecoverNetwork(target, [modules[i] for i in ids], belonging.upper_digest, job.preserved)
+            tally = measuring.tally(joined if ids else target)
+            assert tally is not None
+            views.append((ids, tally, sorted(index for i in ids for index in job.modules[i].classes)))
+        figures = figures_of(views, measuring.tally(original) if original else None, job.class_names, job.preserved)
+    JOBS.finish(session, job, figures)

@@ -1,5 +1,5 @@
-from dataclasses import asdict
 import threading
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response

@@ -52,6 +52,9 @@ from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim
 from app.inference import service as inference
 from app.inference.views import SERVED, ViewSelector
+from app.measurements import service as measurements
+from app.measurements.jobs import JOBS as MEASUREMENTS
+from app.measurements.schemas import MeasurementCreate
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
@@ -179,6 +182,13 @@ def examine(
     row = evidence.request(session, actor, deposit_id, EvidenceCreate())
     tasks.add_task(doorbell.ring, EXAMINATIONS.task, row.id)
     return redirect(f"/console/deposits/{deposit_id}#beyond")
+
+
+@router.post("/models/{name}/measurements")
+def measure(name: str, actor: Examiner, session: SessionDep, doorbell: DoorbellDep, tasks: BackgroundTasks) -> Response:
+    row = measurements.request(session, actor, name, MeasurementCreate())
+    tasks.add_task(doorbell.ring, MEASUREMENTS.task, row.id)
+    return redirect(f"/console/models/{name}")
 
 
 @router.get("/evidence/{evidence_id}/certificate.{format}")

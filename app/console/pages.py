@@ -24,6 +24,7 @@ from app.deposits.service import UNFINISHED, DepositRow
 from app.evidence import figures, plots
 from app.evidence import service as evidence
 from app.evidence.digests import digest
+from app.measurements import service as measurements
 from app.registry import policies
 from app.registry import service as registry
 from app.second_person import service as second_person
@@ -176,10 +177,14 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
     model = registry.by_id(session, row.model_id)
     active = withdrawals.active(session, model.id)
     deposit_ids = withdrawals.deposits_of(session, active)
+    names = deposits.class_names(session, row)
+    current = measurements.current(session, [row]).get(row.id)
     return {
         **_progress(row),
         "model": model,
-        "names": deposits.class_names(session, row),
+        "names": names,
+        "figures": current,
+        "warnings": measurements.warnings(row, names, current),
         "withdrawals": [one for one in active if row.id in deposit_ids[one.id]],
         "timeline": timeline.of_deposit(session, row),
         **_evidence(session, row),
@@ -207,7 +212,7 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
         "rows": table,
         "explanations": figures.explanations(table),
         "guide": figures.guide(found),
-        "warnings": figures.warnings(found),
+        "evidence_warnings": figures.warnings(found),
         "is_still_known": figures.still_known(found) is not None,
         "rules": figures.RULES,
         "advice": figures.ADVICE,

@@ -39,6 +39,7 @@ templates = Jinja2Templates([FOLDER / "templates", plots.TEMPLATES])
 templates.env.globals["Role"] = Role
 templates.env.globals["once"] = lambda: secrets.token_urlsafe(16)  # a form with it is carried out once
 templates.env.filters["percent"] = lambda value: "not measured" if value is None else f"{value:.1f} %"
+templates.env.filters["points"] = lambda value: "–" if value is None else f"{value:.1f}"
 templates.env.filters["time"] = lambda value: f"{value:%Y-%m-%d %H:%M} UTC" if value else ""
 
 

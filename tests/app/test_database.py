@@ -66,3 +66,34 @@ def test_upgrade_to_one_job_machine_keeps_checkpoints_and_examinations(kind: str
         database.engine.dispose()
     assert tuple(checkpoint) == ("deposit", "target", "object")
     assert is_cancelled is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_upgrade_names_the_network_before_a_deposit_and_bounds_losses(kind: str, tmp_path: Path) -> None:
+    def metrics(percent: float) -> dict[str, Any]:
+        return {name: {"by_class": {"emu": percent}} for name in ("original", "target", "recover")}
+
+    with own_database(kind, tmp_path) as url:
+        database = Database(url)
+        upgrade(database, "0019")
+        with database.engine.begin() as connection:
+            insert(connection, "vault_objects", id="object", kind="images")
+            insert(connection, "models", id="model")
+            insert(connection, "datasets", id="images", model_id="model", object_id="object")
+            for number in (1, 2):
+                values = {"revision": number, "metrics": metrics(90 - number), "state": "deposited"}
+                insert(connection, "deposits", id=f"d{number}", model_id="model", dataset_id="images", **values)
+            insert(connection, "deposits", id="d3", model_id="model", dataset_id="images", state="queued")
+        upgrade(database)
+        with database.engine.connect() as connection:
+            deposits = metadata.tables["deposits"]
+            stored = dict(connection.execute(sa.select(deposits.c.id, deposits.c.metrics)).tuples().all())
+            models = metadata.tables["models"].c
+            bounds = connection.execute(
+                sa.select(models.max_preserved_loss, models.max_module_loss, models.max_total_loss)
+            ).one()
+        database.engine.dispose()
+    assert stored["d1"]["original"] == stored["d1"]["before"] == {"by_class": {"emu": 89}}
+    assert (stored["d2"]["original"], stored["d2"]["before"]) == (None, {"by_class": {"emu": 88}})
+    assert stored["d3"] is None
+    assert tuple(bounds) == (5, 5, 10)

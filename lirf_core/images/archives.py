@@ -232,8 +232,10 @@ class ImageArchive:
         """A class whose folder has no images would be left out, and nobody might notice. Raises `NoImages`."""
         with_images = {entry.label for entry in self._entries}
         used = {entry.info.header_offset for entry in self._entries}
+        # The folder of a class 'T-shirt' may hold only that of a class 'T-shirt/top'.
+        parents = {f"{parent}/" for entry in self._entries for parent in PurePosixPath(entry.name).parents}
         for info in self._zip.infolist():
-            if info.header_offset in used:
+            if info.header_offset in used or parents.intersection(possible_names(info)):
                 continue
             # In a folder's own entry, the name of a file is missing.
             labels = (

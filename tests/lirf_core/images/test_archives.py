@@ -170,6 +170,8 @@ def test_a_class_with_a_slash_in_its_name_is_a_folder_in_a_folder() -> None:
         "a/b/c": 1,
     }
     assert ImageArchive(stored_name("T-shirt\\top\\1.png"), classes).counts == {"T-shirt/top": 1}
+    folders = zipped({"T-shirt/": b"", "T-shirt/top/": b"", "T-shirt/top/1.png": picture()})
+    assert ImageArchive(folders, ["T-shirt", "T-shirt/top"]).counts == {"T-shirt/top": 1}
     with pytest.raises(UnknownFolder, match=r"'b/c/1\.png' is in the folder 'b/c', which is no class"):
         ImageArchive(zipped({"b/c/1.png": picture()}), classes)
 

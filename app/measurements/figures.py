@@ -28,6 +28,9 @@ def figures_of(
     names: of all classes. preserved: class indices.
     """
     found = [view(deposits, tally, original, names, preserved, classes) for deposits, tally, classes in views]
+    for between, (_, _, classes) in zip(found[1:-1], views[1:-1], strict=True):
+        own = {names[index] for index in classes}  # with a thousand deposits, all classes of each would be a million
+        between["by_class"] = {name: percent for name, percent in between["by_class"].items() if name in own}
     known = by_class(original, names) if original else None
     kept = {names[index] for index in preserved}
     warnings = fallen_warnings("since the original network", known, found[0]["by_class"], kept) if known else []

@@ -20,7 +20,10 @@ class View(BaseModel):
     withdrawn_accuracy: Percent = Field(description="Percent, of the classes of the withdrawn deposits.")
     withdrawn_loss: Percent
     average_accuracy: Percent = Field(description="Percent, of preserved and withdrawn classes together.")
-    by_class: dict[str, Percent]
+    by_class: dict[str, Percent] = Field(
+        description="All classes with images, of the first view and of the last. Of views between them, only the "
+        "classes of the withdrawn deposits."
+    )
 
 
 class MeasurementCreate(BaseModel):

@@ -47,6 +47,7 @@ bench: install ## the tables of the paper and the speed, on digits; results in b
 	$(RUN) python -m benchmarks.paper figure3
 	$(RUN) python -m benchmarks.paper figure4
 	$(RUN) python -m benchmarks.speed --data digits
+	$(RUN) python -m benchmarks.startup
 
 bench-serving: install ## our server against LitServe and the bare network; wants wrk (Debian's package)
 	$(RUN) --group serving python -m benchmarks.serving

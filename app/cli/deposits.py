@@ -225,7 +225,7 @@ def purge_deposit(
             classes = typer.prompt(
                 "To confirm, type the classes, separated by commas (put a name with a comma in quotes)", err=True
             )
-        confirmed = [name.strip() for name in next(csv.reader([classes], skipinitialspace=True), [])]
+        confirmed = _listed_classes(classes)
         purged = lirf.purge(deposit_id, classes=confirmed, reason=reason)
         until = purged["shred_effective_at"]
         backups = (
@@ -237,6 +237,14 @@ def purge_deposit(
         if purged["still_in"]:
             message += f" Not erased yet: {plain(' '.join(purged['still_in']))} The reconciler goes on."
         show(as_json, purged, message)
+
+
+def _listed_classes(text: str) -> list[str]:
+    """The names between commas; one with a comma stands in quotes."""
+    try:
+        return [name.strip() for name in next(csv.reader([text], skipinitialspace=True, strict=True), [])]
+    except csv.Error as error:
+        raise typer.BadParameter(f'{text!r} is no list of classes: {error}. Write it like auk,emu,"a, b".') from None
 
 
 @contextmanager
@@ -259,7 +267,7 @@ def _upload(lirf: "Client", model: str, archive: Path, purpose: str) -> Dataset:
     if stored != sent:
         lirf.discard_dataset(model, dataset["id"])
         fail(f"'{archive}' has {sent} files besides the operating system's own; the service read {stored} as images.")
-    for warning in dataset["warnings"]:
+    for warning in dataset.get("warnings", []):  # services before it had the field
         warn(warning)
     return dataset
 

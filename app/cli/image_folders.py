@@ -49,7 +49,7 @@ def zipped(images: Path) -> Iterator[tuple[Path, list[str]]]:
 def count_files(archive: Path) -> int:
     """How many files of the zip the service must read as images."""
     with zipfile.ZipFile(archive) as packed:
-        return sum(not info.is_dir() and not _is_in_system_path(info.filename) for info in packed.infolist())
+        return sum(not _is_folder(info) and not _is_in_system_path(info.filename) for info in packed.infolist())
 
 
 def _skipped_in(archive: Path) -> list[str]:
@@ -62,11 +62,11 @@ def _skipped_in(archive: Path) -> list[str]:
             f"'{archive}' is neither a folder nor a zip. Give one with a folder for each class."
         ) from None
     needed = [info for info in infos if not _is_in_system_path(info.filename)]
-    names = [info.filename for info in needed if not info.is_dir()]
-    for folder in (info.filename for info in needed if info.is_dir()):
+    names = [info.filename for info in needed if not _is_folder(info)]
+    for folder in (info.filename for info in needed if _is_folder(info)):
         if not any(name.startswith(folder) for name in names):
             raise UnfitImages(f"The folder '{folder}' in '{archive}' has no images. {FILL_OR_REMOVE}")
-    return [info.filename for info in infos if info not in needed and not info.is_dir()]
+    return [info.filename for info in infos if info not in needed and not _is_folder(info)]
 
 
 def read(root: Path) -> ImageFolder:
@@ -109,6 +109,10 @@ def _collect(folder: Path, name: str, found: ImageFolder, above: tuple[tuple[int
             raise UnfitImages(f"'{path}' is neither a file nor a folder. Remove it.")
     if name and len(found.files) == count:
         raise UnfitImages(f"The folder '{folder}' has no images. {FILL_OR_REMOVE}")
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith(("/", "\\"))  # some programs on Windows write back slashes
 
 
 def _is_in_system_path(name: str) -> bool:

@@ -66,6 +66,7 @@ def png(folder: Path, name: str, grey: int = 0) -> Path:
         ("models", "--url", "http://127.0.0.1:9"),
         ("follow", "1", "--url", "http://127.0.0.1:9"),
         ("deposits", "birds\udcff"),
+        ("deposits", "birds\nauk", "--url", "http://127.0.0.1:9"),
         ("up", "--state", "file"),
         ("up", "--host", "nowhere.invalid"),
         ("serve", "--host", "192.0.2.1"),
@@ -309,6 +310,26 @@ def test_a_zip_with_an_empty_class_folder_is_refused_by_name(run: Run, tmp_path:
         archive.mkdir("dodo")
         archive.writestr("dodo/.DS_Store", b"1")
     assert "'dodo/'" in run("deposit", "birds", "images.zip", "--reason", "r").stderr
+
+
+@pytest.mark.parametrize("folder", ["dodo/", "dodo\\"])
+def test_a_zip_with_entries_of_its_folders_is_counted_without_them(tmp_path: Path, folder: str) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr(folder, b"")
+        archive.writestr(f"{folder}1.png", b"1")
+        archive.writestr("__MACOSX/._1.png", b"1")
+    with zipped(tmp_path / "images.zip") as (same, skipped):
+        assert same == tmp_path / "images.zip"
+        assert skipped == ["__MACOSX/._1.png"]
+        assert count_files(same) == 1
+
+
+@pytest.mark.parametrize("classes", ['"auk', 'au"k"', "auk\rdodo"])
+@on_one_database
+@begins_with("auk")
+def test_a_list_of_classes_to_purge_that_cannot_be_read_is_refused(remote: Run, service: Service, classes: str) -> None:
+    remote("purge", service.deposits[0], "--reason", "r", "--classes", classes, code=1 if classes == 'au"k"' else 2)
+    assert service.reader.classes("birds")[0]["state"] == "deposited"
 
 
 @on_one_database

@@ -18,6 +18,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.access.oidc import IdentityProvider
 from app.api import problems
@@ -202,7 +203,8 @@ def create_app(settings: Settings | None = None, idle_parts: Callable[[], list[s
             _idle_parts.set(idle_parts)
         await routes()(scope, receive, send)
 
-    return app
+    # What others write into these headers must not choose the address that the rate limit counts.
+    return ProxyHeadersMiddleware(app, settings.trusted_proxies) if settings.trusted_proxies else app  # type: ignore[arg-type,return-value]
 
 
 def application() -> ASGIApp:

@@ -13,6 +13,7 @@ OPTIONS: dict[str, Any] = {
     "http": Connection,
     "ws": "none",
     "log_config": None,  # `telemetry.logs` configures logging
+    "proxy_headers": False,  # `app.main` reads them, only from LIRF_TRUSTED_PROXIES
     # Longer than clients keep idle connections, so that no request meets a connection that we are closing.
     "timeout_keep_alive": 75,
     "timeout_graceful_shutdown": 5,

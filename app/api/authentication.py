@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app.access import oidc
 from app.access.oidc import IdentityProvider, ProviderUnavailable
 from app.access.service import Actor, Forbidden, Unauthenticated, actor_of, is_valid, record_use
-from app.api.rate_limit import RateLimit
+from app.api.rate_limit import RateLimit, counted_address
 from app.base.database import Database
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ async def authenticate(request: Request) -> Actor:
 async def identify(request: Request, bearer: str) -> Actor:
     """The actor behind a key or token that came with a request. Raises the errors of `Callers.actor`."""
     callers: Callers = request.state.callers
-    return await callers.actor(bearer, request.client.host if request.client else "unknown")
+    return await callers.actor(bearer, counted_address(request.client.host if request.client else "unknown"))
 
 
 def cached_actor(request: Request) -> Actor | None:

@@ -1,5 +1,6 @@
 """Limits the requests of each key, and of each address without a valid key. Off unless `LIRF_RATE_LIMIT` is set."""
 
+import ipaddress
 import logging
 import math
 import time
@@ -23,6 +24,19 @@ class TooManyRequests(Problem):
 
 def _shared(url: str) -> Storage:
     return RedisStorage(url, wrap_exceptions=True, socket_timeout=1, socket_connect_timeout=1)
+
+
+def counted_address(address: str) -> str:
+    """What a client cannot change at will: its IPv4 address, or the /64 network of its IPv6 address."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is None:
+            return str(ipaddress.ip_network((parsed, 64), strict=False))
+        parsed = parsed.ipv4_mapped
+    return str(parsed)
 
 
 class RateLimit:

@@ -1,5 +1,6 @@
 """All settings of the service. They come from the environment (`LIRF_...`) or a `.env` file."""
 
+import ipaddress
 import re
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,11 @@ class Settings(BaseSettings):
         None,
         description="Requests allowed for each key, and for each address that sends none, for example "
         "`600/minute`. Default: no limit.",
+    )
+    trusted_proxies: list[str] = Field(
+        [],
+        description="Addresses or networks of proxies in front of the API, as JSON, for example "
+        '`["10.0.0.0/8"]`. Only they are believed in `X-Forwarded-For` and `X-Forwarded-Proto`. Default: nobody is.',
     )
     oidc_issuer: str | None = Field(
         None,
@@ -122,6 +128,18 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError(f"'{text}' is not a rate limit; write it like 600/minute or 10 per second") from None
         return text
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def are_addresses(cls, proxies: list[str]) -> list[str]:
+        for proxy in proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(
+                    f"'{proxy}' is not an address or a network; write it like 10.0.0.1 or 10.0.0.0/8"
+                ) from None
+        return proxies
 
     @model_validator(mode="after")
     def provider_is_complete(self) -> "Settings":

@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR
+from app.api.rate_limit import counted_address
 from app.base.database import Database
 from app.base.settings import Settings
 from app.registry import service as registry
@@ -59,6 +60,30 @@ def test_an_address_that_guesses_keys_is_slowed_down(settings: Settings, databas
         ]
         assert guesses == [401] * 5 + [429] * 2
         assert HTTP.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_only_a_trusted_proxy_may_say_whose_address_it_is(settings: Settings, database: Database) -> None:
+    settings.rate_limit = "2/hour"
+
+    def guesses(url: str, addresses: list[str]) -> list[int]:
+        headers = ({"X-Forwarded-For": address, "Authorization": "Bearer lirf_x"} for address in addresses)
+        return [HTTP.get(f"{url}/v1/models", headers=each).status_code for each in headers]
+
+    with started(settings) as (url, _):  # a client that makes up an address for each request
+        assert guesses(url, ["10.1.1.1", "10.1.1.2", "10.1.1.3", "10.1.1.4"]) == [401, 401, 429, 429]
+    settings.trusted_proxies = ["127.0.0.0/8"]
+    with started(settings) as (url, _):  # the last address is the one that the proxy saw
+        assert guesses(url, ["1.1.1.1, 10.1.1.1", "2.2.2.2, 10.1.1.1", "3.3.3.3, 10.1.1.1"]) == [401, 401, 429]
+        assert guesses(url, ["10.1.1.2", "2001:db8::1", "2001:db8::2", "2001:db8::3"]) == [401, 401, 401, 429]
+    with pytest.raises(ValidationError, match="is not an address or a network"):
+        Settings(trusted_proxies=["*"])
+
+
+def test_an_address_is_counted_by_what_its_owner_cannot_change() -> None:
+    assert counted_address("2001:db8:0:1:aaaa::1") == counted_address("2001:db8:0:1:bbbb::2") == "2001:db8:0:1::/64"
+    assert counted_address("::ffff:10.0.0.1") == counted_address("10.0.0.1") == "10.0.0.1"
+    assert counted_address("fe80::1%eth0") == "fe80::/64"
+    assert counted_address("unknown") == "unknown"
 
 
 def test_a_malformed_limit_is_reported_at_the_start(tmp_path: Path) -> None:

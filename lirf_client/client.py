@@ -312,7 +312,7 @@ class Client:
     def audit_events(self, *, limit: int | None = None, **filters: str) -> Iterator[AuditEvent]:
         """Yield events of the audit log, newest first.
 
-        filters: model, action, subject, actor, request_id, since, until (times in ISO 8601).
+        filters: model, action, subject, actor, actor_id, request_id, since, until (times in ISO 8601).
         """
         for number, event in enumerate(self._pages("/v1/audit/events", filters)):
             if number == limit:
@@ -419,9 +419,21 @@ class Client:
         path = f"/v1/models/{model}/predict"
         return cast(Predictions, self._call("POST", path, headers=_token_header(tokens), **options))
 
-    def create_key(self, name: str, roles: Sequence[str], *, expires_in_seconds: float | None = None) -> dict[str, Any]:
-        """Create an API key. It is in the answer's `key`, and is returned only once."""
+    def create_key(
+        self,
+        name: str,
+        roles: Sequence[str],
+        *,
+        expires_in_seconds: float | None = None,
+        models: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Create an API key. It is in the answer's `key`, and is returned only once.
+
+        models: patterns of the names of the models that it is bound to, such as `eu-*`; None for all models.
+        """
         body = {"name": name, "roles": list(roles), "expires_in_seconds": expires_in_seconds}
+        if models is not None:
+            body["models"] = list(models)
         return self._call("POST", "/v1/keys", json=body)
 
     def keys(self) -> list[dict[str, Any]]:

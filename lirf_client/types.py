@@ -235,9 +235,11 @@ class Approval(TypedDict):
     state: str
     requested_at: str
     requested_by: str
+    requested_key_id: str
     expires_at: str
     decided_at: str | None
     decided_by: str | None
+    decided_key_id: str | None
     decision_reason: str | None
     result_id: str | None
     still_in: list[str]
@@ -256,6 +258,7 @@ class AuditEvent(TypedDict):
     number: int
     at: str
     actor: str
+    actor_id: str | None
     action: str
     model: str | None
     subject: str | None

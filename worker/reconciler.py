@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 
+from app.access import service as access
 from app.audit import anchoring
 from app.base.database import Database
 from app.base.settings import Settings
@@ -17,6 +18,7 @@ from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.idempotency import service as idempotency
 from app.jobs.doorbell import Doorbell
 from app.measurements.jobs import JOBS as MEASUREMENTS
+from app.registry import policies
 from app.telemetry import logs
 from app.vault import erasure
 from app.vault.service import Vault, open_vault
@@ -54,6 +56,9 @@ def _deposits(settings: Settings, database: Database, vault: Vault, doorbell: Do
 def _expired(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
     with database.session() as session:
         withdrawals.end_expired(session)
+        access.end_expired(session)
+        policies.end_lapsed_requests(session)
+        access.forget_ended_sessions(session)
         idempotency.forget_expired(session)
 
 

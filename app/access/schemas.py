@@ -1,9 +1,19 @@
 from datetime import datetime
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.access.service import EXTERNAL, Role
+from app.access.service import Role
 from app.base.field_types import Expiring, Text
+
+ModelPattern = Annotated[
+    str,
+    Field(
+        max_length=64,
+        pattern=r"^[a-z0-9*][a-z0-9._*-]*$",
+        description="The name of a model, in which `*` stands for any characters, such as `eu-*`.",
+    ),
+]
 
 
 class KeyCreate(Expiring):
@@ -11,15 +21,21 @@ class KeyCreate(Expiring):
         extra="forbid", json_schema_extra={"examples": [{"name": "licensing-team", "roles": ["custodian"]}]}
     )
 
-    name: Text = Field(min_length=1, max_length=100, description="Who uses the key. The audit records this name.")
+    name: Text = Field(
+        min_length=1,
+        max_length=100,
+        description="Who uses the key. The audit records this name beside the key's id. No other valid key may have "
+        "it, in upper or lower case.",
+    )
     roles: list[Role] = Field([], description="Without a role, the key may only ask for predictions and read.")
-
-    @field_validator("name")
-    @classmethod
-    def name_is_not_external(cls, name: str) -> str:
-        if name.startswith(f"{EXTERNAL}:"):
-            raise ValueError(f"names that begin with `{EXTERNAL}:` are reserved for users of the identity provider")
-        return name
+    models: list[ModelPattern] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="Binds the key to the models whose names match one of these patterns, now and later. It sees "
+        "nothing of others. Default: all models.",
+        examples=[["birds", "eu-*"]],
+    )
 
 
 class Key(BaseModel):
@@ -29,6 +45,15 @@ class Key(BaseModel):
     name: str
     prefix: str
     roles: list[Role]
+    models: list[str] | None = Field(description="The patterns that it is bound to. Null if it is not bound.")
+    made_by_id: str = Field(
+        description="Id of the key or user that made it. `local`: somebody on the server. `unknown`: an earlier "
+        "version did not record it."
+    )
+    person_id: str = Field(
+        description="Whom it counts as if an act needs two people: a key made with another key counts as the same "
+        "person. One person cannot approve its own request."
+    )
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None = Field(description="To the minute. Null if the key was never used.")

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,18 +10,23 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.access.tables import ApiKeyRow
+from app.access import names
+from app.access.names import EXTERNAL as EXTERNAL
+from app.access.tables import ApiKeyRow, ConsoleSessionRow
 from app.audit import service as audit
-from app.base import tokens
+from app.base import tokens, trust_domain
+from app.base.caller import caller_id
 from app.base.database import changes, new_id, now, stamp
 from app.base.errors import Problem
 from app.base.expiry import demand_future
 from app.base.paging import PageRequest, newest_first
+from app.base.trust_domain import EVERYTHING, TrustDomain
 
+UNKNOWN = "unknown"  # the person of a key whose maker an earlier version did not record
 LAST_USED_STEP = timedelta(minutes=1)
-EXTERNAL = "oidc"  # prefix of the ids and names of an identity provider's users; ids of API keys are hexadecimal
 
 
 _FIND_ACTOR = "finds the actor of this session"
@@ -41,19 +46,42 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who sends a request. The audit records the name. `is_use_unrecorded`: call `record_use` for it."""
+    """Who sends a request. The audit records the id, and the name as a label.
+
+    key_id: of the API key or of the identity. domain: the models that it may see. is_use_unrecorded: call `record_use`
+    for it.
+    """
 
     key_id: str
     name: str
     roles: frozenset[Role]
     is_use_unrecorded: bool = False
     key_created_at: datetime | None = None
+    domain: TrustDomain = EVERYTHING
+    person_id: str | None = None
 
     def has(self, *roles: Role) -> bool:
         return Role.ADMINISTRATOR in self.roles or not self.roles.isdisjoint(roles)
 
+    @property
+    def person(self) -> str:
+        """Whom the actor counts as if an act needs two people: decision 19."""
+        return self.person_id or self.key_id
 
-LOCAL_ADMINISTRATOR = Actor("local", "local administrator", frozenset({Role.ADMINISTRATOR}))
+
+LOCAL_ADMINISTRATOR = Actor("local", names.LOCAL, frozenset({Role.ADMINISTRATOR}))
+
+
+def act_for(actor: Actor) -> None:
+    """From here on, this context acts for the actor: it sees only the actor's domain, and the audit names its id."""
+    trust_domain.current.set(actor.domain)
+    caller_id.set(actor.key_id)
+
+
+def act_for_nobody() -> None:
+    """Until somebody is known, this context sees no model."""
+    trust_domain.current.set(trust_domain.NOTHING)
+    caller_id.set(None)
 
 
 class Unauthenticated(Problem):
@@ -74,42 +102,164 @@ class UnknownKey(Problem):
     status, slug, title = 404, "unknown-key", "There is no such API key"
 
 
+class NameRefused(Problem):
+    """The name of a key is reserved, or could pass for another name. Choose a name that says who uses the key."""
+
+    status, slug, title = 422, "key-name-refused", "The name of the key cannot be used"
+
+
+class KeyNameTaken(Problem):
+    """A key that has not ended has this name, or one that looks like it. Choose another name, or revoke that key."""
+
+    status, slug, title = 409, "key-name-taken", "Another key has this name"
+
+
+class LastAdministrator(Problem):
+    """Without this key, no administrator's key for all models would be left. Create another one first."""
+
+    status, slug, title = 409, "last-administrator", "This is the last administrator's key"
+
+
+class OutsideTrustDomain(Problem):
+    """The key is bound to models, and the request concerns others. Choose a name that its patterns allow."""
+
+    status, slug, title = 403, "outside-trust-domain", "The key is bound to other models"
+
+
+class BoundKey(Problem):
+    """The key is bound to models, and the request concerns the whole installation. Use a key that is not bound."""
+
+    status, slug, title = 403, "bound-key", "The key is bound to models"
+
+
 def create_key(
-    session: Session, actor: Actor, name: str, roles: Sequence[Role], expires_at: datetime | None = None
+    session: Session,
+    actor: Actor,
+    name: str,
+    roles: Sequence[Role],
+    expires_at: datetime | None = None,
+    models: Sequence[str] | None = None,
 ) -> tuple[ApiKeyRow, str]:
-    """Create a key. Returns its row and the key itself, which is not stored. Raises `ExpiryPassed`."""
+    """Create a key. Returns its row and the key itself, which is not stored.
+
+    models: patterns of the names of the models that the key is bound to; None for all models.
+    Raises `ExpiryPassed`, `NameRefused`, `KeyNameTaken`, and `OutsideTrustDomain` if the actor is bound to fewer
+    models.
+    """
     demand_future(expires_at)
+    if fault := names.fault_of(name):
+        raise NameRefused(fault)
+    domain = TrustDomain(None if models is None else tuple(models))
+    if not actor.domain.includes(domain):
+        raise OutsideTrustDomain(
+            f"Key '{actor.name}' is bound to {actor.domain}, so the keys that it creates must be bound to models "
+            "within these. Name them in `models`."
+        )
     prefix, secret = secrets.token_hex(6), tokens.new()
+    row_id = new_id()
     row = ApiKeyRow(
-        id=new_id(),
+        id=row_id,
         name=name,
+        normal_name=names.normal_form(name),
         prefix=prefix,
         secret_digest=tokens.digest(secret),
         roles=[str(role) for role in roles],
+        models=list(domain.patterns) if domain.patterns is not None else None,
+        made_by_id=actor.key_id,
+        person_id=row_id if actor is LOCAL_ADMINISTRATOR else actor.person,
         created_at=now(),
         expires_at=expires_at,
     )
     with session.begin():
-        session.add(row)
-        details = {"name": name, "roles": row.roles, "expires_at": stamp(expires_at)}
+        has_name = ApiKeyRow.normal_name == row.normal_name
+        _end(session, has_name)  # a key that has expired no longer holds its name
+        try:
+            with session.begin_nested():
+                session.add(row)
+        except IntegrityError:
+            raise KeyNameTaken(
+                f"A key has the name '{name}', or one that looks like it. Choose another name, or revoke that key "
+                "first. `GET /v1/keys` lists the keys."
+            ) from None
+        details = {"name": name, "roles": row.roles, "expires_at": stamp(expires_at), "models": row.models}
+        details |= {"made_by_id": row.made_by_id, "person_id": row.person_id}
         audit.record(session, actor.name, "key.created", subject=row.id, details=details)
     return row, f"lirf_{prefix}_{secret}"
 
 
 def revoke_key(session: Session, actor: Actor, key_id: str) -> None:
-    """Revoke a key, at once. Raises `UnknownKey`."""
+    """Revoke a key, at once. Raises `UnknownKey`, `LastAdministrator`."""
     with session.begin():
-        revoked = changes(
-            session,
-            sa.update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None)).values(revoked_at=now()),
+        is_unrevoked = ApiKeyRow.revoked_at.is_(None)
+        # Locked in one order, so that two administrators cannot revoke each other at the same time.
+        unrevoked = sa.select(ApiKeyRow).where(is_unrevoked).order_by(ApiKeyRow.id).with_for_update()
+        rows = {row.id: row for row in session.scalars(unrevoked)}
+        row = rows.get(key_id)
+        if row is None or not actor.domain.includes(_domain_of(row)):
+            raise UnknownKey(f"There is no API key '{key_id[:64]}' to revoke. `GET /v1/keys` lists the keys.")
+        _demand_another_administrator(row, rows.values())
+        values = {"revoked_at": now(), "normal_name": None}
+        if not changes(session, sa.update(ApiKeyRow).where(ApiKeyRow.id == key_id, is_unrevoked).values(values)):
+            raise UnknownKey(f"API key '{key_id}' is revoked already.")
+        audit.record(session, actor.name, "key.revoked", subject=key_id, details={"name": row.name})
+
+
+def _demand_another_administrator(row: ApiKeyRow, rows: Iterable[ApiKeyRow]) -> None:
+    """Raise `LastAdministrator` if no key that administers all models, and lasts as long as this one, is left."""
+
+    def administers_all(row: ApiKeyRow) -> bool:
+        return Role.ADMINISTRATOR in row.roles and row.models is None and not _has_ended(row)
+
+    others = [other for other in rows if other.id != row.id and administers_all(other)]
+    if administers_all(row) and not any(other.expires_at is None or row.expires_at for other in others):
+        raise LastAdministrator(
+            f"Key '{row.name}' ({row.id}) is the last administrator's key for all models"
+            f"{' that does not expire' if others else ''}. Create another one first; on the server itself with "
+            "`lirf keys create NAME --role administrator --local`."
         )
-        if not revoked:
-            raise UnknownKey(f"There is no API key '{key_id}' to revoke. `GET /v1/keys` lists the keys.")
-        audit.record(session, actor.name, "key.revoked", subject=key_id)
 
 
-def list_keys(session: Session, page: PageRequest) -> tuple[Sequence[ApiKeyRow], str | None]:
-    return newest_first(session, sa.select(ApiKeyRow), ApiKeyRow.id, page)
+def end_expired(session: Session, only: sa.ColumnElement[bool] | None = None) -> int:
+    """Record which keys have expired, so that a clock that goes back does not revive them. Returns how many."""
+    with session.begin():
+        return _end(session, sa.true() if only is None else only)
+
+
+def _end(session: Session, which: sa.ColumnElement[bool]) -> int:
+    """In the caller's transaction."""
+    is_over = which, ApiKeyRow.expires_at <= now(), ApiKeyRow.ended_at.is_(None), ApiKeyRow.revoked_at.is_(None)
+    count = 0
+    for row in session.scalars(sa.select(ApiKeyRow).where(*is_over).limit(1000)).all():
+        values = {"ended_at": now(), "normal_name": None}
+        if changes(session, sa.update(ApiKeyRow).where(ApiKeyRow.id == row.id, *is_over).values(values)):
+            details = {"name": row.name}
+            service = audit.RECONCILER
+            audit.record(session, service, "key.expired", actor_id=service, subject=row.id, details=details)
+            count += 1
+    return count
+
+
+def list_keys(session: Session, actor: Actor, page: PageRequest) -> tuple[Sequence[ApiKeyRow], str | None]:
+    """The keys, newest first. A bound actor sees only those that are bound to models within its own."""
+    query = sa.select(ApiKeyRow)
+    if actor.domain.is_bound:
+        every = session.execute(sa.select(ApiKeyRow.id, ApiKeyRow.models).where(ApiKeyRow.models.is_not(None)))
+        query = query.where(ApiKeyRow.id.in_([id for id, models in every if actor.domain.includes(_domain(models))]))
+    return newest_first(session, query, ApiKeyRow.id, page)
+
+
+def person_of(session: Session, key_id: str) -> str:
+    """Whom a key or identity counts as if an act needs two people."""
+    row = session.get(ApiKeyRow, key_id)
+    return row.person_id if row else key_id
+
+
+def _domain_of(row: ApiKeyRow | sa.Row[*tuple[Any, ...]]) -> TrustDomain:
+    return _domain(row.models)
+
+
+def _domain(models: Sequence[str] | None) -> TrustDomain:
+    return TrustDomain(None if models is None else tuple(models))
 
 
 def has_keys(session: Session) -> bool:
@@ -121,17 +271,33 @@ _PREFIX = re.compile(r"[0-9a-f]{12}")
 _KEY_OF_PREFIX = sa.select(*ApiKeyRow.__table__.columns).where(ApiKeyRow.prefix == sa.bindparam("prefix"))
 
 
-def actor_of(session: Session, token: str) -> Actor | None:
-    """The actor of an API key; None if it is malformed, wrong, revoked or expired. Takes the same time in each case."""
+@dataclass(frozen=True)
+class Lookup:
+    """The actor of a key, if it is valid. `expired_id`: the key, if its expiry is not recorded yet."""
+
+    actor: Actor | None = None
+    expired_id: str | None = None
+
+
+def look_up(session: Session, token: str) -> Lookup:
+    """Find a key. One that is malformed, wrong, revoked or expired has no actor. Takes the same time in each case."""
     parts = token.split("_", 2)
     is_formed = len(parts) == 3 and parts[0] == "lirf" and _PREFIX.fullmatch(parts[1])
     prefix, secret = parts[1:] if is_formed else ("", "")
     row = session.execute(_KEY_OF_PREFIX, {"prefix": prefix}).one_or_none()
     is_match = tokens.matches(secret, row.secret_digest if row else None)
-    if row is None or not is_match or _has_ended(row):
-        return None
+    if row is None or not is_match:
+        return Lookup()
+    if _has_ended(row):
+        return Lookup(expired_id=row.id if row.ended_at is None and row.revoked_at is None else None)
     is_use_unrecorded = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP
-    return Actor(row.id, row.name, frozenset(Role(role) for role in row.roles), is_use_unrecorded, row.created_at)
+    roles = frozenset(Role(role) for role in row.roles)
+    return Lookup(Actor(row.id, row.name, roles, is_use_unrecorded, row.created_at, _domain_of(row), row.person_id))
+
+
+def record_expiry(session: Session, key_id: str) -> None:
+    """Record that a key has expired."""
+    end_expired(session, ApiKeyRow.id == key_id)
 
 
 def is_valid(session: Session, key_id: str) -> bool:
@@ -145,8 +311,9 @@ def is_valid(session: Session, key_id: str) -> bool:
     return row is not None and not _has_ended(row)
 
 
-def _has_ended(row: ApiKeyRow | sa.Row[Any]) -> bool:
-    return row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now())
+def _has_ended(row: ApiKeyRow | sa.Row[*tuple[Any, ...]]) -> bool:
+    has_expired = row.ended_at is not None or (row.expires_at is not None and row.expires_at <= now())
+    return row.revoked_at is not None or has_expired
 
 
 def record_use(session: Session, actor: Actor) -> None:
@@ -180,12 +347,53 @@ def _demand_valid_key(session: Session) -> None:
     if actor.key_id.startswith(EXTERNAL):
         return
     # The lock makes a revocation that comes at the same time wait for this commit, or this commit for it.
-    locked = sa.select(ApiKeyRow.revoked_at, ApiKeyRow.expires_at).where(ApiKeyRow.id == actor.key_id)
+    ends = ApiKeyRow.revoked_at, ApiKeyRow.ended_at, ApiKeyRow.expires_at
+    locked = sa.select(*ends).where(ApiKeyRow.id == actor.key_id)
     row = session.execute(locked.with_for_update(read=True)).one_or_none()
-    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now()):
+    if row is None or _has_ended(row):
         raise Unauthenticated(
             "The key was revoked or has expired before the change was made, so nothing is changed. Ask an "
             "administrator for a new key."
+        )
+
+
+def begin_session(session: Session, actor: Actor, seconds: float) -> str:
+    """Sign the actor in to the console for this long. Returns the random id of the session, which is not stored."""
+    session_id = tokens.new()
+    with session.begin():
+        session.add(
+            ConsoleSessionRow(
+                id_digest=tokens.digest(session_id), key_id=actor.key_id, ends_at=now() + timedelta(seconds=seconds)
+            )
+        )
+    return session_id
+
+
+def is_signed_in(session: Session, session_id: str) -> bool:
+    """Whether the session has neither ended nor been signed out."""
+    row = session.get(ConsoleSessionRow, tokens.digest(session_id))
+    return row is not None and row.ends_at > now()
+
+
+def end_session(session: Session, session_id: str) -> None:
+    """Sign out. The session's cookie is worth nothing from now on, also in other hands."""
+    with session.begin():
+        is_session = ConsoleSessionRow.id_digest == tokens.digest(session_id)
+        session.execute(sa.delete(ConsoleSessionRow).where(is_session))
+
+
+def forget_ended_sessions(session: Session) -> None:
+    """Delete the sessions that have ended by themselves."""
+    with session.begin():
+        session.execute(sa.delete(ConsoleSessionRow).where(ConsoleSessionRow.ends_at <= now()))
+
+
+def demand_unbound(actor: Actor) -> None:
+    """Raise `BoundKey` if the actor is bound to models."""
+    if actor.domain.is_bound:
+        raise BoundKey(
+            f"Key '{actor.name}' is bound to {actor.domain}, but this concerns the whole installation. Use a key that "
+            "is not bound to models."
         )
 
 

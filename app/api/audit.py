@@ -3,6 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from app.access.service import demand_unbound
 from app.api.audit_export import export_response
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import Auditor, DatabaseDep, ReadingDep
@@ -43,6 +44,7 @@ def get_head(actor: Auditor, database: DatabaseDep, query: Annotated[Verificatio
 
     With the last anchor, this answers 409 if the newest event does not continue that anchor's chain.
     """
+    demand_unbound(actor)
     if anchor := query.anchor():
         return AuditHead.model_validate(service.continued(database, anchor))
     with database.reading() as session:
@@ -52,6 +54,7 @@ def get_head(actor: Auditor, database: DatabaseDep, query: Annotated[Verificatio
 @router.get("/verification")
 def verify(actor: Auditor, database: DatabaseDep, query: Annotated[VerificationRequest, Query()]) -> Verification:
     """Check the whole chain of events. With an anchor, this also detects a truncated or rewritten end."""
+    demand_unbound(actor)
     anchor = query.anchor()
     return _verification(database, [anchor] if anchor else [])
 
@@ -59,6 +62,7 @@ def verify(actor: Auditor, database: DatabaseDep, query: Annotated[VerificationR
 @router.post("/verification")
 def verify_with_anchors(actor: Auditor, database: DatabaseDep, body: Anchors) -> Verification:
     """Check the whole chain of events against several anchors, such as all of an anchor file."""
+    demand_unbound(actor)
     return _verification(database, [Head(anchor.number, anchor.digest) for anchor in body.anchors])
 
 

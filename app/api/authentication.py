@@ -2,23 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from cachetools import LRUCache
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.access import oidc
+from app.access import service as access
 from app.access.oidc import IdentityProvider, ProviderUnavailable
-from app.access.service import Actor, Forbidden, Unauthenticated, actor_of, is_valid, record_use
+from app.access.service import Actor, Forbidden, Unauthenticated
 from app.api.rate_limit import RateLimit, counted_address
 from app.base.database import Database
+from app.registry import service as registry
 
 log = logging.getLogger(__name__)
 CHECK_SECONDS, MAX_CHECKS = 0.2, 1024
+T = TypeVar("T")
 
 
 class Callers:
@@ -50,7 +55,7 @@ class Callers:
             raise
         await self._count(f"key {actor.key_id}")
         if actor.is_use_unrecorded:
-            await run_in_threadpool(self._record_use, actor)
+            await run_in_threadpool(self._record, access.record_use, actor)
         return actor
 
     async def is_valid(self, actor: Actor) -> bool:
@@ -67,7 +72,7 @@ class Callers:
 
     def _is_valid(self, key_id: str) -> bool:
         with self._database.reading() as session:
-            return is_valid(session, key_id)
+            return access.is_valid(session, key_id)
 
     async def _of_key(self, bearer: str) -> Actor:
         answer: asyncio.Future[Actor | None] = asyncio.get_running_loop().create_future()
@@ -97,26 +102,43 @@ class Callers:
 
     def _read(self, bearers: Collection[str]) -> dict[str, Actor | None]:
         with self._database.reading() as session:
-            return {bearer: actor_of(session, bearer) for bearer in bearers}
+            lookups = {bearer: access.look_up(session, bearer) for bearer in bearers}
+        for lookup in lookups.values():
+            if lookup.expired_id:
+                self._record(access.record_expiry, lookup.expired_id)
+        return {bearer: lookup.actor for bearer, lookup in lookups.items()}
 
     async def _count(self, caller: str) -> None:
         if self._limit.is_set:
             await run_in_threadpool(self._limit.count, caller)
 
-    def _record_use(self, actor: Actor) -> None:
+    def _record(self, write: Callable[[Session, T], None], of: T) -> None:
         try:
             with self._database.session() as session:
-                record_use(session, actor)
+                write(session, of)
         except SQLAlchemyError:  # a read-only database must not lock out readers
-            log.exception("could not record the use of key %s", actor.key_id)
+            log.exception("could not record the use or the end of a key")
 
 
 async def authenticate(request: Request) -> Actor:
-    """The actor of a request, looked up once. Raises the errors of `Callers.actor`."""
+    """The actor of a request, looked up once. Raises the errors of `Callers.actor` and `admit`."""
     if (actor := cached_actor(request)) is None:
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         bearer = credentials.strip() if scheme.lower() == "bearer" else ""
-        request.state.actor = actor = await identify(request, bearer)
+        actor = await identify(request, bearer)
+    return admit(request, actor)
+
+
+def admit(request: Request, actor: Actor) -> Actor:
+    """Let the request act for the actor, within the actor's trust domain.
+
+    Raises `UnknownModel` if its path names a model elsewhere, whether there is one or not.
+    """
+    request.state.actor = actor
+    access.act_for(actor)
+    name = request.path_params.get("name")
+    if name is not None and not actor.domain.has(name):
+        raise registry.unknown(name)
     return actor
 
 

@@ -63,7 +63,7 @@ def _too_large(limit: int) -> HTTPException:
 
 
 class LimitedRoute(IdempotentRoute):
-    """A route that holds its body in memory. It reads at most `max_body_bytes`, and only if the key is valid.
+    """A route that holds its body in memory. It reads at most `max_body_bytes`, and only if the key may use the route.
 
     FastAPI would parse the body before it looks at the key, and on the event loop however large it is. Its own
     `max_body_size` answers in plain text.
@@ -76,7 +76,7 @@ class LimitedRoute(IdempotentRoute):
         takes_json = self.body_field is not None
 
         async def limited(request: Request) -> Response:
-            actor = await authenticate(request)
+            actor = await self.admitted(request)
             settings: Settings = request.state.settings
             request = bounded(request, settings.max_body_bytes, actor.key_id)
             if takes_json and _may_be_json(request) and len(body := await request.body()) > QUICK_BYTES:

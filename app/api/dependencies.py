@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.access import service as access
 from app.access.service import Actor, Role, demand
 from app.api.authentication import authenticate, cached_actor
-from app.api.idempotent_route import claim_of
+from app.api.idempotent_route import ROLES, claim_of
 from app.base.database import Database
 from app.base.paging import PageRequest
 from app.base.settings import Settings
@@ -128,6 +128,7 @@ def with_role(get_actor: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:
         demand(actor, *roles)
         return actor
 
+    setattr(actor_with_role, ROLES, roles)
     return Depends(actor_with_role)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
+from app.access.service import Actor, Role, demand
 from app.api.authentication import authenticate
 from app.base.errors import Problem
 from app.idempotency import service as idempotency
@@ -18,6 +20,7 @@ from app.vault.service import Vault, VaultDamaged
 
 log = logging.getLogger(__name__)
 IDEMPOTENCY_KEY = "Idempotency-Key"
+ROLES = "roles"  # attribute of the dependency that demands one of these roles
 _KEPT_HEADERS = ("content-type", "location")
 
 
@@ -54,12 +57,13 @@ class IdempotentRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        self.roles = _roles_in(self.dependant)
 
         async def once(request: Request) -> Response:
             key = request.headers.get(IDEMPOTENCY_KEY)
             if key is None or request.method != "POST":
                 return await handler(request)
-            actor = await authenticate(request)
+            actor = await self.admitted(request)
             request.state.claim = claim = Claim(actor.key_id, key)
             try:
                 if self.holds_body:
@@ -83,6 +87,22 @@ class IdempotentRoute(APIRoute):
             return response
 
         return once
+
+    async def admitted(self, request: Request) -> Actor:
+        """The actor, who has one of the route's roles now: a stored answer is only for those who may still ask.
+
+        Raises `Forbidden` and the errors of `authenticate`.
+        """
+        actor = await authenticate(request)
+        if self.roles:
+            demand(actor, *self.roles)
+        return actor
+
+
+def _roles_in(dependant: Dependant) -> tuple[Role, ...]:
+    """The roles of which the route demands one; none if any key may ask."""
+    roles = (getattr(dependency.call, ROLES, None) for dependency in dependant.dependencies)
+    return next((each for each in roles if each), ())
 
 
 def claim_of(request: Request) -> Claim | None:

@@ -8,6 +8,7 @@ from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.access import service as access
 from app.base.request_id import HEADER, begin
 from app.telemetry.metrics import Metrics
 
@@ -26,6 +27,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         request_id = begin(Headers(scope=scope).get(HEADER))
+        access.act_for_nobody()
         # FastAPI has put the query into its span.
         trace.get_current_span().set_attributes({"lirf.request_id": request_id, "url.query": ""})
         status, begun = 500, time.perf_counter()
@@ -56,6 +58,7 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
         "status": status,
         "milliseconds": round(1000 * seconds, 1),
         "actor": getattr(scope.get("state", {}).get("actor"), "name", None),
+        "actor_id": getattr(scope.get("state", {}).get("actor"), "key_id", None),
     }
     level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
     log.log(level, "%s %s %s", scope["method"], scope["path"], status, extra=fields)

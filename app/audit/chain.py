@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 GENESIS = "0" * 64  # the "previous digest" of the first event
+OPTIONAL = ("request_id", "actor_id")  # events of the service itself, and of earlier versions, lack some
 FIELDS = ("id", "at", "actor", "action", "model", "subject", "reason", "details")
 
 
@@ -34,11 +35,10 @@ class Fault:
 def digest_of(number: int, previous: str, event: Mapping[str, Any]) -> str:
     """SHA-256 over the canonical JSON (sorted keys, no spaces, UTF-8) of the number, `previous` and `FIELDS`.
 
-    Also over `request_id` if the event has one. Events of the service itself, and of the first release, have none.
+    Also over those of `OPTIONAL` that the event has.
     """
     covered = {name: event[name] for name in FIELDS} | {"number": number, "previous": previous}
-    if event.get("request_id") is not None:
-        covered["request_id"] = event["request_id"]
+    covered |= {name: event[name] for name in OPTIONAL if event.get(name) is not None}
     if isinstance(covered["at"], datetime):
         covered["at"] = covered["at"].isoformat(timespec="microseconds")
     canonical = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -53,7 +53,7 @@ def faults(
 ) -> Iterator[Fault]:
     """Everything that is wrong with the chain after `last`, in the order of its numbers.
 
-    events: all those after `last`, with `FIELDS`, `request_id`, `number`, `previous` and `digest`, by ascending number.
+    events: all those after `last`, with `FIELDS`, `OPTIONAL`, `number`, `previous` and `digest`, by ascending number.
     head: the newest event according to the database. anchors: earlier heads that were stored elsewhere.
     """
     anchored = dict[int, set[str]]()

@@ -14,7 +14,11 @@ class AuditEvent(BaseModel):
     id: str
     number: int = Field(description="Counts from 1, without gaps.")
     at: datetime
-    actor: str = Field(description="Name of the API key, the user or the part of the service that acted.")
+    actor: str = Field(description="Name of the API key, the user or the part of the service that acted: a label.")
+    actor_id: str | None = Field(
+        description="Id of the API key or user that acted; `worker`, `reconciler`, or `local` for the service and "
+        "somebody on the server. Null in events of earlier versions."
+    )
     action: str = Field(examples=["deposit.finished"])
     model: str | None
     subject: str | None = Field(description="Id of the thing that was changed.")
@@ -30,6 +34,7 @@ class AuditFilters(BaseModel):
     action: Id | None = None
     subject: Id | None = None
     actor: Id | None = None
+    actor_id: Id | None = None
     request_id: Id | None = None
     since: Time | None = Field(None, description="At this time or later.")
     until: Time | None = Field(None, description="Before this time.")

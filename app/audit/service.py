@@ -13,12 +13,15 @@ from app.audit import chain
 from app.audit.chain import Fault, Head
 from app.audit.tables import AuditEventRow as AuditEventRow
 from app.audit.tables import AuditHeadRow
+from app.base.caller import caller_id
 from app.base.database import Database, new_id, now
 from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
 from app.base.request_id import request_id
 
 RECONCILER = "reconciler"  # an actor that is part of the service
+# Ids of actors that are no keys and no users. No key has such a name.
+SERVICE = {RECONCILER: RECONCILER, "worker": "worker", "local administrator": "local"}
 EVENTS_READ = 1000  # in one transaction
 _PENDING = "audit events of this transaction"
 
@@ -34,6 +37,7 @@ def record(
     actor: str,
     action: str,
     *,
+    actor_id: str | None = None,
     model: str | None = None,
     subject: str | None = None,
     reason: str | None = None,
@@ -41,6 +45,7 @@ def record(
 ) -> None:
     """Add an event to the caller's transaction, so that there is no change without its event, and vice versa.
 
+    actor: a name, which is a label. actor_id: default: that of the request's caller, or of the part of the service.
     `action` is `<thing>.<what happened>`, `subject` the id of the thing. The events join the chain in the transaction's
     last statement, just before the commit. So the lock on the chain is short, and no other lock is awaited under it.
     """
@@ -55,6 +60,7 @@ def record(
             "reason": reason,
             "details": details or {},
             "request_id": request_id.get(),
+            "actor_id": actor_id or caller_id.get() or SERVICE.get(actor),
         }
     )
 
@@ -100,15 +106,29 @@ def intact_events(session: Session, action: str, **filters: Any) -> list[AuditEv
 
 
 def requester(event: AuditEventRow) -> str:
-    """The actor who asked for the act, even if another one approved it."""
+    """The name of the actor who asked for the act, even if another one approved it."""
     name: str = event.details.get("requested_by", event.actor)
     return name
+
+
+def identified_requester(event: AuditEventRow) -> str:
+    """The same with the id, which alone says who it is."""
+    if (name := event.details.get("requested_by")) is None:
+        return label(event.actor, event.actor_id)
+    if (actor_id := event.details.get("requested_by_id")) is None and name == event.actor:
+        actor_id = event.actor_id
+    return label(name, actor_id)
+
+
+def label(name: str, actor_id: str | None) -> str:
+    """The name, and the id if there is one: events of earlier versions have none."""
+    return f"{name} ({actor_id})" if actor_id and actor_id != name else name
 
 
 def export(database: Database, **filters: Any) -> Iterator[AuditEventRow]:
     """Events, oldest first, up to the newest at the time of the call.
 
-    filters: model, action, subject, actor, request_id; since (included) and until (excluded), both datetimes.
+    filters: model, action, subject, actor, actor_id, request_id; since (included) and until (excluded), both datetimes.
     """
     with database.reading() as session:
         newest = head(session)
@@ -190,5 +210,5 @@ def _faults(database: Database, newest: Head, anchors: Sequence[Head], last: Hea
 
 
 def _chain_fields(row: AuditEventRow) -> dict[str, Any]:
-    names = *chain.FIELDS, "request_id", "number", "previous", "digest"
+    names = *chain.FIELDS, *chain.OPTIONAL, "number", "previous", "digest"
     return {name: getattr(row, name) for name in names}

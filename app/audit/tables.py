@@ -25,6 +25,7 @@ class AuditEventRow(Base):
     number: Mapped[int] = mapped_column(sa.BigInteger, unique=True)
     at: Mapped[datetime] = mapped_column(default=now)
     actor: Mapped[str] = mapped_column(sa.String(100))
+    actor_id: Mapped[str | None] = mapped_column(sa.String(36), index=True)
     action: Mapped[str] = mapped_column(sa.String(50), index=True)
     model: Mapped[str | None] = mapped_column(sa.String(100))
     subject: Mapped[str | None] = mapped_column(sa.String(64))

@@ -8,7 +8,7 @@ from unicodedata import category
 
 from sqlalchemy.orm import Session
 
-from app.audit.service import requester
+from app.audit.service import identified_requester
 from app.certificates import records
 from app.certificates.records import EvaluationSetUnfit, NotExamined, Records
 from app.datasets import service as datasets
@@ -166,7 +166,7 @@ def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[s
     return [
         ["Model", f"{model.name}, {network['architecture']}, split after {network['split']}"],
         ["Reason", record.request.reason or ""],
-        ["Requested", f"by {requester(record.request)}, {_time(record.request.at)}"],
+        ["Requested", f"by {identified_requester(record.request)}, {_time(record.request.at)}"],
         ["Deposit", deposit.id],
         ["Examined", f"{_time(record.examination.at)}, revision {revision} of the model{later}"],
         ["Compared with", f"{reference}, declared never to have seen the classes" if reference else "no reference"],
@@ -191,11 +191,10 @@ def _recoverable(model: ModelRow, record: Records) -> str:
     if purge := record.purge:
         end = purge.details["shred_effective_at"]
         backups = f"Backups hold its key until {end[:10]}." if end else "Earlier backups may still hold its key."
-        return f"No: {requester(purge)} purged the deposit module on {_time(purge.at)}. {backups}"
+        return f"No: {identified_requester(purge)} purged the deposit module on {_time(purge.at)}. {backups}"
     if restoration := record.restoration:
-        return (
-            f"They are back: {requester(restoration)} restored the classes on {_time(restoration.at)}. They answer now."
-        )
+        by = identified_requester(restoration)
+        return f"They are back: {by} restored the classes on {_time(restoration.at)}. They answer now."
     second = ", with the approval of a second person" if model.needs_second_person else ""
     count = len(record.withdrawals)
     now = {0: "No withdrawal shows", 1: "1 withdrawal shows"}.get(count, f"{count} withdrawals show")

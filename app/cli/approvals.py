@@ -25,12 +25,13 @@ def list_approvals(
 ) -> None:
     """List requests that wait for a second person.
 
-    Anyone else who has the role for the act can approve it.
+    Another person who has the role for the act can approve it. A key counts as
+    the person whose key created it.
     """
     with connect(url, state) as lirf:
         approvals = lirf.approvals(model=model, waiting=not with_decided)
-    headers = "id", "model", "act", "requested by", "reason", "state", "until", "decided by"
-    keys = "id", "model", "act", "requested_by", "reason", "state"
+    headers = "id", "model", "act", "requested by", "with key", "reason", "state", "until", "decided by"
+    keys = "id", "model", "act", "requested_by", "requested_key_id", "reason", "state"
     rows = [
         (
             *(cell(approval[key]) for key in keys),  # type: ignore[literal-required]
@@ -39,7 +40,7 @@ def list_approvals(
         )
         for approval in approvals
     ]
-    listing = table(headers, rows, ("decided by", "until", "requested by", "reason"))
+    listing = table(headers, rows, ("decided by", "until", "requested by", "reason", "with key"))
     show(as_json, approvals, listing if approvals else "No request waits for a second person.")
 
 

@@ -32,9 +32,9 @@ def list_audit(
     """List events, newest first: who did what, when and why."""
     with connect(url, state) as lirf:
         events = list(lirf.audit_events(limit=limit, **_filters(model=model, action=action)))
-    headers = "at (UTC)", "actor", "action", "model", "subject", "reason"
+    headers = "at (UTC)", "actor", "actor_id", "action", "model", "subject", "reason"
     rows = [(moment(event["at"]), *(cell(event[name]) for name in headers[1:])) for event in events]  # type: ignore[literal-required]
-    show(as_json, events, table(headers, rows, ("subject", "model", "reason")))
+    show(as_json, events, table(headers, rows, ("subject", "actor_id", "model", "reason")))
 
 
 @commands.command("export")

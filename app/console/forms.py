@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, BackgroundTasks, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.access import service as access
 from app.access.schemas import KeyCreate
@@ -92,19 +93,19 @@ async def sign_in_with_key(
     next: Annotated[str, Form(max_length=300)] = "",
 ) -> Response:
     try:
-        await identify(request, key.strip())
+        actor = await identify(request, key.strip())
     except Forbidden as problem:
         return page(request, "sign_in.html", 403, next=next, refusal=problem.detail)
     except Unauthenticated:
         refusal = "This key is unknown, expired or revoked. Ask an administrator for a new one."
         return page(request, "sign_in.html", 401, next=next, refusal=refusal)
     response = redirect(next if next.startswith("/console/") else "/console/models")
-    sign_in.begin(request, response, key.strip())
+    await run_in_threadpool(sign_in.begin, request, response, actor, key.strip())
     return response
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request) -> Response:
+def sign_out(request: Request) -> Response:
     response = redirect("/console/sign-in")
     sign_in.end(request, response)
     return response
@@ -340,12 +341,14 @@ def create_key(
     role: Names,
     lasts: Duration,
     once: Once,
+    models: Annotated[str, Form(max_length=6500)] = "",
 ) -> Response:
-    """The page that answers the form is the only one to show the key."""
+    """The page that answers the form is the only one to show the key. models: patterns, separated by spaces."""
     if _was_sent_before(session, actor, once):
         return redirect("/console/keys")
-    body = KeyCreate.model_validate({"name": name, "roles": role, "expires_in_seconds": SECONDS[lasts]})
-    row, key = access.create_key(session, actor, body.name, body.roles, body.end())
+    bound_to = {"models": models.split()} if models.strip() else {}
+    body = KeyCreate.model_validate({"name": name, "roles": role, "expires_in_seconds": SECONDS[lasts], **bound_to})
+    row, key = access.create_key(session, actor, body.name, body.roles, body.end(), body.models)
     with session.begin():
         return keys_page(request, actor, session, new_key=row, secret=key)
 

@@ -45,7 +45,7 @@ def list_models(request: Request, actor: Anybody, session: ReadingDep, cursor: s
     rows, following = registry.list_models(session, PageRequest(limit=PAGE.limit, cursor=cursor))
     states = {row.id: classes.state_counts(session, row) for row in rows}
     waiting, _ = second_person.list_all(session, PageRequest(limit=500), None, True)
-    alarm = anchoring.alarm(session) if actor.has(Role.AUDITOR) else None
+    alarm = anchoring.alarm(session) if actor.has(Role.AUDITOR) and not actor.domain.is_bound else None
     return page(
         request, "models.html", models=rows, states=states, waiting=len(waiting), following=following, alarm=alarm
     )
@@ -137,7 +137,7 @@ def show_audit(
     active_filters = {name: value for name, value in filters.items() if value}
     rows, following = audit.list_events(session, PageRequest(limit=PAGE.limit, cursor=cursor), **active_filters)
     models, _ = registry.list_models(session, PageRequest(limit=500))
-    head = audit.head(session)
+    head = None if actor.domain.is_bound else audit.head(session)
     return page(
         request,
         "audit.html",
@@ -147,12 +147,13 @@ def show_audit(
         active_filters=active_filters,
         models=models,
         head=head,
-        alarm=anchoring.alarm(session),
+        alarm=None if actor.domain.is_bound else anchoring.alarm(session),
     )
 
 
 @router.get("/audit/verification")
 def verify_audit(request: Request, actor: Auditor, database: DatabaseDep) -> Response:
+    access.demand_unbound(actor)
     head, faults = audit.verify(database)
     return page(request, "verification.html", head=head, faults=faults)
 
@@ -168,7 +169,7 @@ async def nowhere(path: str, actor: Anybody) -> Response:
 
 
 def keys_page(request: Request, actor: Actor, session: Session, cursor: str | None = None, /, **new: Any) -> Response:
-    rows, following = access.list_keys(session, PageRequest(limit=PAGE.limit, cursor=cursor))
+    rows, following = access.list_keys(session, actor, PageRequest(limit=PAGE.limit, cursor=cursor))
     return page(request, "keys.html", keys=rows, following=following, roles=list(Role), own=actor.key_id, **new)
 
 

@@ -1,18 +1,21 @@
 """Who uses the console: an API key or an identity provider's token, kept in a sealed cookie after signing in.
 
-Each request looks the key up again, so that the session ends with its key on every replica. The master key seals the
-cookie, so nobody can read the key from it.
+Each request looks up the session and the key, so that the session ends at the sign-out, and with its key, on every
+replica. The master key seals the cookie, so nobody can read the key from it.
 """
 
 import json
-import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
 
+from app.access import service as access
 from app.access.service import Actor
-from app.api.authentication import cached_actor, identify
+from app.api.authentication import admit, cached_actor, identify
+from app.base.database import Database
 from app.base.errors import Problem
 from app.vault.service import Vault, VaultDamaged
 
@@ -26,22 +29,29 @@ _ASSOCIATED: Final = b'["console"]'
 
 
 async def actor_of(request: Request) -> Actor:
-    """The actor of the session. Raises `Unauthenticated` if there is none, and what `Callers.actor` does."""
+    """The actor of the session. Raises `Unauthenticated` if there is none, and what `Callers.actor` and `admit` do."""
     if (actor := cached_actor(request)) is None:
-        bearer = _opened(request.state.vault, request.cookies.get(COOKIE, ""))
-        request.state.actor = actor = await identify(request, bearer or "")
-    return actor
+        bearer = await run_in_threadpool(_bearer_of, request)
+        actor = await identify(request, bearer or "")
+    return admit(request, actor)
 
 
-def begin(request: Request, response: Response, bearer: str) -> None:
+def begin(request: Request, response: Response, actor: Actor, bearer: str) -> None:
     """Store the sealed key in the browser, which sends it only with requests from the console's own pages."""
-    session = json.dumps([int(time.time()) + SECONDS, bearer]).encode()
+    database: Database = request.state.database
+    with database.session() as writing:
+        session_id = access.begin_session(writing, actor, SECONDS)
+    session = json.dumps([session_id, bearer]).encode()
     vault: Vault = request.state.vault
     sealed = urlsafe_b64encode(vault.seal(session, _ASSOCIATED)).decode()
     response.set_cookie(COOKIE, sealed, max_age=SECONDS, **_attributes(request))
 
 
 def end(request: Request, response: Response) -> None:
+    """End the session here and in the browser, so that a copy of the cookie is worth nothing."""
+    if opened := _opened(request):
+        with request.state.database.session() as session:
+            access.end_session(session, opened.session_id)
     response.delete_cookie(COOKIE, **_attributes(request))
 
 
@@ -49,12 +59,31 @@ def _attributes(request: Request) -> dict[str, Any]:
     return {"path": PATH, "httponly": True, "samesite": "strict", "secure": request.url.scheme == "https"}
 
 
-def _opened(vault: Vault, cookie: str) -> str | None:
+@dataclass(frozen=True)
+class _Opened:
+    """What the cookie holds."""
+
+    session_id: str
+    bearer: str
+
+
+def _opened(request: Request) -> _Opened | None:
+    vault: Vault = request.state.vault
     try:
-        ends, bearer = json.loads(vault.unseal(urlsafe_b64decode(cookie.encode()), _ASSOCIATED))
+        sealed = urlsafe_b64decode(request.cookies.get(COOKIE, "").encode())
+        session_id, bearer = json.loads(vault.unseal(sealed, _ASSOCIATED))
     except (VaultDamaged, ValueError):
         return None
-    return bearer if ends > time.time() else None
+    return _Opened(session_id, bearer) if isinstance(session_id, str) else None  # earlier versions had the end here
+
+
+def _bearer_of(request: Request) -> str | None:
+    """The key or token of the session; None if nobody is signed in."""
+    opened = _opened(request)
+    if opened is None:
+        return None
+    with request.state.database.reading() as session:
+        return opened.bearer if access.is_signed_in(session, opened.session_id) else None
 
 
 def demand_same_origin(request: Request) -> None:

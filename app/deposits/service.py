@@ -24,7 +24,7 @@ from app.jobs import checkpoints
 from app.jobs.machine import AlreadyEnded
 from app.registry import service as registry
 from app.second_person import service as second_person
-from app.second_person.service import Act, ApprovalRow
+from app.second_person.service import Act, ApprovalRow, Requester
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
 from lirf_core.enumeration import enumerated
@@ -99,7 +99,7 @@ def request(session: Session, actor: Actor, model_name: str, body: DepositCreate
         if model.needs_second_person:
             wish = checked.model_dump(mode="json", exclude={"reason"})
             return second_person.request_approval(session, actor, model.id, model.name, Act.DEPOSIT, wish, body.reason)
-        return _queue(session, actor, model, checked, actor.name)
+        return _queue(session, actor, model, checked, Requester.of(actor))
 
 
 def request_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalRow:
@@ -109,7 +109,7 @@ def request_approved(session: Session, actor: Actor, approval_id: str) -> Approv
         model = registry.by_id(session, approval.model_id)
         checked = _checked(session, model, DepositCreate(**approval.wish, reason=approval.reason))
         approval = second_person.approve(session, actor, approval_id, Act.DEPOSIT, model.name)
-        approval.result_id = _queue(session, actor, model, checked, approval.requested_by).id
+        approval.result_id = _queue(session, actor, model, checked, Requester.of(approval)).id
     return approval
 
 
@@ -141,7 +141,7 @@ def _checked(session: Session, model: registry.ModelRow, body: DepositCreate) ->
 
 
 def _queue(
-    session: Session, actor: Actor, model: registry.ModelRow, checked: DepositCreate, requested_by: str
+    session: Session, actor: Actor, model: registry.ModelRow, checked: DepositCreate, requester: Requester
 ) -> DepositRow:
     """In the caller's transaction. checked: what `_checked` returned."""
     row = DepositRow(
@@ -155,7 +155,7 @@ def _queue(
         keeps_dataset=checked.keep_dataset,
         wants_evidence=checked.evidence,
         created_at=now(),
-        created_by=requested_by,
+        created_by=requester.name,
         rung_at=now(),
     )
     names = checked.classes or []
@@ -165,8 +165,8 @@ def _queue(
     session.add_all(DepositClassRow(deposit_id=row.id, class_index=index) for index in indices)
     counts = datasets.get(session, row.dataset_id).counts
     details = {"classes": names, "images": counts, "config": row.config}
-    if requested_by != actor.name:
-        details["requested_by"] = requested_by
+    if requester.key_id != actor.key_id:
+        details |= requester.details()
     audit.record(
         session,
         actor.name,

@@ -221,7 +221,8 @@ def model_of(session: Session, row: EvidenceRow) -> registry.ModelRow:
 
 
 def reference_name(session: Session, row: EvidenceRow) -> str | None:
-    return registry.by_id(session, row.reference_id).name if row.reference_id else None
+    """The reference may be outside the caller's trust domain: whoever named it made it part of this evidence."""
+    return registry.name_of(session, row.reference_id) if row.reference_id else None
 
 
 def _own_members(session: Session, deposit: DepositRow) -> str | None:

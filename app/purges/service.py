@@ -15,7 +15,7 @@ from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.registry import service as registry
 from app.second_person import service as second_person
-from app.second_person.service import Act
+from app.second_person.service import Act, Requester
 from app.second_person.service import ApprovalRow as ApprovalRow
 from app.vault import erasure
 from app.vault.service import Vault
@@ -68,7 +68,7 @@ def purge(
         if model.needs_second_person:
             wish = {"deposit": deposit_id, "classes": list(classes)}
             return second_person.request_approval(session, actor, model.id, model.name, Act.PURGE, wish, reason)
-        shred_effective_at, garbage = _purge(session, settings, model, row, actor.name, actor, reason)
+        shred_effective_at, garbage = _purge(session, settings, model, row, Requester.of(actor), actor, reason)
     erasure.erase(database, vault, garbage)
     with session.begin():
         return Purged(row, shred_effective_at, erasure.obstacles(session, row.model_id))
@@ -83,7 +83,7 @@ def purge_approved(
         model, row = _purgeable(session, approval.wish["deposit"], approval.wish["classes"])
         approval = second_person.approve(session, actor, approval_id, Act.PURGE, model.name)
         approval.result_id = row.id
-        _, garbage = _purge(session, settings, model, row, approval.requested_by, actor, approval.reason)
+        _, garbage = _purge(session, settings, model, row, Requester.of(approval), actor, approval.reason)
     erasure.erase(database, vault, garbage)
     return approval
 
@@ -93,7 +93,7 @@ def _purge(
     settings: Settings,
     model: registry.ModelRow,
     row: DepositRow,
-    requested_by: str,
+    requester: Requester,
     actor: Actor,
     reason: str,
 ) -> tuple[datetime | None, list[str]]:
@@ -116,7 +116,7 @@ def _purge(
             "objects": garbage,
             "revisions": revisions,
             "shred_effective_at": stamp(shred_effective_at),
-            "requested_by": requested_by,
+            **requester.details(),
         },
     )
     return shred_effective_at, garbage

@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.access.service import Actor
+from app.access.service import Actor, OutsideTrustDomain
 from app.audit import service as audit
 from app.base.database import new_id, now
 from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
+from app.base.trust_domain import EVERYWHERE
 from app.registry.tables import ModelClassRow as ModelClassRow
 from app.registry.tables import ModelRow as ModelRow
 from app.registry.tables import RevisionRow
@@ -93,7 +94,11 @@ def register(
     classes: list[str],
     preprocessing: Preprocessing,
 ) -> ModelRow:
-    """Register a model by its description. Its weights follow. Raises `NameTaken`."""
+    """Register a model by its description. Its weights follow. Raises `NameTaken`, `OutsideTrustDomain`."""
+    if not actor.domain.has(name):
+        raise OutsideTrustDomain(
+            f"Key '{actor.name}' is bound to {actor.domain}, and '{name}' does not match. Choose a name that does."
+        )
     row = ModelRow(
         id=new_id(),
         name=name,
@@ -188,8 +193,13 @@ def get(session: Session, name: str) -> ModelRow:
     """The model with this name. Raises `UnknownModel`."""
     model = session.scalar(sa.select(ModelRow).where(ModelRow.name == name))
     if model is None:
-        raise UnknownModel(f"There is no model '{name}'. `GET /v1/models` lists the models.")
+        raise unknown(name)
     return model
+
+
+def unknown(name: str) -> UnknownModel:
+    """The error for a model that does not exist, and for one outside the caller's trust domain alike."""
+    return UnknownModel(f"There is no model '{name}'. `GET /v1/models` lists the models.")
 
 
 def describe(session: Session, name: str) -> ModelRow:
@@ -200,6 +210,11 @@ def describe(session: Session, name: str) -> ModelRow:
 
 def by_id(session: Session, model_id: str) -> ModelRow:
     return session.get_one(ModelRow, model_id)
+
+
+def name_of(session: Session, model_id: str) -> str:
+    """The model's name, even if the model is outside the caller's trust domain."""
+    return session.scalars(sa.select(ModelRow.name).where(ModelRow.id == model_id), execution_options=EVERYWHERE).one()
 
 
 def by_ids(session: Session, model_ids: Iterable[str]) -> dict[str, ModelRow]:
@@ -227,7 +242,8 @@ def all_models(session: Session) -> Iterator[ModelRow]:
 def generations(session: Session, model_ids: Collection[str]) -> dict[str, int]:
     """The generation of each of these models that exists, by id."""
     query = sa.select(ModelRow.id, ModelRow.generation).where(ModelRow.id.in_(model_ids))
-    return dict(session.execute(query).all())
+    # One batch of predictions may hold requests of several trust domains.
+    return dict(session.execute(query, execution_options=EVERYWHERE).all())
 
 
 def lock(session: Session, model_id: str) -> ModelRow:

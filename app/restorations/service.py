@@ -12,7 +12,7 @@ from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.registry import service as registry
 from app.second_person import service as second_person
-from app.second_person.service import Act
+from app.second_person.service import Act, Requester
 from app.second_person.service import ApprovalRow as ApprovalRow
 
 
@@ -33,7 +33,7 @@ def restore(session: Session, actor: Actor, deposit_id: str, reason: str) -> Dep
         if model.needs_second_person:
             wish = {"deposit": deposit_id}
             return second_person.request_approval(session, actor, model.id, model.name, Act.RESTORE, wish, reason)
-        _restore(session, model, row, actor.name, actor.name, reason)
+        _restore(session, model, row, Requester.of(actor), actor.name, reason)
     return row
 
 
@@ -44,7 +44,7 @@ def restore_approved(session: Session, actor: Actor, approval_id: str) -> Approv
         model, row = _restorable(session, approval.wish["deposit"])
         approval = second_person.approve(session, actor, approval_id, Act.RESTORE, model.name)
         approval.result_id = row.id
-        _restore(session, model, row, approval.requested_by, actor.name, approval.reason)
+        _restore(session, model, row, Requester.of(approval), actor.name, approval.reason)
     return approval
 
 
@@ -75,11 +75,11 @@ def _restorable(session: Session, deposit_id: str) -> tuple[registry.ModelRow, D
 
 
 def _restore(
-    session: Session, model: registry.ModelRow, row: DepositRow, requested_by: str, approved_by: str, reason: str
+    session: Session, model: registry.ModelRow, row: DepositRow, requester: Requester, approved_by: str, reason: str
 ) -> None:
-    deposits.note_restoration(session, row, requested_by, reason)
+    deposits.note_restoration(session, row, requester.name, reason)
     registry.bump_generation(session, model.id)
-    details = {"classes": deposits.class_names(session, row), "requested_by": requested_by}
+    details = {"classes": deposits.class_names(session, row), **requester.details()}
     audit.record(
         session, approved_by, "deposit.restored", model=model.name, subject=row.id, reason=reason, details=details
     )

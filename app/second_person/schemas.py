@@ -20,9 +20,11 @@ class Approval(BaseModel):
     state: ApprovalState
     requested_at: datetime
     requested_by: str
-    expires_at: datetime = Field(description="Somebody with another key may approve it until then.")
+    requested_key_id: str = Field(description="Id of the key or user that made the request. Names are only labels.")
+    expires_at: datetime = Field(description="Another person may approve it until then.")
     decided_at: datetime | None
     decided_by: str | None
+    decided_key_id: str | None
     decision_reason: str | None
     result_id: str | None = Field(description="Id of the result: the new withdrawal, or the thing that was changed.")
     still_in: list[str] = Field(

@@ -1,6 +1,7 @@
 """The rule of two: one person requests an act, another person approves it. Each act's own service applies the rule."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -36,6 +37,24 @@ ROLES = {
 }
 
 
+@dataclass(frozen=True)
+class Requester:
+    """Who asked for an act, even if somebody else approved it."""
+
+    name: str
+    key_id: str
+
+    @classmethod
+    def of(cls, asked: Actor | ApprovalRow) -> "Requester":
+        if isinstance(asked, Actor):
+            return cls(asked.name, asked.key_id)
+        return cls(asked.requested_by, asked.requested_key_id)
+
+    def details(self) -> dict[str, str]:
+        """For the audit."""
+        return {"requested_by": self.name, "requested_by_id": self.key_id}
+
+
 class ApprovalState(StrEnum):
     WAITING = "waiting"
     APPROVED = "approved"
@@ -50,7 +69,10 @@ class UnknownApproval(Problem):
 
 
 class OwnRequest(Problem):
-    """The approver's key made the request, or is younger than it. Somebody else must approve."""
+    """The approver counts as the requester's person (`person_id` of a key), or its key is younger than the request.
+
+    Somebody else must approve, for example with a key that was created on the server: `lirf keys create --local`.
+    """
 
     status, slug, title = 403, "own-request", "You cannot approve your own request"
 
@@ -113,6 +135,13 @@ def demand_approver(session: Session, actor: Actor, row: ApprovalRow) -> None:
     demand(actor, ROLES[Act(row.act)])
     if row.requested_key_id == actor.key_id:
         raise OwnRequest(f"'{actor.name}' made this request. Somebody else must approve it, with another key.")
+    requester = access.person_of(session, row.requested_key_id)
+    if requester == actor.person or access.UNKNOWN in (requester, actor.person):
+        raise OwnRequest(
+            f"'{actor.name}' and '{row.requested_by}' are not two persons: each key counts as the person whose key "
+            "created it. Somebody with a key that another person created must approve, for example one that was "
+            "created on the server with `lirf keys create NAME --local`."
+        )
     if actor.key_created_at and actor.key_created_at > row.requested_at:
         raise OwnRequest(f"Key '{actor.name}' is newer than the request. Approve it with a key that is older.")
     if state(row) != ApprovalState.WAITING:
@@ -138,7 +167,8 @@ def refuse(session: Session, actor: Actor, approval_id: str, model_name: str, re
 
 def _decide(session: Session, actor: Actor, row: ApprovalRow, decision: ApprovalState, reason: str | None) -> None:
     is_waiting = ApprovalRow.id == row.id, ApprovalRow.decision.is_(None), ApprovalRow.expires_at > now()
-    values = {"decision": decision, "decided_at": now(), "decided_by": actor.name, "decision_reason": reason}
+    values = {"decision": decision, "decided_at": now(), "decided_by": actor.name, "decided_key_id": actor.key_id}
+    values["decision_reason"] = reason
     is_first = changes(session, sa.update(ApprovalRow).where(*is_waiting).values(**values))
     session.refresh(row)
     if not is_first:
@@ -151,7 +181,7 @@ def _already_decided(row: ApprovalRow) -> AlreadyDecided:
 
 
 def _record(session: Session, actor: Actor, action: str, model: str, row: ApprovalRow, reason: str | None) -> None:
-    details = {"act": row.act, "wish": row.wish, "requested_by": row.requested_by}
+    details = {"act": row.act, "wish": row.wish, **Requester.of(row).details()}
     audit.record(session, actor.name, action, model=model, subject=row.id, reason=reason, details=details)
 
 
@@ -159,6 +189,23 @@ def state(row: ApprovalRow) -> ApprovalState:
     if row.decision:
         return ApprovalState(row.decision)
     return ApprovalState.EXPIRED if row.expires_at <= now() else ApprovalState.WAITING
+
+
+def lapsed(session: Session) -> Sequence[ApprovalRow]:
+    """Requests that have lapsed, which is not recorded yet."""
+    return session.scalars(sa.select(ApprovalRow).where(*_has_lapsed()).limit(1000)).all()
+
+
+def record_lapse(session: Session, row: ApprovalRow, model_name: str) -> None:
+    """Record that a request has lapsed, so that a clock that goes back does not revive it."""
+    values = {"decision": ApprovalState.EXPIRED, "decided_at": row.expires_at}
+    if changes(session, sa.update(ApprovalRow).where(ApprovalRow.id == row.id, *_has_lapsed()).values(values)):
+        details = {"act": row.act, **Requester.of(row).details()}
+        audit.record(session, audit.RECONCILER, "approval.expired", model=model_name, subject=row.id, details=details)
+
+
+def _has_lapsed() -> tuple[sa.ColumnElement[bool], ...]:
+    return ApprovalRow.decision.is_(None), ApprovalRow.expires_at <= now()
 
 
 def forget_model(session: Session, model_id: str) -> None:

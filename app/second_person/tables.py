@@ -26,5 +26,6 @@ class ApprovalRow(Base):
     decision: Mapped[str | None] = mapped_column(sa.String(10))
     decided_at: Mapped[datetime | None]
     decided_by: Mapped[str | None] = mapped_column(sa.String(100))
+    decided_key_id: Mapped[str | None] = mapped_column(sa.String(36))
     decision_reason: Mapped[str | None] = mapped_column(sa.Text)
     result_id: Mapped[str | None] = mapped_column(sa.String(64))

@@ -42,11 +42,13 @@ class Metrics:
             MultiProcessCollector(self._exported)  # type: ignore[no-untyped-call]
         else:
             ProcessCollector(registry=self._exported)
-        self._exported.register(_Jobs(database))
+        self._jobs = CollectorRegistry()
+        for registry in (self._jobs, self._exported):
+            registry.register(_Jobs(database))
 
-    def text(self) -> bytes:
-        """The metrics in the text format of Prometheus."""
-        return generate_latest(self._exported)
+    def text(self, *, only_jobs: bool) -> bytes:
+        """The metrics in the text format of Prometheus. only_jobs: leave out what this process counts for all keys."""
+        return generate_latest(self._jobs if only_jobs else self._exported)
 
 
 class _Jobs(Collector):

@@ -16,7 +16,7 @@ from app.base.paging import PageRequest, newest_first
 from app.deposits import service as deposits
 from app.registry import service as registry
 from app.second_person import service as second_person
-from app.second_person.service import Act, ApprovalRow
+from app.second_person.service import Act, ApprovalRow, Requester
 from app.withdrawals.schemas import WithdrawalCreate, WithdrawalRenewal
 from app.withdrawals.tables import Visibility as Visibility
 from app.withdrawals.tables import WithdrawalDepositRow
@@ -79,7 +79,7 @@ def open(session: Session, actor: Actor, body: WithdrawalCreate) -> WithdrawalRo
         if model.needs_second_person:
             wish = body.model_dump(mode="json")
             return second_person.request_approval(session, actor, model.id, model.name, Act.WITHDRAW, wish, body.reason)
-        return _open(session, model, rows, body, actor.name, None)
+        return _open(session, model, rows, body, Requester.of(actor), None)
 
 
 def open_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalRow:
@@ -92,7 +92,7 @@ def open_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalR
         body = WithdrawalCreate.model_validate(approval.wish)
         model, rows = _lendable(session, body)
         approval = second_person.approve(session, actor, approval_id, Act.WITHDRAW, model.name)
-        approval.result_id = _open(session, model, rows, body, approval.requested_by, actor.name).id
+        approval.result_id = _open(session, model, rows, body, Requester.of(approval), actor.name).id
     return approval
 
 
@@ -115,7 +115,7 @@ def _open(
     model: registry.ModelRow,
     rows: Sequence[deposits.DepositRow],
     body: WithdrawalCreate,
-    requested_by: str,
+    requester: Requester,
     approved_by: str | None,
 ) -> WithdrawalRow:
     expires_at = body.end()
@@ -126,7 +126,7 @@ def _open(
         visibility=body.visibility,
         reason=body.reason,
         created_at=now(),
-        created_by=requested_by,
+        created_by=requester.name,
         expires_at=expires_at,
     )
     session.add(withdrawal)
@@ -135,7 +135,7 @@ def _open(
     registry.bump_generation(session, model.id)
     audit.record(
         session,
-        approved_by or requested_by,
+        approved_by or requester.name,
         "withdrawal.opened",
         model=model.name,
         subject=withdrawal.id,
@@ -146,7 +146,7 @@ def _open(
             "deposits": [row.id for row in rows],
             "classes": [name for row in rows for name in deposits.class_names(session, row)],
             "expires_at": stamp(expires_at),
-            "requested_by": requested_by,
+            **requester.details(),
         },
     )
     return withdrawal

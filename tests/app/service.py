@@ -1,9 +1,10 @@
 """The service that tests use: uvicorn in a thread on a free port, a client for each role, a worker."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import uvicorn
 
 from app import serving
 from app.access import service as access
-from app.access.service import LOCAL_ADMINISTRATOR, Role
+from app.access.service import LOCAL_ADMINISTRATOR, KeyNameTaken, Role
 from app.base.database import Database
 from app.base.settings import Settings
 from app.main import create_app
@@ -134,8 +135,12 @@ def started(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def create_key(database: Database, name: str, *roles: Role) -> str:
-    with database.session() as session:
-        return access.create_key(session, LOCAL_ADMINISTRATOR, name, list(roles))[1]
+    """A key of a person of its own. If another has the name, the new one's name has a number, too."""
+    for number in itertools.count(1):
+        with database.session() as session, suppress(KeyNameTaken):
+            label = name if number == 1 else f"{name} {number}"
+            return access.create_key(session, LOCAL_ADMINISTRATOR, label, list(roles))[1]
+    raise AssertionError
 
 
 @contextmanager

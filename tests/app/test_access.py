@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from app.access import service as access
 from app.access.service import LAST_USED_STEP, Role
 from app.access.tables import ApiKeyRow
-from app.api import authentication
 from app.main import routes as application_routes
-from lirf_client import LirfError
+from lirf_client import Client, LirfError
 from tests.app.conftest import HTTP, Service
 
 OPEN = {
@@ -153,6 +153,54 @@ def test_an_expired_key_is_refused(service: Service) -> None:
     assert refused.content == wrong.content
 
 
+def test_an_expired_key_stays_expired_if_the_clock_goes_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_use, by_reconciler = (service.administrator.create_key(name, [], expires_in_seconds=3600) for name in "ab")
+    other = service.administrator.create_key("c", [], expires_in_seconds=7200)
+
+    def status(key: dict[str, Any]) -> int:
+        headers = {"Authorization": f"Bearer {key['key']}"}
+        return HTTP.get(f"{service.url}/v1/models", headers=headers).status_code
+
+    with monkeypatch.context() as later:
+        later.setattr(access, "now", lambda: datetime.now(UTC) + timedelta(seconds=3601))
+        assert [status(by_use), status(other)] == [401, 200]
+        with service.database.session() as session:
+            assert access.end_expired(session) == 1
+    assert [status(by_use), status(by_reconciler), status(other)] == [401, 401, 200]
+    events = service.auditor.audit_events(action="key.expired")
+    assert {event["subject"] for event in events} == {by_use["id"], by_reconciler["id"]}
+    service.administrator.create_key("a", [])  # its name is free
+
+
+@pytest.mark.parametrize("models", [None, ["birds"]])
+def test_the_last_administrator_key_for_all_models_cannot_be_revoked(
+    service: Service, models: list[str] | None
+) -> None:
+    every = service.administrator.keys()
+    [own] = [key["id"] for key in every if key["roles"] == ["administrator"]]
+    spare = service.administrator.create_key("spare", ["administrator"], models=models, expires_in_seconds=3600)
+    for key_id in [key["id"] for key in every if key["id"] != own]:
+        service.administrator.revoke_key(key_id)
+    with pytest.raises(LirfError) as refused:
+        service.administrator.revoke_key(own)
+    assert refused.value.type == "urn:lirf:problem:last-administrator"
+    assert ("that does not expire" in str(refused.value)) == (models is None)
+    service.administrator.revoke_key(spare["id"])
+    second = service.administrator.create_key("second", ["administrator"])
+    with ThreadPoolExecutor(2) as pool:  # each revokes the other: one of them stays
+        clients = (service.administrator, second["id"]), (Client(service.url, second["key"]), own)
+        outcomes = list(pool.map(lambda pair: _is_revoked(*pair), clients))
+    assert sorted(outcomes) == [False, True]
+
+
+def _is_revoked(client: Client, key_id: str) -> bool:
+    try:
+        client.revoke_key(key_id)
+    except LirfError:
+        return False
+    return True
+
+
 def test_a_key_must_not_expire_in_the_past(service: Service) -> None:
     body = {"name": "late", "roles": [], "expires_at": "2020-01-01T00:00:00Z"}
     with pytest.raises(LirfError, match="Give a later time"):
@@ -204,7 +252,7 @@ def test_a_read_only_database_still_lets_readers_in(service: Service, monkeypatc
     def fails(*_: object) -> None:
         raise OperationalError("UPDATE", {}, Exception("the disk is full"))
 
-    monkeypatch.setattr(authentication, "record_use", fails)
+    monkeypatch.setattr(access, "record_use", fails)
     assert service.reader.models() == []
 
 

@@ -1,6 +1,7 @@
 """Certificates of deposit: genuine to the byte, true to the audit, and safe from hostile names and reasons."""
 
 import hashlib
+import re
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -407,10 +408,10 @@ def test_certificate_says_who_can_bring_the_classes_back(service: Service) -> No
     service.custodian.revoke(lent["id"])
     assert "No withdrawal shows the classes now" in html()
     service.custodian.restore(deposit_id, reason="r")
-    assert "They are back: custodian restored the classes" in html()
+    assert re.search(r"They are back: custodian \([0-9a-f-]{36}\) restored the classes", html())
     service.custodian.end_restoration(deposit_id)
     service.administrator.purge(deposit_id, classes=["auk", "dodo"], reason="r")
-    assert "No: administrator purged the deposit module" in html()
+    assert re.search(r"No: administrator \([0-9a-f-]{36}\) purged the deposit module", html())
 
 
 @IS_EXAMINED
@@ -428,7 +429,7 @@ def test_restoration_during_the_issue_of_a_certificate_is_not_taken_for_tamperin
     with monkeypatch.context() as patched:
         patched.setattr(records, "_only", restored_meanwhile)
         assert "until the deposit is purged" in service.reader.certificate(evidence_id, format="html").decode()
-    assert "custodian restored the classes" in service.reader.certificate(evidence_id, format="html").decode()
+    assert ") restored the classes" in service.reader.certificate(evidence_id, format="html").decode()
 
 
 @IS_EXAMINED

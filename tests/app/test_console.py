@@ -162,6 +162,20 @@ def test_session_ends_with_its_key_and_after_its_time(service: Service, monkeypa
     client.close()
 
 
+def test_a_copy_of_the_cookie_is_worth_nothing_after_the_sign_out(service: Service) -> None:
+    key = service.key_of("team", Role.AUDITOR)
+    own, other = (httpx.Client(base_url=service.url, headers=FROM_HERE, timeout=60) for _ in range(2))
+    for client in (own, other):
+        client.post("/console/sign-in", data={"key": key})
+    stolen = dict(own.cookies)
+    assert httpx.get(f"{service.url}/console/audit", cookies=stolen, timeout=60).status_code == 200
+    own.post("/console/sign-out")
+    assert httpx.get(f"{service.url}/console/audit", cookies=stolen, timeout=60).status_code == 303
+    assert other.get("/console/audit").status_code == 200  # another browser of the same person
+    for client in (own, other):
+        client.close()
+
+
 @on_one_database
 @begins_with()
 def test_bodies_from_strangers_and_endless_bodies_are_not_read(service: Service) -> None:

@@ -37,9 +37,9 @@ def test_times_are_read_in_utc(database: Database) -> None:
 VALUES = {str: "x", int: 1, bool: False, datetime: datetime(2026, 11, 28, tzinfo=UTC)}
 
 
-def insert(connection: sa.Connection, name: str, **values: Any) -> None:
+def insert(connection: sa.Connection, table_name: str, /, **values: Any) -> None:
     """Insert a row into a table of an older schema. Columns that need a value and have none get a default."""
-    table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+    table = sa.Table(table_name, sa.MetaData(), autoload_with=connection)
     needed = [column for column in table.columns if not column.nullable and column.server_default is None]
     filled = {
         column.name: {} if isinstance(column.type, sa.JSON) else VALUES[column.type.python_type] for column in needed
@@ -97,3 +97,49 @@ def test_upgrade_names_the_network_before_a_deposit_and_bounds_losses(kind: str,
     assert (stored["d2"]["original"], stored["d2"]["before"]) == (None, {"by_class": {"emu": 88}})
     assert stored["d3"] is None
     assert tuple(bounds) == (5, 5, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_upgrade_finds_who_made_each_key(kind: str, tmp_path: Path) -> None:
+    """Keys of earlier versions: the audit has their makers' names only."""
+    with own_database(kind, tmp_path) as url:
+        database = Database(url)
+        upgrade(database, "0020")
+        made = [  # name, maker's name
+            ("root", "local administrator"),
+            ("child", "root"),
+            ("grandchild", "child"),
+            ("twin", "local administrator"),
+            ("Twin", "root"),
+            ("twin", "local administrator"),
+            ("of a twin", "twin"),
+            ("of a user", "oidc:alice"),
+            ("local administrator", "root"),
+            ("of either", "local administrator"),
+        ]
+        with database.engine.begin() as connection:
+            for number, (name, maker) in enumerate(made):
+                common = {"id": f"{number}", "created_at": now()}
+                insert(connection, "api_keys", **common, name=name, prefix=f"{number}", roles=[])
+                event = {"actor": maker, "action": "key.created", "subject": f"{number}", "number": number + 1}
+                insert(connection, "audit_events", id=f"{number}", **event)
+            insert(connection, "api_keys", id="x", created_at=now(), name="without event", prefix="x", roles=[])
+        upgrade(database)
+        keys = metadata.tables["api_keys"]
+        with database.engine.connect() as connection:
+            columns = keys.c.id, keys.c.made_by_id, keys.c.person_id, keys.c.normal_name
+            rows = {row[0]: tuple(row[1:]) for row in connection.execute(sa.select(*columns))}
+        database.engine.dispose()
+    assert rows == {
+        "0": ("local", "0", "root"),
+        "1": ("0", "0", "child"),
+        "2": ("1", "0", "grandchild"),
+        "3": ("local", "3", "twin"),
+        "4": ("0", "0", None),  # one of two that look alike
+        "5": ("local", "5", None),
+        "6": ("unknown", "unknown", "of a twin"),
+        "7": ("unknown", "unknown", "of a user"),
+        "8": ("0", "0", "local administrator"),
+        "9": ("unknown", "unknown", "of either"),
+        "x": ("unknown", "unknown", "without event"),
+    }

@@ -98,7 +98,8 @@ def test_a_key_with_another_body_path_or_query_is_refused(service: Service, post
 def test_keys_of_different_callers_are_independent(service: Service, post: Post) -> None:
     key = new_key()
     secrets = [service.key_of(name, Role.ADMINISTRATOR) for name in ("one", "two")]
-    answers = [post("/v1/keys", key, secret, json={"name": "shop", "roles": []}) for secret in secrets]
+    names = iter(("shop", "other shop"))
+    answers = [post("/v1/keys", key, secret, json={"name": next(names), "roles": []}) for secret in secrets]
     assert [answer.status_code for answer in answers] == [201, 201]
     assert answers[0].json()["key"] != answers[1].json()["key"]
 
@@ -180,6 +181,7 @@ def test_a_key_can_be_used_again_after_a_day(service: Service, post: Post) -> No
     with service.database.session() as session, session.begin():
         old = now() - idempotency.RETENTION - timedelta(seconds=1)
         session.execute(sa.text("UPDATE idempotency_keys SET created_at = :old"), {"old": old})
+    service.administrator.revoke_key(first["id"])  # which frees its name
     second = post("/v1/keys", key, json=body)
     assert second.status_code == 201
     assert second.json()["id"] != first["id"]

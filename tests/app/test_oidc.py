@@ -114,6 +114,21 @@ def test_the_claim_grants_roles_and_the_audit_names_the_subject(service: Service
     assert service.administrator.models()  # API keys still work
 
 
+def test_a_stored_answer_is_only_for_those_who_still_have_the_role(provider: Provider, url: str) -> None:
+    body = {"name": "shop", "roles": []}
+
+    def create(roles: list[str]) -> httpx.Response:
+        token = provider.token(roles=roles)
+        headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "one-and-the-same"}
+        return HTTP.post(f"{url}/v1/keys", headers=headers, json=body)
+
+    first = create(["administrator"])
+    assert create(["administrator"]).json() == first.json()
+    refused = create(["lirf-custodians"])
+    assert refused.json()["type"] == "urn:lirf:problem:forbidden"
+    assert first.json()["key"] not in refused.text
+
+
 def test_a_token_that_grants_nothing_is_refused(provider: Provider, url: str) -> None:
     for roles in (None, [], ["unheard of"], [7], {"administrator": True}, 7):
         answer = get(url, provider.token(roles=roles), "/v1/models")

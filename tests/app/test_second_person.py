@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from app.access.service import Role
 from app.base.database import now
+from app.registry import policies
+from app.second_person import service as second_person
 from app.second_person.tables import ApprovalRow
 from lirf_client import Approval, AwaitingApproval, Client, LirfError
 from tests.app.conftest import HTTP, Service, begins_with
@@ -111,6 +113,20 @@ def test_a_request_that_nobody_approves_in_time_expires(guarded: Service, second
     assert refusal(second, approval) == "already-decided"
     assert guarded.reader.approvals()[0]["state"] == "expired"
     assert withdrawn(guarded) == []
+
+
+@begins_with("auk")
+def test_a_request_that_has_lapsed_stays_so_if_the_clock_goes_back(
+    guarded: Service, second: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approval = request_withdrawal(guarded, guarded.deposits[0])
+    with monkeypatch.context() as later, guarded.database.session() as session:
+        later.setattr(second_person, "now", lambda: now() + timedelta(days=8))
+        policies.end_lapsed_requests(session)
+    assert refusal(second, approval) == "already-decided"
+    assert guarded.reader.approvals()[0]["state"] == "expired"
+    [event] = guarded.auditor.audit_events(action="approval.expired")
+    assert (event["model"], event["subject"]) == ("birds", approval["id"])
 
 
 @begins_with("auk")

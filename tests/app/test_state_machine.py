@@ -82,6 +82,12 @@ class Expected:
     def is_withdrawn(self, deposit_id: str) -> bool:
         return any(deposit_id in deposit_ids for deposit_ids in self.withdrawals.values())
 
+    def refusals_to_deposit(self, names: Iterable[str]) -> set[str]:
+        if states := {self.state_of(name) for name in names} - {"preserved"}:
+            return {"restored" if state == "restored" else "already-deposited" for state in states}
+        left = set(CLASSES) - set(self.classes_in("queued", "deposited", "purged")) - set(names)
+        return set() if left else {"nothing-preserved"}
+
     def refusals_to_withdraw(self, deposit_ids: Iterable[str]) -> set[str]:
         return {refusal for deposit_id in deposit_ids for refusal in self._refusals_of(self.deposits[deposit_id])}
 
@@ -145,11 +151,7 @@ class Machine(RuleBasedStateMachine):
         expected, classes = self.expected, sorted(names)
         dataset = self.service.operator.upload_dataset(self.model, self.service.archive(classes, 2))
         expected.events["dataset.stored"] += 1
-        refusals = set()
-        if states := {expected.state_of(name) for name in classes} - {"preserved"}:
-            refusals = {"restored" if state == "restored" else "already-deposited" for state in states}
-        elif len(set(expected.classes_in("queued", "deposited", "purged")) | names) == len(CLASSES):
-            refusals = {"nothing-preserved"}
+        refusals = expected.refusals_to_deposit(names)
         config = {"epochs": 1, "batch_size": 4, "proxies": 0, "lambda_fp": 0}
         body = {"dataset_id": dataset["id"], "reason": REASON, "config": config}
         key = self.service.key_of("machine", Role.OPERATOR) if again else ""
@@ -159,17 +161,23 @@ class Machine(RuleBasedStateMachine):
             deposit, repeated = [HTTP.post(url, json=body, headers=headers).json() for _ in range(2)]
             assert deposit == repeated or refusals
             refusal = deposit.get("type", "").rpartition(":")[2] or None
+            if "act" in deposit:
+                refusal = self.wait_for_approval(deposit)
         else:
-            refusal, deposit = call(
-                self.service.operator.request_deposit, self.model, dataset["id"], reason=REASON, config=config
-            )
-        assert refusal in (refusals or {None})
-        if refusal:
+            request = self.service.operator.request_deposit
+            refusal, deposit = self.call_or_wait(request, self.model, dataset["id"], reason=REASON, config=config)
+        is_done = self.check_refusal(refusal, refusals)
+        if refusal == "waits":
+            return
+        if not is_done:
             self.service.operator.discard_dataset(self.model, dataset["id"])
             expected.events["dataset.shredded"] += 1
         else:
-            expected.deposits[deposit["id"]] = ExpectedDeposit(classes)
-            expected.events["deposit.requested"] += 1
+            self.expect_deposit(deposit["id"], classes)
+
+    def expect_deposit(self, deposit_id: str, classes: list[str]) -> None:
+        self.expected.deposits[deposit_id] = ExpectedDeposit(classes)
+        self.expected.events["deposit.requested"] += 1
 
     def is_queued(self) -> bool:
         return bool(self.expected.classes_in("queued"))
@@ -203,17 +211,20 @@ class Machine(RuleBasedStateMachine):
             deposit.state = "cancelled"
             self.expected.events.update(["deposit.cancelled", "dataset.shredded"])
 
-    # Withdraw, restore, purge: at once, or after a second person's approval.
+    # Deposit, withdraw, restore, purge: at once, or after a second person's approval.
 
     def call_or_wait(self, method: Any, *arguments: Any, **options: Any) -> tuple[str | None, Any]:
         """As `call`, or "waits" if the request needs an approval."""
         try:
             return call(method, *arguments, **options)
         except AwaitingApproval as awaiting:
-            assert self.expected.needs_second_person
-            self.expected.approvals.append(awaiting.approval)
-            self.expected.events["approval.requested"] += 1
-            return "waits", None
+            return self.wait_for_approval(awaiting.approval), None
+
+    def wait_for_approval(self, approval: Approval) -> str:
+        assert self.expected.needs_second_person
+        self.expected.approvals.append(approval)
+        self.expected.events["approval.requested"] += 1
+        return "waits"
 
     def check_refusal(self, refusal: str | None, refusals: set[str]) -> bool:
         """Check that one of the refusals, if any, was given. Returns whether the request was carried out."""
@@ -308,15 +319,20 @@ class Machine(RuleBasedStateMachine):
         act, wish = approval["act"], approval["wish"]
         requester = self.service.administrator if act == "purge" else self.service.custodian
         assert call(requester.approve, approval["id"])[0] is not None
-        ids = wish["deposits"] if act == "withdraw" else [wish["deposit"]]
-        refusals = expected.refusals_to_purge(ids[0]) if act == "purge" else expected.refusals_to_withdraw(ids)
+        ids = [] if act == "deposit" else wish["deposits"] if act == "withdraw" else [wish["deposit"]]
+        if act == "deposit":
+            refusals = expected.refusals_to_deposit(wish["classes"])
+        else:
+            refusals = expected.refusals_to_purge(ids[0]) if act == "purge" else expected.refusals_to_withdraw(ids)
         refusal, approved = call(self.second.approve, approval["id"])
         assert refusal in (refusals or {None})
         if refusal:
             return
         expected.approvals.remove(approval)
         expected.events["approval.approved"] += 1
-        if act == "withdraw":
+        if act == "deposit":
+            self.expect_deposit(approved["result_id"], wish["classes"])
+        elif act == "withdraw":
             self.expect_withdrawal(approved["result_id"], ids, wish["visibility"])
         elif act == "restore":
             self.expect_restoration(ids[0])

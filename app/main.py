@@ -107,6 +107,7 @@ ROUTERS = (
 
 log = logging.getLogger(__name__)
 HEALTH_THREADS = 2
+REPORTS = 4  # that are computed at the same time, such as verifications of the audit and certificates
 THREADS_OF_ROUTES = 24  # each with a connection to the database, of which health and inference need some of their own
 UPLOADS = 4  # whose contents are checked and stored at the same time, at most half of them of one key
 # Of the run whose lifespan begins.
@@ -143,6 +144,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         "parsing": parsing,
         "uploads": uploads,
         "upload_decoders": upload_decoders,
+        "reports": Turns("report", REPORTS, of_one=REPORTS // 2),
         "event_streams": EventStreams(settings),
         "health_limiter": CapacityLimiter(HEALTH_THREADS),
     }

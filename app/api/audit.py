@@ -6,7 +6,7 @@ from fastapi.responses import StreamingResponse
 from app.access.service import demand_unbound
 from app.api.audit_export import export_response
 from app.api.bodies import LimitedRoute
-from app.api.dependencies import Auditor, DatabaseDep, ReadingDep
+from app.api.dependencies import Auditor, DatabaseDep, InTurn, ReadingDep
 from app.audit import anchoring, service
 from app.audit.chain import Head
 from app.audit.schemas import (
@@ -51,7 +51,7 @@ def get_head(actor: Auditor, database: DatabaseDep, query: Annotated[Verificatio
         return AuditHead.model_validate(service.head(session))
 
 
-@router.get("/verification")
+@router.get("/verification", dependencies=[InTurn])
 def verify(actor: Auditor, database: DatabaseDep, query: Annotated[VerificationRequest, Query()]) -> Verification:
     """Check the whole chain of events. With an anchor, this also detects a truncated or rewritten end."""
     demand_unbound(actor)
@@ -59,7 +59,7 @@ def verify(actor: Auditor, database: DatabaseDep, query: Annotated[VerificationR
     return _verification(database, [anchor] if anchor else [])
 
 
-@router.post("/verification")
+@router.post("/verification", dependencies=[InTurn])
 def verify_with_anchors(actor: Auditor, database: DatabaseDep, body: Anchors) -> Verification:
     """Check the whole chain of events against several anchors, such as all of an anchor file."""
     demand_unbound(actor)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query, Response
 
 from app.api.attachments import attached
 from app.api.bodies import LimitedRoute
-from app.api.dependencies import AnyKey, ReadingDep, SessionDep, VaultDep
+from app.api.dependencies import AnyKey, InTurn, ReadingDep, SessionDep, VaultDep
 from app.certificates import service
 from app.certificates.signatures import Format
 
@@ -13,6 +13,7 @@ router = APIRouter(tags=["evidence"], route_class=LimitedRoute)
 
 @router.get(
     "/v1/evidence/{evidence_id}/certificate",
+    dependencies=[InTurn],
     response_class=Response,
     responses={200: {"content": {"application/pdf": {}, "text/html": {}}, "description": "The signed certificate."}},
 )

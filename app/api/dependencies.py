@@ -3,7 +3,7 @@
 Functions that do not block are `async`, since FastAPI would run them in a thread otherwise.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -118,6 +118,17 @@ async def _get_actor(request: Request, _: Annotated[object, Security(_bearer)]) 
 
 
 AnyKey = Annotated[Actor, Depends(_get_actor)]
+
+
+async def _in_turn(request: Request) -> AsyncIterator[None]:
+    actor = await authenticate(request)
+    reports: Turns = request.state.reports
+    async with reports.turn(actor.key_id):
+        yield
+
+
+# For routes that compute for seconds, such as those that read the whole audit: keys take turns.
+InTurn = Depends(_in_turn, scope="function")
 
 
 def with_role(get_actor: Callable[..., Awaitable[Actor]], *roles: Role) -> Any:

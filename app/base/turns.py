@@ -3,9 +3,9 @@
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
@@ -73,6 +73,15 @@ class Turns:
 
         work.add_done_callback(release)
         return work
+
+    @asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[None]:
+        """Hold a turn for work that brings a thread of its own. Raises `TooBusy`."""
+        await self._turn(caller)
+        try:
+            yield
+        finally:
+            self._release(caller)
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)

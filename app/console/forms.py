@@ -19,6 +19,7 @@ from app.api.dependencies import (
     DecodersDep,
     DoorbellDep,
     EngineDep,
+    InTurn,
     ReadingDep,
     SessionDep,
     SettingsDep,
@@ -192,7 +193,7 @@ def measure(name: str, actor: Examiner, session: SessionDep, doorbell: DoorbellD
     return redirect(f"/console/models/{name}")
 
 
-@router.get("/evidence/{evidence_id}/certificate.{format}")
+@router.get("/evidence/{evidence_id}/certificate.{format}", dependencies=[InTurn])
 def certify(
     evidence_id: str, format: Format, actor: Anybody, reading: ReadingDep, session: SessionDep, vault: VaultDep
 ) -> Response:

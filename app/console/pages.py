@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.access import service as access
 from app.access.service import Actor, Role
-from app.api.dependencies import DatabaseDep, ReadingDep
+from app.api.dependencies import DatabaseDep, InTurn, ReadingDep
 from app.audit import anchoring
 from app.audit import service as audit
 from app.base.field_types import Id
@@ -151,7 +151,7 @@ def show_audit(
     )
 
 
-@router.get("/audit/verification")
+@router.get("/audit/verification", dependencies=[InTurn])
 def verify_audit(request: Request, actor: Auditor, database: DatabaseDep) -> Response:
     access.demand_unbound(actor)
     head, faults = audit.verify(database)

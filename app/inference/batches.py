@@ -26,7 +26,7 @@ from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork, answers
 
 RETRY_SECONDS = 1
-BATCH_SECONDS = 0.25  # of computing, so that nobody waits much longer for a device that computes for somebody else
+BATCH_SECONDS = 0.1  # of computing, so that nobody waits much longer for a device that computes for somebody else
 MAX_UNKNOWN_VALUES = 1 << 19  # in a batch of a network that has computed none yet; an image of 224 x 224 has 150,528
 MAX_CALLERS = 1024  # whose turns are remembered
 

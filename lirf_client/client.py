@@ -28,6 +28,7 @@ from lirf_client.types import (
     Policy,
     Predictions,
     Purge,
+    Removal,
     Restoration,
     Verification,
     Withdrawal,
@@ -104,6 +105,14 @@ class Client:
     def remove_unfinished_model(self, name: str) -> None:
         """Remove a model that has no weights yet."""
         self._call("DELETE", f"/v1/models/{name}")
+
+    def remove_model(self, name: str, *, confirm: str, reason: str) -> Removal:
+        """Remove a model for good, with all that it has in the vault. confirm: its name again.
+
+        Raises `AwaitingApproval`.
+        """
+        params = {"confirm": confirm, "reason": reason}
+        return cast(Removal, _done(self._call("DELETE", f"/v1/models/{name}", params=params)))
 
     def models(self) -> list[Model]:
         """Return all models."""

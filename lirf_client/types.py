@@ -199,6 +199,15 @@ class Restoration(TypedDict):
     reason: str
 
 
+class Removal(TypedDict):
+    model: str
+    removed_at: str
+    removed_by: str
+    reason: str
+    shred_effective_at: str | None
+    still_in: list[str]
+
+
 class Purge(TypedDict):
     deposit: str
     model: str

@@ -2,7 +2,7 @@ import threading
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.approvals import AWAITS_APPROVAL, awaiting
@@ -24,6 +24,8 @@ from app.api.etags import etag, version_of
 from app.base.paging import Page
 from app.registry import policies, service
 from app.registry.schemas import Model, ModelCreate, Policy, PolicyChange
+from app.removals import service as removals
+from app.removals.schemas import Removal, RemovalConfirmation
 from app.second_person.schemas import Approval
 from app.second_person.service import ApprovalRow
 from lirf_core.artifacts import max_file_bytes
@@ -112,7 +114,40 @@ def _policy(model: service.ModelRow, response: Response) -> Policy:
     return Policy(**asdict(policies.of(model)))
 
 
-@router.delete("/{name}", status_code=204)
-def remove_unfinished_model(name: str, actor: Operator, session: SessionDep) -> None:
-    """Remove a registration that has no weights yet."""
-    service.remove_unfinished(session, actor, name)
+@router.delete(
+    "/{name}",
+    response_model=Removal | Approval,
+    responses=AWAITS_APPROVAL | {204: {"description": "A registration without weights was removed."}},
+)
+def remove_model(
+    name: str,
+    actor: Operator,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+    query: Annotated[RemovalConfirmation, Query()],
+    response: Response,
+) -> Removal | Approval | Response:
+    """Remove a model for good: destroy its networks, modules and data sets, end its jobs and withdrawals.
+
+    The audit keeps its events, and certificates stay valid. Its name stays taken. Only an administrator may do this; an
+    operator may remove a registration that has no weights yet, which also frees the name. May be repeated.
+    """
+    try:
+        removed = removals.remove(session, database, vault, settings, actor, name, query.confirm, query.reason)
+    finally:
+        engine.drop_shredded()
+    if removed is None:
+        return Response(status_code=204)
+    if isinstance(removed, ApprovalRow):
+        return awaiting(removed, name, response)
+    return Removal(
+        model=name,
+        removed_at=removed.model.removed_at,
+        removed_by=removed.model.removed_by,
+        reason=removed.model.removal_reason,
+        shred_effective_at=removed.shred_effective_at,
+        still_in=removed.still_in,
+    )

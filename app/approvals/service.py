@@ -12,6 +12,7 @@ from app.jobs.doorbell import Doorbell
 from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
+from app.removals import service as removals
 from app.restorations import service as restorations
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
@@ -46,6 +47,8 @@ def carry_out(
     try:
         if approval.act == Act.PURGE:
             return purges.purge_approved(session, database, vault, settings, actor, approval.id)
+        if approval.act == Act.REMOVE:
+            return removals.remove_approved(session, database, vault, settings, actor, approval.id)
         return policies.change_approved(session, database, vault, actor, approval.id)
     finally:
         engine.drop_shredded()

@@ -12,7 +12,22 @@ import typer
 from app.cli.connection import connect
 from app.cli.image_folders import MAX_NAMED, UnfitImages, count_files, zipped
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, Json, ModelName, Reason, State, Url, demand_finite
-from app.cli.output import cell, class_names, err, fail, moment, out, percent, plain, quoted_classes, show, table, warn
+from app.cli.output import (
+    backups_until,
+    cell,
+    class_names,
+    err,
+    fail,
+    moment,
+    not_erased,
+    out,
+    percent,
+    plain,
+    quoted_classes,
+    show,
+    table,
+    warn,
+)
 from app.evidence.figures import ADVICE, remains
 from lirf_client import Dataset, Deposit, LirfError
 from lirf_client.types import NetworkAccuracy
@@ -227,15 +242,9 @@ def purge_deposit(
             )
         confirmed = _listed_classes(classes)
         purged = lirf.purge(deposit_id, classes=confirmed, reason=reason)
-        until = purged["shred_effective_at"]
-        backups = (
-            f"Backups contain its keys until {moment(until)} UTC."
-            if until
-            else "Backups may still contain its keys, because LIRF_BACKUP_DAYS is not set."
-        )
+        backups = backups_until(purged["shred_effective_at"])
         message = f"Purged: nobody can bring back {quoted_classes(purged)} of {purged['model']}. {backups}"
-        if purged["still_in"]:
-            message += f" Not erased yet: {plain(' '.join(purged['still_in']))} The reconciler goes on."
+        message += not_erased(purged["still_in"])
         show(as_json, purged, message)
 
 

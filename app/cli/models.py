@@ -1,4 +1,4 @@
-"""`lirf register`, `models`, `classes`, `policy` and `predict`: models and what they know."""
+"""`lirf register`, `models`, `remove`, `classes`, `policy` and `predict`: models and what they know."""
 
 import math
 from pathlib import Path
@@ -8,8 +8,8 @@ import typer
 
 from app.cli import text_files
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, State, Url, Yes, demand_finite
-from app.cli.output import cell, err, fail, moment, out, percent, plain, show, table
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, Reason, State, Url, Yes, demand_finite
+from app.cli.output import backups_until, cell, err, fail, moment, not_erased, out, percent, plain, show, table
 from lirf_client import LirfError
 from lirf_core.architectures import ARCHITECTURES, SMALL
 
@@ -95,6 +95,32 @@ def list_models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: J
     ]
     listing = table(headers, rows, ("registered by", "revision"))
     show(as_json, models, listing if models else "There are no models yet. See `lirf register --help` to add one.")
+
+
+@commands.command("remove")
+def remove_model(
+    model: ModelName,
+    reason: Reason,
+    confirmed: Yes = False,
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Remove a model for good. This cannot be undone.
+
+    Destroys its networks, deposit modules and data sets. The audit keeps its
+    events, and its name stays taken.
+
+    Example: lirf remove birds --reason "the service ends"
+    """
+    with connect(url, state) as lirf:
+        confirmation = model
+        if not confirmed:
+            err.print(f"This destroys every network, deposit module and data set of [bold]{plain(model)}[/bold].")
+            confirmation = typer.prompt("To confirm, type the name of the model", err=True)
+        removed = lirf.remove_model(model, confirm=confirmation.strip(), reason=reason)
+    message = f"Removed: model {plain(model)} no longer exists. {backups_until(removed['shred_effective_at'])}"
+    show(as_json, removed, message + not_erased(removed["still_in"]))
 
 
 @commands.command("classes")

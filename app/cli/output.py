@@ -103,6 +103,18 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} %"
 
 
+def backups_until(time: str | None) -> str:
+    """Say how long backups contain the keys of what was destroyed."""
+    if time:
+        return f"Backups contain its keys until {moment(time)} UTC."
+    return "Backups may still contain its keys, because LIRF_BACKUP_DAYS is not set."
+
+
+def not_erased(still_in: Sequence[str]) -> str:
+    """Say what still has destroyed keys, if anything has."""
+    return f" Not erased yet: {plain(' '.join(still_in))} The reconciler goes on." if still_in else ""
+
+
 def warn(message: str) -> None:
     """Print the message as a warning."""
     err.print(Text.assemble(("lirf: ", "bold yellow"), printable(message, keep="\n")), soft_wrap=True)

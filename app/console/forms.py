@@ -61,6 +61,7 @@ from app.purges import service as purges
 from app.registry import policies
 from app.registry import service as registry
 from app.registry.service import ModelRow
+from app.removals import service as removals
 from app.restorations import service as restorations
 from app.second_person.service import ApprovalRow
 from app.withdrawals import service as withdrawals
@@ -272,6 +273,26 @@ def change_policy(
     finally:
         engine.drop_shredded()
     return _show_model(session, row)
+
+
+@router.post("/models/{name}/removal")
+def remove_model(
+    name: str,
+    actor: Administrator,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+    confirmation: Annotated[str, Form(max_length=200)],
+    reason: ReasonField,
+) -> Response:
+    """confirmation: the name of the model, typed."""
+    try:
+        removed = removals.remove(session, database, vault, settings, actor, name, confirmation.strip(), reason)
+    finally:
+        engine.drop_shredded()
+    return redirect(f"/console/models/{name}" if isinstance(removed, ApprovalRow) else "/console/models")
 
 
 @router.post("/approvals/{approval_id}/approval")

@@ -249,6 +249,8 @@ def _described(session: Session, row: ApprovalRow) -> str:
         return f"{change}; bounds of a loss {bounds} points" if bounds else change
     if row.act == Act.DEPOSIT:
         return f"deposit {', '.join(wish['classes'])}{_unusual_settings(wish['config'])}"
+    if row.act == Act.REMOVE:
+        return f"remove the model {wish['model']} with all its networks, modules and data sets"
     ids = wish["deposits"] if row.act == Act.WITHDRAW else [wish["deposit"]]
     names = deposits.names_of(session, deposits.of_ids(session, ids).values())
     label = ", ".join(name for of in names.values() for name in of)

@@ -87,7 +87,8 @@ def upload(
 ) -> DatasetRow:
     """Check the archive, decode every image and store the images, packed. stop: ends it when set.
 
-    Raises `Stopped`, `UnknownModel`, `WeightsMissing`, `ArchiveRefused`, `StorageFull`; then nothing is stored.
+    Raises `Stopped`, `UnknownModel`, `ModelRemoved`, `WeightsMissing`, `ArchiveRefused`, `StorageFull`; then nothing is
+    stored.
     """
     with session.begin():
         model = registry.get_ready(session, model_name)
@@ -114,6 +115,7 @@ def upload(
         created_by=actor.name,
     )
     with vault.discarded_on_error(sealed), session.begin():
+        registry.lock_present(session, model.id)
         row.object_id = vaults.record(session, sealed)
         session.add(row)
         details = {"purpose": row.purpose, "counts": row.counts, "object": sealed.name}
@@ -192,6 +194,12 @@ def load(vault: Vault, stored: StoredObject, spool: Path) -> ImageSet:
         vault.copy_to(stored, cast(BinaryIO, file))
         file.flush()
         return archives.load_packed(cast(BinaryIO, file))
+
+
+def unshredded(session: Session, model_id: str) -> Sequence[str]:
+    """The ids of a model's data sets, of every purpose, that still have their images."""
+    is_present = DatasetRow.model_id == model_id, DatasetRow.shredded_at.is_(None)
+    return session.scalars(sa.select(DatasetRow.id).where(*is_present)).all()
 
 
 def shred(session: Session, actor: str, dataset_id: str) -> list[str]:

@@ -305,5 +305,4 @@ def next_waiting(session: Session, job: Job) -> str | None:
 
 def is_any_ready(session: Session) -> bool:
     """Whether a deposit could be claimed: it is queued, and no deposit of its model is running."""
-    ready = DepositRow.state == State.QUEUED, *JOBS.ready()
-    return session.scalar(sa.select(DepositRow.id).where(*ready).limit(1)) is not None
+    return JOBS.oldest_ready(session) is not None

@@ -115,7 +115,7 @@ def request_approved(session: Session, actor: Actor, approval_id: str) -> Approv
 
 def _checked(session: Session, model: registry.ModelRow, body: DepositCreate) -> DepositCreate:
     """In the caller's transaction, under the model's lock: the request with the classes and the sets that it uses."""
-    registry.lock(session, model.id)
+    registry.lock_present(session, model.id)
     dataset = datasets.get_usable(session, model.id, body.dataset_id, Purpose.DEPOSIT)
     names = sorted(dataset.counts)
     indices = registry.class_indices(model, names)
@@ -205,7 +205,7 @@ def _check_classes(session: Session, model: registry.ModelRow, indices: list[int
     if len(held.keys() | pending | set(indices)) == len(names):
         raise NothingPreserved(
             f"After this deposit, model '{model.name}' would have no class left to answer with. Leave at least one, or "
-            "take the model out of service."
+            f"remove the model (`lirf remove {model.name}`)."
         )
 
 
@@ -223,6 +223,30 @@ def cancel(session: Session, vault: Vault, actor: Actor, deposit_id: str) -> Dep
             garbage = []
     vault.remove(garbage)
     return row
+
+
+def cancel_all(session: Session, actor: Actor, model_id: str) -> list[str]:
+    """In the caller's transaction: cancel every unfinished deposit of a model, and delete their checkpoints.
+
+    Returns the vault names to remove after it.
+    """
+    of_model = DepositRow.model_id == model_id
+    unfinished = sa.select(DepositRow).where(
+        of_model, DepositRow.state.in_(UNFINISHED), ~DepositRow.is_cancel_requested
+    )
+    garbage = [name for row in session.scalars(unfinished).all() for name in JOBS.cancel(session, row, actor.name)]
+    return garbage + checkpoints.delete(session, ids_of_model(model_id))
+
+
+def ids_of_model(model_id: str) -> sa.Select[str]:
+    """A query for the ids of a model's deposits."""
+    return sa.select(DepositRow.id).where(DepositRow.model_id == model_id)
+
+
+def with_modules(session: Session, model_id: str) -> Sequence[DepositRow]:
+    """The deposits of a model that have a module, oldest first."""
+    is_deposited = DepositRow.model_id == model_id, DepositRow.state == State.DEPOSITED
+    return session.scalars(sa.select(DepositRow).where(*is_deposited).order_by(DepositRow.id)).all()
 
 
 def get(session: Session, deposit_id: str) -> DepositRow:
@@ -345,6 +369,14 @@ def demand_not_restored(row: DepositRow) -> None:
             f"{row.restored_by} restored deposit '{row.id}' at {row.restored_at:%Y-%m-%d %H:%M:%S} UTC, so its classes "
             f"answer without a withdrawal. `DELETE /v1/deposits/{row.id}/restoration` deposits them again at once."
         )
+
+
+def end_restoration(session: Session, actor: Actor, model: registry.ModelRow, row: DepositRow) -> None:
+    """In the caller's transaction, under the model's lock: only a withdrawal shows the classes from now on."""
+    note_restoration(session, row, None, None)
+    registry.bump_generation(session, model.id)
+    details = {"classes": class_names(session, row)}
+    audit.record(session, actor.name, "deposit.restoration_ended", model=model.name, subject=row.id, details=details)
 
 
 def note_restoration(session: Session, row: DepositRow, by: str | None, reason: str | None) -> None:

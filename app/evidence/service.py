@@ -192,6 +192,16 @@ def cancel(session: Session, vault: Vault, actor: Actor, evidence_id: str) -> Ev
     return row
 
 
+def cancel_all(session: Session, actor: Actor, model_id: str) -> list[str]:
+    """In the caller's transaction: end every unfinished examination of a model.
+
+    Returns the vault names to remove after it.
+    """
+    of_model = EvidenceRow.deposit_id.in_(deposits.ids_of_model(model_id))
+    unfinished = sa.select(EvidenceRow).where(of_model, EvidenceRow.state.in_(UNFINISHED))
+    return [name for row in session.scalars(unfinished).all() for name in JOBS.cancel(session, row, actor.name)]
+
+
 def get(session: Session, evidence_id: str) -> EvidenceRow:
     """Loads `found`, too. Raises `UnknownEvidence`."""
     row = session.get(EvidenceRow, evidence_id, options=[undefer(EvidenceRow.found)])

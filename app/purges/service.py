@@ -68,7 +68,7 @@ def purge(
         if model.needs_second_person:
             wish = {"deposit": deposit_id, "classes": list(classes)}
             return second_person.request_approval(session, actor, model.id, model.name, Act.PURGE, wish, reason)
-        shred_effective_at, garbage = _purge(session, settings, model, row, Requester.of(actor), actor, reason)
+        shred_effective_at, garbage = destroy(session, settings, model, row, Requester.of(actor), actor, reason)
     erasure.erase(database, vault, garbage)
     with session.begin():
         return Purged(row, shred_effective_at, erasure.obstacles(session, row.model_id))
@@ -83,12 +83,12 @@ def purge_approved(
         model, row = _purgeable(session, approval.wish["deposit"], approval.wish["classes"])
         approval = second_person.approve(session, actor, approval_id, Act.PURGE, model.name)
         approval.result_id = row.id
-        _, garbage = _purge(session, settings, model, row, Requester.of(approval), actor, approval.reason)
+        _, garbage = destroy(session, settings, model, row, Requester.of(approval), actor, approval.reason)
     erasure.erase(database, vault, garbage)
     return approval
 
 
-def _purge(
+def destroy(
     session: Session,
     settings: Settings,
     model: registry.ModelRow,

@@ -74,7 +74,7 @@ def change(
     Raises `UnknownModel`, `PolicyChanged`.
     """
     with session.begin():
-        model = registry.lock(session, registry.get(session, model_name).id)
+        model = registry.lock_present(session, registry.get(session, model_name).id)
         _demand_version(model, version)
         policy = replace(of(model), **wanted)
         if model.needs_second_person:

@@ -45,6 +45,12 @@ class NameTaken(Problem):
     status, slug, title = 409, "name-taken", "A model with this name exists"
 
 
+class ModelRemoved(Problem):
+    """An administrator removed the model with all that it knew. Its name is never used again."""
+
+    status, slug, title = 410, "model-removed", "The model was removed"
+
+
 class WeightsMissing(Problem):
     """The model is only described so far. Send its weights: `PUT /v1/models/{name}/weights`."""
 
@@ -115,7 +121,9 @@ def register(
             with session.begin_nested():
                 session.add(row)
         except IntegrityError:
-            raise NameTaken(f"A model '{name}' already exists. Choose another name.") from None
+            raise NameTaken(
+                f"A model '{name}' already exists, or existed: a removed model keeps its name. Choose another name."
+            ) from None
         session.add_all(ModelClassRow(model_id=row.id, class_index=i, name=label) for i, label in enumerate(classes))
         audit.record(
             session,
@@ -128,18 +136,30 @@ def register(
     return row
 
 
-def remove_unfinished(session: Session, actor: Actor, name: str) -> None:
-    """Remove a registration that has no weights yet. Raises `UnknownModel`, `WeightsPresent`."""
-    with session.begin():
-        model = get(session, name)
-        lock(session, model.id)
-        if model.revision is not None:
-            raise WeightsPresent(
-                f"Model '{name}' has weights and perhaps deposits. Only a registration without weights can be removed."
-            )
-        second_person.forget_model(session, model.id)
-        session.delete(model)
-        audit.record(session, actor.name, "model.removed", model=name, subject=model.id)
+def remove_unfinished(session: Session, actor: Actor, model: ModelRow) -> None:
+    """In the caller's transaction: remove a registration that has no weights yet, and free its name."""
+    assert model.revision is None
+    second_person.forget_model(session, model.id)
+    session.delete(model)
+    audit.record(session, actor.name, "model.removed", model=model.name, subject=model.id)
+
+
+def shred_networks(session: Session, model: ModelRow) -> list[str]:
+    """In the caller's transaction: destroy the keys of every revision, the one in service included.
+
+    Returns the names of vault objects to delete after the transaction.
+    """
+    assert model.revision is not None
+    assert model.upper_object_id is not None
+    _, garbage = shred_revisions_before(session, model.id, model.revision + 1)
+    return [*garbage, vaults.shred(session, model.upper_object_id)]
+
+
+def note_removal(session: Session, model: ModelRow, by: str, reason: str) -> None:
+    """In the caller's transaction, which records it: no request finds the model from now on."""
+    model.removed_at, model.removed_by, model.removal_reason = now(), by, reason
+    session.flush()
+    bump_generation(session, model.id)
 
 
 def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: BinaryIO) -> ModelRow:
@@ -190,7 +210,30 @@ def _demand_no_weights(model: ModelRow) -> None:
 
 
 def get(session: Session, name: str) -> ModelRow:
-    """The model with this name. Raises `UnknownModel`."""
+    """The model with this name. Raises `UnknownModel`, `ModelRemoved`."""
+    return _present(_named(session, name))
+
+
+def locked(session: Session, name: str) -> ModelRow:
+    """The model with this name, locked as in `lock`, even if it was removed. Raises `UnknownModel`."""
+    return lock(session, _named(session, name).id)
+
+
+def lock_present(session: Session, model_id: str) -> ModelRow:
+    """Like `lock`, for what adds something to the model. Raises `ModelRemoved`."""
+    return _present(lock(session, model_id))
+
+
+def _present(model: ModelRow) -> ModelRow:
+    if model.removed_at is not None:
+        raise ModelRemoved(
+            f"{model.removed_by} removed model '{model.name}' at {model.removed_at:%Y-%m-%d %H:%M} UTC. The audit "
+            "still has its events. Register a successor under another name."
+        )
+    return model
+
+
+def _named(session: Session, name: str) -> ModelRow:
     model = session.scalar(sa.select(ModelRow).where(ModelRow.name == name))
     if model is None:
         raise unknown(name)
@@ -231,12 +274,13 @@ def get_ready(session: Session, name: str) -> ModelRow:
 
 
 def list_models(session: Session, page: PageRequest) -> tuple[Sequence[ModelRow], str | None]:
-    return newest_first(session, sa.select(ModelRow), ModelRow.id, page)
+    return newest_first(session, sa.select(ModelRow).where(ModelRow.removed_at.is_(None)), ModelRow.id, page)
 
 
 def all_models(session: Session) -> Iterator[ModelRow]:
     """All models, ordered by name."""
-    yield from session.scalars(sa.select(ModelRow).order_by(ModelRow.name).execution_options(yield_per=1000))
+    present = sa.select(ModelRow).where(ModelRow.removed_at.is_(None))
+    yield from session.scalars(present.order_by(ModelRow.name).execution_options(yield_per=1000))
 
 
 def generations(session: Session, model_ids: Collection[str]) -> dict[str, int]:

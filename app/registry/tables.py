@@ -35,6 +35,9 @@ class ModelRow(Base):
     policy_version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[str] = mapped_column(sa.String(100))
+    removed_at: Mapped[datetime | None]
+    removed_by: Mapped[str | None] = mapped_column(sa.String(100))
+    removal_reason: Mapped[str | None] = mapped_column(sa.Text)
 
 
 class ModelClassRow(Base):

@@ -57,12 +57,7 @@ def end(session: Session, actor: Actor, deposit_id: str) -> None:
         model, row = deposits.locked(session, deposit_id)
         if row.restored_at is None:
             raise NotRestored(f"Deposit '{row.id}' is {row.state} and not restored, so there is no restoration to end.")
-        deposits.note_restoration(session, row, None, None)
-        registry.bump_generation(session, model.id)
-        details = {"classes": deposits.class_names(session, row)}
-        audit.record(
-            session, actor.name, "deposit.restoration_ended", model=model.name, subject=row.id, details=details
-        )
+        deposits.end_restoration(session, actor, model, row)
     registry.await_answers()
 
 

@@ -26,6 +26,7 @@ class Act(StrEnum):
     RESTORE = "restore"
     PURGE = "purge"
     POLICY = "policy"
+    REMOVE = "remove"
 
 
 ROLES = {
@@ -34,6 +35,7 @@ ROLES = {
     Act.RESTORE: Role.CUSTODIAN,
     Act.PURGE: Role.ADMINISTRATOR,
     Act.POLICY: Role.ADMINISTRATOR,
+    Act.REMOVE: Role.ADMINISTRATOR,
 }
 
 
@@ -163,6 +165,14 @@ def refuse(session: Session, actor: Actor, approval_id: str, model_name: str, re
     _decide(session, actor, row, ApprovalState.REFUSED, reason)
     _record(session, actor, "approval.refused", model_name, row, reason)
     return row
+
+
+def refuse_waiting(session: Session, actor: Actor, model_id: str, model_name: str, reason: str) -> None:
+    """In the caller's transaction: refuse every request for this model that waits."""
+    is_waiting = ApprovalRow.model_id == model_id, ApprovalRow.decision.is_(None), ApprovalRow.expires_at > now()
+    for row in session.scalars(sa.select(ApprovalRow).where(*is_waiting)).all():
+        _decide(session, actor, row, ApprovalState.REFUSED, reason)
+        _record(session, actor, "approval.refused", model_name, row, reason)
 
 
 def _decide(session: Session, actor: Actor, row: ApprovalRow, decision: ApprovalState, reason: str | None) -> None:

@@ -39,10 +39,15 @@ def finish(database: Database, vault: Vault) -> None:
         _erase(database, vault, names, 0.0)
 
 
+def due(database: Database, model_id: str) -> Sequence[str]:
+    """The names of a model's shredded objects that may still have traces."""
+    with database.reading() as session:
+        return session.scalars(sa.select(ErasureRow.name).where(ErasureRow.model_id == model_id)).all()
+
+
 def obstacles(session: Session, model_id: str) -> list[str]:
     """What still holds shredded keys or bytes of a model, and why. Empty if all is gone."""
-    due = sa.select(ErasureRow.obstacle).where(ErasureRow.model_id == model_id).distinct()
-    texts = session.scalars(due).all()
+    texts = session.scalars(sa.select(ErasureRow.obstacle).where(ErasureRow.model_id == model_id).distinct()).all()
     return sorted(text or "The erasure is not finished." for text in texts)
 
 
@@ -72,5 +77,5 @@ def _note(database: Database, gone: list[str], left: dict[str, str]) -> None:
         if late := sorted(name for name, obstacle in session.execute(erased).all() if obstacle):
             audit.record(session, audit.RECONCILER, "vault.erased", details={"objects": late})
         for text in set(left.values()):
-            due = sa.update(ErasureRow).where(ErasureRow.name.in_([name for name in left if left[name] == text]))
-            session.execute(due.values(obstacle=text))
+            names = [name for name in left if left[name] == text]
+            session.execute(sa.update(ErasureRow).where(ErasureRow.name.in_(names)).values(obstacle=text))

@@ -228,6 +228,12 @@ def end_expired(session: Session) -> int:
         )
 
 
+def end_all(session: Session, actor: Actor, model_id: str) -> list[str]:
+    """In the caller's transaction, under the model's lock: end every withdrawal of the model. Returns their ids."""
+    rows = active(session, model_id)
+    return [row.id for row in rows if _end(session, row, actor.name, "withdrawal.revoked")]
+
+
 def _end(session: Session, row: WithdrawalRow, by: str, action: str, *where: sa.ColumnElement[bool]) -> bool:
     """Return False if it has already ended or no longer matches `where`: a renewal may have come first."""
     ended = changes(

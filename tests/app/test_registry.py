@@ -182,7 +182,7 @@ def test_a_registration_without_weights_can_be_removed(service: Service) -> None
     service.operator.remove_unfinished_model("birds")
     assert service.reader.models() == []
     service.register()
-    with pytest.raises(LirfError, match="Only a registration without weights can be removed"):
+    with pytest.raises(LirfError, match="Missing role 'administrator'"):
         service.operator.remove_unfinished_model("birds")
 
 

@@ -32,11 +32,14 @@ log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 
-def work_on(work: Work, deposit_id: str) -> None:
-    """Claim and carry out one deposit. Then the model's next one can run, and this one can be examined."""
+def work_on(work: Work, deposit_id: str) -> bool:
+    """Claim and carry out one deposit. Then the model's next one can run, and this one can be examined.
+
+    Returns whether it could be claimed.
+    """
     job = run(work, JOBS, deposit_id, _carry_out, _handle)
     if job is None:
-        return
+        return False
     with work.database.session() as session:
         with session.begin():
             waiting = jobs.next_waiting(session, job)
@@ -44,6 +47,7 @@ def work_on(work: Work, deposit_id: str) -> None:
             work.doorbell.ring(JOBS.task, waiting)
         for evidence_id in evidence.request_wanted(session):
             work.doorbell.ring(EXAMINATIONS.task, evidence_id)
+    return True
 
 
 def _handle(work: Work, session: Session, job: Job, error: Exception) -> bool:

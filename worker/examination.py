@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 
-def examine(work: Work, evidence_id: str) -> None:
-    """Claim and carry out one examination."""
-    run(work, JOBS, evidence_id, _carry_out, _handle)
+def examine(work: Work, evidence_id: str) -> bool:
+    """Claim and carry out one examination. Returns whether it could be claimed."""
+    return run(work, JOBS, evidence_id, _carry_out, _handle) is not None
 
 
 def _handle(work: Work, session: Session, job: Job, error: Exception) -> bool:

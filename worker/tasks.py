@@ -15,31 +15,39 @@ from app.telemetry import traces
 from worker import life_sign
 from worker.celery_app import app
 from worker.orphan import is_orphaned
+from worker.waiting import DoorbellRequest, oldest
 
 if TYPE_CHECKING:
     from worker.work import Work
 
 
-@app.task(name=DEPOSIT)  # type: ignore[untyped-decorator]
+@app.task(name=DEPOSIT, Request=DoorbellRequest)  # type: ignore[untyped-decorator]
 def run_deposit(deposit_id: str) -> None:
-    """Carry out a deposit if it is still queued: messages may come twice, late or never."""
-    from worker.deposit import work_on
-
-    try:
-        work_on(_work(), deposit_id)
-    finally:
-        traces.flush()  # this process ends with its task
+    """Carry out the oldest job that waits, whichever it is: messages may come twice, late or never."""
+    _carry_out_the_oldest()
 
 
-@app.task(name=EXAMINE)  # type: ignore[untyped-decorator]
+@app.task(name=EXAMINE, Request=DoorbellRequest)  # type: ignore[untyped-decorator]
 def examine_deposit(evidence_id: str) -> None:
-    """Carry out an examination if it is still queued."""
+    """As `run_deposit`."""
+    _carry_out_the_oldest()
+
+
+def _carry_out_the_oldest() -> None:
+    """Another worker may take it first; then the next one is the oldest."""
+    from worker.deposit import work_on
     from worker.examination import examine
 
+    work = _work()
     try:
-        examine(_work(), evidence_id)
+        while (waiting := oldest(work.database)) and not (
+            work_on(work, waiting.job_id) if waiting.task == DEPOSIT else examine(work, waiting.job_id)
+        ):
+            pass
+        if following := oldest(work.database):
+            work.doorbell.ring(*following)
     finally:
-        traces.flush()
+        traces.flush()  # this process ends with its task
 
 
 @app.task(name=MEASURE)  # type: ignore[untyped-decorator]

@@ -304,6 +304,13 @@ class JobMachine(Generic[RowT, JobT]):
         totals = dict(session.execute(sa.select(self.row.state, sa.func.count()).group_by(self.row.state)).all())
         return {state: totals.get(state, 0) for state in self.states}
 
+    def oldest_ready(self, session: Session) -> str | None:
+        """The oldest queued job that may start now."""
+        if self.must_wait(session):
+            return None
+        ready = self.row.state == QUEUED, *self.ready()
+        return session.scalar(sa.select(self.row.id).where(*ready).order_by(self.row.id).limit(1))
+
     def oldest_queued(self, session: Session) -> datetime | None:
         """Since when the oldest queued job waits."""
         return session.scalar(sa.select(sa.func.min(self.row.created_at)).where(self.row.state == QUEUED))

@@ -21,7 +21,7 @@ from app.measurements.jobs import JOBS as MEASUREMENTS
 from app.registry import policies
 from app.telemetry import logs
 from app.vault import erasure
-from app.vault.service import Vault, open_vault
+from app.vault.service import Vault, open_sealed_vault
 from app.withdrawals import service as withdrawals
 from worker import life_sign
 from worker.orphan import is_orphaned
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Reconciles every `reconcile_seconds` until `stop` is set."""
-    database, vault, doorbell = Database(settings.database), open_vault(settings), Doorbell(settings)
+    database, vault, doorbell = Database(settings.database), open_sealed_vault(settings), Doorbell(settings)
     while not stop.is_set():
         has_failed = False
         parts = _deposits, _expired, _anchor, _evidence, _measurements, _erasures

@@ -34,6 +34,18 @@ class MasterKeys(Protocol):
         """Raises tink.TinkError if the master key or the associated data differ from those of `wrap`."""
 
 
+class NoMasterKeys:
+    """For a process that deletes objects but opens none: it works without the master key."""
+
+    version = 0
+
+    def wrap(self, data_key: bytes, associated: bytes) -> WrappedKey:
+        raise RuntimeError("this process has no master key")
+
+    def unwrap(self, wrapped: bytes, associated: bytes) -> bytes:
+        raise RuntimeError("this process has no master key")
+
+
 class UnsafeKeyFile(RuntimeError):
     """Other users can read the master key file."""
 

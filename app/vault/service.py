@@ -21,7 +21,7 @@ from tink import secret_key_access, streaming_aead
 from app.base.database import changes, new_id, now
 from app.base.errors import Problem
 from app.base.settings import Settings
-from app.vault.keys import FileMasterKeys, MasterKeys
+from app.vault.keys import FileMasterKeys, MasterKeys, NoMasterKeys
 from app.vault.objects import ObjectStore, as_store_errors
 from app.vault.tables import ErasureRow, VaultObjectRow
 
@@ -188,6 +188,11 @@ def open_vault(settings: Settings) -> Vault:
     """Open the vault that the settings describe."""
     objects = ObjectStore(settings.vault, settings.vault_options, settings.spool)
     return Vault(objects, FileMasterKeys(settings.master_key))
+
+
+def open_sealed_vault(settings: Settings) -> Vault:
+    """The vault without its master key: objects can be deleted, but neither opened nor made."""
+    return Vault(ObjectStore(settings.vault, settings.vault_options, settings.spool), NoMasterKeys())
 
 
 def record(session: Session, sealed: StoredObject) -> str:

@@ -1,0 +1,37 @@
+"""A doorbell for work that is claimed or done costs no process, and a child that was rung takes the oldest job."""
+
+import sqlite3
+
+import pytest
+
+from app.base.settings import Settings
+from app.jobs.doorbell import DEPOSIT, EXAMINE, Doorbell
+from tests.e2e.installation import Installation
+from tests.e2e.processes import wait_until
+from tests.e2e.test_worker_loss import SLOW, queue
+
+
+def children(running: Installation) -> set[int]:
+    return {pid for pid, command in running.children("worker") if "semaphore_tracker" not in command}
+
+
+@pytest.mark.timeout(600)
+def test_a_stale_doorbell_starts_no_child_and_any_doorbell_gets_the_oldest_job_done(embedded: Installation) -> None:
+    embedded.kill("reconciler")  # it would ring again
+    folder = embedded.folder / "state"
+    doorbell = Doorbell(Settings(state_folder=folder))
+    with embedded.client() as lirf:
+        deposit_id = queue(lirf, embedded.folder, ["auk"], {**SLOW, "epochs": 1})
+        wait_until(lambda: b"lirf.deposit" in (folder / "broker.sqlite3").read_bytes())
+        with sqlite3.connect(folder / "broker.sqlite3") as connection:
+            connection.execute("DELETE FROM kombu_message")
+        doorbell.ring(EXAMINE, "of another job")
+        embedded.start("worker")
+        assert lirf.wait(deposit_id)["state"] == "deposited"
+
+        wait_until(lambda: len(children(embedded)) == 1, 120)  # that of the deposit has been replaced
+        before = children(embedded)
+        for _ in range(4):
+            doorbell.ring(DEPOSIT, deposit_id)
+        wait_until(lambda: embedded.log("worker").count("no job waits") >= 4, 120)
+        assert children(embedded) == before

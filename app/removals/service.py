@@ -123,7 +123,8 @@ def _remove(
 
 
 def _erased(session: Session, database: Database, vault: Vault, settings: Settings, model: ModelRow) -> Removed:
-    """After the transaction: erase what it shredded. A repetition goes on where an earlier one ended."""
+    """After the transaction: wait for answers on their way, and erase what was shredded. Can be repeated."""
+    registry.await_answers()
     erasure.erase(database, vault, erasure.due(database, model.id))
     assert model.removed_at is not None
     until = None if settings.backup_days is None else model.removed_at + timedelta(days=settings.backup_days)

@@ -240,7 +240,11 @@ def _end(session: Session, which: sa.ColumnElement[bool]) -> int:
 
 
 def list_keys(session: Session, actor: Actor, page: PageRequest) -> tuple[Sequence[ApiKeyRow], str | None]:
-    """The keys, newest first. A bound actor sees only those that are bound to models within its own."""
+    """The keys, newest first, in the caller's transaction, which records who asked.
+
+    A bound actor sees only those that are bound to models within its own.
+    """
+    audit.record(session, actor.name, "keys.listed")
     query = sa.select(ApiKeyRow)
     if actor.domain.is_bound:
         every = session.execute(sa.select(ApiKeyRow.id, ApiKeyRow.models).where(ApiKeyRow.models.is_not(None)))

@@ -35,7 +35,7 @@ def list_events(actor: Auditor, session: ReadingDep, query: Annotated[AuditReque
 @router.get("/events/export", response_class=StreamingResponse)
 def export_events(actor: Auditor, database: DatabaseDep, query: Annotated[AuditExport, Query()]) -> StreamingResponse:
     """Download all events that match the filters, oldest first, as JSON lines or CSV."""
-    return export_response(database, query)
+    return export_response(database, actor, query)
 
 
 @router.get("/head")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from fastapi.responses import StreamingResponse
 
+from app.access.service import Actor
 from app.audit import service
 from app.audit.schemas import AuditEvent, AuditExport
 from app.base.database import Database
@@ -14,8 +15,10 @@ from app.base.database import Database
 MEDIA_TYPES = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 
 
-def export_response(database: Database, query: AuditExport) -> StreamingResponse:
-    """Stream all events that match the filters, oldest first."""
+def export_response(database: Database, actor: Actor, query: AuditExport) -> StreamingResponse:
+    """Stream all events that match the filters, oldest first. The export is an event, too."""
+    filters = {name: str(value) for name, value in query.filters().items() if value is not None}
+    service.record_read(database, actor.name, "audit.exported", details={"format": query.format, "filters": filters})
     headers = {"Content-Disposition": f'attachment; filename="audit.{query.format}"'}
     return StreamingResponse(_lines(database, query), media_type=MEDIA_TYPES[query.format], headers=headers)
 

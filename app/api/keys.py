@@ -3,7 +3,7 @@ from fastapi import APIRouter
 from app.access import service
 from app.access.schemas import Key, KeyCreate, NewKey
 from app.api.bodies import LimitedRoute
-from app.api.dependencies import Administrator, PageQuery, ReadingDep, SessionDep
+from app.api.dependencies import Administrator, PageQuery, SessionDep
 from app.base.paging import Page
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=LimitedRoute)
@@ -17,9 +17,10 @@ def create_key(body: KeyCreate, actor: Administrator, session: SessionDep) -> Ne
 
 
 @router.get("")
-def list_keys(actor: Administrator, session: ReadingDep, page: PageQuery) -> Page[Key]:
+def list_keys(actor: Administrator, session: SessionDep, page: PageQuery) -> Page[Key]:
     """List the API keys, newest first, without their secrets. A bound key sees the keys within its own models."""
-    rows, cursor = service.list_keys(session, actor, page)
+    with session.begin():
+        rows, cursor = service.list_keys(session, actor, page)
     return Page(items=[Key.model_validate(row) for row in rows], next_cursor=cursor)
 
 

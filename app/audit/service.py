@@ -65,6 +65,15 @@ def record(
     )
 
 
+def record_read(database: Database, actor: str, action: str, **about: Any) -> None:
+    """Add the event of a sensitive read, in a transaction of its own. Call it before anything of it is shown.
+
+    about: as in `record`.
+    """
+    with database.session() as session, session.begin():
+        record(session, actor, action, **about)
+
+
 def pending_subjects(session: Session) -> list[str | None]:
     """The subjects of the events in the caller's transaction so far. Empty if it has changed nothing."""
     return [event["subject"] for event in session.info.get(_PENDING, [])]

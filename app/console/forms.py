@@ -351,7 +351,7 @@ async def compare(
 
 @router.get("/audit/export")
 def export_audit(actor: Auditor, database: DatabaseDep, query: Annotated[AuditExport, Query()]) -> StreamingResponse:
-    return export_response(database, query)
+    return export_response(database, actor, query)
 
 
 @router.post("/keys")

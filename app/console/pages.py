@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.access import service as access
 from app.access.service import Actor, Role
-from app.api.dependencies import DatabaseDep, InTurn, ReadingDep
+from app.api.dependencies import DatabaseDep, InTurn, ReadingDep, SessionDep
 from app.audit import anchoring
 from app.audit import service as audit
 from app.base.field_types import Id
@@ -159,8 +159,9 @@ def verify_audit(request: Request, actor: Auditor, database: DatabaseDep) -> Res
 
 
 @router.get("/keys")
-def list_keys(request: Request, actor: Administrator, session: ReadingDep, cursor: str | None = None) -> Response:
-    return keys_page(request, actor, session, cursor)
+def list_keys(request: Request, actor: Administrator, session: SessionDep, cursor: str | None = None) -> Response:
+    with session.begin():
+        return keys_page(request, actor, session, cursor)
 
 
 @router.get("/{path:path}")

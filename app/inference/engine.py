@@ -76,7 +76,7 @@ class InferenceEngine:
         cache_bytes: int,
         limits: BatchLimits | None = None,
     ) -> None:
-        self._database = database
+        self.database = database
         self.views = Views(database)
         self._networks = NetworkCache(vault, compute, cache_bytes)
         self._batcher = Batcher(compute, self.views.are_current, limits)
@@ -174,7 +174,7 @@ class InferenceEngine:
     def drop_shredded(self) -> None:
         """Remove from memory what was opened from shredded objects. Call this from time to time."""
         if names := self._networks.object_names() | self.views.object_names():
-            with self._database.reading() as session:
+            with self.database.reading() as session:
                 shredded = vaults.shredded_names(session, names)
             self._networks.drop(shredded)
             self.views.drop(shredded)
@@ -209,7 +209,7 @@ class InferenceEngine:
 
     def _stored_modules(self, deposit_ids: Sequence[str]) -> list[tuple[StoredNetwork, StoredObject, Preprocessing]]:
         modules = []
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             for deposit_id in deposit_ids:
                 row = deposits.get(session, deposit_id)
                 model = registry.by_id(session, row.model_id)

@@ -1,10 +1,12 @@
 """Answers protocol requests and images with logits, probabilities and class names, and describes the models."""
 
 import torch
+from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.access.service import Actor, Role, demand
+from app.audit import service as audit
 from app.base.errors import Problem
 from app.inference import tensors
 from app.inference.batches import InvalidLogits
@@ -100,6 +102,7 @@ async def infer(
         return inputs
 
     selector = ViewSelector(tokens, parameters.withdrawal, is_target_only)
+    is_unrecorded = parameters.raw or is_target_only
     is_quick = piece is not None and len(piece) <= QUICK_BYTES and tensor.datatype != "BYTES"
     while True:
         try:
@@ -115,8 +118,22 @@ async def infer(
             parts = _respond(request, view, logits)
         else:
             parts = await engine.turns.run(actor.key_id, _respond, request, view, logits)
+        if is_unrecorded:
+            await run_sync(_record_read, engine, actor, view, is_target_only, parameters.raw)
+            is_unrecorded = False
         if await engine.confirm([view]):  # a long answer takes a while to write
             return view, parts
+
+
+def _record_read(engine: InferenceEngine, actor: Actor, view: View, is_target_only: bool, is_raw: bool) -> None:
+    """Record who looks at what others do not see, before the answer leaves."""
+    details = {
+        "view": ViewName.TARGET if is_target_only else ViewName.SERVED,
+        "is_raw": is_raw,
+        "revision": view.network.revision,
+        "withdrawals": list(view.withdrawals),
+    }
+    audit.record_read(engine.database, actor.name, "logits.read", model=view.model_name, details=details)
 
 
 def _respond(request: InferRequest, view: View, logits: Tensor) -> list[bytes]:
@@ -158,6 +175,8 @@ async def predict(
         return Inputs(1, decode, at_once=1)
 
     view, logits = await engine.answer(model_name, selector, inputs_for, actor.key_id)
+    if selector.is_target_only:
+        await run_sync(_record_read, engine, actor, view, True, False)
     logits = mask(logits, view)
     probabilities, indices = logits[0].softmax(0).topk(min(top, logits.shape[1] - len(view.masked_classes)))
     predictions = [

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from app.access.service import LOCAL_ADMINISTRATOR
+from app.audit import service as audit
 from app.base.database import Database
 from app.vault import service as vaults
 from app.vault.objects import as_store_errors
@@ -21,6 +23,7 @@ def take(database: Database, vault: Vault, folder: Path, on_object: Callable[[],
     The database is copied first, so that every object it names exists already. Objects are never rewritten: only new
     ones are copied, and those that the database no longer names are deleted from the folder. Returns their number.
     """
+    audit.record_read(database, LOCAL_ADMINISTRATOR.name, "vault.backed_up", details={"folder": str(folder)})
     objects = folder / "vault"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects.mkdir(mode=0o700, exist_ok=True)

@@ -239,9 +239,9 @@ def test_an_auditor_verifies_anchors_and_exports_over_http(service_: Service) ->
     events = [json.loads(line) for line in service_.auditor.audit_export(model="birds")]
     assert [event["action"] for event in events] == ["model.registered", "model.weights_stored"]
     whole = [json.loads(line) for line in service_.auditor.audit_export()]
-    assert [event["number"] for event in whole] == list(range(1, anchor["number"] + 1))
+    assert [event["number"] for event in whole] == list(range(1, anchor["number"] + 3))  # and the two exports
     later = list(service_.auditor.audit_export(since=whole[-1]["at"]))
-    assert [json.loads(line) for line in later] == whole[-1:]
+    assert [json.loads(line) for line in later][:1] == whole[-1:]
 
     with pytest.raises(LirfError) as caught:
         service_.operator.verify_audit()

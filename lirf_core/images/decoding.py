@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lirf_core.images import decoder_process
 from lirf_core.images.decoder_process import DECODED, HEADER, MEMORY_BYTES, READY, REFUSAL, Reason
 from lirf_core.images.formats import START_BYTES, name_format
+from lirf_core.images.hidden_memory import hide_memory
 from lirf_core.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -102,10 +103,12 @@ class ImageLimits:
 class Decoders:
     """Decoder processes: started when needed, kept for the next image, replaced if an image kills them.
 
+    None of them can read the memory of this process, which is hidden from now on.
     at_most: processes, and so images that are decoded at the same time; others wait.
     """
 
     def __init__(self, limits: ImageLimits | None = None, at_most: int | None = None) -> None:
+        hide_memory()
         self.limits = limits or ImageLimits()
         self._free = threading.BoundedSemaphore(at_most or min(4, os.cpu_count() or 1))
         self._idle: list[_Decoder] = []  # append and pop are atomic

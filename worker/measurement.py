@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 
-def measure(work: Work, measurement_id: str) -> None:
-    """Claim and carry out one measurement."""
-    run(work, JOBS, measurement_id, _carry_out, _handle)
+def measure(work: Work, measurement_id: str) -> bool:
+    """Claim and carry out one measurement. Returns whether it could be claimed."""
+    return run(work, JOBS, measurement_id, _carry_out, _handle) is not None
 
 
 def _handle(work: Work, session: Session, job: Job, error: Exception) -> bool:

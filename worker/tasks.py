@@ -33,32 +33,26 @@ def examine_deposit(evidence_id: str) -> None:
     _carry_out_the_oldest()
 
 
+@app.task(name=MEASURE, Request=DoorbellRequest)  # type: ignore[untyped-decorator]
+def measure_model(measurement_id: str) -> None:
+    """As `run_deposit`."""
+    _carry_out_the_oldest()
+
+
 def _carry_out_the_oldest() -> None:
     """Another worker may take it first; then the next one is the oldest."""
     from worker.deposit import work_on
     from worker.examination import examine
+    from worker.measurement import measure
 
-    work = _work()
+    work, carry_out = _work(), {DEPOSIT: work_on, EXAMINE: examine, MEASURE: measure}
     try:
-        while (waiting := oldest(work.database)) and not (
-            work_on(work, waiting.job_id) if waiting.task == DEPOSIT else examine(work, waiting.job_id)
-        ):
+        while (waiting := oldest(work.database)) and not carry_out[waiting.task](work, waiting.job_id):
             pass
         if following := oldest(work.database):
             work.doorbell.ring(*following)
     finally:
         traces.flush()  # this process ends with its task
-
-
-@app.task(name=MEASURE)  # type: ignore[untyped-decorator]
-def measure_model(measurement_id: str) -> None:
-    """Carry out a measurement if it is still queued."""
-    from worker.measurement import measure
-
-    try:
-        measure(_work(), measurement_id)
-    finally:
-        traces.flush()
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

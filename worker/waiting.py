@@ -2,7 +2,7 @@
 
 import logging
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from celery.worker.request import Request
 from celery.worker.state import task_ready
@@ -12,6 +12,8 @@ from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.jobs.machine import JobMachine
+from app.measurements.jobs import JOBS as MEASUREMENTS
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +26,10 @@ class Waiting(NamedTuple):
 
 
 def oldest(database: Database) -> Waiting | None:
-    """The oldest deposit that may start now or, if no deposit may, the oldest examination."""
+    """The oldest deposit that may start now or, if no deposit may, the oldest measurement or examination."""
     with database.reading() as session:
-        for jobs in (DEPOSITS, EXAMINATIONS):
+        kinds: tuple[JobMachine[Any, Any], ...] = DEPOSITS, MEASUREMENTS, EXAMINATIONS
+        for jobs in kinds:
             if job_id := jobs.oldest_ready(session):
                 return Waiting(jobs.task, job_id)
     return None

@@ -163,7 +163,7 @@ def show_or_change_policy(
         bool | None,
         typer.Option(
             metavar="",
-            help="Require a second person for deposits, withdrawals, restorations, purges and policy changes.",
+            help="Require a second person for deposits, withdrawals, restorations, purges, removal and policy changes.",
         ),
     ] = None,
     max_preserved_loss: Annotated[
@@ -209,7 +209,7 @@ def show_or_change_policy(
         as_json,
         policy,
         f"{plain(model)}: networks from before a deposit are {originals}. "
-        f"Deposits, withdrawals, restorations, purges and changes of this policy {need} a second person. "
+        f"Deposits, withdrawals, restorations, purges, removal and changes of this policy {need} a second person. "
         f"Preserved classes may lose {policy['max_preserved_loss']:g} points by one deposit and "
         f"{policy['max_total_loss']:g} since the original; an older deposit may lose {policy['max_module_loss']:g}.",
     )

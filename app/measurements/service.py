@@ -144,6 +144,16 @@ def cancel(session: Session, vault: Vault, actor: Actor, measurement_id: str) ->
     return row
 
 
+def cancel_all(session: Session, actor: Actor, model_id: str) -> list[str]:
+    """In the caller's transaction: end every unfinished measurement of a model.
+
+    Returns the vault names to remove after it.
+    """
+    is_unfinished = MeasurementRow.model_id == model_id, MeasurementRow.state.in_(UNFINISHED)
+    rows = session.scalars(sa.select(MeasurementRow).where(*is_unfinished)).all()
+    return [name for row in rows for name in JOBS.cancel(session, row, actor.name)]
+
+
 def get(session: Session, measurement_id: str) -> MeasurementRow:
     """Raises `UnknownMeasurement`."""
     row = session.get(MeasurementRow, measurement_id)

@@ -17,6 +17,7 @@ from app.base.settings import Settings
 from app.datasets import service as datasets
 from app.deposits import service as deposits
 from app.evidence import service as evidence
+from app.measurements import service as measurements
 from app.purges import service as purges
 from app.registry import service as registry
 from app.registry.service import ModelRow
@@ -95,7 +96,8 @@ def _remove(
 ) -> None:
     """In the caller's transaction, under the model's lock."""
     ended = withdrawals.end_all(session, actor, model.id)
-    garbage = deposits.cancel_all(session, actor, model.id) + evidence.cancel_all(session, actor, model.id)
+    garbage = deposits.cancel_all(session, actor, model.id)
+    garbage += measurements.cancel_all(session, actor, model.id) + evidence.cancel_all(session, actor, model.id)
     purged = deposits.with_modules(session, model.id)
     for row in purged:
         if row.restored_at is not None:

@@ -33,6 +33,7 @@ NEEDS = {
     "POST /console/deposits/{deposit_id}/restoration/end": {Role.CUSTODIAN},
     "POST /console/deposits/{deposit_id}/purge": set(),
     "POST /console/models/{name}/policy": set(),
+    "POST /console/models/{name}/removal": set(),
     "POST /console/approvals/{approval_id}/approval": {Role.OPERATOR, Role.CUSTODIAN},
     "POST /console/approvals/{approval_id}/refusal": {Role.OPERATOR, Role.CUSTODIAN},
     "GET /console/audit": {Role.AUDITOR},

@@ -22,7 +22,7 @@ from app.purges import service as purges
 from app.registry import service as registry
 from app.registry.service import ModelRow
 from app.second_person import service as second_person
-from app.second_person.service import Act, ApprovalRow
+from app.second_person.service import Act, ApprovalRow, Requester
 from app.vault import erasure
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
@@ -74,7 +74,7 @@ def remove(
             if model.needs_second_person:
                 wish = {"model": name}
                 return second_person.request_approval(session, actor, model.id, name, Act.REMOVE, wish, reason)
-            _remove(session, vault, settings, model, actor.name, actor, reason)
+            _remove(session, vault, settings, model, Requester.of(actor), actor, reason)
     return _erased(session, database, vault, settings, model)
 
 
@@ -86,13 +86,19 @@ def remove_approved(
         model = registry.lock(session, second_person.get(session, approval_id).model_id)
         approval = second_person.approve(session, actor, approval_id, Act.REMOVE, model.name)
         approval.result_id = model.id
-        _remove(session, vault, settings, model, approval.requested_by, actor, approval.reason)
+        _remove(session, vault, settings, model, Requester.of(approval), actor, approval.reason)
     _erased(session, database, vault, settings, model)
     return approval
 
 
 def _remove(
-    session: Session, vault: Vault, settings: Settings, model: ModelRow, requested_by: str, actor: Actor, reason: str
+    session: Session,
+    vault: Vault,
+    settings: Settings,
+    model: ModelRow,
+    requested_by: Requester,
+    actor: Actor,
+    reason: str,
 ) -> None:
     """In the caller's transaction, under the model's lock."""
     ended = withdrawals.end_all(session, actor, model.id)
@@ -119,7 +125,7 @@ def _remove(
             "objects": sorted(set(garbage)),
             "deposits": [row.id for row in purged],
             "withdrawals": ended,
-            "requested_by": requested_by,
+            **requested_by.details(),
         },
     )
 

@@ -29,6 +29,7 @@ REASON = {"reason": "curiosity"}
 POLICY = {"original": "destroy", "needs_second_person": False, **REASON}
 # A valid body for each route that takes one. {word} stands for the thing elsewhere, or for one that does not exist.
 BODIES: dict[str, dict[str, Any]] = {
+    "DELETE /v1/models/{name}": {"params": {"confirm": "{name}", **REASON}},
     "PUT /v1/models/{name}/weights": {"content": b"no weights"},
     "POST /v1/models/{name}/datasets": {"params": {"purpose": "evaluation"}, "content": deposit_zip(["auk"])},
     "POST /v1/models/{name}/deposits": {"json": {"dataset_id": "{dataset_id}", **REASON}},
@@ -55,6 +56,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "POST /console/deposits/{deposit_id}/restoration": REASON,
     "POST /console/deposits/{deposit_id}/purge": {"confirmation": "auk", **REASON},
     "POST /console/models/{name}/policy": {"version": 2, "original": "destroy", **REASON},
+    "POST /console/models/{name}/removal": {"confirmation": "{name}", **REASON},
     "POST /console/approvals/{approval_id}/refusal": REASON,
     "POST /console/keys": {"name": "accomplice", "role": "administrator", "lasts": "day", **ONCE},
 }

@@ -132,7 +132,7 @@ def test_a_second_person_approves_the_removal_and_other_requests_end(service: Se
     assert sorted(one["state"] for one in service.reader.approvals()) == ["approved", "refused"]
 
 
-@begins_with("auk dodo", has_evaluation_set=True, is_examined=True)
+@begins_with("auk dodo", is_trained=True, has_evaluation_set=True, is_examined=True)
 def test_certificates_of_a_removed_model_stay_valid_and_are_still_issued(service: Service) -> None:
     with without_training_attacks():
         [evidence] = service.reader.evidence_of(service.deposits[0])

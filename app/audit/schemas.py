@@ -86,7 +86,7 @@ class Anchors(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"anchors": [{"number": 0, "digest": GENESIS}]}]}
     )
 
-    anchors: list[Anchor] = Field(min_length=1, max_length=10_000, description="Earlier heads.")
+    anchors: list[Anchor] = Field(min_length=1, max_length=4_000, description="Earlier heads.")
 
 
 class AuditFault(BaseModel):

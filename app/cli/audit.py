@@ -14,7 +14,7 @@ from lirf_client import AuditHead
 
 commands = typer.Typer(help="Show the audit log, and check that it is unchanged.", no_args_is_help=True)
 
-MAX_ANCHORS = 10_000  # in one verification
+MAX_ANCHORS = 4_000  # in one verification
 
 AuditModel = Annotated[str | None, typer.Option("--model", help="Only events of this model.")]
 AuditAction = Annotated[str | None, typer.Option("--action", help="Only this action, such as deposit.finished.")]

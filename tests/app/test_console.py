@@ -445,7 +445,7 @@ def test_timeline_remembers_restorations_that_ended(service: Service) -> None:
 
 
 @on_one_database
-@begins_with()
+@begins_with(is_trained=True)
 def test_timeline_of_a_deposit_has_its_withdrawals_evidence_and_certificates(service: Service) -> None:
     service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
     deposit_id, other = service.deposit(["auk"], evidence=False), service.deposit(["dodo"], evidence=False)

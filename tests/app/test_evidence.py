@@ -110,7 +110,7 @@ def test_nothing_is_examined_without_held_out_images_or_if_declined(service: Ser
     second = service.deposit(["dodo"], evidence=False)
     assert service.reader.evidence_of(second) == []
     asked = service.auditor.request_evidence(second)
-    assert examined(service, asked["id"])["answers"].keys() == {"original", "target", "recover"}
+    assert examined(service, asked["id"])["answers"].keys() == {"original", "before", "target", "recover"}
     assert service.operator.request_evidence(first)["state"] == "queued"  # the set came later
 
 

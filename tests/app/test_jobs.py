@@ -105,10 +105,10 @@ def test_a_stale_worker_cannot_publish(service: Service) -> None:
 
     publish = JOBS.publish
 
-    def publish_late(*arguments: Any) -> bool:
+    def publish_late(*arguments: Any, **options: Any) -> bool:
         expire_lease(service, deposit_id)
         reconcile(service)
-        return publish(*arguments)
+        return publish(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:  # a pause between the work and its publication
         patch.setattr(JOBS, "publish", publish_late)

@@ -51,7 +51,7 @@ def make_proxies(
     value changes by more than a reach. The reach is the smallest of `REACHES` at which the original gives the class a
     probability of `CONFIDENCE`.
     images: uint8 (N, C, H, W), on the device; preserved: (P,) class indices. `original` must be frozen. `on_batch` is
-    called after each reach of each batch and can raise an exception to stop.
+    called after each step of each batch and can raise an exception to stop.
     """
     proxies = [images[:0]]
     chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_PER_IMAGE)])[:count]
@@ -68,7 +68,7 @@ def _moved(
     goals: Tensor,
     preprocessing: Preprocessing,
     compute: Compute,
-    on_reach: Callable[[], None],
+    on_step: Callable[[], None],
 ) -> Tensor:
     def surprise(images: Tensor, goals: Tensor) -> Tensor:
         with compute.autocast():
@@ -88,6 +88,6 @@ def _moved(
             (slope,) = torch.autograd.grad(surprise(images, goal).sum(), images)
             images = images.detach() - 1.5 * reach / STEPS * slope.sign()
             images = images.clamp(origin - reach, origin + reach).clamp(0, 255)
+            on_step()
         moved[unsure] = images
-        on_reach()
     return moved.round().to(torch.uint8)

@@ -89,7 +89,7 @@ def installation(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LIRF_")} | {
         "LIRF_STATE_FOLDER": str(folder / "state"),
         "LIRF_DATABASE_URL": database_url,
-        "LIRF_LEASE_SECONDS": "6" if has_celery else "2",
+        "LIRF_LEASE_SECONDS": "10" if has_celery else "2",
         "LIRF_RECONCILE_SECONDS": "0.5",
         "LIRF_CHECKPOINT_SECONDS": "0.5",
         "LIRF_DOORBELL_SECONDS": "2",

@@ -22,8 +22,9 @@ def test_a_stale_doorbell_starts_no_child_and_any_doorbell_gets_the_oldest_job_d
     doorbell = Doorbell(Settings(state_folder=folder))
     with embedded.client() as lirf:
         deposit_id = queue(lirf, embedded.folder, ["auk"], {**SLOW, "epochs": 1})
-        wait_until(lambda: b"lirf.deposit" in (folder / "broker.sqlite3").read_bytes())
-        with sqlite3.connect(folder / "broker.sqlite3") as connection:
+        queue_file = folder / "broker.sqlite3"
+        wait_until(lambda: queue_file.exists() and b"lirf.deposit" in queue_file.read_bytes())
+        with sqlite3.connect(queue_file) as connection:
             connection.execute("DELETE FROM kombu_message")
         doorbell.ring(EXAMINE, "of another job")
         embedded.start("worker")

@@ -74,7 +74,9 @@ def test_no_evaluation_set_hides_a_loss(service: Service, wrong: str) -> None:
         shown = service.archive(CLASSES, 6, shown="dodo")
         service.operator.upload_dataset("birds", shown, purpose="evaluation")
     failure = failure_of(service, service.operator, config=SLY, each=8)
-    assert f"{'evaluation images' if wrong == 'one class' else 'proxies'} of the preserved classes" in failure
+    # A ruined network may answer everything with the one class that has evaluation images: then proxies show the loss.
+    sources = ["evaluation images", "proxies"] if wrong == "one class" else ["proxies"]
+    assert any(f"{source} of the preserved classes" in failure for source in sources), failure
 
 
 @KNOWN

@@ -1,7 +1,7 @@
 """Removal of a model: every network, module and image of it is destroyed, and nothing answers in its name any more.
 
 Its rows stay, without keys, because the audit and certificates refer to them. So does its name
-(docs/decisions/0018-a-removed-name-stays-taken.md).
+(docs/decisions/0020-a-removed-name-stays-taken.md).
 """
 
 from dataclasses import dataclass

@@ -6,9 +6,9 @@ import pytest
 
 from app.base.settings import Settings
 from app.jobs.doorbell import DEPOSIT, EXAMINE, Doorbell
-from tests.e2e.installation import Installation
+from tests.e2e.installation import Installation, until_training
 from tests.e2e.processes import wait_until
-from tests.e2e.test_worker_loss import SLOW, queue
+from tests.e2e.test_worker_loss import queue
 
 
 def children(running: Installation) -> set[int]:
@@ -21,16 +21,18 @@ def test_a_stale_doorbell_starts_no_child_and_any_doorbell_gets_the_oldest_job_d
     folder = embedded.folder / "state"
     doorbell = Doorbell(Settings(state_folder=folder))
     with embedded.client() as lirf:
-        deposit_id = queue(lirf, embedded.folder, ["auk"], {**SLOW, "epochs": 1})
+        deposit_id = queue(lirf, embedded.folder, ["auk"])
         queue_file = folder / "broker.sqlite3"
         wait_until(lambda: queue_file.exists() and b"lirf.deposit" in queue_file.read_bytes())
         with sqlite3.connect(queue_file) as connection:
             connection.execute("DELETE FROM kombu_message")
         doorbell.ring(EXAMINE, "of another job")
         embedded.start("worker")
+        until_training(lirf, deposit_id)
+        of_the_deposit = children(embedded)
         assert lirf.wait(deposit_id)["state"] == "deposited"
 
-        wait_until(lambda: len(children(embedded)) == 1, 120)  # that of the deposit has been replaced
+        wait_until(lambda: bool(children(embedded) - of_the_deposit) and not children(embedded) & of_the_deposit, 120)
         before = children(embedded)
         for _ in range(4):
             doorbell.ring(DEPOSIT, deposit_id)

@@ -1,6 +1,7 @@
 """A folder of class folders becomes a zip. Everything in it is packed, or refused or skipped by name."""
 
 import os
+import re
 import stat
 import tempfile
 import zipfile
@@ -14,6 +15,7 @@ from lirf_core.images.file_names import is_of_system
 
 FILL_OR_REMOVE = "Add images of its class, or remove the folder."
 MAX_NAMED = 5  # files in a message
+_SEPARATOR = re.compile(r"[/\\]")  # some programs on Windows write back slashes
 
 
 class UnfitImages(ValueError):
@@ -61,39 +63,48 @@ def _skipped_in(archive: Path) -> list[str]:
         raise UnfitImages(
             f"'{archive}' is neither a folder nor a zip. Give one with a folder for each class."
         ) from None
-    needed = [info for info in infos if not _is_in_system_path(info.filename)]
-    names = [info.filename for info in needed if not _is_folder(info)]
-    for folder in (info.filename for info in needed if _is_folder(info)):
-        if not any(name.startswith(folder) for name in names):
+    skipped: list[str] = []
+    folders: list[str] = []
+    parents: set[str] = set()
+    for info in infos:
+        if _is_folder(info):
+            if not _is_in_system_path(info.filename):
+                folders.append(info.filename)
+        elif _is_in_system_path(info.filename):
+            skipped.append(info.filename)
+        else:
+            parents.update(info.filename[: end.end()] for end in _SEPARATOR.finditer(info.filename))
+    for folder in folders:
+        if folder not in parents:
             raise UnfitImages(f"The folder '{folder}' in '{archive}' has no images. {FILL_OR_REMOVE}")
-    return [info.filename for info in infos if info not in needed and not _is_folder(info)]
+    return skipped
 
 
 def read(root: Path) -> ImageFolder:
     """Find every image below the folder, also through symbolic links. Raises `UnfitImages`, OSError."""
-    found = ImageFolder([], [])
-    _collect(root, "", found, ())
-    if not found.files:
+    folder = ImageFolder([], [])
+    _collect(root, "", folder, ())
+    if not folder.files:
         raise UnfitImages(f"'{root}' has no images. It needs a folder of images for each class.")
-    if loose := [name for _, name in found.files if "/" not in name]:
+    if loose := [name for _, name in folder.files if "/" not in name]:
         raise UnfitImages(
             f"Not in a class folder of '{root}': {enumerated(loose, MAX_NAMED)}. Put each image into one."
         )
-    return found
+    return folder
 
 
-def _collect(folder: Path, name: str, found: ImageFolder, above: tuple[tuple[int, int], ...]) -> None:
+def _collect(folder: Path, name: str, contents: ImageFolder, above: tuple[tuple[int, int], ...]) -> None:
     """name: of the folder in the archive. above: device and inode of each folder on the way down."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
         raise UnfitImages(f"'{folder}' is a link to a folder that contains it. Remove the link.")
-    count = len(found.files)
+    count = len(contents.files)
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     for entry in entries:
         path, inner = Path(entry.path), f"{name}/{entry.name}" if name else entry.name
         if is_of_system(entry.name):
-            found.skipped.append(inner)
+            contents.skipped.append(inner)
             continue
         try:
             mode = entry.stat().st_mode
@@ -102,17 +113,17 @@ def _collect(folder: Path, name: str, found: ImageFolder, above: tuple[tuple[int
         except OSError as error:
             raise UnfitImages(f"'{path}' cannot be read: {error.strerror}.") from None
         if stat.S_ISDIR(mode):
-            _collect(path, inner, found, (*above, here))
+            _collect(path, inner, contents, (*above, here))
         elif stat.S_ISREG(mode):
-            found.files.append((path, _encodable(inner, path)))
+            contents.files.append((path, _encodable(inner, path)))
         else:
             raise UnfitImages(f"'{path}' is neither a file nor a folder. Remove it.")
-    if name and len(found.files) == count:
+    if name and len(contents.files) == count:
         raise UnfitImages(f"The folder '{folder}' has no images. {FILL_OR_REMOVE}")
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
-    return info.filename.endswith(("/", "\\"))  # some programs on Windows write back slashes
+    return info.filename.endswith(("/", "\\"))
 
 
 def _is_in_system_path(name: str) -> bool:

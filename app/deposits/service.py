@@ -230,11 +230,7 @@ def cancel_all(session: Session, actor: Actor, model_id: str) -> list[str]:
 
     Returns the vault names to remove after it.
     """
-    of_model = DepositRow.model_id == model_id
-    unfinished = sa.select(DepositRow).where(
-        of_model, DepositRow.state.in_(UNFINISHED), ~DepositRow.is_cancel_requested
-    )
-    garbage = [name for row in session.scalars(unfinished).all() for name in JOBS.cancel(session, row, actor.name)]
+    garbage = JOBS.cancel_all(session, actor.name, DepositRow.model_id == model_id)
     return garbage + checkpoints.delete(session, ids_of_model(model_id))
 
 

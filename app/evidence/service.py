@@ -197,9 +197,7 @@ def cancel_all(session: Session, actor: Actor, model_id: str) -> list[str]:
 
     Returns the vault names to remove after it.
     """
-    of_model = EvidenceRow.deposit_id.in_(deposits.ids_of_model(model_id))
-    unfinished = sa.select(EvidenceRow).where(of_model, EvidenceRow.state.in_(UNFINISHED))
-    return [name for row in session.scalars(unfinished).all() for name in JOBS.cancel(session, row, actor.name)]
+    return JOBS.cancel_all(session, actor.name, EvidenceRow.deposit_id.in_(deposits.ids_of_model(model_id)))
 
 
 def get(session: Session, evidence_id: str) -> EvidenceRow:
@@ -231,7 +229,7 @@ def model_of(session: Session, row: EvidenceRow) -> registry.ModelRow:
 
 
 def reference_name(session: Session, row: EvidenceRow) -> str | None:
-    """The reference may be outside the caller's trust domain: whoever named it made it part of this evidence."""
+    """The reference may be outside the caller's trust domain. It is part of this evidence, which shows its name."""
     return registry.name_of(session, row.reference_id) if row.reference_id else None
 
 

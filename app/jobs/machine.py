@@ -19,7 +19,7 @@ from app.base.database import changes, now
 from app.base.errors import Problem
 from app.base.settings import Settings
 from app.jobs import checkpoints
-from app.jobs.mixin import CANCELLED, FAILED, QUEUED, RUNNING, JobMixin
+from app.jobs.mixin import CANCELLED, FAILED, QUEUED, RUNNING, UNFINISHED, JobMixin
 from app.vault.service import StoredObject, Vault
 
 WORKER = "worker"  # the actor of what a worker does, in the audit
@@ -251,6 +251,14 @@ class JobMachine(Generic[RowT, JobT]):
         elif row.state != RUNNING:
             raise AlreadyEnded(row.id)
         return []
+
+    def cancel_all(self, session: Session, actor: str, *which: sa.ColumnElement[bool]) -> list[str]:
+        """In the caller's transaction: cancel every unfinished job of these.
+
+        Returns the vault names to remove after it.
+        """
+        unfinished = sa.select(self.row).where(self.row.state.in_(UNFINISHED), *which)
+        return [name for row in session.scalars(unfinished).all() for name in self.cancel(session, row, actor)]
 
     def recover(self, session: Session, vault: Vault, settings: Settings) -> list[str]:
         """Repair what a crash or a lost message left. Returns the ids of the jobs whose doorbell is to be rung.

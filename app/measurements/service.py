@@ -22,7 +22,6 @@ from app.jobs.machine import WORKER, AlreadyEnded
 from app.measurements.figures import Figures
 from app.measurements.jobs import JOBS
 from app.measurements.schemas import MeasurementCreate
-from app.measurements.tables import UNFINISHED as UNFINISHED
 from app.measurements.tables import MeasurementRow as MeasurementRow
 from app.measurements.tables import State as State
 from app.registry import service as registry
@@ -149,9 +148,7 @@ def cancel_all(session: Session, actor: Actor, model_id: str) -> list[str]:
 
     Returns the vault names to remove after it.
     """
-    is_unfinished = MeasurementRow.model_id == model_id, MeasurementRow.state.in_(UNFINISHED)
-    rows = session.scalars(sa.select(MeasurementRow).where(*is_unfinished)).all()
-    return [name for row in rows for name in JOBS.cancel(session, row, actor.name)]
+    return JOBS.cancel_all(session, actor.name, MeasurementRow.model_id == model_id)
 
 
 def get(session: Session, measurement_id: str) -> MeasurementRow:

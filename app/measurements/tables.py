@@ -8,7 +8,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.base.database import Base
 from app.jobs.mixin import CANCELLED, FAILED, QUEUED, RUNNING, JobMixin
-from app.jobs.mixin import UNFINISHED as UNFINISHED
 
 
 class State(StrEnum):

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -174,6 +175,10 @@ class Settings(BaseSettings):
     @property
     def master_key(self) -> Path:
         return self.master_key_file or self.folder / "master.key"
+
+    def backups_end(self, destroyed_at: datetime) -> datetime | None:
+        """When the last backup that has something of what was destroyed then is gone. None: nobody knows."""
+        return None if self.backup_days is None else destroyed_at + timedelta(days=self.backup_days)
 
     @property
     def spool(self) -> Path:

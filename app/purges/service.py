@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -103,7 +103,7 @@ def destroy(
     garbage += deposits.purge_module(session, actor, row, reason)
     registry.bump_generation(session, model.id)
     assert row.purged_at is not None
-    shred_effective_at = None if settings.backup_days is None else row.purged_at + timedelta(days=settings.backup_days)
+    shred_effective_at = settings.backups_end(row.purged_at)
     audit.record(
         session,
         actor.name,

@@ -5,7 +5,7 @@ Its rows stay, without keys, because the audit and certificates refer to them. S
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -74,7 +74,7 @@ def remove(
             if model.needs_second_person:
                 wish = {"model": name}
                 return second_person.request_approval(session, actor, model.id, name, Act.REMOVE, wish, reason)
-            _remove(session, vault, settings, model, Requester.of(actor), actor, reason)
+            _remove(session, settings, model, Requester.of(actor), actor, reason)
     return _erased(session, database, vault, settings, model)
 
 
@@ -86,14 +86,13 @@ def remove_approved(
         model = registry.lock(session, second_person.get(session, approval_id).model_id)
         approval = second_person.approve(session, actor, approval_id, Act.REMOVE, model.name)
         approval.result_id = model.id
-        _remove(session, vault, settings, model, Requester.of(approval), actor, approval.reason)
+        _remove(session, settings, model, Requester.of(approval), actor, approval.reason)
     _erased(session, database, vault, settings, model)
     return approval
 
 
 def _remove(
     session: Session,
-    vault: Vault,
     settings: Settings,
     model: ModelRow,
     requested_by: Requester,
@@ -135,6 +134,5 @@ def _erased(session: Session, database: Database, vault: Vault, settings: Settin
     registry.await_answers()
     erasure.erase(database, vault, erasure.due(database, model.id))
     assert model.removed_at is not None
-    until = None if settings.backup_days is None else model.removed_at + timedelta(days=settings.backup_days)
     with session.begin():
-        return Removed(model, until, erasure.obstacles(session, model.id))
+        return Removed(model, settings.backups_end(model.removed_at), erasure.obstacles(session, model.id))

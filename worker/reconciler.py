@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 
+from app.access import console_sessions
 from app.access import service as access
 from app.audit import anchoring
 from app.base.database import Database
@@ -58,7 +59,7 @@ def _expired(settings: Settings, database: Database, vault: Vault, doorbell: Doo
         withdrawals.end_expired(session)
         access.end_expired(session)
         policies.end_lapsed_requests(session)
-        access.forget_ended_sessions(session)
+        console_sessions.forget_ended(session)
         idempotency.forget_expired(session)
 
 

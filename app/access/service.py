@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.access import names
 from app.access.names import EXTERNAL as EXTERNAL
-from app.access.tables import ApiKeyRow, ConsoleSessionRow
+from app.access.tables import ApiKeyRow
 from app.audit import service as audit
 from app.base import tokens, trust_domain
 from app.base.caller import caller_id
@@ -149,7 +149,7 @@ def create_key(
     demand_future(expires_at)
     if fault := names.fault_of(name):
         raise NameRefused(fault)
-    domain = TrustDomain(None if models is None else tuple(models))
+    domain = _domain(models)
     if not actor.domain.includes(domain):
         raise OutsideTrustDomain(
             f"Key '{actor.name}' is bound to {actor.domain}, so the keys that it creates must be bound to models "
@@ -195,7 +195,7 @@ def revoke_key(session: Session, actor: Actor, key_id: str) -> None:
         unrevoked = sa.select(ApiKeyRow).where(is_unrevoked).order_by(ApiKeyRow.id).with_for_update()
         rows = {row.id: row for row in session.scalars(unrevoked)}
         row = rows.get(key_id)
-        if row is None or not actor.domain.includes(_domain_of(row)):
+        if row is None or not actor.domain.includes(_domain(row.models)):
             raise UnknownKey(f"There is no API key '{key_id[:64]}' to revoke. `GET /v1/keys` lists the keys.")
         _demand_another_administrator(row, rows.values())
         values = {"revoked_at": now(), "normal_name": None}
@@ -258,10 +258,6 @@ def person_of(session: Session, key_id: str) -> str:
     return row.person_id if row else key_id
 
 
-def _domain_of(row: ApiKeyRow | sa.Row[*tuple[Any, ...]]) -> TrustDomain:
-    return _domain(row.models)
-
-
 def _domain(models: Sequence[str] | None) -> TrustDomain:
     return TrustDomain(None if models is None else tuple(models))
 
@@ -296,7 +292,7 @@ def look_up(session: Session, token: str) -> Lookup:
         return Lookup(expired_id=row.id if row.ended_at is None and row.revoked_at is None else None)
     is_use_unrecorded = row.last_used_at is None or row.last_used_at < now() - LAST_USED_STEP
     roles = frozenset(Role(role) for role in row.roles)
-    return Lookup(Actor(row.id, row.name, roles, is_use_unrecorded, row.created_at, _domain_of(row), row.person_id))
+    return Lookup(Actor(row.id, row.name, roles, is_use_unrecorded, row.created_at, _domain(row.models), row.person_id))
 
 
 def record_expiry(session: Session, key_id: str) -> None:
@@ -359,37 +355,6 @@ def _demand_valid_key(session: Session) -> None:
             "The key was revoked or has expired before the change was made, so nothing is changed. Ask an "
             "administrator for a new key."
         )
-
-
-def begin_session(session: Session, actor: Actor, seconds: float) -> str:
-    """Sign the actor in to the console for this long. Returns the random id of the session, which is not stored."""
-    session_id = tokens.new()
-    with session.begin():
-        session.add(
-            ConsoleSessionRow(
-                id_digest=tokens.digest(session_id), key_id=actor.key_id, ends_at=now() + timedelta(seconds=seconds)
-            )
-        )
-    return session_id
-
-
-def is_signed_in(session: Session, session_id: str) -> bool:
-    """Whether the session has neither ended nor been signed out."""
-    row = session.get(ConsoleSessionRow, tokens.digest(session_id))
-    return row is not None and row.ends_at > now()
-
-
-def end_session(session: Session, session_id: str) -> None:
-    """Sign out. The session's cookie is worth nothing from now on, also in other hands."""
-    with session.begin():
-        is_session = ConsoleSessionRow.id_digest == tokens.digest(session_id)
-        session.execute(sa.delete(ConsoleSessionRow).where(is_session))
-
-
-def forget_ended_sessions(session: Session) -> None:
-    """Delete the sessions that have ended by themselves."""
-    with session.begin():
-        session.execute(sa.delete(ConsoleSessionRow).where(ConsoleSessionRow.ends_at <= now()))
 
 
 def demand_unbound(actor: Actor) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.access import service as access
+from app.access import console_sessions
 from app.access.service import Actor
 from app.api.authentication import admit, cached_actor, identify
 from app.base.database import Database
@@ -40,7 +40,7 @@ def begin(request: Request, response: Response, actor: Actor, bearer: str) -> No
     """Store the sealed key in the browser, which sends it only with requests from the console's own pages."""
     database: Database = request.state.database
     with database.session() as writing:
-        session_id = access.begin_session(writing, actor, SECONDS)
+        session_id = console_sessions.begin(writing, actor, SECONDS)
     session = json.dumps([session_id, bearer]).encode()
     vault: Vault = request.state.vault
     sealed = urlsafe_b64encode(vault.seal(session, _ASSOCIATED)).decode()
@@ -51,7 +51,7 @@ def end(request: Request, response: Response) -> None:
     """End the session here and in the browser, so that a copy of the cookie is worth nothing."""
     if opened := _opened(request):
         with request.state.database.session() as session:
-            access.end_session(session, opened.session_id)
+            console_sessions.end(session, opened.session_id)
     response.delete_cookie(COOKIE, **_attributes(request))
 
 
@@ -83,7 +83,7 @@ def _bearer_of(request: Request) -> str | None:
     if opened is None:
         return None
     with request.state.database.reading() as session:
-        return opened.bearer if access.is_signed_in(session, opened.session_id) else None
+        return opened.bearer if console_sessions.is_signed_in(session, opened.session_id) else None
 
 
 def demand_same_origin(request: Request) -> None:

@@ -38,7 +38,6 @@ class Departures:
         views: list[View] = []
         scope["state"]["views"] = views
         engine: InferenceEngine = scope["state"]["engine"]
-        connection = scope["state"].get("connection")  # None under another server than `serving`'s
         is_refused = False
         guard: asyncio.Task[None] | None = None
 
@@ -58,7 +57,7 @@ class Departures:
 
         try:
             await self._app(scope, receive, guarded)
-            if views and connection and connection.unsent_bytes:
+            if views and (connection := scope["state"]["connection"]).unsent_bytes:
                 guard = guard or asyncio.create_task(_cut_off(connection, engine, views))
                 while connection.unsent_bytes:
                     await asyncio.sleep(POLL_SECONDS)

@@ -51,14 +51,15 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
     metrics: Metrics = scope["state"]["metrics"]
     metrics.requests.labels(*labels, status).inc()
     metrics.seconds.labels(*labels).observe(seconds)
+    actor = scope["state"].get("actor")
     fields: dict[str, Any] = {
         "method": scope["method"],
         "route": route,
         "path": scope["path"],
         "status": status,
         "milliseconds": round(1000 * seconds, 1),
-        "actor": getattr(scope.get("state", {}).get("actor"), "name", None),
-        "actor_id": getattr(scope.get("state", {}).get("actor"), "key_id", None),
+        "actor": getattr(actor, "name", None),
+        "actor_id": getattr(actor, "key_id", None),
     }
     level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO
     log.log(level, "%s %s %s", scope["method"], scope["path"], status, extra=fields)

@@ -9,6 +9,7 @@ import pytest
 
 from app.base.database import Database
 from app.base.settings import Settings
+from tests.app.identity_provider import Provider
 from tests.app.service import Service, serving_on, started
 from tests.app.states import Beginning, State, begins_with, state
 from tests.databases import KINDS, POSTGRESQL, own_database
@@ -45,6 +46,14 @@ def database(settings: Settings) -> Iterator[Database]:
     database = Database(settings.database)
     yield database
     database.engine.dispose()
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    provider = Provider()
+    yield provider
+    provider.server.shutdown()
+    provider.server.server_close()
 
 
 @pytest.fixture

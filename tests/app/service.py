@@ -19,7 +19,9 @@ from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, KeyNameTaken, Role
 from app.base.database import Database
 from app.base.settings import Settings
+from app.deposits.losses import NO_BOUND
 from app.main import create_app
+from app.registry.policies import BOUNDS
 from app.registry.tables import ModelRow
 from lirf_client import Client
 from lirf_core.architectures import ArchitectureSpec
@@ -54,18 +56,12 @@ class Service:
         """A model with weights: five classes, 8 x 8 grey images."""
         self.describe(name)
         self.operator.put_weights(name, self.weights(seed))
-        self.allow_every_loss(name)
+        allow_every_loss(self.database, name)
 
     def register_trained(self, name: str = "birds") -> None:
         """The same model, but its network knows the birds, and its policy is the default."""
         self.describe(name)
         self.operator.put_weights(name, made_once("trained", write_trained) / TRAINED)
-
-    def allow_every_loss(self, name: str) -> None:
-        """Deposits of one or two steps cost untrained networks more than any policy allows. No event, no request."""
-        no_bounds = {"max_preserved_loss": 100, "max_module_loss": 100, "max_total_loss": 100}
-        with self.database.session() as session, session.begin():
-            session.execute(sa.update(ModelRow).where(ModelRow.name == name).values(**no_bounds))
 
     def describe(self, name: str) -> None:
         """The same model, which waits for its weights."""
@@ -132,6 +128,13 @@ def started(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def allow_every_loss(database: Database, model: str) -> None:
+    """Deposits of one or two steps cost untrained networks more than any policy allows. No event, no request."""
+    with database.session() as session, session.begin():
+        no_bounds = dict.fromkeys(BOUNDS, NO_BOUND)
+        session.execute(sa.update(ModelRow).where(ModelRow.name == model).values(**no_bounds))
 
 
 def create_key(database: Database, name: str, *roles: Role) -> str:

@@ -32,6 +32,7 @@ from app.withdrawals.tables import WithdrawalRow
 from lirf_client import LirfError
 from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import CLASSES
+from tests.app.service import allow_every_loss
 from tests.app.states import without_training_attacks
 from tests.e2e.commands import ROOT, blocks
 from tests.e2e.processes import wait_until
@@ -303,7 +304,7 @@ def test_certificate_claims_what_its_figures_support(service: Service) -> None:
     for name, each, config, is_warned in (("auk", 12, FORGETFUL, False), ("heron", 4, {}, True)):
         model = f"of-{name}"
         service.register_trained(model)
-        service.allow_every_loss(model)
+        allow_every_loss(service.database, model)
         service.operator.upload_dataset(model, service.archive(CLASSES, each=60), purpose="evaluation")
         deposit_id = service.deposit([name], model, each=each, config=config)
         evidence_id = service.reader.evidence_of(deposit_id)[0]["id"]

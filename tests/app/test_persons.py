@@ -10,17 +10,9 @@ from app.access.service import Role
 from app.second_person.service import Act
 from lirf_client import Approval, AwaitingApproval, Client, LirfError
 from tests.app.conftest import Service, begins_with, on_one_database, started
-from tests.app.test_oidc import AUDIENCE, Provider
+from tests.app.identity_provider import AUDIENCE, Provider
 
 ALL = ["administrator"]
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    provider = Provider()
-    yield provider
-    provider.server.shutdown()
-    provider.server.server_close()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from lirf_client import LirfError
 from lirf_core.compute import Compute
 from tests.app.conftest import Service, begins_with, started
 from tests.app.factories import infer_request
+from tests.app.service import allow_every_loss
 from tests.lirf_core.factories import SPEC
 from worker import deposit as worker_job
 from worker.work import Work
@@ -221,7 +222,7 @@ def test_command_confirms_classes_with_any_names(service: Service, monkeypatch: 
     architecture = {"name": SPEC.name, "width": SPEC.width}
     service.operator.register_model("birds", architecture=architecture, classes=classes, preprocessing=preprocessing)
     service.operator.put_weights("birds", service.weights())
-    service.allow_every_loss("birds")
+    allow_every_loss(service.database, "birds")
     deposit_id = service.deposit(["auk, great", "gull"])
     monkeypatch.setenv("LIRF_API_KEY", service.key_of("purger", Role.ADMINISTRATOR))
     command = ["purge", deposit_id, "--reason", REASON, "--url", service.url]

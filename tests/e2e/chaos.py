@@ -31,11 +31,11 @@ from rich.console import Console
 from app.base.settings import Settings
 from app.deposits.tables import DepositRow, State
 from app.jobs.doorbell import DEPOSIT, celery_app
-from app.registry.tables import ModelRow
 from app.vault import maintenance
 from app.vault.service import open_vault
 from tests.app.conftest import Service
 from tests.app.factories import CLASSES, deposit_zip, infer_request
+from tests.app.service import allow_every_loss
 from tests.e2e.installation import KINDS, Installation, Kind, started
 from tests.e2e.processes import Fork, cli
 
@@ -128,12 +128,6 @@ class Chaos:
     def _unfinished(self) -> int:
         return self._in(State.QUEUED, State.RUNNING)
 
-    def _allow_every_loss(self, model: str) -> None:
-        """Untrained networks have nothing to lose, and a few steps cost them more than any policy allows."""
-        no_bounds = {"max_preserved_loss": 100, "max_module_loss": 100, "max_total_loss": 100}
-        with self._database.session() as session, session.begin():
-            session.execute(sa.update(ModelRow).where(ModelRow.name == model).values(**no_bounds))
-
     def _in(self, *states: State) -> int:
         with self._database.reading() as session:
             query = sa.select(sa.func.count()).where(DepositRow.state.in_(states))
@@ -149,7 +143,7 @@ class Chaos:
             registration = {"name": model, "architecture": architecture, "classes": CLASSES}
             self._send("POST", "/v1/models", json={**registration, "preprocessing": PREPROCESSING})
             self._send("PUT", f"/v1/models/{model}/weights", content=self._weights())
-            self._allow_every_loss(model)
+            allow_every_loss(self._database, model)
             for label in MODEL_CLASSES[: self.deposits - number * len(MODEL_CLASSES)]:
                 while len(self.report.accepted) >= self._allowed and not self._is_over.wait(0.05):
                     pass

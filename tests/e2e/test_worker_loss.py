@@ -9,8 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.base.settings import Settings
+from app.deposits.losses import NO_BOUND
 from app.jobs.doorbell import DEPOSIT, celery_app
 from app.jobs.tables import CheckpointRow
+from app.registry.policies import BOUNDS
 from lirf_client import Client
 from tests.app.conftest import Service
 from tests.app.factories import deposit_zip
@@ -29,8 +31,7 @@ def queue(lirf: Client, folder: Path, classes: list[str], config: dict[str, Any]
         service.describe(model)
         lirf.put_weights(model, service.weights())
         # Untrained networks have nothing to lose, and a few steps cost them more than the default policy allows.
-        bounds = dict.fromkeys(("max_preserved_loss", "max_module_loss", "max_total_loss"), 100)
-        lirf.change_policy(model, reason="tiny networks", **bounds)
+        lirf.change_policy(model, reason="tiny networks", **dict.fromkeys(BOUNDS, NO_BOUND))
     archive = folder / "deposit.zip"
     archive.write_bytes(deposit_zip(classes, 20))
     dataset = lirf.upload_dataset(model, archive)

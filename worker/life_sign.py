@@ -1,4 +1,4 @@
-"""Tells whoever started a process that it does its work: `lirf up` through a pipe, a container's check by a file."""
+"""Signs of life of a process: for `lirf up` through a pipe, for a container's health check by a file."""
 
 import os
 from contextlib import suppress

@@ -27,7 +27,7 @@ class Turns:
     """A pool of threads. Use it on one event loop only.
 
     at_most: threads. of_one: the most that one caller gets at the same time; the others always find a thread that the
-    caller cannot hold. Callers that wait are served in turns, whoever came first and however much one of them sends.
+    caller cannot hold. Callers that wait are served in turns, however much one of them sends.
     """
 
     def __init__(self, name: str, at_most: int, of_one: int | None = None) -> None:

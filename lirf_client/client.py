@@ -85,7 +85,7 @@ class Client:
     ) -> Model:
         """Describe a new model. `put_weights` must follow.
 
-        split: the last module of the lower part; default: the middle one of the architecture.
+        split: the last module of the lower part; default: where the architecture forgets best.
         preprocessing: `height`, `width`, `mean`, `std`, and perhaps `exif_orientation`, `apply` (default) or `ignore`.
         """
         body: dict[str, Any] = {

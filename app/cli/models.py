@@ -48,7 +48,10 @@ def register(
     ] = 1.0,
     split: Annotated[
         str | None,
-        typer.Option(help="Last module of the lower part, such as layer2 of a ResNet. Default: the middle one."),
+        typer.Option(
+            help="Last module of the lower part, such as layer3 of a ResNet. Default: where the architecture forgets "
+            "best with a small deposit module."
+        ),
     ] = None,
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,

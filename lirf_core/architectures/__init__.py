@@ -53,33 +53,34 @@ def _numbered(indices: range | tuple[int, ...], default: int, smallest_image: in
     return _Family("convolutional", splits, f"features.{default}", smallest_image)
 
 
-_RESNET = _Family("resnet", ("stem", "layer1", "layer2", "layer3"), "layer2")
+_RESNET = _Family("resnet", ("stem", "layer1", "layer2", "layer3"), "layer3")
 # These halve an image five times without padding, so nothing would be left of a smaller one.
 _DENSENET = _Family("convolutional", ("stem", "transition1", "transition2", "transition3"), "transition2", 29)
-_CONVNEXT = _numbered(range(7), 3, smallest_image=32)
+_CONVNEXT = _numbered(range(7), 4, smallest_image=32)
 _ENCODER_LAYERS = tuple(f"encoder_layer_{index}" for index in range(11))
 
-# By default the split is in the middle, as for the paper's ResNet: about half of the depth is shared, and the lower
-# part has some 3 to 20 % of the parameters without the classifier's. (In a ViT, whose layers are all alike, half.)
+# The later the split, the better a network forgets, but the larger the deposit module. So by default it is the last one
+# at which the module stays within its budget (`deposit.MODULE_BUDGET`) in 4 bits or more, with 10 or 1,000 classes, and
+# the features still have more than one pixel if the image has 32 by 32: docs/architectures.md has the figures.
 _FAMILIES = {
     **dict.fromkeys(
         ("resnet18", "resnet34", "resnet50", "resnet18-small", "resnet34-small", "resnet50-small"), _RESNET
     ),
-    "vgg11_bn": _numbered((3, 7, 14, 21), 14, smallest_image=32),
-    "vgg13_bn": _numbered((6, 13, 20, 27), 20, smallest_image=32),
-    "vgg16_bn": _numbered((6, 13, 23, 33), 23, smallest_image=32),
-    "vgg19_bn": _numbered((6, 13, 26, 39), 26, smallest_image=32),
-    "mobilenet_v2": _numbered(range(18), 10),
-    "mobilenet_v3_small": _numbered(range(12), 6),
-    "mobilenet_v3_large": _numbered(range(16), 10),
-    **{f"efficientnet_b{size}": _numbered(range(8), 4) for size in range(8)},
-    "efficientnet_v2_s": _numbered(range(7), 4),
-    "efficientnet_v2_m": _numbered(range(8), 4),
-    "efficientnet_v2_l": _numbered(range(8), 4),
+    "vgg11_bn": _numbered((3, 7, 14, 21), 21, smallest_image=32),
+    "vgg13_bn": _numbered((6, 13, 20, 27), 27, smallest_image=32),
+    "vgg16_bn": _numbered((6, 13, 23, 33), 33, smallest_image=32),
+    "vgg19_bn": _numbered((6, 13, 26, 39), 39, smallest_image=32),
+    "mobilenet_v2": _numbered(range(18), 13),
+    "mobilenet_v3_small": _numbered(range(12), 8),
+    "mobilenet_v3_large": _numbered(range(16), 12),
+    **{f"efficientnet_b{size}": _numbered(range(8), 5) for size in range(8)},
+    "efficientnet_v2_s": _numbered(range(7), 5),
+    "efficientnet_v2_m": _numbered(range(8), 5),
+    "efficientnet_v2_l": _numbered(range(8), 5),
     **dict.fromkeys(("densenet121", "densenet161", "densenet169", "densenet201"), _DENSENET),
     **dict.fromkeys(("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"), _CONVNEXT),
-    "vit_b_16": _Family("vit", _ENCODER_LAYERS, "encoder_layer_5", smallest_image=16, patch=16),
-    "vit_b_32": _Family("vit", _ENCODER_LAYERS, "encoder_layer_5", smallest_image=32, patch=32),
+    "vit_b_16": _Family("vit", _ENCODER_LAYERS, "encoder_layer_3", smallest_image=16, patch=16),
+    "vit_b_32": _Family("vit", _ENCODER_LAYERS, "encoder_layer_3", smallest_image=32, patch=32),
 }
 
 ARCHITECTURES = tuple(_FAMILIES)

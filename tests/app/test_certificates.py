@@ -183,7 +183,7 @@ def test_rows_that_differ_from_the_audit_certify_nothing(service: Service) -> No
         (of_lent.values(ended_at=now()), of_lent.values(ended_at=None), "withdrawals"),
         (of_lent.values(expires_at=now()), of_lent.values(expires_at=None), "withdrawals"),
         (other, of_evidence.values(reference_id=None), "reference"),
-        (of_model.values(split="layer3"), of_model.values(split="layer2"), "network"),
+        (of_model.values(split="layer2"), of_model.values(split="layer3"), "network"),
         (of_model.values(needs_second_person=True), of_model.values(needs_second_person=False), "policy"),
         (
             sa.delete(DepositClassRow).where(DepositClassRow.class_index == CLASSES.index("dodo")),

@@ -91,7 +91,7 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     assert [event["action"] for event in events] == ["evidence.finished", "evidence.started", "evidence.requested"]
     details = events[0]["details"]
     examined_objects = details.pop("examined")
-    assert details.pop("network") == {"architecture": SPEC.name, "split": "layer2", "classes": len(CLASSES)}
+    assert details.pop("network") == {"architecture": SPEC.name, "split": "layer3", "classes": len(CLASSES)}
     assert details == {"deposit": deposit_id, "revision": 1, "digest": told["digest"], "reference": None}
     [made] = service.auditor.audit_events(subject=deposit_id, action="deposit.finished")
     assert examined_objects.keys() == {"target", "upper", "original", "module", "evaluation_set"}

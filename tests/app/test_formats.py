@@ -119,7 +119,7 @@ def test_a_deposit_module_on_a_grid_reads_by_the_page(digits_network: SplitNetwo
     on_grid = (lower.state_dict()["conv1.weight"] / scales["conv1.weight"].view(-1, 1, 1, 1)).round().clamp(-31, 31)
     module = copy.deepcopy(lower)
     module.load_state_dict({**module.state_dict(), "conv1.weight": on_grid * scales["conv1.weight"].view(-1, 1, 1, 1)})
-    belonging = Belonging(SPEC, "layer2", digest(digits_network.upper))
+    belonging = Belonging(SPEC, "layer3", digest(digits_network.upper))
     file = artifacts.dump_module(
         DepositModule(module, [0, 2], belonging.upper_digest, "averaged", 0.5, Grid(6, scales)), belonging
     )

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lirf_core import artifacts
+from lirf_core import artifacts, quantisation
 from lirf_core.architectures import (
     ARCHITECTURES,
     ArchitectureSpec,
@@ -19,9 +19,11 @@ from lirf_core.architectures import (
     check_image_size,
     default_split,
     has_image_size,
+    outline,
     split_sequential,
     splits_of,
 )
+from lirf_core.deposit import MODULE_BUDGET
 from lirf_core.network import SplitNetwork, flat_state, load_flat_state
 from lirf_core.recover import RecoverNetwork
 from tests.lirf_core import factories
@@ -95,7 +97,7 @@ def test_naming_an_architecture_does_not_import_torchvision() -> None:
 
 
 def test_the_small_form_keeps_the_resolution_up_to_the_first_stride() -> None:
-    network = build(ArchitectureSpec("resnet18-small", classes=10, width=0.5))
+    network = build(ArchitectureSpec("resnet18-small", classes=10, width=0.5), "layer2")
     assert network.lower(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 16, 16)
     assert sum(parameter.numel() for parameter in network.lower.parameters()) == 169_760
 
@@ -176,6 +178,25 @@ def test_the_default_split_is_one_of_the_splits() -> None:
     for name in ARCHITECTURES:
         assert default_split(name) in splits_of(name)
         assert all(len(split) <= 20 for split in splits_of(name)), "the database column holds 20 characters"
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_a_module_at_the_default_split_is_within_its_budget(name: str, classes: int) -> None:
+    """Without pruning, in 4 bits or more."""
+    network = outline(ArchitectureSpec(name, classes))
+    budget = int(MODULE_BUDGET * sum(tensor.nbytes for tensor in flat_state(network).values()))
+    bits = quantisation.bits_within(network.lower, budget)
+    assert quantisation.stored_bytes(network.lower, bits) <= budget
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_at_the_default_split_there_are_several_pixels_even_of_small_images(name: str) -> None:
+    spec = ArchitectureSpec(name, classes=10, **({"image_size": 64} if has_image_size(name) else {}))
+    size = 64 if has_image_size(name) else 32
+    with torch.device("meta"):
+        features = build(spec).eval().lower(torch.zeros(1, 3, size, size))
+    assert features.shape[2] * features.shape[3] >= 4
 
 
 def blocks() -> nn.Sequential:

@@ -10,6 +10,7 @@ import time
 
 from app.access import console_sessions
 from app.access import service as access
+from app.approvals import lapses
 from app.audit import anchoring
 from app.base.database import Database
 from app.base.settings import Settings
@@ -19,7 +20,6 @@ from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.idempotency import service as idempotency
 from app.jobs.doorbell import Doorbell
 from app.measurements.jobs import JOBS as MEASUREMENTS
-from app.registry import policies
 from app.telemetry import logs
 from app.vault import erasure
 from app.vault.service import Vault, open_sealed_vault
@@ -58,7 +58,7 @@ def _expired(settings: Settings, database: Database, vault: Vault, doorbell: Doo
     with database.session() as session:
         withdrawals.end_expired(session)
         access.end_expired(session)
-        policies.end_lapsed_requests(session)
+        lapses.end_lapsed(session, vault)
         console_sessions.forget_ended(session)
         idempotency.forget_expired(session)
 

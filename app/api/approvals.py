@@ -77,8 +77,11 @@ def approve(
 
 
 @router.post("/{approval_id}/refuse")
-def refuse(approval_id: str, body: Refusal, actor: Decider, session: SessionDep) -> Approval:
-    """Refuse a request, which ends it. This also cancels your own request."""
-    row = service.refuse(session, actor, approval_id, body.reason)
+def refuse(approval_id: str, body: Refusal, actor: Decider, session: SessionDep, vault: VaultDep) -> Approval:
+    """Refuse a request, which ends it. This also cancels your own request.
+
+    The deposit set of a refused deposit is shredded, unless the request has `keep_dataset`.
+    """
+    row = service.refuse(session, vault, actor, approval_id, body.reason)
     with session.begin():
         return _approval(session, row)

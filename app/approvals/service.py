@@ -54,8 +54,11 @@ def carry_out(
         engine.drop_shredded()
 
 
-def refuse(session: Session, actor: Actor, approval_id: str, reason: str) -> ApprovalRow:
-    """Refuse a request. Raises the errors of `second_person.refuse`."""
+def refuse(session: Session, vault: Vault, actor: Actor, approval_id: str, reason: str) -> ApprovalRow:
+    """Refuse a request, and shred the deposit set that only it needed. Raises the errors of `second_person.refuse`."""
     with session.begin():
-        model_id = second_person.get(session, approval_id).model_id
-        return second_person.refuse(session, actor, approval_id, registry.by_id(session, model_id).name, reason)
+        model = registry.lock(session, second_person.get(session, approval_id).model_id)
+        approval = second_person.refuse(session, actor, approval_id, model.name, reason)
+        garbage = deposits.release_request(session, actor.name, approval)
+    vault.remove(garbage)
+    return approval

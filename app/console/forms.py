@@ -311,8 +311,8 @@ def approve(
 
 
 @router.post("/approvals/{approval_id}/refusal")
-def refuse(approval_id: str, actor: Decider, session: SessionDep, reason: ReasonField) -> Response:
-    approvals.refuse(session, actor, approval_id, reason)
+def refuse(approval_id: str, actor: Decider, session: SessionDep, vault: VaultDep, reason: ReasonField) -> Response:
+    approvals.refuse(session, vault, actor, approval_id, reason)
     return redirect("/console/approvals")
 
 

@@ -117,7 +117,9 @@ class DepositCreate(BaseModel):
     evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")
     reason: Reason
     keep_dataset: StrictBool = Field(
-        False, description="Keep the deposit set. Otherwise it is shredded when the deposit ends."
+        False,
+        description="Keep the deposit set. Otherwise it is shredded when the deposit ends, or when a request for "
+        "approval is refused or lapses.",
     )
     evidence: StrictBool = Field(
         True, description="Examine the deposit once it is made, if there is an evaluation set."

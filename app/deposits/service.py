@@ -179,6 +179,21 @@ def _queue(
     return row
 
 
+def release_request(session: Session, actor: str, approval: ApprovalRow) -> list[str]:
+    """In the caller's transaction, under the model's lock: give up what a request that was not approved needed.
+
+    Its deposit set is shredded, as when a deposit ends, unless the request would have kept it, or an unfinished deposit
+    or another request that waits needs it. Returns the vault names to remove after the transaction.
+    """
+    if approval.act != Act.DEPOSIT or approval.wish.get("keep_dataset"):
+        return []
+    dataset_id: str = approval.wish["dataset_id"]
+    waiting = second_person.waiting(session, approval.model_id, Act.DEPOSIT)
+    if uses_dataset(session, dataset_id) or any(other.wish["dataset_id"] == dataset_id for other in waiting):
+        return []
+    return datasets.shred(session, actor, dataset_id)
+
+
 def uses_dataset(session: Session, dataset_id: str) -> bool:
     """Whether an unfinished deposit needs the data set, as its deposit set or as its evaluation set."""
     is_needed = sa.or_(DepositRow.dataset_id == dataset_id, DepositRow.evaluation_set_id == dataset_id)

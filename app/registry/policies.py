@@ -102,13 +102,6 @@ def change_approved(session: Session, database: Database, vault: Vault, actor: A
     return approval
 
 
-def end_lapsed_requests(session: Session) -> None:
-    """Record which requests for approval have lapsed."""
-    with session.begin():
-        for row in second_person.lapsed(session):
-            second_person.record_lapse(session, row, registry.by_id(session, row.model_id).name)
-
-
 def _demand_version(model: ModelRow, version: int) -> None:
     if model.policy_version != version:
         raise PolicyChanged(

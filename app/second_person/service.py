@@ -169,10 +169,17 @@ def refuse(session: Session, actor: Actor, approval_id: str, model_name: str, re
 
 def refuse_waiting(session: Session, actor: Actor, model_id: str, model_name: str, reason: str) -> None:
     """In the caller's transaction: refuse every request for this model that waits."""
-    is_waiting = ApprovalRow.model_id == model_id, ApprovalRow.decision.is_(None), ApprovalRow.expires_at > now()
-    for row in session.scalars(sa.select(ApprovalRow).where(*is_waiting)).all():
+    for row in waiting(session, model_id):
         _decide(session, actor, row, ApprovalState.REFUSED, reason)
         _record(session, actor, "approval.refused", model_name, row, reason)
+
+
+def waiting(session: Session, model_id: str, act: Act | None = None) -> Sequence[ApprovalRow]:
+    """A model's requests that wait for a decision. act: only requests for this act."""
+    query = sa.select(ApprovalRow).where(
+        ApprovalRow.model_id == model_id, ApprovalRow.decision.is_(None), ApprovalRow.expires_at > now()
+    )
+    return session.scalars(query if act is None else query.where(ApprovalRow.act == act)).all()
 
 
 def _decide(session: Session, actor: Actor, row: ApprovalRow, decision: ApprovalState, reason: str | None) -> None:
@@ -206,12 +213,17 @@ def lapsed(session: Session) -> Sequence[ApprovalRow]:
     return session.scalars(sa.select(ApprovalRow).where(*_has_lapsed()).limit(1000)).all()
 
 
-def record_lapse(session: Session, row: ApprovalRow, model_name: str) -> None:
-    """Record that a request has lapsed, so that a clock that goes back does not revive it."""
+def record_lapse(session: Session, row: ApprovalRow, model_name: str) -> bool:
+    """Record that a request has lapsed, so that a clock that goes back does not revive it.
+
+    Returns False if somebody else has recorded it.
+    """
     values = {"decision": ApprovalState.EXPIRED, "decided_at": row.expires_at}
-    if changes(session, sa.update(ApprovalRow).where(ApprovalRow.id == row.id, *_has_lapsed()).values(values)):
-        details = {"act": row.act, **Requester.of(row).details()}
-        audit.record(session, audit.RECONCILER, "approval.expired", model=model_name, subject=row.id, details=details)
+    if not changes(session, sa.update(ApprovalRow).where(ApprovalRow.id == row.id, *_has_lapsed()).values(values)):
+        return False
+    details = {"act": row.act, **Requester.of(row).details()}
+    audit.record(session, audit.RECONCILER, "approval.expired", model=model_name, subject=row.id, details=details)
+    return True
 
 
 def _has_lapsed() -> tuple[sa.ColumnElement[bool], ...]:

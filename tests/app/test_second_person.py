@@ -1,19 +1,23 @@
 """If a model demands a second person, nobody can withdraw, purge or loosen the policy alone."""
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from app.access.service import Role
+from app.approvals import lapses
 from app.base.database import now
-from app.registry import policies
+from app.datasets.tables import DatasetRow
 from app.second_person import service as second_person
 from app.second_person.tables import ApprovalRow
+from app.vault.service import open_sealed_vault
 from lirf_client import Approval, AwaitingApproval, Client, LirfError
 from tests.app.conftest import HTTP, Service, begins_with
 from tests.app.factories import infer_request
+from tests.app.test_purges import objects
 
 REASON = "four eyes see more than two"
 
@@ -115,6 +119,62 @@ def test_a_request_that_nobody_approves_in_time_expires(guarded: Service, second
     assert withdrawn(guarded) == []
 
 
+def request_deposit(service: Service, dataset_id: str, **options: bool) -> Approval:
+    with pytest.raises(AwaitingApproval) as awaiting:
+        service.operator.request_deposit("birds", dataset_id, reason="the licence ended", **options)  # type: ignore[arg-type]
+    return awaiting.value.approval
+
+
+def lapse(service: Service, approval: Approval) -> None:
+    """What the reconciler does when nobody has approved in time."""
+    with service.database.session() as session, session.begin():
+        in_the_past = sa.update(ApprovalRow).where(ApprovalRow.id == approval["id"])
+        session.execute(in_the_past.values(expires_at=now() - timedelta(seconds=1)))
+    with service.database.session() as session:
+        lapses.end_lapsed(session, open_sealed_vault(service.settings))
+
+
+def refuse(service: Service, approval: Approval) -> None:
+    service.administrator.refuse(approval["id"], reason="not these")
+
+
+@begins_with("auk")
+@pytest.mark.parametrize(("end", "by"), [(refuse, "administrator"), (lapse, "reconciler")])
+def test_the_deposit_set_of_a_request_that_is_not_approved_is_shredded(
+    guarded: Service, end: Callable[[Service, Approval], None], by: str
+) -> None:
+    before = objects(guarded)
+    dataset = guarded.operator.upload_dataset("birds", guarded.archive(["dodo"]))
+    [name] = objects(guarded).keys() - before.keys()
+    approval = request_deposit(guarded, dataset["id"])
+    assert objects(guarded)[name] is not None
+    end(guarded, approval)
+    assert objects(guarded)[name] is None
+    assert name not in open_sealed_vault(guarded.settings).objects.names()
+    [event] = guarded.auditor.audit_events(action="dataset.shredded", subject=dataset["id"])
+    assert event["actor"] == by
+    with pytest.raises(LirfError, match="was shredded"):
+        guarded.operator.request_deposit("birds", dataset["id"], reason="r")
+
+
+@begins_with("auk")
+@pytest.mark.parametrize("end", [refuse, lapse])
+def test_a_deposit_set_that_is_kept_or_still_needed_is_not_shredded(
+    guarded: Service, end: Callable[[Service, Approval], None]
+) -> None:
+    kept = guarded.operator.upload_dataset("birds", guarded.archive(["dodo"]))["id"]
+    end(guarded, request_deposit(guarded, kept, keep_dataset=True))
+    shared = guarded.operator.upload_dataset("birds", guarded.archive(["emu"]))["id"]
+    first, second = request_deposit(guarded, shared), request_deposit(guarded, shared)
+    end(guarded, first)
+    with guarded.database.session() as session:
+        shredded = dict(session.execute(sa.select(DatasetRow.id, DatasetRow.shredded_at)).all())
+    assert (shredded[kept], shredded[shared]) == (None, None)
+    end(guarded, second)
+    with guarded.database.session() as session:
+        assert session.get_one(DatasetRow, shared).shredded_at is not None
+
+
 @begins_with("auk")
 def test_a_request_that_has_lapsed_stays_so_if_the_clock_goes_back(
     guarded: Service, second: Client, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +182,7 @@ def test_a_request_that_has_lapsed_stays_so_if_the_clock_goes_back(
     approval = request_withdrawal(guarded, guarded.deposits[0])
     with monkeypatch.context() as later, guarded.database.session() as session:
         later.setattr(second_person, "now", lambda: now() + timedelta(days=8))
-        policies.end_lapsed_requests(session)
+        lapses.end_lapsed(session, open_sealed_vault(guarded.settings))
     assert refusal(second, approval) == "already-decided"
     assert guarded.reader.approvals()[0]["state"] == "expired"
     [event] = guarded.auditor.audit_events(action="approval.expired")

@@ -388,7 +388,8 @@ class Client:
         """Change the given parts of a model's policy. original: `seal` or `destroy`. Raises `AwaitingApproval`.
 
         The bounds are percentage points of accuracy, from 0 to 100: what preserved classes may lose by one deposit,
-        what the classes of an older deposit may lose by it, and what preserved classes may lose since the original.
+        what the classes of a deposit, new or older, may lose when it is withdrawn, and what classes may lose since the
+        original.
         """
         path = f"/v1/models/{model}/policy"
         answer = self._http.get(path)

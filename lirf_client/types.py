@@ -110,17 +110,29 @@ class Measurement(TypedDict):
     warnings: list[str]
 
 
+class ClassLoss(TypedDict):
+    name: str
+    before: float
+    after: float
+    images: int
+    certain: float
+
+
 class DepositLoss(TypedDict):
     before: float
     after: float
     images: int
     source: str
+    worst_class: ClassLoss | None
 
 
 class DepositLosses(TypedDict):
     preserved: list[DepositLoss]
     total: float | None
+    total_class: ClassLoss | None
+    recovered: list[DepositLoss]
     modules: dict[str, list[DepositLoss]]
+    module_totals: dict[str, float | None]
 
 
 class DepositFigures(TypedDict):

@@ -21,7 +21,7 @@ from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.tally import Tally
-from worker.measuring import Comparison, Measuring, chance_notes, recorded_tally, summary, total_loss
+from worker.measuring import Comparison, Measuring, chance_notes, recorded_tally, summary, total_loss, worst_class
 from worker.training import TrainingHeartbeat
 from worker.work import Work
 
@@ -68,7 +68,8 @@ def measure(work: Work, job: Job, networks: Networks, lesson: Lesson, heartbeat:
     if job.evaluation_set is not None:
         images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
         held_out = Labelled(images.images, images.labels)
-    measuring = Measuring(held_out, lesson.images, job.preprocessing, work.inference, on_batch)
+    deposit_set = Labelled(lesson.images, lesson.labels)
+    measuring = Measuring(held_out, deposit_set, job.class_names, job.preprocessing, work.inference, on_batch)
     return _Measurement(job, networks, _original(work, job, heartbeat), measuring).run(lesson)
 
 
@@ -85,6 +86,15 @@ def _original(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> SplitNetwor
         return None
 
 
+@dataclass(frozen=True)
+class _Scrubbed:
+    """What the classes of an older deposit lose, by this deposit and in all, and how its recover network answers."""
+
+    losses: list[Loss]
+    total: float | None
+    tally: Tally | None
+
+
 class _Measurement:
     """Each network is asked about the whole evaluation set once; all figures but the proxies' come from its tally."""
 
@@ -96,24 +106,40 @@ class _Measurement:
         self._of_original = self._tally_of_original()
 
     def run(self, lesson: Lesson) -> Measured:
-        job, target = self._job, self._networks.target
-        compared = Comparison(self._networks.before, target, self._of_before, self._of_target)
-        preserved = self._measuring.losses(compared, job.preserved, job.policy.max_preserved_loss)
-        since_original = preserved if job.network.revision == 0 else []
-        if self._original:
-            compared = Comparison(self._original, target, self._of_original, self._of_target)
-            since_original = self._measuring.losses(compared, job.preserved, job.policy.max_total_loss)
-        scrubbed = {older.deposit_id: self._scrubbed(older) for older in self._networks.older}
+        job, networks, measuring = self._job, self._networks, self._measuring
+        compared = Comparison(networks.before, networks.target, self._of_before, self._of_target)
+        preserved = measuring.losses(compared, job.preserved, job.policy.max_preserved_loss)
+        since_original = self._since_original(networks.target, self._of_target, job.preserved, preserved)
+        of_recover = measuring.tally(self._recover)
+        withdrawn = Comparison(networks.before, self._recover, self._of_before, of_recover)
+        scrubbed = {older.deposit_id: self._scrubbed(older) for older in networks.older}
         losses = Losses(
             preserved,
             total_loss(since_original, preserved, job.earlier_loss),
-            {deposit_id: of_module for deposit_id, (of_module, _) in scrubbed.items()},
+            worst_class(since_original),
+            measuring.losses_of_deposited(withdrawn, job.deposited, job.policy.max_module_loss),
+            {deposit_id: one.losses for deposit_id, one in scrubbed.items()},
+            {deposit_id: one.total for deposit_id, one in scrubbed.items()},
             self._notes(),
         )
         if not self._of_before or not self._of_before.images_of([*job.preserved, *job.deposited]):
             return Measured(None, losses, None)
-        of_recover = self._measuring.tally(self._recover)
-        return Measured(self._metrics(lesson, of_recover), losses, self._figures(scrubbed, of_recover))
+        tallies = {deposit_id: one.tally for deposit_id, one in scrubbed.items()}
+        return Measured(self._metrics(lesson, of_recover), losses, self._figures(tallies, of_recover))
+
+    def _since_original(
+        self, network: nn.Module, tally: Tally | None, classes: Sequence[int], by_this: list[Loss]
+    ) -> list[Loss]:
+        """What these classes have lost since the original network. Empty if it was destroyed.
+
+        by_this: what they lose by this deposit, which is the same if the deposit starts from the original.
+        """
+        if self._job.network.revision == 0:
+            return by_this
+        if self._original is None:
+            return []
+        compared = Comparison(self._original, network, self._of_original, tally)
+        return self._measuring.losses(compared, classes, self._job.policy.max_total_loss)
 
     def _notes(self) -> list[str]:
         """What is wrong with the evaluation set, as far as the network before the deposit shows it."""
@@ -130,14 +156,16 @@ class _Measurement:
         recorded = self._job.recorded_original
         return recorded_tally(recorded, self._job.class_names, self._of_before) if recorded else None
 
-    def _scrubbed(self, older: Older) -> tuple[list[Loss], Tally | None]:
-        """What the classes of an older deposit lose, and how the recover network answers with its scrubbed module."""
+    def _scrubbed(self, older: Older) -> "_Scrubbed":
+        """What the classes of an older deposit lose, when it is withdrawn with its scrubbed module."""
         job, networks = self._job, self._networks
         before = self._joined(networks.before, [older.before], [*job.preserved, *job.deposited])
         after = self._joined(networks.target, [older.after], job.preserved)
         tallies = self._measuring.tally(before), self._measuring.tally(after)
         losses = self._measuring.losses(Comparison(before, after, *tallies), older.classes, job.policy.max_module_loss)
-        return losses, tallies[1]
+        since_original = self._since_original(after, tallies[1], older.classes, losses)
+        earlier = job.earlier_module_losses.get(older.deposit_id, 0.0)
+        return _Scrubbed(losses, total_loss(since_original, losses, earlier), tallies[1])
 
     def _joined(
         self, target: SplitNetwork, modules: Sequence[DepositModule], preserved: Sequence[int]
@@ -182,11 +210,11 @@ class _Measurement:
         networks = {"original": self._networks.before, "target": self._networks.target, "recover": self._recover}
         return {name: attacked(network) for name, network in networks.items()}
 
-    def _figures(self, scrubbed: dict[str, tuple[list[Loss], Tally | None]], of_recover: Tally | None) -> Figures:
+    def _figures(self, scrubbed: dict[str, Tally | None], of_recover: Tally | None) -> Figures:
         """The target, and each outstanding deposit withdrawn alone and all together, once this deposit is published."""
         job, older = self._job, self._networks.older
         classes = {one.deposit_id: one.classes for one in older} | {job.id: list(job.deposited)}
-        tallies = {deposit_id: tally for deposit_id, (_, tally) in scrubbed.items()} | {job.id: of_recover}
+        tallies = scrubbed | {job.id: of_recover}
         views: list[tuple[list[str], Tally | None, list[int]]] = [([], self._of_target, [])]
         views += [([deposit_id], tally, classes[deposit_id]) for deposit_id, tally in tallies.items()]
         if older:

@@ -43,7 +43,14 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
         held_out = Labelled(images.images, images.labels)
         on_batch = heartbeat.phase("evaluating")
-        measuring = Measuring(held_out, images.images[:0], job.preprocessing, work.inference, on_batch)
+        measuring = Measuring(
+            held_out,
+            Labelled(images.images[:0], images.labels[:0]),
+            job.class_names,
+            job.preprocessing,
+            work.inference,
+            on_batch,
+        )
         target, belonging = job.target.open(heartbeat.vault), job.target.belonging
         original = target if job.target.revision == 0 else job.original and job.original.open(heartbeat.vault)
         modules = {

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from app.deposits.losses import NO_BOUND, Loss, worst
+from app.deposits.losses import NO_BOUND, PROXY_FACTOR, ClassLoss, Loss, Source, worst
 from lirf_core import metrics
 from lirf_core.agreement import agreement
 from lirf_core.compute import Compute
 from lirf_core.enumeration import enumerated
 from lirf_core.evidence.chance import knows_anything, unknown
 from lirf_core.evidence.images import Labelled
+from lirf_core.evidence.intervals import interval
 from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.tally import Tally
 
@@ -31,10 +32,11 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Measuring:
-    """Asks networks about an evaluation set, if there is one, and about proxies made from the deposit set."""
+    """Asks networks about an evaluation set, if there is one, about a deposit set, and about proxies made from it."""
 
     held_out: Labelled | None
-    deposit_images: Tensor
+    deposit_set: Labelled
+    names: Sequence[str]
     preprocessing: Preprocessing
     inference: Compute
     on_batch: Callable[[], None] = field(default=lambda: None)
@@ -48,9 +50,7 @@ class Measuring:
 
     def tally(self, network: nn.Module) -> Tally | None:
         """None without an evaluation set."""
-        if self.held_out is None:
-            return None
-        return metrics.tally(self.logits(network, self.held_out), self.held_out.labels)
+        return None if self.held_out is None else self._tally(network, self.held_out)
 
     def losses(self, compared: Comparison, classes: Sequence[int], bound: float) -> list[Loss]:
         """What these classes lose. On proxies, too, unless evaluation images show each class and it is clearly known.
@@ -58,23 +58,61 @@ class Measuring:
         An evaluation set that leaves out classes, or has wrong images, must not hide a loss. bound: at `NO_BOUND`
         proxies are not worth their time.
         """
-        losses: list[Loss] = []
-        hidden = list(classes)
-        if compared.tally_before and compared.tally_after:
-            before, after = compared.tally_before.percent(classes), compared.tally_after.percent(classes)
-            hidden = unknown(compared.tally_before, classes)
-            if before is not None and after is not None:
-                losses.append(Loss(before, after, compared.tally_before.images_of(classes), "evaluation images"))
-        if hidden and bound < NO_BOUND and (loss := self._on_proxies(compared, hidden)):
-            losses.append(loss)
+        losses, hidden = self._on_evaluation_images(compared, classes)
+        if hidden and bound < NO_BOUND:
+            losses += self._on_proxies(compared, hidden)
         return losses
 
-    def _on_proxies(self, compared: Comparison, classes: Sequence[int]) -> Loss | None:
+    def losses_of_deposited(self, compared: Comparison, classes: Sequence[int], bound: float) -> list[Loss]:
+        """What the deposited classes lose when they are withdrawn.
+
+        Instead of evaluation images, the deposit set shows a class: real images say more than proxies, which remain for
+        a class that is not clearly known there either.
+        """
+        losses, hidden = self._on_evaluation_images(compared, classes)
+        if hidden and bound < NO_BOUND:
+            before, after = (self._tally(network, self.deposit_set) for network in (compared.before, compared.after))
+            doubtful = unknown(before, hidden)
+            losses += self._loss(before, after, [i for i in hidden if i not in doubtful], "deposit images")
+            if doubtful:
+                losses += self._on_proxies(compared, doubtful)
+        return losses
+
+    def _on_evaluation_images(self, compared: Comparison, classes: Sequence[int]) -> tuple[list[Loss], list[int]]:
+        """What shows there, and the classes that the network before does not clearly know there."""
+        before, after = compared.tally_before, compared.tally_after
+        if before is None or after is None:
+            return [], list(classes)
+        return self._loss(before, after, classes, "evaluation images"), unknown(before, classes)
+
+    def _tally(self, network: nn.Module, images: Labelled) -> Tally:
+        return metrics.tally(self.logits(network, images), images.labels)
+
+    def _on_proxies(self, compared: Comparison, classes: Sequence[int]) -> list[Loss]:
         before, after = self.inference.place(compared.before), self.inference.place(compared.after)
         agreed = agreement(
-            before, after, self.deposit_images, classes, self.preprocessing, self.inference, self.on_batch
+            before, after, self.deposit_set.images(), classes, self.preprocessing, self.inference, self.on_batch
         )
-        return Loss(100.0, agreed.percent, agreed.images, "proxies") if agreed else None
+        return self._loss(Tally(agreed.images, agreed.images), agreed, classes, "proxies")
+
+    def _loss(self, before: Tally, after: Tally, classes: Sequence[int], source: Source) -> list[Loss]:
+        """None without an image of these classes, otherwise one."""
+        start, end = before.percent(classes), after.percent(classes)
+        if start is None or end is None:
+            return []
+        fallen = [
+            self._class_loss(index, before, after, source, 0.05 / len(classes))
+            for index in classes
+            if before.images[index]
+        ]
+        return [Loss(start, end, before.images_of(classes), source, max(fallen, key=lambda one: one.certain))]
+
+    def _class_loss(self, index: int, before: Tally, after: Tally, source: Source, tail: float) -> ClassLoss:
+        """tail: the probability that so low a share is chance. It is smaller the more classes are looked at."""
+        images = before.images[index]
+        start, end = 100 * before.correct[index] / images, 100 * after.correct[index] / images
+        certain = (start - interval(end, images, tail)[1]) / (PROXY_FACTOR if source == "proxies" else 1)
+        return ClassLoss(self.names[index], round(start, 4), round(end, 4), images, round(certain, 4))
 
 
 def chance_notes(tally: Tally, answering: Sequence[int], deposited: Sequence[int], names: Sequence[str]) -> list[str]:
@@ -94,16 +132,22 @@ def chance_notes(tally: Tally, answering: Sequence[int], deposited: Sequence[int
     return [note] if doubtful else []
 
 
-def total_loss(direct: list[Loss], preserved: list[Loss], earlier: float) -> float | None:
-    """Points that the preserved classes have lost since the original network.
+def worst_class(losses: list[Loss]) -> ClassLoss | None:
+    """The class that has lost most for certain."""
+    classes = [loss.worst_class for loss in losses if loss.worst_class]
+    return max(classes, key=lambda one: one.certain, default=None)
 
-    direct: compared with the original; empty if it was destroyed. Then the losses of all deposits add up. preserved:
-    by this deposit. earlier: by those before it.
+
+def total_loss(direct: list[Loss], by_this: list[Loss], earlier: float) -> float | None:
+    """Points that classes have lost since the original network, as they count.
+
+    direct: compared with the original; empty if it was destroyed. Then the losses of all deposits add up. by_this: by
+    this deposit. earlier: by those before it.
     """
     if loss := worst(direct):
-        return loss.points
-    own = worst(preserved)
-    return None if own is None else round(earlier + max(own.points, 0.0), 4)
+        return loss.counted
+    own = worst(by_this)
+    return None if own is None else round(earlier + max(own.counted, 0.0), 4)
 
 
 def summary(tally: Tally, names: Sequence[str], preserved: Sequence[int], deposited: Sequence[int]) -> dict[str, Any]:

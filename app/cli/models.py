@@ -174,10 +174,11 @@ def show_or_change_policy(
         typer.Option(help="Points of accuracy that the preserved classes may lose by one deposit; 100: no bound."),
     ] = None,
     max_module_loss: Annotated[
-        float | None, typer.Option(help="Points that the classes of an older deposit may lose by one deposit.")
+        float | None,
+        typer.Option(help="Points that the classes of a deposit, new or older, may lose when they are withdrawn."),
     ] = None,
     max_total_loss: Annotated[
-        float | None, typer.Option(help="Points that the preserved classes may lose since the original network.")
+        float | None, typer.Option(help="Points that classes may lose since the original network, in all.")
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why it changes; recorded in the audit log.")] = None,
     confirmed: Yes = False,
@@ -214,7 +215,8 @@ def show_or_change_policy(
         f"{plain(model)}: networks from before a deposit are {originals}. "
         f"Deposits, withdrawals, restorations, purges, removal and changes of this policy {need} a second person. "
         f"Preserved classes may lose {policy['max_preserved_loss']:g} points by one deposit and "
-        f"{policy['max_total_loss']:g} since the original; an older deposit may lose {policy['max_module_loss']:g}.",
+        f"{policy['max_total_loss']:g} since the original; a deposit's classes may lose "
+        f"{policy['max_module_loss']:g} when they are withdrawn.",
     )
 
 

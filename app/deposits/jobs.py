@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.audit import service as audit
 from app.base.database import now
 from app.datasets import service as datasets
-from app.deposits.losses import Losses, demand_within
+from app.deposits.losses import Losses, counted, demand_within
 from app.deposits.tables import DepositClassRow, DepositRow, State
 from app.jobs import checkpoints
 from app.jobs.doorbell import DEPOSIT
@@ -41,7 +41,8 @@ class Job(Claim):
 
     `older_modules` must forget the deposited classes, too: they were made when the model knew them. `original` is
     revision 0, None if it was destroyed; then `recorded_original` is what an earlier deposit measured of it on this
-    evaluation set (percent by class), if any did. `earlier_loss`: points that all deposits before this one have cost.
+    evaluation set (percent by class), if any did. `earlier_loss`: points that all deposits before this one have cost
+    the preserved classes; `earlier_module_losses`: the classes of each older module, by its deposit's id.
     `checkpoints` (by the part of the work) and the `curve` of losses come from earlier attempts.
     """
 
@@ -63,6 +64,7 @@ class Job(Claim):
     original: StoredNetwork | None
     recorded_original: dict[str, float | None] | None
     earlier_loss: float
+    earlier_module_losses: dict[str, float]
     checkpoints: dict[str, StoredObject]
     curve: dict[str, list[float]]
 
@@ -114,6 +116,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             original=original,
             recorded_original=None if original else _recorded_original(session, row),
             earlier_loss=_total_loss(session, model.id),
+            earlier_module_losses=_module_losses(session, model.id),
             evaluation_set_id=row.evaluation_set_id,
             checkpoints=checkpoints.of_job(session, row.id),
             curve=row.curve or {},
@@ -160,7 +163,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
                 metrics=result.metrics,
                 losses=losses,
             )
-            demand_within(result.losses, policies.of(model), model.name)
+            demand_within(result.losses, policies.of(model), model.name, job.config)
             row.module_object_id = vaults.record(session, result.module)
             row.module_bytes = result.module.plaintext_bytes
             row.revision = registry.publish_revision(session, job.model_id, result.target, job.id, job.deposited)
@@ -269,6 +272,16 @@ def _total_loss(session: Session, model_id: str) -> float:
     """Points that the preserved classes have lost since the original network, as the newest deposit measured it."""
     losses = _newest_published(session, DepositRow.losses, DepositRow.model_id == model_id)
     return max((losses or {}).get("total") or 0.0, 0.0)
+
+
+def _module_losses(session: Session, model_id: str) -> dict[str, float]:
+    """Points that the classes of each module have lost, by its own deposit and by each later one."""
+    published = DepositRow.model_id == model_id, DepositRow.revision.is_not(None), DepositRow.losses.is_not(None)
+    lost: dict[str, float] = {}
+    for deposit_id, losses in session.execute(sa.select(DepositRow.id, DepositRow.losses).where(*published)):
+        for module, of_module in {deposit_id: losses.get("recovered", []), **losses["modules"]}.items():
+            lost[module] = lost.get(module, 0.0) + max(map(counted, of_module), default=0.0)
+    return lost
 
 
 def _newest_published(session: Session, column: Any, *which: sa.ColumnElement[bool]) -> dict[str, Any] | None:

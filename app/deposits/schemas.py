@@ -199,6 +199,16 @@ class FigureSummary(BaseModel):
     average_accuracy: float | None
 
 
+class ClassLoss(BaseModel):
+    """The class that has lost most for certain, in percent of its `images`."""
+
+    name: str
+    before: float
+    after: float
+    images: int
+    certain: float = Field(description="Percentage points that it has lost at least, with 95 % confidence.")
+
+
 class DepositLoss(BaseModel):
     """How often the same classes were answered correctly, before and after, in percent of `images`.
 
@@ -209,6 +219,7 @@ class DepositLoss(BaseModel):
     after: float
     images: int
     source: Source
+    worst_class: ClassLoss | None = None
 
 
 class DepositLosses(BaseModel):
@@ -219,8 +230,15 @@ class DepositLosses(BaseModel):
         description="Percentage points that the preserved classes have lost since the original network. If that was "
         "destroyed, the sum over all deposits."
     )
+    total_class: ClassLoss | None = Field(
+        None, description="The preserved class that has lost most since the original network."
+    )
+    recovered: list[DepositLoss] = Field([], description="Of the deposited classes, when they are withdrawn.")
     modules: dict[str, list[DepositLoss]] = Field(
         description="Of the classes of each older deposit, when it is withdrawn, by its id."
+    )
+    module_totals: dict[str, float | None] = Field(
+        {}, description="Percentage points that the classes of each older deposit have lost since the original network."
     )
 
 

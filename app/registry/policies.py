@@ -33,8 +33,9 @@ class Policy:
     restorations, purges and changes to this policy need the approval of a second person.
 
     The bounds, in points from 0 to 100; a deposit beyond one of them is not published. max_preserved_loss: what the
-    preserved classes may lose by one deposit. max_module_loss: what the classes of an older deposit module may lose by
-    it. max_total_loss: what the preserved classes may lose since the original network, by all deposits together.
+    preserved classes may lose by one deposit. max_module_loss: what the deposited classes may lose when they are
+    withdrawn, and those of an older deposit by this one. max_total_loss: what the preserved classes, and those of an
+    older deposit, may lose since the original network, by all deposits together.
     """
 
     original: Original

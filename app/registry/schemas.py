@@ -203,11 +203,12 @@ class Policy(BaseModel):
         "loses more ends as `failed` and changes nothing. 100: no bound."
     )
     max_module_loss: Points = Field(
-        description="Percentage points that the classes of an older deposit module may lose by one deposit."
+        description="Percentage points that deposited classes may lose when they are withdrawn: the classes of the new "
+        "deposit, and those of each older one by it. Of each bound, a single class may clearly lose four times as much."
     )
     max_total_loss: Points = Field(
-        description="Percentage points that the preserved classes may lose since the original network, by all deposits "
-        "together."
+        description="Percentage points that the preserved classes, and those of each older deposit when it is "
+        "withdrawn, may lose since the original network, by all deposits together."
     )
 
 

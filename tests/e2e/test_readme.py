@@ -19,7 +19,7 @@ SMALLER = {
     "--size 224": "--size 16 --mean 0.3 --std 0.35",
     r"(lirf deposit birds .*)$": r"\1 --batch-size 64 --crop-padding 1 --no-flip",
 }
-SHORTER = {r"(lirf deposit birds .*)$": r"\1 --epochs 1 --no-evidence", r"lirf (evidence|certificate) .*\n": ""}
+SHORTER = {r"(lirf deposit birds .*)$": r"\1 --epochs 3 --no-evidence", r"lirf (evidence|certificate) .*\n": ""}
 
 
 def shape(line: str) -> str:

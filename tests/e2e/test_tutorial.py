@@ -14,7 +14,7 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 # Without the commands that wait for evidence (the walk with curl has them), and with fewer passes over the images.
 SHORTER = {
     r"^(SIZE, MEAN, STD, EPOCHS = .*), 6$": r"\1, 3",
-    r"(lirf deposit .*)$": r"\1 --epochs 1 --no-evidence",
+    r"(lirf deposit .*)$": r"\1 --epochs 3 --no-evidence",
     r"lirf (evidence|certificate) .*\n": "",
 }
 

@@ -117,18 +117,11 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
         del terminal.environment["LIRF_API_KEY"]
 
 
-def allow_every_loss(terminal: Terminal, model: str) -> None:
-    """A deposit of a few images and steps costs more on proxies than the default policy allows."""
-    bounds = "--max-preserved-loss", "--max-module-loss", "--max-total-loss"
-    terminal.json("policy", model, *(word for bound in bounds for word in (bound, "100")), "--reason", "few images")
-
-
 def test_a_deposit_goes_on_after_the_service_was_stopped_during_it(
     terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
 ) -> None:
     with terminal.up():
         register(terminal, weights)
-        allow_every_loss(terminal, "digits")
         images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0])[:40])
         deposit = terminal.json("deposit", "digits", str(images), "--reason", "r", "--epochs", "20", "--no-wait")
         key = (terminal.folder / "state" / "admin.key").read_text().strip()
@@ -140,11 +133,10 @@ def test_a_deposit_goes_on_after_the_service_was_stopped_during_it(
         assert ended["state"] == "deposited"
 
 
-def test_a_folder_of_class_folders_is_as_good_as_a_zip(
+def test_a_folder_of_class_folders_is_as_good_as_a_zip_and_a_short_first_try_is_published(
     open_terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
 ) -> None:
     register(open_terminal, weights, "folders")
-    allow_every_loss(open_terminal, "folders")
     zipped = digits.write_zip(tmp_path / "d.zip", digits.of_classes(digits.training, [7])[:8])
     zipfile.ZipFile(zipped).extractall(tmp_path / "folder")
     ended = open_terminal.json("deposit", "folders", str(tmp_path / "folder"), "--reason", "r", "--epochs", "1")

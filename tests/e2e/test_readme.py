@@ -19,7 +19,10 @@ SMALLER = {
     "--size 224": "--size 16 --mean 0.3 --std 0.35",
     r"(lirf deposit birds .*)$": r"\1 --batch-size 64 --crop-padding 1 --no-flip",
 }
-SHORTER = {r"(lirf deposit birds .*)$": r"\1 --epochs 3 --no-evidence", r"lirf (evidence|certificate) .*\n": ""}
+SHORTER = {
+    r"(lirf deposit birds .*)$": r"\1 --batch-size 32 --epochs 6 --learning-rate 0.01 --no-evidence",
+    r"lirf (evidence|certificate) .*\n": "",
+}
 
 
 def shape(line: str) -> str:

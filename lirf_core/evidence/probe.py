@@ -5,17 +5,17 @@ network of the same architecture that was trained on the preserved classes only.
 there, too, as far as features that were learnt for other classes allow.
 """
 
+import torch
 from torch import Tensor, from_numpy
-from torch.nn import functional as F
 
 from lirf_core.evidence.answers import require_finite
 
 
 def linear_probe(training: tuple[Tensor, Tensor], questions: Tensor, classes: int, penalty: float = 10.0) -> Tensor:
-    """The answers of a multinomial logistic regression on standardised features: (M, classes), one-hot.
+    """The log-probabilities of a multinomial logistic regression on standardised features: (M, classes), float64.
 
     training: features (N, F) and labels (N,), of at least two classes; questions: features (M, F). penalty: 1 / C.
-    Raises `CannotBeMeasured` if a feature is not finite.
+    A class without training images has the lowest finite number. Raises `CannotBeMeasured` if a feature is not finite.
     """
     from sklearn.linear_model import LogisticRegression  # takes a second to import, and few processes need it
     from sklearn.pipeline import make_pipeline
@@ -25,5 +25,7 @@ def linear_probe(training: tuple[Tensor, Tensor], questions: Tensor, classes: in
     require_finite(features)
     require_finite(questions)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=200))
-    answers = probe.fit(features.double().numpy(), labels.numpy()).predict(questions.double().numpy())
-    return F.one_hot(from_numpy(answers).long(), classes)
+    fitted = probe.fit(features.double().numpy(), labels.numpy())
+    logs = from_numpy(fitted.predict_log_proba(questions.double().numpy()))
+    lowest = torch.full((len(questions), classes), torch.finfo(logs.dtype).min, dtype=logs.dtype)
+    return lowest.index_copy(1, from_numpy(fitted.classes_), logs.clamp_min(torch.finfo(logs.dtype).min))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -91,20 +92,38 @@ def train(parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> "Trainer"
 
     Raises `DepositDiverged`, `ForeignCheckpoint`, `OutOfMemory`, and what the callbacks of `run` raise.
     """
-    with _deterministic(run.compute), memory_errors():
+    with deterministic(run.compute), memory_errors():
         trainer = Trainer(parts, removal, lesson, run)
-        if run.checkpoint is not None:
-            trainer.restore(checkpoints.load(run.checkpoint))
-        while trainer.step < trainer.steps:
-            progress = trainer.advance()
-            run.on_step(progress)
-            if progress.ends_epoch:
-                progress.loss_values()
+        take_steps(trainer, run.on_step, run.checkpoint)
     return trainer
 
 
+class Stepwise(Protocol):
+    """A training that takes one step at a time and can go on from a checkpoint."""
+
+    step: int
+    steps: int
+
+    def advance(self) -> Progress:
+        """Take the next step."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+
+
+def take_steps(training: Stepwise, on_step: Callable[[Progress], None], checkpoint: bytes | None) -> None:
+    """Take every step, or those after the checkpoint. Raises what `train` raises."""
+    if checkpoint is not None:
+        training.restore(checkpoints.load(checkpoint))
+    while training.step < training.steps:
+        progress = training.advance()
+        on_step(progress)
+        if progress.ends_epoch:
+            progress.loss_values()
+
+
 @contextmanager
-def _deterministic(compute: Compute) -> Iterator[None]:
+def deterministic(compute: Compute) -> Iterator[None]:
     """Use only kernels that add in the same order each time: deterministic cuDNN, no fused attention on CUDA."""
     with ExitStack() as settings:
         settings.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False))

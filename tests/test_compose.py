@@ -1,6 +1,8 @@
 """The compose file keeps the rules of CIS's Docker benchmark, and gives nobody more than it needs."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,28 @@ def test_only_what_opens_objects_has_the_master_key(name: str) -> None:
 def test_an_image_has_a_full_version(name: str) -> None:
     image = SERVICES[name]["image"]
     assert image == "lirf" or re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?", image)
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.cpu.yml"])
+def test_the_file_obeys_the_compose_specification(name: str, tmp_path: Path) -> None:
+    """Its JSON schema: compose refuses a misspelt option, and a container would lack the limit."""
+    path = tmp_path / name
+    path.write_text((ROOT / name).read_text().replace("!reset ", ""))  # a tag of compose, which plain YAML lacks
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@EACH
+def test_everything_that_a_service_refers_to_is_declared(name: str) -> None:
+    service = SERVICES[name]
+    for other, condition in service.get("depends_on", {}).items():
+        needs_check = condition["condition"] == "service_healthy"
+        assert (other in ONCE) is (condition["condition"] == "service_completed_successfully")
+        assert not needs_check or SERVICES[other]["healthcheck"]["test"]
+    assert set(service.get("networks") or []) <= COMPOSE["networks"].keys()
+    assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys()
+    assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= COMPOSE["volumes"].keys()
 
 
 def test_the_store_listens_with_a_password_or_to_itself() -> None:

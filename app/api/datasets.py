@@ -1,5 +1,3 @@
-import threading
-
 from fastapi import APIRouter, Request
 
 from app.api.bodies import streamed_to_file
@@ -20,6 +18,7 @@ from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
 from app.deposits.service import uses_dataset
+from lirf_core.images.decoding import GivenUp
 
 router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"], route_class=IdempotentRoute)
 
@@ -50,7 +49,7 @@ async def upload_dataset(
     `purpose=deposit`: images of the classes to forget, and no others. `purpose=evaluation`: held-out images of any
     class, to measure accuracy before and after.
     """
-    stop = threading.Event()
+    stop = GivenUp()
     async with (
         streamed_to_file(request, settings.spool, settings.max_archive_bytes) as file,
         stopped_with_client(request),

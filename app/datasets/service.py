@@ -1,7 +1,6 @@
 """Data sets of a model: image archives, checked and stored encrypted."""
 
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +20,7 @@ from app.vault import service as vaults
 from app.vault.service import Binding, StoredObject, Vault
 from lirf_core.images import archives
 from lirf_core.images.archives import ImageArchive, ImageSet
-from lirf_core.images.decoding import Decoders
+from lirf_core.images.decoding import Decoders, GivenUp
 
 
 class Purpose(StrEnum):
@@ -83,7 +82,7 @@ def upload(
     model_name: str,
     purpose: Purpose,
     file: BinaryIO,
-    stop: threading.Event | None = None,
+    stop: GivenUp | None = None,
 ) -> DatasetRow:
     """Check the archive, decode every image and store the images, packed. stop: ends it when set.
 
@@ -102,7 +101,7 @@ def upload(
                 f"The images need {needed:,} bytes; the vault has {free:,} bytes free. "
                 "Free space or upload fewer images."
             )
-        packed = _until(stop, archive.pack(size, decoders))
+        packed = _until(stop, archive.pack(size, decoders, stop))
         sealed = vault.put(Binding("images", model.id, dataset_id), packed)
     except archives.BadArchive as error:
         raise _refusal(error) from error
@@ -123,7 +122,7 @@ def upload(
     return row
 
 
-def _until(stop: threading.Event | None, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _until(stop: GivenUp | None, pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         if stop and stop.is_set():
             raise Stopped("The upload was stopped, because nobody waits for it any more. Send it again.")

@@ -21,6 +21,7 @@ from app.registry.service import StoredNetwork
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault, VaultDamaged
 from lirf_core.compute import Compute
+from lirf_core.images.decoding import GivenUp
 from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
@@ -35,13 +36,14 @@ class Inputs:
     """The images of a request. A large request is prepared and computed in pieces, so that it takes little memory.
 
     read: gives float32 (stop - start, C, H, W), normalised, of the images from start to stop, at most `at_once` of
-    them; it runs in another thread. is_quick: it may run on the event loop.
+    them; it runs in another thread. is_quick: it may run on the event loop. given_up: set when nobody waits any more.
     """
 
     count: int
     read: Callable[[int, int], Tensor]
     at_once: int
     is_quick: bool = False
+    given_up: GivenUp | None = None
 
     @classmethod
     def of(cls, images: Tensor) -> "Inputs":
@@ -140,7 +142,12 @@ class InferenceEngine:
             if inputs.is_quick:
                 parts.append(inputs.read(start, stop))
             else:
-                parts.append(await self.turns.run(caller, inputs.read, start, stop))
+                try:
+                    parts.append(await self.turns.run(caller, inputs.read, start, stop))
+                except asyncio.CancelledError:
+                    if inputs.given_up:
+                        inputs.given_up.set()
+                    raise
             start = stop
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -28,7 +28,7 @@ from app.inference.schemas import (
 from app.inference.tensors import InvalidTensor, OutputTensor
 from app.inference.views import View, Views, ViewSelector
 from app.registry import service as registry
-from lirf_core.images.decoding import Decoders, UnreadableImage
+from lirf_core.images.decoding import Decoders, GivenUp, UnreadableImage
 
 INPUT = "input"
 OUTPUTS = ("logits", "probabilities", "class")
@@ -165,14 +165,16 @@ async def predict(
     Raises `ImageRefused` and what `InferenceEngine.answer` raises.
     """
 
+    given_up = GivenUp()
+
     def inputs_for(view: View) -> Inputs:
         def decode(start: int, stop: int) -> Tensor:
             try:
-                return view.preprocessing.normalise(decoders.tensor(image, view.preprocessing))
+                return view.preprocessing.normalise(decoders.tensor(image, view.preprocessing, given_up))
             except UnreadableImage as error:
                 raise ImageRefused(str(error)) from error
 
-        return Inputs(1, decode, at_once=1)
+        return Inputs(1, decode, at_once=1, given_up=given_up)
 
     view, logits = await engine.answer(model_name, selector, inputs_for, actor.key_id)
     if selector.is_target_only:

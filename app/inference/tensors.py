@@ -21,7 +21,7 @@ from torch.nn import functional
 from app.base.errors import Problem
 from app.inference.engine import Inputs
 from app.inference.schemas import InferInput, InferOutput, InferRequest, InferResponse, OutputParameters
-from lirf_core.images.decoding import Decoders, UnreadableImage
+from lirf_core.images.decoding import Decoders, GivenUp, UnreadableImage
 from lirf_core.images.preprocessing import Preprocessing
 
 MAX_BATCH = 4096
@@ -148,16 +148,18 @@ def _read_images(
     if len(files) != tensor.shape[0]:
         raise InvalidTensor(f"The request has {len(files)} files. Shape {tensor.shape} needs {tensor.shape[0]}.")
 
+    given_up = GivenUp()
+
     def decode(start: int, stop: int) -> Tensor:
         images = []
         for number, file in enumerate(files[start:stop], start + 1):
             try:
-                images.append(decoders.tensor(file, preprocessing))
+                images.append(decoders.tensor(file, preprocessing, given_up))
             except UnreadableImage as error:
                 raise InvalidTensor(f"File {number} of {len(files)} in BYTES cannot be used. {error}") from error
         return preprocessing.normalise(torch.cat(images))
 
-    return Inputs(len(files), decode, at_once=1)
+    return Inputs(len(files), decode, at_once=1, given_up=given_up)
 
 
 def _numbers(tensor: InferInput) -> numpy.ndarray[Any, Any]:

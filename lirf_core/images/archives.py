@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from lirf_core.images.decoding import Decoders, UnreadableImage
+from lirf_core.images.decoding import Decoders, GivenUp, UnreadableImage
 from lirf_core.images.file_names import ClassFolders, possible_names
 from lirf_core.images.formats import START_BYTES, is_accepted, name_format
 from lirf_core.images.preprocessing import Preprocessing
@@ -129,9 +129,12 @@ class ImageArchive:
         """The size of the packed images, without labels and header."""
         return len(self._entries) * preprocessing.channels * preprocessing.height * preprocessing.width
 
-    def pack(self, preprocessing: Preprocessing, decoders: Decoders) -> Iterator[bytes]:
+    def pack(
+        self, preprocessing: Preprocessing, decoders: Decoders, given_up: GivenUp | None = None
+    ) -> Iterator[bytes]:
         """Yield the pieces of a safetensors file with `images` (uint8, (N, C, H, W)) and `labels` (int64, (N,)).
 
+        There is one piece for each image, which is empty if it is unreadable, so that the caller can stop after any.
         Images are converted to the network's channels and resized to its input. Raises `UnreadableImages` at the end.
         """
         count = len(self._entries)
@@ -160,13 +163,13 @@ class ImageArchive:
             if total_bytes > self.limits.total_bytes:
                 raise UnsafeArchive(f"The archive unpacks to more than {self.limits.total_bytes} bytes. Split it.")
             try:
-                pixels = decoders.decode(content, preprocessing)
+                pixels = decoders.decode(content, preprocessing, given_up)
             except UnreadableImage as error:
                 failed += 1
                 if len(unreadable) < MAX_NAMED:
                     unreadable[entry.name[:200]] = str(error)
-            else:
-                yield pixels
+                pixels = b""
+            yield pixels
         if failed:
             raise UnreadableImages(unreadable, failed)
 

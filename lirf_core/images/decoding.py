@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,9 @@ class _Decoder:
             received += piece
         return bytes(received)
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -98,6 +102,34 @@ class ImageLimits:
 
     pixels: int = MAX_PIXELS
     seconds: float = 5.0
+
+
+class GivenUp(threading.Event):
+    """Set when nobody waits for an image any more. That ends the decoder which is at work for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kill: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    def set(self) -> None:
+        with self._lock:
+            super().set()
+            if self._kill:
+                self._kill()
+
+    @contextmanager
+    def ends(self, decoder: "_Decoder") -> Iterator[None]:
+        """While the block runs. After it, the decoder may work for somebody else."""
+        with self._lock:
+            self._kill = decoder.kill
+            if self.is_set():
+                decoder.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._kill = None
 
 
 class Decoders:
@@ -113,12 +145,18 @@ class Decoders:
         self._free = threading.BoundedSemaphore(at_most or min(4, os.cpu_count() or 1))
         self._idle: list[_Decoder] = []  # append and pop are atomic
 
-    def decode(self, content: bytes, size: Preprocessing) -> bytes:
-        """uint8 pixels (C, H, W) in the network's channels and size. Raises `UnreadableImage`."""
+    def decode(self, content: bytes, size: Preprocessing, given_up: "GivenUp | None" = None) -> bytes:
+        """uint8 pixels (C, H, W) in the network's channels and size. Raises `UnreadableImage`.
+
+        given_up: ends the decoder when set.
+        """
         with self._free:
+            if given_up and given_up.is_set():
+                raise UnreadableImage("Nobody waits for the image any more.")
             decoder = self._take()
             try:
-                pixels = decoder.decode(content, size, self.limits)
+                with given_up.ends(decoder) if given_up else nullcontext():
+                    pixels = decoder.decode(content, size, self.limits)
             except UnreadableImage:
                 self._idle.append(decoder)
                 raise
@@ -140,11 +178,11 @@ class Decoders:
             self._idle.append(decoder)
         return pixels
 
-    def tensor(self, content: bytes, size: Preprocessing) -> "Tensor":
+    def tensor(self, content: bytes, size: Preprocessing, given_up: "GivenUp | None" = None) -> "Tensor":
         """uint8 (1, C, H, W). Raises `UnreadableImage`."""
         import torch
 
-        flat = torch.frombuffer(bytearray(self.decode(content, size)), dtype=torch.uint8)
+        flat = torch.frombuffer(bytearray(self.decode(content, size, given_up)), dtype=torch.uint8)
         return flat.view(1, size.channels, size.height, size.width)
 
     def close(self) -> None:

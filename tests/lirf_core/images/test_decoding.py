@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import struct
+import time
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import numpy
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lirf_core.images.decoding import Decoders, ImageLimits, UnreadableImage
+from lirf_core.images.decoding import Decoders, GivenUp, ImageLimits, UnreadableImage
 from lirf_core.images.preprocessing import Preprocessing
 
 SIZE = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -194,3 +195,18 @@ def test_text_in_a_file_is_not_returned_as_pixels() -> None:
     notes.add_text("comment", "x" * 1000)
     Image.new("RGB", (8, 8), (5, 6, 7)).save(file, "PNG", pnginfo=notes)
     assert DECODERS.decode(file.getvalue(), SIZE) == bytes([5] * 64 + [6] * 64 + [7] * 64)
+
+
+def test_a_decoder_ends_when_nobody_waits_for_its_image_any_more() -> None:
+    decoders, given_up = Decoders(ImageLimits(seconds=60)), GivenUp()
+    slow = png(8000, 12_000, 8, bytes(12_000 * 8001))  # takes a second or so
+    with ThreadPoolExecutor(1) as pool:
+        decoding = pool.submit(decoders.decode, slow, SIZE, given_up)
+        time.sleep(0.1)
+        given_up.set()
+        with pytest.raises(UnreadableImage, match=r"decoder ended|Nobody waits"):
+            decoding.result()
+    with pytest.raises(UnreadableImage, match="Nobody waits"):
+        decoders.decode(picture(), SIZE, given_up)
+    assert decoders.decode(picture(), SIZE, GivenUp())[:3] == bytes([10] * 3)
+    decoders.close()

@@ -1,9 +1,12 @@
 """Networks, their parts and deposit modules as safetensors files, and the checks that an uploaded file must pass.
 
-Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`upper`, `lower` or `module`),
+Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`trunk`, `rows`, `lower` or `module`),
 `architecture` (JSON of `ArchitectureSpec`), `split` and `upper_digest`. A module's also has `widths` and `classes`
 (JSON), `joining`, `weight` and `bits`. Tensors have torchvision's parameter names. A module's tensor is float16 if that
 loses nothing; a weight on a grid (`quantisation`) is stored as `NAME.codes` and `NAME.scales`.
+
+The upper part is stored as its trunk, all but the last layer, and the last layer's rows (`class_rows`); those of
+deposited classes are in their modules instead. Earlier versions stored all of it as one part, `upper`.
 """
 
 import copy
@@ -18,9 +21,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lirf_core import class_rows as rows
 from lirf_core import pruning, quantisation
 from lirf_core.architectures import ArchitectureSpec, empty, outline
 from lirf_core.belonging import Belonging
+from lirf_core.class_rows import Rows
 from lirf_core.config import Joining
 from lirf_core.network import SplitNetwork, digest, flat_state, freeze
 from lirf_core.quantisation import Grid, NotOnGrid
@@ -39,6 +44,7 @@ _SIGNATURES = {
     b"<html": "This is a web page, not the file that it offers.",
     b"{": "This is JSON, perhaps an index of several safetensors files.",
 }
+ROW_DIGESTS, ROW_CLASSES = "row_digests", "row_classes"  # tensors of a trunk, and of rows
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 Shapes = dict[str, tuple[int, ...]]
@@ -205,9 +211,19 @@ def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNe
     return network
 
 
-def dump_upper(network: SplitNetwork, belonging: Belonging) -> bytes:
-    """safetensors bytes of format `lirf/1`, part `upper`."""
-    return _dump(network.upper.state_dict(), belonging.metadata("upper"))
+def dump_trunk(network: SplitNetwork, belonging: Belonging) -> bytes:
+    """safetensors bytes of format `lirf/1`, part `trunk`, of a network with all its rows. It has their digests."""
+    assert not network.absent
+    state, layer = network.upper.state_dict(), rows.last_layer_name(network.upper)
+    digests = rows.take(network, rows.present(network)).digests()
+    trunk = {name: tensor for name, tensor in state.items() if not name.startswith(f"{layer}.")}
+    return _dump({**trunk, ROW_DIGESTS: digests}, belonging.metadata("trunk"))
+
+
+def dump_rows(kept: Rows, belonging: Belonging) -> bytes:
+    """safetensors bytes of format `lirf/1`, part `rows`."""
+    state = _row_tensors(kept, belonging) | {ROW_CLASSES: torch.tensor(kept.classes, dtype=torch.int64)}
+    return _dump(state, belonging.metadata("rows"))
 
 
 def dump_lower(network: SplitNetwork, belonging: Belonging) -> bytes:
@@ -216,7 +232,7 @@ def dump_lower(network: SplitNetwork, belonging: Belonging) -> bytes:
 
 
 def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
-    """safetensors bytes of format `lirf/1`, part `module`, with its widths and classes.
+    """safetensors bytes of format `lirf/1`, part `module`, with its widths, its classes and their rows, if it has them.
 
     Nothing is lost: weights on a grid are stored as codes, and a tensor as float16 only if all its numbers are.
     """
@@ -231,6 +247,8 @@ def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
     for name, scale in module.grid.scales.items():
         weight = state.pop(name).float()
         state |= {f"{name}.codes": quantisation.pack(weight, scale, module.grid.bits), f"{name}.scales": scale}
+    if own := module.rows:
+        state |= _row_tensors(own, belonging)
     return _dump(state, belonging.metadata("module") | extra)
 
 
@@ -239,15 +257,58 @@ def _shortened(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | {name: half for name, half in halves.items() if torch.equal(half.to(state[name].dtype), state[name])}
 
 
-def load_network(upper: bytes, lower: bytes, belonging: Belonging) -> SplitNetwork:
-    """The two stored parts of one revision, joined and frozen. Raises `DoesNotFit` or `ForeignUpperPart`."""
+def load_network(upper: bytes, lower: bytes, belonging: Belonging, kept: bytes | None = None) -> SplitNetwork:
+    """The stored parts of one revision, joined and frozen. Raises `DoesNotFit` or `ForeignUpperPart`.
+
+    kept: the part `rows`; then `upper` is a trunk, and rows that are in neither are absent. None: `upper` is the whole
+    upper part, as earlier versions stored it.
+    """
     network = empty(belonging.spec, belonging.split)
-    _fill(network.upper, upper, belonging.metadata("upper"))
-    _fill(network.lower, lower, belonging.metadata("lower"))
-    if (upper_digest := digest(network.upper)) != belonging.upper_digest:
+    if kept is None:
+        _fill(network.upper, _read(upper, belonging.metadata("upper")))
+    else:
+        _fill_upper(network, _read(upper, belonging.metadata("trunk")), load_rows(kept, belonging))
+    _fill(network.lower, _read(lower, belonging.metadata("lower")))
+    if not network.absent and (upper_digest := digest(network.upper)) != belonging.upper_digest:
         raise ForeignUpperPart(f"The upper part is {upper_digest[:12]}, not {belonging.upper_digest[:12]}.")
     freeze(network)
     return network
+
+
+def _fill_upper(network: SplitNetwork, trunk: dict[str, Tensor], kept: Rows) -> None:
+    digests = trunk.pop(ROW_DIGESTS)
+    if not torch.equal(kept.digests(), digests[list(kept.classes)]):
+        raise ForeignUpperPart("A stored row of the last layer is not the one that the model was registered with.")
+    headless, last = rows.split_last(network.upper)
+    _fill(headless, trunk)
+    rows.remove(network, range(last.out_features))
+    rows.put_back(network, [kept])
+
+
+def load_rows(stored: bytes, belonging: Belonging) -> Rows:
+    """The part `rows`. Raises `DoesNotFit` or `ForeignUpperPart`."""
+    state = _read(stored, belonging.metadata("rows"))
+    own = _take_rows(state, state.pop(ROW_CLASSES).tolist(), belonging)
+    if own is None or state:
+        raise DoesNotFit("The stored rows are not those of a last layer.")
+    return own
+
+
+def _row_tensors(own: Rows, belonging: Belonging) -> dict[str, Tensor]:
+    layer = rows.last_layer_name(outline(belonging.spec, belonging.split).upper)
+    return {f"{layer}.weight": own.weight, f"{layer}.bias": own.bias}
+
+
+def _take_rows(state: dict[str, Tensor], classes: list[int], belonging: Belonging) -> Rows | None:
+    """Take the rows out of the state, in place. None if it has none. Raises `DoesNotFit`."""
+    upper = outline(belonging.spec, belonging.split).upper
+    layer, (_, last) = rows.last_layer_name(upper), rows.split_last(upper)
+    weight, bias = state.pop(f"{layer}.weight", None), state.pop(f"{layer}.bias", None)
+    if weight is None or bias is None:
+        return None
+    if weight.shape != (len(classes), last.in_features) or bias.shape != (len(classes),):
+        raise DoesNotFit(f"The stored rows have shape {list(weight.shape)}, for {len(classes)} classes.")
+    return Rows(tuple(classes), weight, bias)
 
 
 def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
@@ -258,15 +319,25 @@ def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
         lower = pruning.rebuild(lower, json.loads(metadata["widths"]))
     lower.to_empty(device="cpu")
     grid = Grid(int(metadata.get("bits", "16")))
-    _fill(lower, stored, belonging.metadata("module"), grid)
+    classes = json.loads(metadata["classes"])
+    state = _read(stored, belonging.metadata("module"))
+    own = _take_rows(state, classes, belonging)
+    _unpack(state, expected_shapes(lower), grid)
+    _fill(lower, state)
     joining = metadata.get("joining", "eq8")  # the only joining of the first release
     if joining not in get_args(Joining):
         raise DoesNotFit(f"The stored module has the joining '{joining[:50]}', which this version does not know.")
-    classes = json.loads(metadata["classes"])
     weight = float(metadata.get("weight", "1"))
-    module = DepositModule(lower, classes, metadata["upper_digest"], cast(Joining, joining), weight, grid)
+    module = DepositModule(lower, classes, metadata["upper_digest"], cast(Joining, joining), weight, grid, own)
     freeze(module)
     return module
+
+
+def module_rows(stored: bytes, belonging: Belonging) -> Rows | None:
+    """The rows of a stored deposit module; None if an earlier version stored it. Raises what `load_module` does."""
+    return _take_rows(
+        _read(stored, belonging.metadata("module")), json.loads(metadata_of(stored)["classes"]), belonging
+    )
 
 
 def _dump(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -285,7 +356,8 @@ def metadata_of(stored: bytes) -> dict[str, str]:
     return metadata
 
 
-def _fill(part: nn.Module, stored: bytes, expected: dict[str, str], grid: Grid | None = None) -> None:
+def _read(stored: bytes, expected: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a stored part with this metadata. Raises `DoesNotFit` or `ForeignUpperPart`."""
     metadata = metadata_of(stored)
     if metadata["upper_digest"] != expected["upper_digest"]:
         raise ForeignUpperPart(
@@ -295,10 +367,11 @@ def _fill(part: nn.Module, stored: bytes, expected: dict[str, str], grid: Grid |
     for name, value in expected.items():
         if metadata.get(name) != value:
             raise DoesNotFit(f"The stored part has {name} {metadata.get(name)!r} instead of {value!r}.")
-    state, shapes = _load(stored), expected_shapes(part)
-    if grid is not None:
-        _unpack(state, shapes, grid)
-    check_fits({name: tuple(tensor.shape) for name, tensor in state.items()}, shapes)
+    return _load(stored)
+
+
+def _fill(part: nn.Module, state: dict[str, Tensor]) -> None:
+    check_fits({name: tuple(tensor.shape) for name, tensor in state.items()}, expected_shapes(part))
     part.load_state_dict(state)
 
 

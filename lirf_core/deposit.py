@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from lirf_core import class_rows as rows
 from lirf_core import losses, pruning, quantisation
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
@@ -23,7 +24,11 @@ MODULE_BUDGET = 0.05  # of the original's bytes
 
 @dataclass(frozen=True)
 class DepositResult:
-    """The target network, whose upper part is the original's own, and the deposit module. Both in eval mode."""
+    """The target network and the deposit module, both in eval mode.
+
+    The target's upper part is the original's own, so it still has the deposited rows, of which the module has a copy.
+    `rows.remove` takes them out.
+    """
 
     target: SplitNetwork
     module: DepositModule
@@ -86,7 +91,7 @@ def scrub(module: DepositModule, upper: nn.Module, lesson: Lesson, run: Run) -> 
     own = replace(lesson, preserved=[*lesson.preserved, *module.classes])
     parts = Parts(network, module.grid.bits, None, None)
     lower, grid = train(parts, _class_removal(network, own, run), own, run).scrubbed()
-    return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, grid)
+    return module.with_lower(lower, grid)
 
 
 def _class_removal(network: SplitNetwork, lesson: Lesson, run: Run) -> ClassRemoval:
@@ -117,5 +122,10 @@ def _result(trained: Trainer) -> DepositResult:
     target, (lower, grid) = trained.target(), trained.module()
     lesson, joining = trained.lesson, trained.config.joining
     weight = trained.weight(lower) if joining == "averaged" and lesson.preserved else 1.0
-    upper_digest = digest(trained.parts.original.upper)
-    return DepositResult(target, DepositModule(lower, lesson.deposited, upper_digest, joining, weight, grid))
+    original = trained.parts.original
+    try:
+        own_rows = rows.take(original, lesson.deposited)
+    except rows.NoRows:  # a network from Python: its upper part keeps what names the classes
+        own_rows = None
+    module = DepositModule(lower, lesson.deposited, digest(original.upper), joining, weight, grid, own_rows)
+    return DepositResult(target, module)

@@ -1,12 +1,14 @@
 """Fusing of frozen networks for inference: the same function in fewer steps, up to rounding."""
 
 import threading
+from collections import OrderedDict
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lirf_core.class_rows import split_last
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 
@@ -39,14 +41,16 @@ class PackedConvolution(nn.Module):
 def fuse_network(network: SplitNetwork, example: Tensor) -> SplitNetwork:
     """Fuse a network, which must not be used afterwards. example: images (B, C, H, W) like those that it will see."""
     lower = _fused(network.lower, example)
-    return SplitNetwork(lower, _fused(network.upper, lower(example)))
+    # The last layer stays outside, because each recover network puts rows of its own into it.
+    trunk, last = split_last(network.upper)
+    fused = OrderedDict(trunk=_fused(trunk, lower(example)), last=last)
+    return SplitNetwork(lower, nn.Sequential(fused), network.absent)
 
 
 @torch.no_grad()
 def fuse_module(module: DepositModule, example: Tensor) -> DepositModule:
     """Fuse a deposit module: see `fuse_network`."""
-    lower = _fused(module.lower, example)
-    return DepositModule(lower, module.classes, module.upper_digest, module.joining, module.weight, module.grid)
+    return module.with_lower(_fused(module.lower, example))
 
 
 def _fused(part: nn.Module, example: Tensor) -> nn.Module:

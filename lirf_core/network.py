@@ -1,6 +1,7 @@
 """A network split in two at block n, on which every operation of the method works (paper, section 4.1)."""
 
 import hashlib
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,14 @@ class SplitNetwork(nn.Module):
     """`lower` is T^(-n), which a deposit trains; `upper` is T^(n-), which is frozen and shared for good.
 
     `flat_state` has the parameter names of the unsplit network (torchvision's), without `lower.` or `upper.`.
+    `absent`: the classes whose rows the last layer lacks (see `class_rows`).
     """
 
-    def __init__(self, lower: nn.Module, upper: nn.Module) -> None:
+    def __init__(self, lower: nn.Module, upper: nn.Module, absent: Collection[int] = ()) -> None:
         super().__init__()
         self.lower = lower
         self.upper = upper
+        self.absent = frozenset(absent)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W), normalised. Returns logits (B, classes)."""

@@ -1,12 +1,14 @@
 """Withdrawal: the recover network of eq. 8, assembled without data and without training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lirf_core import losses
+from lirf_core.class_rows import ABSENT_LOGIT, Rows, split_last
 from lirf_core.config import Joining
 from lirf_core.losses import ModuleAnswer
 from lirf_core.network import SplitNetwork
@@ -25,8 +27,12 @@ class DepositModule(nn.Module):
     """T_r: a pruned lower part, the class indices that it answers for, and the digest of its upper part.
 
     `joining` says how its logits are joined with the target's: see `losses.join`. `weight` is its weight in a mean of
-    logits in which the target has weight 1. Its parameters lie on `grid`.
+    logits in which the target has weight 1. Its parameters lie on `grid`. `rows` are the last layer's of its classes;
+    None in a module of an earlier version, whose upper part still has them.
     """
+
+    row_weight: Tensor
+    row_bias: Tensor
 
     def __init__(
         self,
@@ -36,6 +42,7 @@ class DepositModule(nn.Module):
         joining: Joining = "averaged",
         weight: float = 1.0,
         grid: Grid | None = None,
+        rows: Rows | None = None,
     ) -> None:
         super().__init__()
         self.lower = lower
@@ -44,11 +51,30 @@ class DepositModule(nn.Module):
         self.joining: Joining = joining
         self.weight = weight
         self.grid = grid or Grid(16)
+        self.has_rows = rows is not None
+        if rows is not None:
+            assert rows.classes == self.classes
+            self.register_buffer("row_weight", rows.weight)
+            self.register_buffer("row_bias", rows.bias)
+
+    @property
+    def rows(self) -> Rows | None:
+        return Rows(self.classes, self.row_weight, self.row_bias) if self.has_rows else None
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W). Returns features at the split, (B, C', H', W')."""
         features: Tensor = self.lower(images)
         return features
+
+    def with_rows(self, rows: Rows) -> "DepositModule":
+        """The same module with these rows."""
+        return DepositModule(self.lower, self.classes, self.upper_digest, self.joining, self.weight, self.grid, rows)
+
+    def with_lower(self, lower: nn.Module, grid: Grid | None = None) -> "DepositModule":
+        """The same module with another lower part, on the same grid unless another one is given."""
+        return DepositModule(
+            lower, self.classes, self.upper_digest, self.joining, self.weight, grid or self.grid, self.rows
+        )
 
 
 class RecoverNetwork(nn.Module):
@@ -77,6 +103,7 @@ class RecoverNetwork(nn.Module):
         self.deposit_modules = nn.ModuleList(modules)
         self.module_classes = [list(module.classes) for module in modules]
         self.module_weights = [module.weight for module in modules]
+        self.answering = frozenset(classes)  # for which a module answers
         self.preserved = list(preserved)
         joinings = {module.joining for module in modules}
         # Modules that were made for different joinings have one in common: the equation as written.
@@ -97,7 +124,9 @@ def answers(networks: Sequence[RecoverNetwork], images: Sequence[Tensor]) -> lis
     """Each network's logits (B_i, classes) of its own images (B_i, C, H, W), normalised.
 
     All networks share one target, whose lower part runs once over all images. A deposit module runs once over the
-    images of all networks that have it, and the upper part runs once over all features.
+    images of all networks that have it, and the upper part runs once over all features, with the rows of all modules in
+    place. A network that has not the module of a class answers for it as the target does: if that has no row,
+    `ABSENT_LOGIT`.
     """
     [target] = {network.target for network in networks}
     users: dict[DepositModule, list[int]] = {}
@@ -107,8 +136,9 @@ def answers(networks: Sequence[RecoverNetwork], images: Sequence[Tensor]) -> lis
     features = [target.lower(torch.cat([*images]))]
     features += [module(torch.cat([images[i] for i in numbers])) for module, numbers in users.items()]
     runs = [images, *([images[i] for i in numbers] for numbers in users.values())]
-    logits = iter(target.upper(torch.cat(features)).float().split([len(part) for run in runs for part in run]))
-    of_target = [next(logits) for _ in networks]
+    upper, lent = _with_rows(target, users)
+    logits = iter(torch.split(upper(torch.cat(features)).float(), [len(part) for run in runs for part in run]))
+    of_target = [_without(next(logits), lent - network.answering) for network in networks]
     of_modules: list[dict[DepositModule, Tensor]] = [{} for _ in networks]
     for module, numbers in users.items():
         for number in numbers:
@@ -117,3 +147,24 @@ def answers(networks: Sequence[RecoverNetwork], images: Sequence[Tensor]) -> lis
         network.join(target_logits, [module_logits[cast(DepositModule, module)] for module in network.deposit_modules])
         for network, target_logits, module_logits in zip(networks, of_target, of_modules, strict=True)
     ]
+
+
+def _with_rows(
+    target: SplitNetwork, modules: Iterable[DepositModule]
+) -> tuple[Callable[[Tensor], Tensor], frozenset[int]]:
+    """The target's upper part with the rows that it lacks and these modules have, and the classes of these rows."""
+    lent = [rows for module in modules if (rows := module.rows) and not target.absent.isdisjoint(rows.classes)]
+    if not lent:
+        return target.upper, frozenset()
+    trunk, last = split_last(target.upper)
+    # One product of the same shape as in a network with all rows gives the same logits, to the last bit.
+    weight, bias = last.weight.clone(), last.bias.clone()
+    for rows in lent:
+        weight[list(rows.classes)], bias[list(rows.classes)] = rows.weight, rows.bias
+    return lambda features: F.linear(trunk(features), weight, bias), frozenset().union(*(rows.classes for rows in lent))
+
+
+def _without(logits: Tensor, classes: Collection[int]) -> Tensor:
+    return (
+        logits.index_fill(1, torch.tensor(sorted(classes), device=logits.device), ABSENT_LOGIT) if classes else logits
+    )

@@ -293,7 +293,7 @@ class Trainer:
 
     def target(self) -> SplitNetwork:
         """The finished target network, frozen."""
-        network = SplitNetwork(_finished(self.target_lower), self.upper)
+        network = SplitNetwork(_finished(self.target_lower), self.upper, self.original.absent)
         freeze(network)
         return network
 

@@ -2,12 +2,13 @@
 
 import logging
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 from opentelemetry import trace
 from sqlalchemy.orm import Session
 
 from app.datasets import service as datasets
-from app.deposits import jobs
+from app.deposits import jobs, separation
 from app.deposits.jobs import JOBS, TARGET, Job, OlderModule, Result
 from app.deposits.service import DepositRow
 from app.evidence import service as evidence
@@ -15,8 +16,10 @@ from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.measurements import service as measurements
 from app.measurements.figures import Figures
 from app.vault import erasure
-from app.vault.service import Binding, StoredObject, VaultDamaged
+from app.vault.service import Binding, Kind, StoredObject, VaultDamaged
 from lirf_core import artifacts
+from lirf_core import class_rows as rows
+from lirf_core.class_rows import Rows
 from lirf_core.compute import OutOfMemory
 from lirf_core.deposit import DepositResult, deposit, scrub
 from lirf_core.lesson import Lesson
@@ -24,6 +27,7 @@ from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 from lirf_core.training import Run
 from worker.deposit_measurement import Networks, Older, measure
+from worker.deposited_rows import open_whole, rows_of
 from worker.runner import run
 from worker.training import Training, TrainingHeartbeat
 from worker.work import Work
@@ -75,28 +79,45 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
     """All that a deposit publishes: stored, read back and measured. If anything fails, nothing stays in the vault."""
     heartbeat = TrainingHeartbeat(work, JOBS, job, "Ask for fewer epochs or a smaller deposit set")
     heartbeat.phase("loading")
+    if job.network.rows is None:
+        separation.separate(work.database, heartbeat.vault, job.model_id)
+        job = JOBS.read_again(session, job)
     images = datasets.load(heartbeat.vault, job.deposit_set, work.settings.spool)
     lesson = Lesson(images.images, images.labels, job.deposited, job.preserved, job.preprocessing)
-    before = job.network.open(heartbeat.vault)
+    deposited_rows = _older_rows(session, job, heartbeat)
+    before = open_whole(job.network, deposited_rows, heartbeat.vault)
     trained = _train(work, job, before, lesson, heartbeat)
     with ExitStack() as stored:
-        target, module = _store(job, trained, heartbeat)
-        stored.enter_context(work.vault.discarded_on_error(target, module))
-        read_back = _read_back(job, target, module, heartbeat)
+        made = _store(job, before, trained, heartbeat)
+        stored.enter_context(work.vault.discarded_on_error(made.target, made.rows, made.module))
+        read_back = _read_back(job, made, deposited_rows, heartbeat)
         scrubbed: list[OlderModule] = []
         older: list[Older] = []
         for number, one in enumerate(job.older_modules):
             try:
-                made, networks = _scrub(work, job, number, before, lesson, heartbeat)
+                module, networks = _scrub(work, job, number, before, lesson, heartbeat)
             except VaultDamaged:
                 if jobs.has_module(session, one.deposit_id):
                     raise
                 continue  # it was purged meanwhile
-            stored.enter_context(work.vault.discarded_on_error(made.stored))
-            scrubbed.append(made)
+            stored.enter_context(work.vault.discarded_on_error(module.stored))
+            scrubbed.append(module)
             older.append(networks)
-        measured = measure(work, job, Networks(before, *read_back, older), lesson, heartbeat)
-    return Result(target, module, scrubbed, measured.metrics, measured.losses), measured.figures
+        measured = measure(work, job, Networks(before, *read_back, older), deposited_rows, lesson, heartbeat)
+    result = Result(made.target, made.rows, made.module, scrubbed, measured.metrics, measured.losses)
+    return result, measured.figures
+
+
+def _older_rows(session: Session, job: Job, heartbeat: TrainingHeartbeat) -> list[Rows]:
+    """The rows of the classes that are deposited already. With them in place, the target keeps these classes down."""
+    found: list[Rows] = []
+    for older in job.older_modules:
+        try:
+            found += rows_of([older.stored], job.network.belonging, heartbeat.vault)
+        except VaultDamaged:
+            if jobs.has_module(session, older.deposit_id):
+                raise
+    return found
 
 
 @tracer.start_as_current_span("train", record_exception=False)
@@ -133,22 +154,45 @@ def _scrub(
     return OlderModule(older.deposit_id, stored), Older(older.deposit_id, module, read_back)
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A deposit's own objects in the vault."""
+
+    target: StoredObject
+    rows: StoredObject
+    module: StoredObject
+
+
 @tracer.start_as_current_span("store", record_exception=False)
-def _store(job: Job, result: DepositResult, heartbeat: TrainingHeartbeat) -> tuple[StoredObject, StoredObject]:
-    """Target and module in the vault."""
+def _store(job: Job, before: SplitNetwork, result: DepositResult, heartbeat: TrainingHeartbeat) -> _Made:
+    """The target's lower part, the rows that it keeps, and the module with the others."""
     heartbeat.phase("storing")
     vault, belonging = heartbeat.vault, job.network.belonging
-    module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(result.module, belonging)])
-    with vault.discarded_on_error(module):
-        target = vault.put(Binding("lower", job.model_id, job.id), [artifacts.dump_lower(result.target, belonging)])
-    return target, module
+    kept = rows.take(before, job.preserved)
+    with ExitStack() as on_error:
+
+        def put(kind: Kind, plaintext: bytes) -> StoredObject:
+            stored = vault.put(Binding(kind, job.model_id, job.id), [plaintext])
+            on_error.enter_context(vault.discarded_on_error(stored))
+            return stored
+
+        return _Made(
+            module=put("module", artifacts.dump_module(result.module, belonging)),
+            rows=put("rows", artifacts.dump_rows(kept, belonging)),
+            target=put("lower", artifacts.dump_lower(result.target, belonging)),
+        )
 
 
 @tracer.start_as_current_span("read back", record_exception=False)
 def _read_back(
-    job: Job, target: StoredObject, module: StoredObject, heartbeat: TrainingHeartbeat
+    job: Job, made: _Made, older_rows: list[Rows], heartbeat: TrainingHeartbeat
 ) -> tuple[SplitNetwork, DepositModule]:
-    """What the vault gives back, decrypted and rebuilt: that is what will serve, not what is in memory."""
-    vault, belonging = heartbeat.vault, job.network.belonging
-    network = artifacts.load_network(vault.read(job.network.upper), vault.read(target), belonging)
-    return network, artifacts.load_module(vault.read(module), belonging)
+    """What the vault gives back, decrypted and rebuilt: that is what will serve, not what is in memory.
+
+    The target has the deposited rows put back, so it has to have forgotten the classes itself.
+    """
+    vault = heartbeat.vault
+    module = artifacts.load_module(vault.read(made.module), job.network.belonging)
+    assert module.rows
+    stored = replace(job.network, lower=made.target, rows=made.rows)
+    return open_whole(stored, [*older_rows, module.rows], vault), module

@@ -14,6 +14,7 @@ from app.deposits.losses import Loss, Losses
 from app.measurements.figures import Figures, figures_of
 from app.vault.service import VaultDamaged
 from lirf_core import metrics
+from lirf_core.class_rows import Rows
 from lirf_core.evidence.images import Labelled, sides
 from lirf_core.evidence.membership import attack
 from lirf_core.lesson import Lesson
@@ -21,6 +22,7 @@ from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.tally import Tally
+from worker.deposited_rows import open_whole
 from worker.measuring import Comparison, Measuring, chance_notes, recorded_tally, summary, total_loss, worst_class
 from worker.training import TrainingHeartbeat
 from worker.work import Work
@@ -61,7 +63,14 @@ class Measured:
 
 
 @tracer.start_as_current_span("measure", record_exception=False)
-def measure(work: Work, job: Job, networks: Networks, lesson: Lesson, heartbeat: TrainingHeartbeat) -> Measured:
+def measure(
+    work: Work,
+    job: Job,
+    networks: Networks,
+    deposited_rows: Sequence[Rows],
+    lesson: Lesson,
+    heartbeat: TrainingHeartbeat,
+) -> Measured:
     """Accuracy on the evaluation set, and what the deposit costs there or, where images are missing, on proxies."""
     on_batch = heartbeat.phase("evaluating")
     held_out: Labelled | None = None
@@ -70,15 +79,17 @@ def measure(work: Work, job: Job, networks: Networks, lesson: Lesson, heartbeat:
         held_out = Labelled(images.images, images.labels)
     deposit_set = Labelled(lesson.images, lesson.labels)
     measuring = Measuring(held_out, deposit_set, job.class_names, job.preprocessing, work.inference, on_batch)
-    return _Measurement(job, networks, _original(work, job, heartbeat), measuring).run(lesson)
+    return _Measurement(job, networks, _original(work, job, deposited_rows, heartbeat), measuring).run(lesson)
 
 
-def _original(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> SplitNetwork | None:
+def _original(
+    work: Work, job: Job, deposited_rows: Sequence[Rows], heartbeat: TrainingHeartbeat
+) -> SplitNetwork | None:
     """None if it was destroyed, even meanwhile, or if the deposit starts from it."""
     if job.original is None or job.network.revision == 0:
         return None
     try:
-        return job.original.open(heartbeat.vault)
+        return open_whole(job.original, deposited_rows, heartbeat.vault)
     except VaultDamaged:
         with work.database.session() as session:
             if jobs.has_original(session, job.model_id):

@@ -16,6 +16,7 @@ from lirf_core.architectures import build
 from lirf_core.compute import OutOfMemory
 from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
 from lirf_core.evidence.images import Labelled
+from worker.deposited_rows import open_whole, rows_of
 from worker.heartbeat import Heartbeat
 from worker.runner import run
 from worker.work import Work
@@ -84,13 +85,18 @@ def _networks(job: Job, vault: Vault) -> Networks:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = build(job.spec, belonging.split)
+    deposited_rows = rows_of(job.modules, belonging, vault)
+    reference = None
+    if job.reference:
+        reference_rows = rows_of(job.reference_modules, job.reference.belonging, vault)
+        reference = open_whole(job.reference, reference_rows, vault)
     return Networks(
-        target=job.target.open(vault),
+        target=open_whole(job.target, deposited_rows, vault),
         fresh=fresh,
-        original=job.original.open(vault) if job.original else None,
-        before=job.before.open(vault) if job.before else None,
+        original=open_whole(job.original, deposited_rows, vault) if job.original else None,
+        before=open_whole(job.before, deposited_rows, vault) if job.before else None,
         module=artifacts.load_module(vault.read(job.module), belonging) if job.module else None,
-        reference=job.reference.open(vault) if job.reference else None,
+        reference=reference,
     )
 
 

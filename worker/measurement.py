@@ -13,6 +13,7 @@ from lirf_core.compute import OutOfMemory
 from lirf_core.evidence.images import Labelled
 from lirf_core.recover import RecoverNetwork
 from lirf_core.tally import Tally
+from worker.deposited_rows import open_whole, rows_of
 from worker.heartbeat import Heartbeat
 from worker.measuring import Measuring
 from worker.runner import run
@@ -51,8 +52,12 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
             work.inference,
             on_batch,
         )
-        target, belonging = job.target.open(heartbeat.vault), job.target.belonging
-        original = target if job.target.revision == 0 else job.original and job.original.open(heartbeat.vault)
+        belonging = job.target.belonging
+        deposited_rows = rows_of(job.all_modules, belonging, heartbeat.vault)
+        target = open_whole(job.target, deposited_rows, heartbeat.vault)
+        original = target if job.target.revision == 0 else None
+        if original is None and job.original:
+            original = open_whole(job.original, deposited_rows, heartbeat.vault)
         modules = {
             deposit_id: artifacts.load_module(heartbeat.vault.read(module.stored), belonging)
             for deposit_id, module in job.modules.items()

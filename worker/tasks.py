@@ -57,8 +57,13 @@ def _carry_out_the_oldest() -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
+    from app.deposits import separation
+
     traces.configure(Settings(), "lirf-worker")
-    _work()
+    work = _work()
+    # Of models that an earlier version stored. It may take longer than a child may take to say that it is up.
+    arguments = work.database, work.vault
+    threading.Thread(target=separation.separate_all, args=arguments, name="separation", daemon=True).start()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -26,11 +26,13 @@ LISTED = 30  # class names in a sentence
 OBJECTS = {
     "target": "Target network, lower part",
     "upper": "Upper part",
+    "rows": "Last layer, rows of the preserved classes",
     "module": "Deposit module",
     "original": "Original network, lower part",
     "before": "Network before the deposit, lower part",
     "reference": "Reference, lower part",
     "reference_upper": "Reference, upper part",
+    "reference_rows": "Reference, rows of the last layer",
     "evaluation_set": "Evaluation set",
     "deposit_set": "Deposit set",
     "shown_as_members": "Images used as members",

@@ -1,7 +1,7 @@
 """Deposits as jobs: what a worker is given, and the one transaction that publishes what it made."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,11 +73,13 @@ class Job(Claim):
 class Result:
     """What a worker made of a deposit; every object was read back from the vault.
 
-    `scrubbed` takes the place of the job's `older_modules`. `metrics`: None if there was no evaluation set. `losses`:
-    what the deposit costs, which decides whether it may be published.
+    `rows` are the last layer's that the target keeps; those of the deposited classes are in `module`. `scrubbed` takes
+    the place of the job's `older_modules`. `metrics`: None if there was no evaluation set. `losses`: what the deposit
+    costs, which decides whether it may be published.
     """
 
     target: StoredObject
+    rows: StoredObject
     module: StoredObject
     scrubbed: Sequence[OlderModule]
     metrics: dict[str, Any] | None
@@ -122,6 +124,11 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             curve=row.curve or {},
         )
 
+    def read_again(self, session: Session, job: Job) -> Job:
+        """The same claim, with the model as it is now."""
+        with session.begin():
+            return replace(self.read(session, self._current(session, job.id)), token=job.token, attempt=job.attempt)
+
     def model_name(self, session: Session, row: DepositRow) -> str:
         return registry.by_id(session, row.model_id).name
 
@@ -147,10 +154,10 @@ class DepositJobs(JobMachine[DepositRow, Job]):
     ) -> None:
         """The one transaction that makes a deposit true. Raises `BeyondBounds`, `Cancelled`, `LeaseLost`.
 
-        The keys of the older modules are shredded, and those of older networks if the model's policy says so. also:
-        what else belongs into the transaction.
+        The keys of the older modules and of the rows until now are shredded, and those of older networks if the model's
+        policy says so. also: what else belongs into the transaction.
         """
-        made = result.target, result.module, *(module.stored for module in result.scrubbed)
+        made = result.target, result.rows, result.module, *(module.stored for module in result.scrubbed)
         with vault.discarded_on_error(*made), session.begin():
             model = registry.lock(session, job.model_id)
             losses = result.losses.as_json()
@@ -166,7 +173,9 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             demand_within(result.losses, policies.of(model), model.name, job.config)
             row.module_object_id = vaults.record(session, result.module)
             row.module_bytes = result.module.plaintext_bytes
-            row.revision = registry.publish_revision(session, job.model_id, result.target, job.id, job.deposited)
+            row.revision, old_rows = registry.publish_revision(
+                session, job.model_id, result.target, result.rows, job.id, job.deposited
+            )
             row.progress = {**row.progress, "phase": "finished"}
             session.flush()
             destroyed, garbage = policies.destroy_older(session, model)
@@ -179,12 +188,13 @@ class DepositJobs(JobMachine[DepositRow, Job]):
                 classes=[job.class_names[i] for i in job.deposited],
                 revision=row.revision,
                 target_object=result.target.name,
+                rows_object=result.rows.name,
                 module_object=result.module.name,
                 metrics=result.metrics,
                 losses=losses,
                 destroyed_revisions=destroyed,
             )
-            garbage += self.released(session, row, WORKER)
+            garbage += [old_rows, *self.released(session, row, WORKER)]
             garbage += [self._replace(session, job, module) for module in result.scrubbed]
             also(session, row)
             # A deposit that went on from an older network would bring back what was deposited since.

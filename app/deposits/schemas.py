@@ -155,7 +155,7 @@ class Progress(BaseModel):
 
 
 class NetworkAccuracy(BaseModel):
-    """Percent, on held-out images and raw logits."""
+    """Percent, on held-out images and raw logits, with the deposited rows of the last layer put back."""
 
     preserved_accuracy: float | None
     deposited_accuracy: float | None

@@ -37,7 +37,8 @@ class Job(Claim):
 
     `original` is revision 0, None if it was destroyed. `before` is the revision that the deposit started from, None if
     that is the original or was destroyed. `module` is None if it was purged. `membership` is what was measured when
-    the deposit was made.
+    the deposit was made. `modules` are those of all deposits of the model, and `reference_modules` of the reference's
+    model: their rows are put back into the networks, so that nothing is hidden by rows that are not there.
     """
 
     restarts: int
@@ -53,7 +54,9 @@ class Job(Claim):
     original: StoredNetwork | None
     before: StoredNetwork | None
     module: StoredObject | None
+    modules: list[StoredObject]
     reference: StoredNetwork | None
+    reference_modules: list[StoredObject]
     evaluation_set: StoredObject
     members: StoredObject | None
     are_members_its_own: bool
@@ -69,12 +72,20 @@ class Job(Claim):
             "reference": self.reference,
         }
         objects = {name: network.lower for name, network in networks.items() if network}
-        objects |= {"upper": self.target.upper} | ({"reference_upper": self.reference.upper} if self.reference else {})
+        objects |= {"upper": self.target.upper} | ({"rows": self.target.rows} if self.target.rows else {})
+        if self.reference:
+            objects |= {"reference_upper": self.reference.upper}
+            objects |= {"reference_rows": self.reference.rows} if self.reference.rows else {}
         objects |= {"module": self.module} if self.module else {}
         members = "deposit_set" if self.are_members_its_own else "shown_as_members"
         objects |= {members: self.members} if self.members else {}
         objects["evaluation_set"] = self.evaluation_set
         return {name: stored.name for name, stored in objects.items()}
+
+    @property
+    def object_names(self) -> set[str]:
+        """The vault names of everything that is opened."""
+        return {*self.examined.values(), *(stored.name for stored in (*self.modules, *self.reference_modules))}
 
     @property
     def network(self) -> dict[str, Any]:
@@ -118,7 +129,11 @@ class ExaminationJobs(JobMachine[EvidenceRow, Job]):
             original=registry.revision_if_present(session, model, 0),
             before=registry.revision_if_present(session, model, deposit.revision - 1) if deposit.revision > 1 else None,
             module=None if deposit.purged_at else deposits.module(session, deposit),
+            modules=[module.stored for module in deposit_jobs.stored_modules(session, model.id)],
             reference=registry.stored_network(session, reference) if reference else None,
+            reference_modules=[
+                module.stored for module in (deposit_jobs.stored_modules(session, reference.id) if reference else [])
+            ],
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id),
             members=datasets.stored_images_if_present(session, row.members_id) if row.members_id else None,
             are_members_its_own=row.members_id == deposit.dataset_id,
@@ -181,4 +196,4 @@ JOBS = ExaminationJobs()
 
 
 def _is_destroyed(session: Session, job: Job) -> bool:
-    return bool(vaults.shredded_names(session, job.examined.values()))
+    return bool(vaults.shredded_names(session, job.object_names))

@@ -100,7 +100,7 @@ class NetworkCache:
 
 
 def _network_key(stored: StoredNetwork) -> str:
-    return f"{stored.upper.name}/{stored.lower.name}"
+    return "/".join(stored.object_names)
 
 
 def _bytes_of(network: nn.Module) -> int:

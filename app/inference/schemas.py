@@ -59,7 +59,9 @@ class InferParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     raw: Annotated[StrictBool, _or_default(bool)] = Field(
-        False, description="Do not mask deposited classes. Needs the role auditor or administrator."
+        False,
+        description="Without effect: networks are served without the rows of deposited classes, so there are no logits "
+        "to show. Earlier versions left out a mask. Needs the role auditor or administrator.",
     )
     binary_data_output: Annotated[StrictBool, _or_default(bool)] = Field(
         False, description="The default of the outputs' `binary_data`."

@@ -149,7 +149,7 @@ def _is_expired(view: View, at: datetime) -> bool:
 
 
 def _object_names(view: View) -> set[str]:
-    return {view.network.upper.name, view.network.lower.name, *(module.stored.name for module in view.modules)}
+    return {*view.network.object_names, *(module.stored.name for module in view.modules)}
 
 
 def _key(model_name: str, selector: ViewSelector) -> tuple[object, ...]:

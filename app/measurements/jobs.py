@@ -27,7 +27,8 @@ from lirf_core.images.preprocessing import Preprocessing
 class Job(Claim):
     """A claimed measurement: everything the work needs, read in the claiming transaction.
 
-    `modules` by deposit. `sets`: the deposits of each view. `original` is revision 0, None if it was destroyed.
+    `modules`, by deposit, are those that are measured; `all_modules`, those of all deposits, have the rows that are put
+    back. `sets`: the deposits of each view. `original` is revision 0, None if it was destroyed.
     """
 
     model_name: str
@@ -37,6 +38,7 @@ class Job(Claim):
     target: StoredNetwork
     original: StoredNetwork | None
     modules: dict[str, StoredModule]
+    all_modules: list[StoredObject]
     sets: list[list[str]]
     evaluation_set: StoredObject
 
@@ -67,6 +69,7 @@ class MeasurementJobs(JobMachine[MeasurementRow, Job]):
             target=target,
             original=registry.revision_if_present(session, model, 0),
             modules=modules,
+            all_modules=[module.stored for module in deposit_jobs.stored_modules(session, model.id)],
             sets=[[], *alone, *together],
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id),
         )

@@ -1,5 +1,6 @@
 """Purge: destroy a deposit module for good, and with it every older network that still knows its classes."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from app.audit import service as audit
 from app.base.database import Database, stamp
 from app.base.errors import Problem
 from app.base.settings import Settings
+from app.deposits import separation
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.registry import service as registry
@@ -21,6 +23,8 @@ from app.vault import erasure
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
 from lirf_core.enumeration import enumerated
+
+log = logging.getLogger(__name__)
 
 
 class StillWithdrawn(Problem):
@@ -70,8 +74,9 @@ def purge(
             return second_person.request_approval(session, actor, model.id, model.name, Act.PURGE, wish, reason)
         shred_effective_at, garbage = destroy(session, settings, model, row, Requester.of(actor), actor, reason)
     erasure.erase(database, vault, garbage)
+    left = _destroy_rows(database, vault, row)
     with session.begin():
-        return Purged(row, shred_effective_at, erasure.obstacles(session, row.model_id))
+        return Purged(row, shred_effective_at, erasure.obstacles(session, row.model_id) + left)
 
 
 def purge_approved(
@@ -85,7 +90,18 @@ def purge_approved(
         approval.result_id = row.id
         _, garbage = destroy(session, settings, model, row, Requester.of(approval), actor, approval.reason)
     erasure.erase(database, vault, garbage)
+    _destroy_rows(database, vault, row)
     return approval
+
+
+def _destroy_rows(database: Database, vault: Vault, row: DepositRow) -> list[str]:
+    """If an earlier version stored the model, its upper part still has the purged classes' rows. Says what is left."""
+    try:
+        separation.separate(database, vault, row.model_id)
+    except Exception:
+        log.exception("the rows of deposit %s are still in the upper part; workers try again when they start", row.id)
+        return ["The upper part, which an earlier version stored, still has the rows of the purged classes."]
+    return []
 
 
 def destroy(

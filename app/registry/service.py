@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,7 +21,7 @@ from app.registry.tables import ModelRow as ModelRow
 from app.registry.tables import RevisionRow
 from app.second_person import service as second_person
 from app.vault import service as vaults
-from app.vault.service import Binding, StoredObject, Vault
+from app.vault.service import Binding, Kind, StoredObject, Vault
 from lirf_core import class_names
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.belonging import Belonging
@@ -77,18 +78,29 @@ class UnknownClass(Problem):
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A revision in the vault, ready to be opened."""
+    """A revision in the vault, ready to be opened.
+
+    upper: its trunk. rows: the last layer's, without those of deposited classes, which lie in the deposit modules. None
+    if an earlier version stored the model: then `upper` is the whole upper part, until `deposits.separation`.
+    """
 
     upper: StoredObject
+    rows: StoredObject | None
     lower: StoredObject
     belonging: Belonging
     revision: int
 
+    @property
+    def object_names(self) -> list[str]:
+        """The names of its objects in the vault."""
+        return [stored.name for stored in (self.upper, self.rows, self.lower) if stored]
+
     def open(self, vault: Vault) -> "SplitNetwork":
-        """The network, frozen. Raises `VaultDamaged`, `DoesNotFit`, `ForeignUpperPart`."""
+        """The network without deposited rows, frozen. Raises `VaultDamaged`, `DoesNotFit`, `ForeignUpperPart`."""
         from lirf_core import artifacts  # imports torch, which processes that only read rows do not need
 
-        return artifacts.load_network(vault.read(self.upper), vault.read(self.lower), self.belonging)
+        kept = vault.read(self.rows) if self.rows else None
+        return artifacts.load_network(vault.read(self.upper), vault.read(self.lower), self.belonging, kept)
 
 
 def register(
@@ -152,7 +164,8 @@ def shred_networks(session: Session, model: ModelRow) -> list[str]:
     assert model.revision is not None
     assert model.upper_object_id is not None
     _, garbage = shred_revisions_before(session, model.id, model.revision + 1)
-    return [*garbage, vaults.shred(session, model.upper_object_id)]
+    upper_parts = [model.upper_object_id, *([model.rows_object_id] if model.rows_object_id else [])]
+    return [*garbage, *(vaults.shred(session, object_id) for object_id in upper_parts)]
 
 
 def note_removal(session: Session, model: ModelRow, by: str, reason: str) -> None:
@@ -163,8 +176,9 @@ def note_removal(session: Session, model: ModelRow, by: str, reason: str) -> Non
 
 
 def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: BinaryIO) -> ModelRow:
-    """Check the weights against the architecture and store both parts. Raises `WeightsRefused`, `WeightsPresent`."""
+    """Check the weights against the architecture and store all parts. Raises `WeightsRefused`, `WeightsPresent`."""
     from lirf_core import artifacts
+    from lirf_core import class_rows as last_rows
     from lirf_core.network import digest
 
     model = describe(session, name)
@@ -176,13 +190,21 @@ def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: B
             f"The weights for model '{name}' ({model.architecture['name']}) cannot be used. {error}"
         ) from error
     belonging = Belonging(spec_of(model), model.split, digest(network.upper))
-    upper = vault.put(Binding("upper", model.id, model.id), [artifacts.dump_upper(network, belonging)])
-    with vault.discarded_on_error(upper):
-        lower = vault.put(Binding("lower", model.id, model.id), [artifacts.dump_lower(network, belonging)])
-        with vault.discarded_on_error(lower), session.begin():
+    every_row = last_rows.take(network, last_rows.present(network))
+    with ExitStack() as on_error:
+
+        def put(kind: Kind, plaintext: bytes) -> StoredObject:
+            stored = vault.put(Binding(kind, model.id, model.id), [plaintext])
+            on_error.enter_context(vault.discarded_on_error(stored))
+            return stored
+
+        trunk = put("trunk", artifacts.dump_trunk(network, belonging))
+        rows = put("rows", artifacts.dump_rows(every_row, belonging))
+        lower = put("lower", artifacts.dump_lower(network, belonging))
+        with session.begin():
             lock(session, model.id)
             _demand_no_weights(model)
-            model.upper_object_id = vaults.record(session, upper)
+            model.upper_object_id, model.rows_object_id = vaults.record(session, trunk), vaults.record(session, rows)
             model.upper_digest = belonging.upper_digest
             model.revision, model.generation = 0, model.generation + 1
             lower_id = vaults.record(session, lower)
@@ -195,7 +217,8 @@ def put_weights(session: Session, vault: Vault, actor: Actor, name: str, file: B
                 subject=model.id,
                 details={
                     "upper_digest": belonging.upper_digest,
-                    "upper_object": upper.name,
+                    "upper_object": trunk.name,
+                    "rows_object": rows.name,
                     "lower_object": lower.name,
                 },
             )
@@ -329,8 +352,9 @@ def revision_if_present(session: Session, model: ModelRow, number: int) -> Store
 def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> StoredNetwork:
     assert model.upper_object_id is not None
     upper = vaults.stored_object(session, model.upper_object_id)
+    rows = vaults.stored_object(session, model.rows_object_id) if model.rows_object_id else None
     lower = vaults.stored_object(session, row.lower_object_id)
-    return StoredNetwork(upper, lower, belonging_of(model), row.number)
+    return StoredNetwork(upper, rows, lower, belonging_of(model), row.number)
 
 
 def is_comparable(model: ModelRow, other: ModelRow) -> bool:
@@ -370,11 +394,17 @@ def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:
 
 
 def publish_revision(
-    session: Session, model_id: str, lower: StoredObject, deposit_id: str, deposited: Sequence[int]
-) -> int:
+    session: Session,
+    model_id: str,
+    lower: StoredObject,
+    rows: StoredObject,
+    deposit_id: str,
+    deposited: Sequence[int],
+) -> tuple[int, str]:
     """Put a new target network into service and mark these classes as deposited, in the caller's transaction.
 
-    Returns the number of the new revision.
+    rows: those that the target keeps. Returns the number of the new revision, and the name of the vault object to
+    delete after the transaction: the rows that it had until now.
     """
     model = session.get_one(ModelRow, model_id)
     assert model.revision is not None
@@ -385,12 +415,41 @@ def publish_revision(
             model_id=model_id, number=model.revision, lower_object_id=lower_id, deposit_id=deposit_id, created_at=now()
         )
     )
+    garbage = _replace_rows(session, model, rows)
     session.execute(
         sa.update(ModelClassRow)
         .where(ModelClassRow.model_id == model_id, ModelClassRow.class_index.in_(deposited))
         .values(deposit_id=deposit_id)
     )
-    return model.revision
+    return model.revision, garbage
+
+
+def with_whole_upper_part(session: Session) -> dict[str, str]:
+    """The names, by id, of models whose rows an earlier version stored with the rest of the upper part."""
+    is_whole = ModelRow.revision.is_not(None), ModelRow.rows_object_id.is_(None), ModelRow.removed_at.is_(None)
+    query = sa.select(ModelRow.id, ModelRow.name).where(*is_whole).order_by(ModelRow.id)
+    return dict(session.execute(query, execution_options=EVERYWHERE).all())
+
+
+def separate_upper_part(session: Session, model: ModelRow, trunk: StoredObject, rows: StoredObject) -> list[str]:
+    """In the caller's transaction: trunk and rows take the place of a whole upper part, whose key is destroyed.
+
+    Returns the names of vault objects to delete after the transaction.
+    """
+    assert model.upper_object_id is not None
+    assert model.rows_object_id is None
+    old_id = model.upper_object_id
+    model.upper_object_id, model.rows_object_id = vaults.record(session, trunk), vaults.record(session, rows)
+    session.flush()
+    bump_generation(session, model.id)  # so that replicas open the new objects
+    return [vaults.shred(session, old_id)]
+
+
+def _replace_rows(session: Session, model: ModelRow, rows: StoredObject) -> str:
+    assert model.rows_object_id is not None  # `deposits.separation` runs before a deposit of an older model
+    old_id, model.rows_object_id = model.rows_object_id, vaults.record(session, rows)
+    session.flush()
+    return vaults.shred(session, old_id)
 
 
 def shred_revisions_before(session: Session, model_id: str, number: int) -> tuple[list[int], list[str]]:

@@ -25,6 +25,7 @@ class ModelRow(Base):
     class_names: Mapped[list[str]]
     upper_digest: Mapped[str | None] = mapped_column(sa.String(64))
     upper_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
+    rows_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
     revision: Mapped[int | None]
     generation: Mapped[int] = mapped_column(default=0)
     original_policy: Mapped[str] = mapped_column(sa.String(10), default="seal")

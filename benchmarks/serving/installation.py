@@ -28,6 +28,7 @@ from app.deposits.losses import Loss, Losses
 from app.vault.service import Binding
 from lirf_client import Client
 from lirf_core import artifacts, quantisation
+from lirf_core import class_rows as rows
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import MODULE_BUDGET
@@ -142,8 +143,10 @@ class Installation:
             untrained = untrained_module(network, job.deposited, belonging.upper_digest, job.config)
             module = vault.put(Binding("module", job.model_id, job.id), [artifacts.dump_module(untrained, belonging)])
             target = vault.put(Binding("lower", job.model_id, job.id), [artifacts.dump_lower(network, belonging)])
+            kept = rows.take(network, job.preserved)
+            kept_rows = vault.put(Binding("rows", job.model_id, job.id), [artifacts.dump_rows(kept, belonging)])
             nothing = Losses([Loss(100.0, 100.0, 0, "proxies")], 0.0)  # the target is the network itself
-            JOBS.publish(session, vault, job, Result(target, module, [], None, nothing))
+            JOBS.publish(session, vault, job, Result(target, kept_rows, module, [], None, nothing))
         return deposit_id
 
 
@@ -155,7 +158,8 @@ def untrained_module(
     budget = int(MODULE_BUDGET * sum(tensor.nbytes for tensor in flat_state(network).values()))
     bits = config.module_bits or quantisation.bits_within(lower, budget)
     quantisation.attach(lower, bits)
-    module = DepositModule(lower, deposited, upper_digest, grid=quantisation.settle(lower, bits))
+    own_rows = rows.take(network, deposited)
+    module = DepositModule(lower, deposited, upper_digest, grid=quantisation.settle(lower, bits), rows=own_rows)
     freeze(module)
     return module
 

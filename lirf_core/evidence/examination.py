@@ -174,7 +174,10 @@ class Examination:
         if self._networks.original is None:
             missing["original"] = "The original network was destroyed, by a purge or as the model's policy demands."
         if self._networks.module is None:
-            missing["recover"] = "The deposit module was purged, so nothing can recover the classes."
+            missing["recover"] = (
+                "The deposit module was purged, so nothing can recover the classes. The rows of the last layer that "
+                "named them are gone with it: the target cannot answer with them, and relearning begins without them."
+            )
         if self._networks.reference is None:
             missing["reference"] = "No reference was named, a network that never saw the classes, to compare with."
         sets = {"held_out": self._case.held_out, "attackers": self._attackers, "asked": self._questions}

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
+from lirf_core import class_rows
 from lirf_core.compute import Compute
 from lirf_core.evidence.answers import require_finite
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
@@ -64,11 +65,12 @@ def fine_tuned(
 ) -> Iterator[tuple[int, SplitNetwork]]:
     """Fine-tune a copy on the attacker's `few` images, and yield it after each of the steps at which it is asked.
 
-    few: uint8 (N, C, H, W) and labels (N,). The caller must not change the copy. `on_step` can raise an exception to
-    stop.
+    few: uint8 (N, C, H, W) and labels (N,). A row that is absent begins with zeros. The caller must not change the
+    copy. `on_step` can raise an exception to stop.
     """
     generator = Generator().manual_seed(how.seed)
     learner = compute.place(copy.deepcopy(network)).requires_grad_(True)
+    class_rows.renew(learner)
     images, labels = few[0].to(compute.device), few[1].to(compute.device)
     optimiser = how.optimiser_of(learner)
     for step in range(how.steps[-1] + 1):

@@ -19,6 +19,7 @@ from app.base.settings import Settings
 from app.vault.service import Binding, open_vault
 from demo.digits import SPEC
 from lirf_core import artifacts, quantisation
+from lirf_core import class_rows as rows
 from lirf_core.belonging import Belonging
 from lirf_core.images.archives import ImageArchive
 from lirf_core.images.decoding import Decoders
@@ -139,6 +140,44 @@ def test_a_deposit_module_on_a_grid_reads_by_the_page(digits_network: SplitNetwo
     assert stored["conv1.weight.scales"][:2] == ("F32", [len(on_grid)])
     assert stored["bn1.num_batches_tracked"][:2] == ("I64", [])
     assert {kind for kind, _, _ in stored.values()} <= {"U8", "F32", "F16", "I64"}
+
+
+def test_an_upper_part_in_pieces_is_put_together_by_the_page(digits_network: SplitNetwork) -> None:
+    belonging = Belonging(SPEC, "layer2", digest(digits_network.upper))
+    deposited = rows.take(digits_network, [2, 0])
+    module = DepositModule(digits_network.lower, [2, 0], belonging.upper_digest, rows=deposited)
+    kept = rows.take(digits_network, [1, *range(3, SPEC.classes)])
+    files = {
+        "trunk": artifacts.dump_trunk(digits_network, belonging),
+        "rows": artifacts.dump_rows(kept, belonging),
+        "module": artifacts.dump_module(module, belonging),
+    }
+    parts = {part: tensors(file) for part, file in files.items()}
+    assert [metadata["part"] for metadata, _ in parts.values()] == [*parts]
+    kind, [count], numbers = parts["rows"][1]["row_classes"]
+    assert kind == "I64"
+    row_classes = [int.from_bytes(numbers[at : at + 8], "little") for at in range(0, 8 * count, 8)]
+    classes = {"rows": row_classes, "module": json.loads(parts["module"][0]["classes"])}
+
+    trunk = parts["trunk"][1]
+    kind, shape, row_digests = trunk.pop("row_digests")
+    assert (kind, shape) == ("U8", [SPEC.classes, 32])
+    weights, biases = {}, {}
+    for part, held in classes.items():
+        kind, [_, features], weight = parts[part][1]["fc.weight"]
+        assert kind == parts[part][1]["fc.bias"][0] == "F32"
+        for place, index in enumerate(held):
+            weights[index] = weight[4 * features * place : 4 * features * (place + 1)]
+            biases[index] = parts[part][1]["fc.bias"][2][4 * place : 4 * (place + 1)]
+            row_digest = hashlib.sha256(weights[index] + biases[index]).digest()
+            assert row_digest == row_digests[32 * index : 32 * (index + 1)]
+    whole = b"".join(weights[index] for index in range(SPEC.classes))
+    bias = b"".join(biases[index] for index in range(SPEC.classes))
+    upper = {**trunk, "fc.weight": ("F32", [SPEC.classes, features], whole), "fc.bias": ("F32", [SPEC.classes], bias)}
+    hasher, types = hashlib.sha256(), {"F32": "torch.float32", "I64": "torch.int64"}
+    for name, (kind, shape, content) in sorted(upper.items()):
+        hasher.update(f"{name}:{types[kind]}:{shape}\n".encode() + content)
+    assert hasher.hexdigest() == belonging.upper_digest
 
 
 def test_a_packed_image_set_reads_by_the_page() -> None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec, build, empty
 from lirf_core.belonging import Belonging
 from lirf_core.compute import Compute
@@ -57,6 +58,11 @@ def lesson(
 
 def belonging(network: SplitNetwork, split: str = "layer2") -> Belonging:
     return Belonging(SPEC, split, digest(network.upper))
+
+
+def dump_upper(network: SplitNetwork, belonging: Belonging) -> bytes:
+    """The whole upper part as one part of format `lirf/1`, as earlier versions stored it."""
+    return artifacts._dump(network.upper.state_dict(), belonging.metadata("upper"))
 
 
 def deposit_of(original: SplitNetwork, preprocessing: Preprocessing) -> DepositResult:

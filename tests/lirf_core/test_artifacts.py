@@ -18,7 +18,7 @@ from lirf_core.network import digest, flat_state
 from lirf_core.pruning import example_input, prune
 from lirf_core.quantisation import attach, settle
 from lirf_core.recover import DepositModule, ForeignUpperPart
-from tests.lirf_core.factories import SPEC, belonging, network
+from tests.lirf_core.factories import SPEC, belonging, dump_upper, network
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object] = lambda state: None) -> io.BytesIO:
@@ -219,7 +219,7 @@ def test_codes_that_do_not_fit_the_grid_are_refused(
 
 def test_both_stored_parts_of_a_network_are_loaded_unchanged() -> None:
     original, own = network(), belonging(network())
-    loaded = artifacts.load_network(artifacts.dump_upper(original, own), artifacts.dump_lower(original, own), own)
+    loaded = artifacts.load_network(dump_upper(original, own), artifacts.dump_lower(original, own), own)
     images = torch.randn(2, 1, 8, 8)
     assert torch.equal(loaded(images), original(images))
 
@@ -231,7 +231,7 @@ def test_parts_of_another_network_are_refused() -> None:
         artifacts.load_module(stored, belonging(other))
     with pytest.raises(ForeignUpperPart, match="This lower belongs to the upper part"):
         artifacts.load_network(
-            artifacts.dump_upper(other, belonging(other)), artifacts.dump_lower(mine, belonging(mine)), belonging(other)
+            dump_upper(other, belonging(other)), artifacts.dump_lower(mine, belonging(mine)), belonging(other)
         )
     lower = artifacts.dump_lower(mine, belonging(mine))
     with pytest.raises(DoesNotFit, match="has part 'lower'"):

@@ -70,7 +70,7 @@ def separate(database: Database, vault: Vault, model_id: str) -> None:
     """Separate the rows of a model, if an earlier version stored it.
 
     The rows of deposits that were purged are destroyed. The network and the modules answer as before.
-    Raises `VaultDamaged`.
+    Raises `VaultDamaged`, `NotTheSame`.
     """
     while True:
         with database.reading() as session:
@@ -86,6 +86,10 @@ def separate(database: Database, vault: Vault, model_id: str) -> None:
             continue
         erasure.erase(database, vault, garbage)
         return
+
+
+class NotTheSame(RuntimeError):
+    """What was stored anew is not what was there. Nothing was changed."""
 
 
 class _Changed(Exception):
@@ -130,11 +134,12 @@ def _store(vault: Vault, model_id: str, before: _Before, on_error: ExitStack) ->
         stored = put(Binding("module", model_id, older.deposit_id), artifacts.dump_module(module, belonging))
         modules.append(OlderModule(older.deposit_id, stored))
         again = artifacts.load_module(vault.read(stored), belonging)
-        assert again.rows
-        assert digest(again) == digest(module), f"deposit {older.deposit_id} does not read back"
+        if again.rows is None or digest(again) != digest(module):
+            raise NotTheSame(f"The module of deposit {older.deposit_id} does not read back as it was written.")
         rows.put_back(read_back, [again.rows])
     rows.remove(network, read_back.absent)  # those of purged deposits
-    assert digest(read_back.upper) == digest(network.upper), f"model {model_id} does not read back"
+    if digest(read_back.upper) != digest(network.upper):
+        raise NotTheSame(f"The upper part of model {model_id} does not read back as it was written.")
     return _After(trunk, kept, modules)
 
 

@@ -1,5 +1,6 @@
 """The rows of deposited classes: in their module and nowhere else, also in models that an earlier version stored."""
 
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from app.vault import maintenance
 from app.vault import service as vaults
 from app.vault.service import VaultDamaged
 from app.vault.tables import VaultObjectRow
+from lirf_core import artifacts
 from lirf_core.class_rows import present, split_last
+from lirf_core.quantisation import Grid
 from tests.app.conftest import Service, begins_with
 from tests.app.earlier_version import store_as_earlier_version
 from tests.app.factories import CLASSES, infer_request
@@ -193,6 +196,33 @@ def test_one_damaged_model_does_not_keep_others_from_being_separated(service: Se
     path.write_bytes(content)
     assert separation.separate_all(service.database, vault) == ["birds"]
     assert is_sound(service)
+
+
+@begins_with("auk")
+def test_nothing_is_separated_that_does_not_read_back_the_same(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_as_earlier_version(service.database, service.worker.vault)
+    expected, dump = answers(service), artifacts.dump_module
+    other = network(5).lower
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "dump_module", lambda module, own: dump(module.with_lower(other, Grid(16)), own))
+        assert separation.separate_all(service.database, service.worker.vault) == []
+    assert answers(service) == expected
+    assert {kind for kind, _ in holders(service, "auk")} == {"upper"}
+    assert is_sound(service)
+
+
+@begins_with("auk")
+def test_a_worker_that_starts_separates_the_rows(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker import tasks
+
+    store_as_earlier_version(service.database, service.worker.vault)
+    monkeypatch.setattr(tasks, "_work", lambda: service.worker)
+    tasks._prepare()
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "separation"]
+    thread.join()
+    assert holders(service, "auk") == {("module", service.deposits[0])}
 
 
 @begins_with("auk")

@@ -33,7 +33,7 @@ def test_a_service_is_restored_from_a_backup(service: Service, tmp_path: Path, r
     work, folder = Work(service.settings), tmp_path / "backup"
     dump_file = dump(service, tmp_path)
     request.addfinalizer(lambda: drop(service))
-    assert backup.take(work.database, work.vault, folder) == 4  # upper part, two lower parts, module
+    assert backup.take(work.database, work.vault, folder) == 5  # trunk, rows, two lower parts, module
     service.deposit(["dodo"])  # after the backup
 
     settings = restored_from(folder, service, tmp_path)

@@ -262,7 +262,7 @@ def test_many_requests_at_once_open_each_part_once(service: Service, monkeypatch
         )
 
     assert len(asyncio.run(all_at_once())) == 20
-    assert reads == 2  # the upper part and the lower part
+    assert reads == 3  # trunk, rows and lower part
     engine.close()
 
 

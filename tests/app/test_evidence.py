@@ -94,7 +94,7 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     assert details.pop("network") == {"architecture": SPEC.name, "split": "layer3", "classes": len(CLASSES)}
     assert details == {"deposit": deposit_id, "revision": 1, "digest": told["digest"], "reference": None}
     [made] = service.auditor.audit_events(subject=deposit_id, action="deposit.finished")
-    assert examined_objects.keys() == {"target", "upper", "original", "module", "evaluation_set"}
+    assert examined_objects.keys() == {"target", "upper", "rows", "original", "module", "evaluation_set"}
     assert examined_objects["target"] == made["details"]["target_object"]
     assert examined_objects["module"] == made["details"]["module_object"]
 

@@ -19,8 +19,8 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 compiled: install
 	$(UV) sync --locked --quiet --compile-bytecode # tests start hundreds of processes, also where Python writes none
 
-# One more than there are cores: tests wait for their services at times.
-PROCESSES := $(shell python3 -c 'import os; print(min(os.cpu_count() + 1, 8))')
+# Two more than there are cores: tests wait for their services, leases and disks at times.
+PROCESSES := $(shell python3 -c 'import os; print(min(os.cpu_count() + 2, 8))')
 PYTEST = $(RUN) pytest -n $(PROCESSES) --dist worksteal
 quick: compiled ## the tests for between two edits: SQLite, no other processes; no attack, nothing slow
 	env -u TEST_DATABASE_URL -u TEST_REDIS_URL $(PYTEST) -m "not (attack or slow or processes)"
@@ -30,6 +30,9 @@ test: compiled ## every test but the attacks (PostgreSQL and Redis too if TEST_D
 
 attacks: compiled ## every attack in its short dose
 	$(PYTEST) -m attack
+
+suite: compiled ## make test and make attacks in one run
+	$(PYTEST)
 
 N ?= 500
 FUZZ_SECONDS ?= 300
@@ -78,4 +81,4 @@ format: install ## put the code into format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-.PHONY: help install compiled demo quick test attacks chaos bench bench-serving check docs problems notebook vendor format
+.PHONY: help install compiled demo quick test attacks suite chaos bench bench-serving check docs problems notebook vendor format

@@ -40,10 +40,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test in tests/e2e starts processes."""
+    """Every test in tests/e2e starts processes. The longest tests begin first, so that no process is left with one.
+
+    They are those with a time limit of their own. pytest-xdist cuts the list into one piece for each of its processes.
+    """
     for item in items:
         if "e2e" in item.path.parts:
             item.add_marker(pytest.mark.processes)
+    pieces = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if pieces > 1:
+        longest = [item for item in items if item.get_closest_marker("timeout")]
+        others = [item for item in items if not item.get_closest_marker("timeout")]
+        size = -(-len(others) // pieces)
+        items[:] = [
+            item
+            for piece in range(pieces)
+            for item in (*longest[piece::pieces], *others[piece * size : (piece + 1) * size])
+        ]
 
 
 def pytest_collection_finish() -> None:

@@ -73,6 +73,7 @@ def deposits_of(service: Service, model: str) -> tuple[str, str]:
 
 @pytest.mark.attack
 @pytest.mark.processes
+@pytest.mark.timeout(1200)
 def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path) -> None:
     service.settings.max_attempts = 3
 

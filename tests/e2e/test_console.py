@@ -39,7 +39,6 @@ SCREENSHOTS = os.environ.get("LIRF_SCREENSHOTS")
 WIDE, NARROW = {"width": 1200, "height": 800}, {"width": 380, "height": 780}
 
 pytestmark = [
-    pytest.mark.timeout(600),
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
     pytest.mark.parametrize("browser", BROWSERS, indirect=True, ids=["chromium"] if BROWSERS else []),
 ]

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from benchmarks.subjects import Recipe
 from lirf_core.config import DepositConfig
+from lirf_core.hardening import HardeningConfig
 
 OURS = DepositConfig()
 
@@ -47,4 +49,17 @@ ABLATION: dict[str, DepositConfig] = {
     "ours, joined by eq. 8 alone": replace(OURS, joining="eq8"),
     "ours, transfer of deposited logits (eq. 6) alone": replace(OURS, transfer="deposited", lambda_ft=0.0),
     "ours + Prune": replace(OURS, pruning_rate=0.5),
+}
+
+# Hardenings, by what they try.
+PLAIN = HardeningConfig()
+HARDENINGS: dict[str, Recipe] = {
+    "30 % below, 100 % above": Recipe(PLAIN),
+    "15 % below, 60 % above": Recipe(replace(PLAIN, noise_first=0.15, noise_split=0.15, noise_upper=0.6)),
+    "everything fresh": Recipe(replace(PLAIN, noise_first=1.0, noise_split=1.0)),
+    "more noise with depth": Recipe(replace(PLAIN, noise_first=0.2, noise_split=0.8)),
+    "temperature 1": Recipe(replace(PLAIN, temperature=1.0)),
+    "temperature 8": Recipe(replace(PLAIN, temperature=8.0)),
+    "averaged weights": Recipe(replace(PLAIN, average_decay=0.99)),
+    "50 preserved images": Recipe(PLAIN, preserved=50),
 }

@@ -1,18 +1,22 @@
 """The benchmarks' own code, on digits and in seconds. These tests do not check the figures."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import data as sources
-from benchmarks import experiments, published, reports, students
+from benchmarks import experiments, hardening, published, reports, students
 from benchmarks.data import Images, NoSuchData
 from benchmarks.experiments import Experiment
 from benchmarks.settings import ABLATION, OURS, PAPER
 from benchmarks.students import StudentTraining
+from benchmarks.subjects import Recipe, Workshop
 from lirf_core.compute import Compute
+from lirf_core.evidence.attacks.config import AttackConfig
+from lirf_core.hardening import HardeningConfig
 from lirf_core.metrics import accuracy, logits_of
 
 pytestmark = pytest.mark.slow
@@ -92,3 +96,34 @@ def test_missing_data_is_refused_and_the_available_data_listed(tmp_path: Path) -
     message = "neither one of cifar10, digits, fashion-mnist nor a folder with images in train/CLASS"
     with pytest.raises(NoSuchData, match=message):
         sources.load(str(tmp_path))
+
+
+def test_hardened_networks_are_attacked_once_and_an_interrupted_hardening_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, compute = sources.load("digits"), Compute.for_training("cpu")
+    workshop = Workshop(Experiment("digits", SHORT, images=8, original_epochs=1), source, compute)
+    recipe = Recipe(HardeningConfig(epochs=2, batch_size=16), proxies=16, preserved=1)
+
+    def interrupt(step: int, steps: int) -> None:
+        if step == steps // 2 + 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        workshop.hardened(recipe, interrupt)
+    steps: list[int] = []
+    hardened = workshop.hardened(recipe, lambda step, _: steps.append(step))
+    assert steps[0] > 1
+    assert hardened(torch.zeros(1, 1, 16, 16)).shape == (1, 7)
+    attack = AttackConfig(images=(1,), probe_images=(1,), penalties=(10.0,), heads=(), learning_rates=(), steps=(1,))
+    attack_on_it = partial(
+        hardening.outcome, workshop, hardening.Subject("hardened", recipe), attack, hardening.Draw(0, 5), "cpu"
+    )
+    first = attack_on_it()
+    monkeypatch.setattr(hardening, "attacked", None)
+    assert attack_on_it() == first
+    assert first["before"]["deposited"] == 0
+    assert (
+        first["goal"]
+        == hardening.outcome(workshop, hardening.Subject("original"), attack, hardening.Draw(0, 5), "cpu")["goal"]
+    )

@@ -218,6 +218,7 @@ class Removal(TypedDict):
     reason: str
     shred_effective_at: str | None
     still_in: list[str]
+    also_in: list[str]
 
 
 class Purge(TypedDict):
@@ -229,6 +230,7 @@ class Purge(TypedDict):
     reason: str
     shred_effective_at: str | None
     still_in: list[str]
+    also_in: list[str]
 
 
 class Withdrawal(TypedDict):

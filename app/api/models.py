@@ -150,4 +150,5 @@ def remove_model(
         reason=removed.model.removal_reason,
         shred_effective_at=removed.shred_effective_at,
         still_in=removed.still_in,
+        also_in=removed.also_in,
     )

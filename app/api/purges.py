@@ -43,4 +43,5 @@ def purge_deposit(
             reason=row.purge_reason,
             shred_effective_at=purged.shred_effective_at,
             still_in=purged.still_in,
+            also_in=purged.also_in,
         )

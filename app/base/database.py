@@ -107,6 +107,18 @@ class Database:
         with self._readers() as session:
             yield session
 
+    def logs_beyond_reach(self) -> list[str]:
+        """What of the server holds what was deleted until now, and cannot be erased from here. SQLite: nothing."""
+        if self.url.get_backend_name() == "sqlite":
+            return []
+        with self.engine.connect() as connection:
+            position = connection.scalar(sa.text("SELECT CAST(pg_current_wal_lsn() AS text)"))
+        text = (
+            f"PostgreSQL's write-ahead log up to {position}, its archive and its replicas, until the server overwrites "
+            "them. `lirf vault rotate-key`, then `lirf vault drop-old-keys`, make these copies worthless at once."
+        )
+        return [text]
+
     def erase_freed_data(self, wait_seconds: float) -> str | None:
         """Remove overwritten and deleted keys from the database's files. Returns what is in the way after this time.
 
@@ -143,22 +155,28 @@ def _truncate_log(connection: sa.Connection) -> str | None:
     )
 
 
-# No snapshot that a transaction took from here on sees what was deleted before.
-_HORIZON = sa.text("SELECT CAST(pg_snapshot_xmax(pg_current_snapshot()) AS xid)::text")
-_OLDER_SNAPSHOTS = sa.text(
-    """SELECT 'session ' || pid || coalesce(' (' || nullif(application_name, '') || ')', '') FROM pg_stat_activity
-       WHERE age(backend_xmin) > age(CAST(CAST(:horizon AS text) AS xid)) AND pid <> pg_backend_pid()
-       AND (datname = current_database() OR datname IS NULL) AND backend_type <> 'autovacuum worker'
-       UNION ALL SELECT 'replication slot ' || slot_name FROM pg_replication_slots
-       WHERE age(xmin) > age(CAST(CAST(:horizon AS text) AS xid))
-       UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts
-       WHERE age(transaction) > age(CAST(CAST(:horizon AS text) AS xid)) AND database = current_database()"""
+# What was deleted before is seen by no snapshot that is taken after all earlier transactions have ended,
+# those of other databases too: VACUUM counts them in its own snapshot, and so does everybody.
+_HORIZON = sa.text("SELECT CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text)")
+_ALL_ENDED = sa.text("SELECT pg_snapshot_xmin(pg_current_snapshot()) >= CAST(CAST(:horizon AS text) AS xid8)")
+_OLDER = sa.text(
+    """WITH deletion AS (SELECT age(CAST(CAST(CAST(:horizon AS text) AS xid8) AS xid)) AS age)
+       SELECT 'session ' || pid || coalesce(' (' || nullif(application_name, '') || ')', '')
+       FROM pg_stat_activity, deletion WHERE pid <> pg_backend_pid() AND (age(backend_xid) > deletion.age
+       OR age(backend_xmin) > deletion.age AND (datname = current_database() OR datname IS NULL))
+       UNION ALL SELECT 'replication slot ' || slot_name FROM pg_replication_slots, deletion
+       WHERE age(xmin) > deletion.age
+       UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts, deletion
+       WHERE age(transaction) > deletion.age"""
 )
 
 
 def _rewrite_keys(connection: sa.Connection, horizon: str | None) -> str | None:
-    if older := connection.scalars(_OLDER_SNAPSHOTS, {"horizon": horizon}).all():
-        return f"PostgreSQL still has the keys in dead rows, because of a snapshot from before: {', '.join(older[:5])}."
+    have_ended = connection.scalar(_ALL_ENDED, {"horizon": horizon})  # first: from then on, all new snapshots are later
+    older = connection.scalars(_OLDER, {"horizon": horizon}).all()
+    if older or not have_ended:
+        who = ", ".join(older[:5]) or "a transaction"
+        return f"PostgreSQL still has the keys in dead rows, because of a snapshot from before: {who}."
     connection.exec_driver_sql("SET lock_timeout = '500ms'")  # others wait behind it
     try:
         connection.exec_driver_sql("VACUUM FULL vault_objects")

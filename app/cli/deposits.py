@@ -244,7 +244,7 @@ def purge_deposit(
         purged = lirf.purge(deposit_id, classes=confirmed, reason=reason)
         backups = backups_until(purged["shred_effective_at"])
         message = f"Purged: nobody can bring back {quoted_classes(purged)} of {purged['model']}. {backups}"
-        message += not_erased(purged["still_in"])
+        message += not_erased(purged["still_in"], purged["also_in"])
         show(as_json, purged, message)
 
 

@@ -123,7 +123,7 @@ def remove_model(
             confirmation = typer.prompt("To confirm, type the name of the model", err=True)
         removed = lirf.remove_model(model, confirm=confirmation.strip(), reason=reason)
     message = f"Removed: model {plain(model)} no longer exists. {backups_until(removed['shred_effective_at'])}"
-    show(as_json, removed, message + not_erased(removed["still_in"]))
+    show(as_json, removed, message + not_erased(removed["still_in"], removed["also_in"]))
 
 
 @commands.command("classes")

@@ -110,9 +110,10 @@ def backups_until(time: str | None) -> str:
     return "Backups may still contain its keys, because LIRF_BACKUP_DAYS is not set."
 
 
-def not_erased(still_in: Sequence[str]) -> str:
+def not_erased(still_in: Sequence[str], also_in: Sequence[str]) -> str:
     """Say what still has destroyed keys, if anything has."""
-    return f" Not erased yet: {plain(' '.join(still_in))} The reconciler goes on." if still_in else ""
+    message = f" Not erased yet: {plain(' '.join(still_in))} The reconciler goes on." if still_in else ""
+    return message + (f" Copies of wrapped keys are also in: {plain(' '.join(also_in))}" if also_in else "")
 
 
 def warn(message: str) -> None:

@@ -33,3 +33,7 @@ class Purge(BaseModel):
         description="What still has destroyed keys of this model, and why, for example a reader that holds a snapshot "
         "of the database. The reconciler erases it as soon as that ends (`vault.erased` in the audit). Empty: nothing."
     )
+    also_in: list[str] = Field(
+        description="What has copies of the destroyed keys that the service cannot erase: the log of PostgreSQL. They "
+        "are wrapped, so they are worthless without the master key of that time. Empty with SQLite."
+    )

@@ -43,12 +43,13 @@ class ClassesNotConfirmed(Problem):
 class Purged:
     """shred_effective_at: when its keys are gone from backups too; None if no setting says how long these are kept.
 
-    still_in: what still has keys or bytes, and why.
+    still_in: what still has keys or bytes, and why. also_in: what has copies of keys that cannot be erased from here.
     """
 
     deposit: DepositRow
     shred_effective_at: datetime | None
     still_in: list[str]
+    also_in: list[str]
 
 
 def purge(
@@ -76,7 +77,8 @@ def purge(
     erasure.erase(database, vault, garbage)
     left = _destroy_rows(database, vault, row)
     with session.begin():
-        return Purged(row, shred_effective_at, erasure.obstacles(session, row.model_id) + left)
+        still_in = erasure.obstacles(session, row.model_id) + left
+    return Purged(row, shred_effective_at, still_in, database.logs_beyond_reach())
 
 
 def purge_approved(

@@ -24,3 +24,7 @@ class Removal(BaseModel):
         description="What still has destroyed keys of this model, and why. The reconciler erases it as soon as that "
         "ends. Empty: nothing."
     )
+    also_in: list[str] = Field(
+        description="What has copies of the destroyed keys that the service cannot erase: the log of PostgreSQL. They "
+        "are wrapped, so they are worthless without the master key of that time. Empty with SQLite."
+    )

@@ -41,6 +41,7 @@ class Removed:
     model: ModelRow
     shred_effective_at: datetime | None
     still_in: list[str]
+    also_in: list[str]
 
 
 def remove(
@@ -135,4 +136,5 @@ def _erased(session: Session, database: Database, vault: Vault, settings: Settin
     erasure.erase(database, vault, erasure.due(database, model.id))
     assert model.removed_at is not None
     with session.begin():
-        return Removed(model, settings.backups_end(model.removed_at), erasure.obstacles(session, model.id))
+        still_in = erasure.obstacles(session, model.id)
+    return Removed(model, settings.backups_end(model.removed_at), still_in, database.logs_beyond_reach())

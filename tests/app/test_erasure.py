@@ -1,9 +1,10 @@
 """After a purge that was answered as done, nothing holds the wrapped keys: what is in the way delays it or is named."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -46,10 +47,28 @@ def files_with(folder: Path, secrets: dict[str, bytes]) -> list[str]:
     """The files below the folder (database, log, objects, anything) that have one of the secrets, or are its object."""
     found = []
     for path in folder.rglob("*"):
-        if path.is_file():
+        with suppress(FileNotFoundError, IsADirectoryError):  # a file may end meanwhile
             content = path.read_bytes()
             found += [path.name for name, key in secrets.items() if key in content or path.name == name]
     return found
+
+
+def server_folder(database: Database) -> Path | None:
+    """PostgreSQL: the folder of this database's files, if its server runs here and they may be read."""
+    if is_sqlite(database):
+        return None
+    with database.engine.connect() as connection:
+        table = connection.scalar(sa.text("SELECT pg_relation_filepath('vault_objects')"))
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"-D" not in words:
+                continue
+            folder = Path(words[words.index(b"-D") + 1].decode())
+            port = (folder / "postmaster.pid").read_text().splitlines()[3]
+            if port == str(database.url.port or 5432) and (folder / table).exists():
+                return (folder / table).parent
+    return None
 
 
 def node(database: Database) -> object:
@@ -69,6 +88,17 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def finish(database: Database, vault: Vault) -> None:
+    """Rounds of the reconciler. On PostgreSQL, transactions of the tests beside this one delay the erasure, too."""
+
+    def is_done() -> bool:
+        erasure.finish(database, vault)
+        with database.reading() as session:
+            return erasure.count_due(session) == 0
+
+    until(is_done)
+
+
 def is_sqlite(database: Database) -> bool:
     return database.engine.dialect.name == "sqlite"
 
@@ -77,6 +107,8 @@ def check_gone(service: Service, before: dict[str, bytes]) -> None:
     shredded = {name: key for name, key in before.items() if name not in keys(service.database)}
     assert shredded
     assert files_with(service.settings.folder.parent, shredded) == []
+    if (server := server_folder(service.database)) is not None:
+        assert files_with(server, shredded) == []
     with service.database.reading() as session:
         assert erasure.count_due(session) == 0
 
@@ -127,7 +159,7 @@ def beside_one_that_stays(service: Service, vault: Vault, deposit_id: str, name:
         erasure.finish(service.database, vault)
         with service.database.reading() as session:
             assert erasure.count_due(session)
-    erasure.finish(service.database, vault)  # the reconciler's next round
+    finish(service.database, vault)
     assert [event["action"] for event in service.auditor.audit_events(limit=1)] == ["vault.erased"]
 
 
@@ -146,7 +178,7 @@ def test_a_crash_after_the_commit_leaves_an_erasure_that_the_reconciler_finishes
     with monkeypatch.context() as patch:
         patch.setattr(erasure, "_erase", lambda *_: None)  # as if the process had ended
         assert purged(service, service.deposits[0], "auk")["still_in"] == ["The erasure is not finished."]
-    erasure.finish(database, Work(service.settings).vault)
+    finish(database, Work(service.settings).vault)
     check_gone(service, before)
 
 
@@ -163,7 +195,7 @@ def test_bytes_that_the_store_does_not_delete_are_named_and_deleted_later(
         patch.setattr(ObjectStore, "remove", fail)
         [obstacle] = purged(service, service.deposits[0], "auk")["still_in"]
     assert "did not delete the bytes" in obstacle
-    erasure.finish(database, Work(service.settings).vault)
+    finish(database, Work(service.settings).vault)
     check_gone(service, before)
 
 
@@ -194,6 +226,45 @@ def test_a_slow_reader_of_a_page_holds_no_transaction(service: Service) -> None:
         next(slow.iter_raw())
         assert purged(service, service.deposits[0], "auk")["still_in"] == []
     check_gone(service, before)
+
+
+@pytest.mark.parametrize("place", ["its database", "another database"])
+@begins_with("auk")
+def test_a_purge_waits_for_a_transaction_without_a_snapshot(service: Service, place: str) -> None:
+    """PostgreSQL keeps the dead rows for a transaction that has a number, even for one of another database."""
+    if is_sqlite(service.database):
+        pytest.skip("SQLite has one writer at a time")
+    before = keys(service.database)
+    url = service.database.url if place == "its database" else sa.make_url(os.environ["TEST_DATABASE_URL"])
+    engine = sa.create_engine(url)
+    with ThreadPoolExecutor(1) as pool:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT pg_current_xact_id()"))
+            answer = pool.submit(purged, service, service.deposits[0], "auk")
+            until(lambda: service.reader.deposit(service.deposits[0])["state"] == "purged")
+            time.sleep(0.5)
+            assert not answer.done()
+        assert answer.result()["still_in"] == []
+    engine.dispose()
+    check_gone(service, before)
+
+
+@begins_with("auk")
+def test_a_purge_names_the_log_that_it_cannot_erase(service: Service) -> None:
+    before = keys(service.database)
+    answer = purged(service, service.deposits[0], "auk")
+    check_gone(service, before)
+    if is_sqlite(service.database):
+        assert answer["also_in"] == []
+        return
+    [log] = answer["also_in"]
+    assert "write-ahead log up to " in log
+    assert "drop-old-keys" in log
+    if (server := server_folder(service.database)) is not None:  # the sentence is true
+        shredded = [key for name, key in before.items() if name not in keys(service.database)]
+        segments = sorted((server.parents[1] / "pg_wal").glob("0*"), key=lambda file: file.stat().st_mtime)
+        newest = (file.read_bytes() for file in reversed(segments[-16:]))
+        assert any(key in log for log in newest for key in shredded)
 
 
 @on_one_database

@@ -24,7 +24,7 @@ from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import infer_request
 from tests.app.states import without_training_attacks
 from tests.app.test_crash_points import DIED, Steps
-from tests.app.test_erasure import files_with, keys
+from tests.app.test_erasure import files_with, finish, keys
 from tests.forks import forks
 from worker.work import Work
 
@@ -222,6 +222,6 @@ def test_a_process_may_die_at_every_durable_step_of_a_removal(service: Service, 
         assert is_removed is (step > 1)
         assert keys(service.database) == ({} if is_removed else before)
     assert exit_code == 0
-    erasure.finish(service.database, Work(service.settings).vault)
+    finish(service.database, Work(service.settings).vault)
     check_destroyed(service, before)
     assert len(list(service.auditor.audit_events(action="model.removed"))) == 1

@@ -79,7 +79,8 @@ class IdentityProvider:
         name = f"{EXTERNAL}:{subject}"
         if len(name) > 100:
             name = f"{EXTERNAL}:{hashlib.sha256(subject.encode()).hexdigest()}"
-        return Actor(self._actor_id(subject), name, self._roles_of(claims, name))
+        roles, ends_at = self._roles_of(claims, name), float(claims["exp"]) + LEEWAY_SECONDS
+        return Actor(self._actor_id(subject), name, roles, token_ends_at=ends_at)
 
     def _actor_id(self, subject: str) -> str:
         """One id for all tokens of a person. No API key has such an id."""

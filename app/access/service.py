@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -49,7 +50,7 @@ class Actor:
     """Who sends a request. The audit records the id, and the name as a label.
 
     key_id: of the API key or of the identity. domain: the models that it may see. is_use_unrecorded: call `record_use`
-    for it.
+    for it. token_ends_at: when the token of an identity provider is no longer accepted, in seconds since 1970.
     """
 
     key_id: str
@@ -59,6 +60,11 @@ class Actor:
     key_created_at: datetime | None = None
     domain: TrustDomain = EVERYTHING
     person_id: str | None = None
+    token_ends_at: float | None = None
+
+    @property
+    def token_has_expired(self) -> bool:
+        return self.token_ends_at is not None and self.token_ends_at <= time.time()
 
     def has(self, *roles: Role) -> bool:
         return Role.ADMINISTRATOR in self.roles or not self.roles.isdisjoint(roles)
@@ -303,7 +309,8 @@ def record_expiry(session: Session, key_id: str) -> None:
 def is_valid(session: Session, key_id: str) -> bool:
     """Whether the key exists and is neither revoked nor expired.
 
-    True for a user of an identity provider: the provider decides that with every token it signs.
+    True for a user of an identity provider: the provider decides that with every token it signs, until it expires
+    (`Actor.token_has_expired`).
     """
     if key_id.startswith(EXTERNAL):
         return True
@@ -345,6 +352,11 @@ def _demand_valid_key(session: Session) -> None:
     if actor is None or not subjects or actor.key_id in subjects:  # nothing is changed, or the key revokes itself
         return
     if actor.key_id.startswith(EXTERNAL):
+        if actor.token_has_expired:
+            raise Unauthenticated(
+                "The token expired before the change was made, so nothing is changed. Get a new one from your identity "
+                "provider."
+            )
         return
     # The lock makes a revocation that comes at the same time wait for this commit, or this commit for it.
     ends = ApiKeyRow.revoked_at, ApiKeyRow.ended_at, ApiKeyRow.expires_at

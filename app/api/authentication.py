@@ -59,7 +59,9 @@ class Callers:
         return actor
 
     async def is_valid(self, actor: Actor) -> bool:
-        """Whether the actor's key still holds; one read serves all who ask within `CHECK_SECONDS`."""
+        """Whether the actor's key or token still holds; one read serves all who ask within `CHECK_SECONDS`."""
+        if actor.token_has_expired:
+            return False
         checked, time = self._checks.get(actor.key_id), asyncio.get_running_loop().time()
         if checked is None or checked[0] < time - CHECK_SECONDS:
             check = asyncio.ensure_future(run_sync(self._is_valid, actor.key_id, limiter=self._thread))

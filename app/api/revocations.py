@@ -1,4 +1,4 @@
-"""Ends what a key has begun when the key is revoked or expires: streams, uploads, long answers."""
+"""Ends what a key or token has begun when it is revoked or expires: streams, uploads, long answers."""
 
 import asyncio
 from typing import Any
@@ -34,12 +34,12 @@ class EndRevoked:
 
         try:
             await self._app(scope, receive, noted)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Exception):  # a thread that still uses a session makes an error of the end
             if not request.is_ended:
                 raise
             request.task.uncancel()
             if not request.has_answer:
-                problem = Unauthenticated("The key was revoked or has expired. Ask an administrator for a new one.")
+                problem = Unauthenticated("The key or token was revoked or has expired. Get a new one.")
                 await answer_to(problem)(scope, receive, send)
         finally:
             request.close()

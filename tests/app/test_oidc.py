@@ -1,9 +1,12 @@
 """A token of the identity provider grants the roles in its claim; every other token is refused."""
 
 import json
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -13,8 +16,10 @@ from pydantic import ValidationError
 
 from app.access import oidc
 from app.base.settings import Settings
+from app.registry import service as registry
 from lirf_client import AwaitingApproval, Client, LirfError
 from tests.app.conftest import HTTP, Service, begins_with, started
+from tests.app.factories import deposit_zip, infer_request
 from tests.app.identity_provider import AUDIENCE, Provider
 
 
@@ -184,3 +189,81 @@ def test_a_service_without_a_provider_accepts_no_token(service: Service, provide
 def test_settings_must_describe_a_provider_completely_and_safely(options: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="oidc_issuer"):
         Settings(**options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def short(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A token that is accepted for so many seconds or a little less."""
+    monkeypatch.setattr(oidc, "LEEWAY_SECONDS", 0)
+    return lambda seconds=3, **claims: provider.token(exp=int(time.time()) + seconds, **claims)
+
+
+@begins_with()
+def test_a_stream_ends_with_its_token(service: Service, url: str, short: Callable[..., str]) -> None:
+    deposit_id = service.queue(["auk"])
+    path = f"{url}/v1/deposits/{deposit_id}/events"
+    with HTTP.stream("GET", path, headers={"Authorization": f"Bearer {short()}"}, timeout=20) as stream:
+        assert stream.status_code == 200
+        with pytest.raises(httpx.TransportError):  # the deposit waits for ever
+            stream.read()
+
+
+@begins_with()
+def test_an_upload_and_a_change_that_outlast_their_token_are_not_carried_out(
+    service: Service, url: str, short: Callable[..., str]
+) -> None:
+    content = deposit_zip(["auk"])
+
+    def slowly() -> Iterator[bytes]:
+        yield content[:100]
+        time.sleep(4)
+        yield content[100:]
+
+    path = f"{url}/v1/models/birds/datasets?purpose=deposit"
+    with suppress(httpx.TransportError):  # it is answered before the client has sent all
+        answer = HTTP.post(path, content=slowly(), headers={"Authorization": f"Bearer {short()}"})
+        assert answer.status_code == 401, answer.text
+    dataset = service.operator.upload_dataset("birds", service.archive(["auk"]))["id"]
+    headers = {"Authorization": service.operator._http.headers["Authorization"]}
+    assert len(HTTP.get(f"{url}/v1/models/birds/datasets", headers=headers).json()["items"]) == 1
+
+    with ThreadPoolExecutor(1) as pool, service.database.session() as session, session.begin():
+        registry.lock(session, registry.get(session, "birds").id)
+        request = pool.submit(
+            HTTP.post,
+            f"{url}/v1/models/birds/deposits",
+            json={"dataset_id": dataset, "reason": "r"},
+            headers={"Authorization": f"Bearer {short()}"},
+        )
+        time.sleep(4)
+    assert request.result().status_code == 401
+    assert not list(service.auditor.audit_events(action="deposit.requested"))
+
+
+@begins_with()
+def test_a_large_answer_ends_with_its_token(service: Service, url: str, short: Callable[..., str]) -> None:
+    with Client(url, service.key_of("first")) as first:  # opens the network
+        first.infer("birds", infer_request(1))
+    raw = bytes(4096 * 64)
+    tensor = {"name": "input", "shape": [4096, 1, 8, 8], "datatype": "UINT8"}
+    head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}]}).encode()
+    lines = {
+        "Host": "x",
+        "Authorization": f"Bearer {short(6)}",
+        "Inference-Header-Content-Length": str(len(head)),
+        "Content-Length": str(len(head) + len(raw)),
+    }
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", httpx.URL(url).port or 80))
+        request = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        connection.sendall(f"POST /v2/models/birds/infer HTTP/1.1\r\n{request}\r\n".encode() + head + raw)
+        first = connection.recv(1000)
+        assert b" 200 OK" in first
+        whole = int(first.partition(b"content-length: ")[2].split()[0])
+        time.sleep(7)
+        received = len(first)
+        with suppress(ConnectionError):
+            while piece := connection.recv(1 << 16):
+                received += len(piece)
+    assert received < whole // 2

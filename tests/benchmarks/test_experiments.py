@@ -11,6 +11,7 @@ from benchmarks import data as sources
 from benchmarks import experiments, hardening, published, reports, students
 from benchmarks.data import Images, NoSuchData
 from benchmarks.experiments import Experiment
+from benchmarks.published import PublishedConfig
 from benchmarks.settings import ABLATION, OURS, PAPER
 from benchmarks.students import StudentTraining
 from benchmarks.subjects import Recipe, Workshop
@@ -79,12 +80,37 @@ def test_the_published_settings_forget_and_recover_too(tmp_path: Path) -> None:
     network = experiments.original(data, Experiment("digits", split="layer3", original_epochs=5), compute)
     images = data.training.of_classes(data.deposited)
     result = published.deposit_as_published(
-        network, data, images.pixels, images.labels, compute.device, epochs=12, workers=0
+        network, data, images.pixels, images.labels, compute.device, config=PublishedConfig(epochs=12), workers=0
     )
     logits = logits_of(result.target, data.held_out.pixels, data.preprocessing, compute)
     before = logits_of(network, data.held_out.pixels, data.preprocessing, compute)
     deposited = [accuracy(z, data.held_out.labels, data.deposited).deposited or 0 for z in (before, logits)]
     assert deposited[1] < deposited[0] - 10
+
+
+def test_the_authors_evaluation_takes_two_rules_and_the_best_epochs() -> None:
+    def figures(preserved: float, deposited: float) -> dict[str, float]:
+        return {"preserved": preserved, "deposited": deposited, "average": (preserved + deposited) / 2}
+
+    first = {"target": figures(80, 30), "eq8": figures(81, 92), "sum": figures(90, 50)}
+    second = {"target": figures(85, 40), "eq8": figures(82, 91), "sum": figures(94, 20)}
+    found = published.best_epochs([first, second], deposited_share=0.25)
+    assert found["target"] == figures(85, 40)
+    assert found["recover"] == {"preserved": 94, "deposited": 92, "average": 0.75 * 94 + 0.25 * 92}
+
+
+def test_an_epoch_is_evaluated_by_each_rule() -> None:
+    data = sources.load("digits")
+    compute = Compute.for_inference("cpu")
+    networks = [experiments.original(data, Experiment("digits", original_epochs=1, seed=s), compute) for s in (0, 1)]
+    of_target, of_module = (logits_of(one, data.held_out.pixels, data.preprocessing, compute) for one in networks)
+    found = published.epoch_figures(data, *networks, compute)
+    both = accuracy(of_target + of_module, data.held_out.labels, data.deposited)
+    assert found["sum"]["average"] == both.average
+    assert found["target"]["average"] == accuracy(of_target, data.held_out.labels, data.deposited).average
+    joined = of_target.clone()
+    joined[:, data.deposited] = of_module[:, data.deposited]
+    assert found["eq8"]["average"] == accuracy(joined, data.held_out.labels, data.deposited).average
 
 
 def test_first_of_each_takes_the_same_number_of_each_class() -> None:

@@ -1,8 +1,8 @@
 """Ends what a key or token has begun when it is revoked or expires: streams, uploads, long answers."""
 
 import asyncio
-from typing import Any
 
+from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.service import Actor, Unauthenticated
@@ -26,30 +26,34 @@ class EndRevoked:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(scope, asyncio.current_task())
+        request = _Request(scope)
 
         async def noted(message: Message) -> None:
             request.has_answer = True
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
-        except (asyncio.CancelledError, Exception):  # a thread that still uses a session makes an error of the end
+            with request.cancellation:
+                await self._app(scope, receive, noted)
+        except Exception:
             if not request.is_ended:
                 raise
-            request.task.uncancel()
-            if not request.has_answer:
-                problem = Unauthenticated("The key or token was revoked or has expired. Get a new one.")
-                await answer_to(problem)(scope, receive, send)
         finally:
             request.close()
+        if request.is_ended and not request.has_answer:
+            problem = Unauthenticated("The key or token was revoked or has expired. Get a new one.")
+            await answer_to(problem)(scope, receive, send)
 
 
 class _Request:
-    """A request, and the poll of its key."""
+    """A request, and the poll of its key.
 
-    def __init__(self, scope: Scope, task: Any) -> None:
-        self._scope, self.task = scope, task
+    Its cancellation waits for a thread that works for the request, as asyncio's own would not: the thread uses the
+    request's session, and what it wants to commit is refused.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope, self.cancellation = scope, CancelScope()
         self.has_answer = self.is_ended = False
         self._poll: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._begin)  # most requests end before
@@ -73,4 +77,4 @@ class _Request:
         self.is_ended = True
         if self.has_answer and (connection := state.get("connection")):
             connection.abort()
-        self.task.cancel()
+        self.cancellation.cancel()

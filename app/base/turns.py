@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
+from anyio import CancelScope
+
 from app.base.errors import Problem
 
 P = ParamSpec("P")
@@ -56,7 +58,8 @@ class Turns:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             stop.set()
-            await asyncio.wait([work])
+            with CancelScope(shield=True):
+                await asyncio.wait([work])
             raise
 
     def _begin(self, caller: str, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> "Future[T]":

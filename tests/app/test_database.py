@@ -69,6 +69,37 @@ def test_upgrade_to_one_job_machine_keeps_checkpoints_and_examinations(kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_database_keeps_no_statistics_of_wrapped_keys(kind: str, tmp_path: Path) -> None:
+    with own_database(kind, tmp_path) as url:
+        database = Database(url)
+        upgrade(database, "0025")
+
+        def fill(numbers: range) -> None:
+            with database.engine.begin() as connection:
+                for number in numbers:
+                    key = b"wrapped %d" % number
+                    insert(connection, "vault_objects", id=str(number), name=str(number), wrapped_key=key)
+                connection.execute(sa.text("ANALYZE"))
+
+        fill(range(100))
+        found = []
+        for numbers in (range(100, 101), range(101, 200)):
+            upgrade(database)
+            fill(numbers)
+            with database.engine.connect() as connection:
+                if kind == "sqlite":
+                    names = connection.scalars(sa.text("SELECT name FROM sqlite_master")).all()
+                    found.append("sqlite_stat4" in names)  # sqlite_stat1 has counts only
+                else:
+                    query = "SELECT attname FROM pg_stats WHERE tablename = 'vault_objects'"
+                    names = connection.scalars(sa.text(query)).all()
+                    assert "name" in names
+                    found.append("wrapped_key" in names)
+        database.engine.dispose()
+    assert not any(found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_upgrade_names_the_network_before_a_deposit_and_bounds_losses(kind: str, tmp_path: Path) -> None:
     def metrics(percent: float) -> dict[str, Any]:
         return {name: {"by_class": {"emu": percent}} for name in ("original", "target", "recover")}

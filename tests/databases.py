@@ -31,7 +31,10 @@ def create_database(kind: str, folder: Path, template: str | None = None) -> str
 def drop_database(url: str) -> None:
     """SQLite's goes with its folder."""
     if not url.startswith("sqlite"):
-        _tell_postgresql(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+        name = sa.make_url(url).database
+        # Without FORCE, which is refused while PostgreSQL's own autovacuum is there; plain DROP ends that by itself.
+        ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND usename = user"
+        _tell_postgresql(ended, f"DROP DATABASE {name}")
 
 
 @contextmanager

@@ -346,6 +346,8 @@ class Machine(RuleBasedStateMachine):
         approval = self.expected.approvals.pop(which % len(self.expected.approvals))
         self.second.refuse(approval["id"], reason=REASON)
         self.expected.events["approval.refused"] += 1
+        if approval["act"] == "deposit":
+            self.expected.events["dataset.shredded"] += 1
 
     # Ends of withdrawals.
 

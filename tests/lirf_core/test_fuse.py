@@ -41,7 +41,7 @@ def test_a_fused_network_answers_as_before(name: str) -> None:
 
 
 def test_a_fused_module_answers_as_before() -> None:
-    network = build(ArchitectureSpec("resnet18", classes=5))
+    network = build(ArchitectureSpec("resnet18", classes=5), "layer2")
     module = DepositModule(prune(network.lower, 0.5, example_input(3, (SIZE, SIZE))), [1], "digest", "eq8", 0.5)
     freeze(module)
     images = torch.randn(2, 3, SIZE, SIZE)

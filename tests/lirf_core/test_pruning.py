@@ -12,7 +12,7 @@ def parameters(module: torch.nn.Module) -> int:
 
 
 def test_resnet18_up_to_layer2_loses_a_known_number_of_parameters_at_half() -> None:
-    lower = build(ArchitectureSpec("resnet18", classes=1000)).lower
+    lower = build(ArchitectureSpec("resnet18", classes=1000), "layer2").lower
     assert parameters(lower) == 683_072
     assert parameters(prune(lower, 0.5, torch.zeros(1, 3, 64, 64))) == 286_624
 

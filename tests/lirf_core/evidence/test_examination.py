@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from lirf_core.architectures import build
+from lirf_core.architectures import build, default_split
 from lirf_core.evidence import examination, relearning
 from lirf_core.evidence import images as image_selection
 from lirf_core.evidence.distillation import features_at_split, plain_cnn, train_student
@@ -226,7 +226,9 @@ def test_equal_or_nan_features_have_a_picture_and_do_not_crash() -> None:
 
 
 def test_an_examination_does_not_change_the_networks(original: SplitNetwork) -> None:
-    networks = Networks(network(), network(1), original, deposit_of(original, PREPROCESSING).module)
+    split = default_split(SPEC.name)
+    others = network(split=split), network(1, split=split)
+    networks = Networks(*others, original, deposit_of(original, PREPROCESSING).module)
     before = [copy.deepcopy(one.state_dict()) for one in (networks.target, networks.fresh, original, networks.module)]
     state = torch.get_rng_state()
     Examination(networks, case(80), CPU, CPU).run()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.base.errors import Problem
 
@@ -22,6 +22,7 @@ BODY_SECONDS, BODY_BYTES = 15.0, 15_000  # a body that is awaited brings so many
 READ_SECONDS = 60.0  # in which a client must read something of an answer that waits for it
 MAX_CONNECTIONS = 800  # of one process; most systems allow a process 1,024 open files
 RESERVED = 50  # further connections, which are only told about the service's health
+MAX_PIPELINED = 100  # requests that a client sends ahead of its answers
 UNSENT_BYTES = 32 << 10  # in the kernel: what is not sent yet can still be taken back
 _HEALTH = b"/v2/health/"
 _UNSENT = 0x894B  # SIOCOUTQNSD of Linux: bytes that the kernel has not sent
@@ -34,6 +35,10 @@ class TooManyConnections(Problem):
     status, slug, title = 503, "too-many-connections", "Too many connections are open"
 
 
+class TooManyPipelined(Exception):
+    """Ends the parsing of what a client has sent."""
+
+
 class Connection(HttpToolsProtocol):
     """One connection. Requests find it as `scope["state"]["connection"]`."""
 
@@ -43,6 +48,7 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = self._body_bytes = self._unread = 0
         self._is_in_head = True
+        self._answered: RequestResponseCycle | None = None
         self._reading: asyncio.TimerHandle | None = None
         if (raw := transport.get_extra_info("socket")) is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
             with suppress(OSError):  # not a TCP socket
@@ -70,11 +76,18 @@ class Connection(HttpToolsProtocol):
             self._refuse(b"431 Request Header Fields Too Large", b"The headers have more than %d bytes." % HEAD_BYTES)
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:  # a quarter of a megabyte of them came at once and took half a second
+            self.abort()
+            raise TooManyPipelined
         self._is_in_head, self._head_bytes, self._body_bytes = False, 0, 0
         self._set_timer(BODY_SECONDS, self._check_body)
         is_full = len(self.connections) > MAX_CONNECTIONS and not self.url.startswith(_HEALTH)
         self.app = _refuse_connection if is_full else self.config.loaded_app
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -101,6 +114,8 @@ class Connection(HttpToolsProtocol):
 
     def abort(self) -> None:
         """End the connection at once. Bytes that have not left are dropped, and the client sees a broken connection."""
+        if self._answered:
+            self._answered.disconnected = True  # or else it writes to what is closed
         with suppress(OSError, AttributeError):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()

@@ -86,11 +86,11 @@ class Embedded:
         import uvicorn
 
         from app import serving
-        from app.main import create_app
+        from app.main import application
 
         return uvicorn.Server(
             uvicorn.Config(
-                create_app(self.settings, idle_parts),
+                application(self.settings, idle_parts),
                 host=self.host,
                 port=self.port,
                 log_level=self.settings.log_level.lower(),

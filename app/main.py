@@ -3,6 +3,7 @@
 import gc
 import importlib
 import logging
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,8 +12,7 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from anyio import CapacityLimiter
-from anyio.to_thread import current_default_thread_limiter
+from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -22,9 +22,11 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.access.oidc import IdentityProvider
 from app.api import problems
+from app.api.admission import Admission
 from app.api.approvals import router as approvals
 from app.api.audit import router as audit
 from app.api.authentication import Callers
+from app.api.body_memory import BodyMemory
 from app.api.certificates import router as certificates
 from app.api.classes import router as classes
 from app.api.datasets import router as datasets
@@ -32,6 +34,7 @@ from app.api.departures import Departures
 from app.api.deposits import router as deposits
 from app.api.event_streams import EventStreams
 from app.api.evidence import router as evidence
+from app.api.health import DatabaseHealth
 from app.api.health import router as health
 from app.api.inference import router as inference
 from app.api.inference import tensors
@@ -106,13 +109,15 @@ ROUTERS = (
 )
 
 log = logging.getLogger(__name__)
-HEALTH_THREADS = 2
+HEALTH_PATH = "/v2/health/"
+SWITCH_SECONDS = 0.0005  # for which a thread computes before another one that waits for the interpreter gets it
 REPORTS = 4  # that are computed at the same time, such as verifications of the audit and certificates
-THREADS_OF_ROUTES = 24  # each with a connection to the database, of which health and inference need some of their own
+THREADS_OF_ROUTES = 24  # each with a connection to the database, of which inference needs some of its own
 UPLOADS = 4  # whose contents are checked and stored at the same time, at most half of them of one key
 # Of the run whose lifespan begins.
 _settings: ContextVar[Settings] = ContextVar("settings")
 _idle_parts: ContextVar[Callable[[], list[str]]] = ContextVar("idle_parts")
+_only_serves: ContextVar[bool] = ContextVar("only_serves")
 
 
 @asynccontextmanager
@@ -124,11 +129,13 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
     compute, decoders = Compute.for_inference(settings.device), Decoders(at_most=THREADS)
     limits = BatchLimits.from_settings(settings, compute.device)
     engine = InferenceEngine(database, vault, compute, settings.cache_bytes, limits)
-    # Importing it takes seconds, which the first request should not wait for.
-    threading.Thread(target=importlib.import_module, args=("lirf_core.architectures.resnet",), daemon=True).start()
     stop = threading.Event()
     cleaner = threading.Thread(target=_keep_clean, args=(engine, settings.reconcile_seconds, stop))
     cleaner.start()
+    database_health = DatabaseHealth(database)
+    await run_sync(database_health.start)
+    if _only_serves.get():
+        threading.Thread(target=_settle, daemon=True).start()
     parsing = Turns("parse", 1)  # a second thread would only wait for the first: Python parses in one at a time
     uploads, upload_decoders = Turns("upload", UPLOADS, of_one=UPLOADS // 2), Decoders()
     yield {
@@ -146,10 +153,13 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         "upload_decoders": upload_decoders,
         "reports": Turns("report", REPORTS, of_one=REPORTS // 2),
         "event_streams": EventStreams(settings),
-        "health_limiter": CapacityLimiter(HEALTH_THREADS),
+        "database_health": database_health,
+        "admission": Admission(),
+        "body_memory": BodyMemory(settings.all_bodies_bytes),
     }
     stop.set()
     cleaner.join()
+    database_health.stop()
     parsing.close()
     uploads.close()
     upload_decoders.close()
@@ -190,10 +200,13 @@ def routes() -> FastAPI:
     return app
 
 
-def create_app(settings: Settings | None = None, idle_parts: Callable[[], list[str]] = list) -> ASGIApp:
+def create_app(
+    settings: Settings | None = None, idle_parts: Callable[[], list[str]] = list, only_serves: bool = False
+) -> ASGIApp:
     """The application for one run of a server with these settings. Several may run in a process at the same time.
 
     idle_parts: names the other parts of the installation that must work but do not. The service is not ready then.
+    only_serves: the process does nothing else, and may be tuned for it.
     """
     settings = settings or Settings()
     logs.configure(settings)
@@ -203,22 +216,35 @@ def create_app(settings: Settings | None = None, idle_parts: Callable[[], list[s
         if scope["type"] == "lifespan":  # which runs in a task of its own, so that nothing else sees these settings
             _settings.set(settings)
             _idle_parts.set(idle_parts)
+            _only_serves.set(only_serves)
+        elif not scope["path"].startswith(HEALTH_PATH):
+            admission: Admission = scope["state"]["admission"]
+            senders = (value for name, value in scope["headers"] if name in (b"authorization", b"cookie"))
+            await admission.turn(next(senders, b""))
         await routes()(scope, receive, send)
 
     # What others write into these headers must not choose the address that the rate limit counts.
     return ProxyHeadersMiddleware(app, settings.trusted_proxies) if settings.trusted_proxies else app  # type: ignore[arg-type,return-value]
 
 
-def application() -> ASGIApp:
-    """`create_app` for a process that only serves: its garbage collector skips everything that is loaded by now.
+def application(settings: Settings | None = None, idle_parts: Callable[[], list[str]] = list) -> ASGIApp:
+    """`create_app` for a process that only serves."""
+    app = create_app(settings, idle_parts, only_serves=True)
+    routes()
+    # Each call of the kernel lets other threads run. If one computes, the event loop would wait 5 ms each time.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    return app
+
+
+def _settle() -> None:
+    """Import what the first request should not wait for, and let the garbage collector skip all that is loaded by now.
 
     A full collection took a third of a second, in which no request was answered.
     """
-    app = create_app()
-    routes()
+    importlib.import_module("lirf_core.architectures.resnet")
+    routes().openapi()  # which is built once
     gc.collect()
     gc.freeze()
-    return app
 
 
 def _identity_provider(settings: Settings) -> IdentityProvider | None:

@@ -27,7 +27,9 @@ class KeyCreate(Expiring):
         description="Who uses the key. The audit records this name beside the key's id. No other valid key may have "
         "it, in upper or lower case.",
     )
-    roles: list[Role] = Field([], description="Without a role, the key may only ask for predictions and read.")
+    roles: list[Role] = Field(
+        [], max_length=len(Role), description="Without a role, the key may only ask for predictions and read."
+    )
     models: list[ModelPattern] | None = Field(
         None,
         min_length=1,

@@ -17,6 +17,7 @@ from app.access import oidc
 from app.access import service as access
 from app.access.oidc import IdentityProvider, ProviderUnavailable
 from app.access.service import Actor, Forbidden, Unauthenticated
+from app.api.admission import AT_ONCE
 from app.api.rate_limit import RateLimit, counted_address
 from app.base.database import Database
 from app.registry import service as registry
@@ -97,9 +98,11 @@ class Callers:
                     if not answer.done():
                         answer.set_exception(error)
             else:
-                for bearer, answer in waiting:
+                for number, (bearer, answer) in enumerate(waiting):
                     if not answer.done():
                         answer.set_result(actors[bearer])
+                    if number % AT_ONCE == AT_ONCE - 1:
+                        await asyncio.sleep(0)  # many that go on in one round would delay all others
         self._lookup = None
 
     def _read(self, bearers: Collection[str]) -> dict[str, Actor | None]:

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -14,26 +14,42 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
 from app.api.authentication import authenticate
+from app.api.body_memory import Body, BodyMemory
 from app.api.encodings import Unpacking
 from app.api.idempotent_route import IdempotentRoute, claim_of, demand_new
 from app.base.json_size import TooManyValues, demand_few_values
-from app.base.settings import Settings
 
+MAX_DIGITS = 18  # of a length that is worth parsing
 QUICK_BYTES = 32 << 10  # of JSON that is parsed on the event loop
 MAX_VALUES, MAX_MEMBERS = 250_000, 10_000  # in a JSON body; a model may have 100,000 class names
 
 
-def bounded(request: Request, limit: int, caller: str = "") -> Request:
+@contextmanager
+def in_memory(request: Request, caller: str) -> Iterator[Request]:
+    """The same request, unpacked, whose body is held in memory until this ends, at most `max_body_bytes` of it.
+
+    Raises what `bounded` raises; reading also raises `BodiesTooLarge`.
+    """
+    memory: BodyMemory = request.state.body_memory
+    with memory.of(caller) as body:
+        yield bounded(request, request.state.settings.max_body_bytes, caller, body)
+
+
+def bounded(request: Request, limit: int, caller: str = "", held: Body | None = None) -> Request:
     """The same request, unpacked; reading more than `limit` bytes of its body raises HTTPException 413.
 
-    caller: takes turns with others to unpack bodies. Raises `UnknownEncoding`; reading raises `DamagedEncoding`.
+    caller: takes turns with others to unpack bodies. held: counts what arrives.
+    Raises `UnknownEncoding`; reading raises `DamagedEncoding`.
     """
     coding = request.headers.get("content-encoding", "identity")
     unpacking = None if coding.strip().lower() in ("", "identity") else Unpacking(coding)
+    declared = request.headers.get("content-length", "")
     received = 0
 
     async def receive() -> Message:
         nonlocal received
+        if held and not received and not unpacking and declared.isdecimal() and len(declared) < MAX_DIGITS:
+            await held.reserve(min(int(declared), limit))
         message = await request.receive()
         if message["type"] == "http.request" and unpacking:
             body = await request.state.parsing.run(caller, _unpack, unpacking, message, limit - received)
@@ -41,6 +57,8 @@ def bounded(request: Request, limit: int, caller: str = "") -> Request:
         received += len(message.get("body", b""))
         if received > limit:
             raise _too_large(limit)
+        if held:
+            await held.arrive(len(message.get("body", b"")))
         return message
 
     return Request(request.scope, receive)
@@ -77,11 +95,10 @@ class LimitedRoute(IdempotentRoute):
 
         async def limited(request: Request) -> Response:
             actor = await self.admitted(request)
-            settings: Settings = request.state.settings
-            request = bounded(request, settings.max_body_bytes, actor.key_id)
-            if takes_json and _may_be_json(request) and len(body := await request.body()) > QUICK_BYTES:
-                request._json = await request.state.parsing.run(actor.key_id, _parsed, body)
-            return await handler(request)
+            with in_memory(request, actor.key_id) as request:
+                if takes_json and _may_be_json(request) and len(body := await request.body()) > QUICK_BYTES:
+                    request._json = await request.state.parsing.run(actor.key_id, _parsed, body)
+                return await handler(request)
 
         return limited
 

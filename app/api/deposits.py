@@ -105,9 +105,9 @@ async def _first(deposit_id: str, database: DatabaseDep) -> Deposit:
 @router.get("/v1/deposits/{deposit_id}/events", response_class=EventSourceResponse)
 async def follow_deposit(
     actor: AnyKey,
+    streams: EventStreamsDep,  # before anything that costs more than refusing the stream
     database: DatabaseDep,
     deposit: Annotated[Deposit, Depends(_first)],
-    streams: EventStreamsDep,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `progress` with the deposit whenever it changes, `end` with its final state.
 

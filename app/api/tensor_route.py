@@ -9,8 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
+from app.access.service import Actor
 from app.api.authentication import authenticate
-from app.api.bodies import bounded
+from app.api.bodies import MAX_DIGITS, in_memory
 from app.api.disconnects import stopped_with_client
 from app.api.encodings import accepted, packed
 from app.base.json_size import demand_few_values
@@ -19,8 +20,7 @@ from app.inference.schemas import InferRequest
 from app.inference.tensors import BadFraming
 
 HEAD_BYTES = "Inference-Header-Content-Length"
-MAX_DIGITS = 18  # of a length that is worth parsing
-MAX_VALUES = 500_000  # in the JSON: three images of 224 x 224 pixels in colour
+MAX_VALUES, MAX_MEMBERS = 500_000, 10_000  # in the JSON: three images of 224 x 224 pixels in colour
 MIN_PACKED_BYTES = 64 << 10  # of an answer that is compressed if its client accepts it
 QUICK_BYTES = 32 << 10  # of JSON that is parsed on the event loop
 TOKEN_HEADER, MAX_TOKENS = "withdrawal-token", 4096
@@ -35,32 +35,36 @@ class TensorRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def answer(request: Request) -> Response:
             actor = await authenticate(request)
-            state, path = request.state, request.path_params
-            body = await bounded(request, state.settings.max_body_bytes, actor.key_id).body()
-            async with in_time(request) as limit:
-                head, raw = split(body, request.headers.get(HEAD_BYTES))
-                if len(head) <= QUICK_BYTES:
-                    parsed = _parsed(head)
-                else:
-                    parsed = await state.parsing.run(actor.key_id, _parsed, head)
-                response: Response = await self.endpoint(
-                    path["name"],
-                    parsed,
-                    raw,
-                    actor,
-                    state.engine,
-                    state.decoders,
-                    _tokens_in(request),
-                    state.views,
-                    limit,
-                    path.get("version"),
-                )
-                coding = accepted(request.headers.get("accept-encoding", ""))
-                if coding and len(response.body) >= MIN_PACKED_BYTES:
-                    await state.engine.turns.run(actor.key_id, _pack, response, coding)
-            return response
+            with in_memory(request, actor.key_id) as request:
+                body = await request.body()
+                async with in_time(request) as limit:
+                    return await self._answer(request, body, actor, limit)
 
         return answer
+
+    async def _answer(self, request: Request, body: bytes, actor: Actor, limit: Deadline) -> Response:
+        state, path = request.state, request.path_params
+        head, raw = split(body, request.headers.get(HEAD_BYTES))
+        if len(head) <= QUICK_BYTES:
+            parsed = _parsed(head)
+        else:
+            parsed = await state.parsing.run(actor.key_id, _parsed, head)
+        response: Response = await self.endpoint(
+            path["name"],
+            parsed,
+            raw,
+            actor,
+            state.engine,
+            state.decoders,
+            _tokens_in(request),
+            state.views,
+            limit,
+            path.get("version"),
+        )
+        coding = accepted(request.headers.get("accept-encoding", ""))
+        if coding and len(response.body) >= MIN_PACKED_BYTES:
+            await state.engine.turns.run(actor.key_id, _pack, response, coding)
+        return response
 
 
 def split(body: bytes, head_bytes: str | None) -> tuple[bytes, memoryview]:
@@ -116,7 +120,7 @@ def framed(parts: Sequence[bytes]) -> Response:
 
 
 def _parsed(head: bytes) -> InferRequest:
-    demand_few_values(head, MAX_VALUES, "Send fewer images, or send the tensors raw (`binary_data_size`).")
+    demand_few_values(head, MAX_VALUES, "Send fewer images, or send the tensors raw (`binary_data_size`).", MAX_MEMBERS)
     try:
         return InferRequest.model_validate_json(head)
     except ValidationError as error:

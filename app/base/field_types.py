@@ -41,6 +41,7 @@ def _in_utc(time: datetime) -> datetime:
 Time = Annotated[AwareDatetime, BeforeValidator(_reject_number), AfterValidator(_in_utc)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Reason = Annotated[Text, Field(min_length=1, max_length=2000, description="Why. The audit records it.")]
+Label = Annotated[Text, Field(max_length=200, description="The name of a class.")]
 Id = Annotated[str, StringConstraints(max_length=64), AfterValidator(_without_nul)]
 
 

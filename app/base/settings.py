@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     )
     max_archive_bytes: int = Field(20 << 30, gt=0, description="Maximum size of an uploaded image archive.")
     max_body_bytes: int = Field(32 << 20, gt=0, description="Maximum size of a JSON or image body.")
+    all_bodies_bytes: int = Field(
+        512 << 20, gt=0, description="Maximum of all JSON and image bodies in memory; half of it for one key."
+    )
     event_streams: int = Field(256, ge=1, description="Event streams that may be open at the same time.")
     event_streams_of_key: int = Field(16, ge=1, description="Event streams of one key that may be open.")
     rate_limit: str | None = Field(

@@ -3,7 +3,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
-from app.base.field_types import Id, Reason
+from app.base.field_types import Id, Label, Reason
 from app.deposits.losses import Source
 from app.deposits.ranges import describe_ranges
 from lirf_core.config import DepositConfig, Joining
@@ -111,7 +111,7 @@ class DepositCreate(BaseModel):
     )
 
     dataset_id: Id = Field(description="The deposit set: images of exactly the classes to forget.")
-    classes: list[str] | None = Field(
+    classes: list[Label] | None = Field(
         None, max_length=100_000, description="A cross-check: must name exactly the classes of the deposit set."
     )
     evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")

@@ -28,6 +28,7 @@ from lirf_core.recover import DepositModule, RecoverNetwork, answers
 RETRY_SECONDS = 1
 BATCH_SECONDS = 0.1  # of computing, so that nobody waits much longer for a device that computes for somebody else
 MAX_UNKNOWN_VALUES = 1 << 19  # in a batch of a network that has computed none yet; an image of 224 x 224 has 150,528
+MAX_CPU_VALUES = 1 << 20  # in a batch on the CPU, where larger batches of large images are no faster
 MAX_CALLERS = 1024  # whose turns are remembered
 
 Result = Tensor | Exception | None  # None: the view became stale
@@ -47,7 +48,8 @@ class Overloaded(Problem):
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """images: of one batch; a larger request is computed in pieces. waiting: images in the queue.
+    """images: of one batch; a larger request is computed in pieces. waiting: images in the queue. values: of the images
+    of one batch, since a network's own take up to fifty times as much memory.
 
     threads: of the CPU. A batch that is computed alone uses all of them. Batches that are computed at the same time
     share them equally: threads of one batch wait for the slowest, whose core also serves requests.
@@ -56,6 +58,7 @@ class BatchLimits:
     images: int = 16
     waiting: int = 1024
     threads: int = 1
+    values: int | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings, device: torch.device) -> "BatchLimits":
@@ -63,7 +66,7 @@ class BatchLimits:
         is_cpu = device.type == "cpu"
         images = settings.inference_batch or (16 if is_cpu else 64)
         threads = (settings.inference_threads or torch.get_num_threads()) if is_cpu else 1
-        return cls(images, settings.inference_queue, threads)
+        return cls(images, settings.inference_queue, threads, MAX_CPU_VALUES if is_cpu else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +134,10 @@ class Batcher:
     def images_at_once(self, view: View, target: SplitNetwork) -> int:
         """How many images one batch may have: what this network computes in `BATCH_SECONDS`, at least one."""
         seconds, size = self._image_seconds.get(target), view.preprocessing
-        if seconds is None:
-            fitting = MAX_UNKNOWN_VALUES // (size.channels * size.height * size.width)
-        else:
-            fitting = int(BATCH_SECONDS / max(seconds, 1e-9))
+        values = size.channels * size.height * size.width
+        fitting = MAX_UNKNOWN_VALUES // values if seconds is None else int(BATCH_SECONDS / max(seconds, 1e-9))
+        if self._limits.values is not None:
+            fitting = min(fitting, self._limits.values // values)
         return max(1, min(fitting, self._limits.images))
 
     def submit(self, request: QueuedRequest, is_begun: bool = False) -> None:

@@ -2,7 +2,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.base.field_types import Reason, Text
+from app.base.field_types import Label, Reason
 
 
 class PurgeCreate(BaseModel):
@@ -11,7 +11,7 @@ class PurgeCreate(BaseModel):
         json_schema_extra={"examples": [{"classes": ["dodo"], "reason": "the licence holder asked for it"}]},
     )
 
-    classes: list[Text] = Field(
+    classes: list[Label] = Field(
         min_length=1,
         max_length=100_000,
         description="All classes of the deposit, to confirm the purge.",

@@ -57,9 +57,12 @@ class PreprocessingIn(BaseModel):
     height: StrictInt = Field(ge=8, le=1024, description="Pixels.")
     width: StrictInt = Field(ge=8, le=1024, description="Pixels.")
     mean: list[Channel] = Field(
-        description="Mean of each channel, for pixels from 0 to 1: one number for grey images, three for RGB."
+        max_length=3,
+        description="Mean of each channel, for pixels from 0 to 1: one number for grey images, three for RGB.",
     )
-    std: list[Deviation] = Field(description="Standard deviation of each channel, for pixels from 0 to 1.")
+    std: list[Deviation] = Field(
+        max_length=3, description="Standard deviation of each channel, for pixels from 0 to 1."
+    )
     exif_orientation: ExifOrientation = Field(
         "apply",
         description="`apply` turns an image as its EXIF data say, as viewers do. `ignore` takes it as it is stored: "

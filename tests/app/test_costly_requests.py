@@ -4,15 +4,14 @@ import logging
 import os
 import signal
 import socket
-import statistics
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import pytest
 import safetensors.torch
 
 from app.access.service import Role
+from app.connections import MAX_PIPELINED
 from demo.__main__ import free_port
 from lirf_client import Client
 from lirf_core.architectures import ArchitectureSpec
@@ -28,12 +28,14 @@ from lirf_core.network import flat_state
 from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.app.factories import infer_request
 from tests.doses import dose
+from tests.e2e.prober import Latencies, probed
 from tests.e2e.processes import Fork, serve, wait_until
 from tests.lirf_core.factories import network
 
 pytestmark = [on_one_database, pytest.mark.attack, pytest.mark.timeout(1200)]
 log = logging.getLogger(__name__)
 AT_ONCE = dose(1, 20)
+ATTEMPTS = 3  # to measure; other work on the machine spoils some
 LARGE = ArchitectureSpec("resnet18-small", classes=5, width=0.125)
 SIDE = 256
 
@@ -63,10 +65,20 @@ def raw_request(shape: list[int], datatype: str, raw: bytes, seconds: int = 3) -
 
 @dataclass
 class Asked:
-    """What another client measured: seconds of each answer."""
+    """What other clients measured: seconds of each answer, and of each answer about health."""
 
-    health: list[float] = field(default_factory=list)
-    answers: list[float] = field(default_factory=list)
+    health: Latencies
+    answers: Latencies
+
+    def is_hardly_delayed(self, alone: "Asked", name: str) -> bool:
+        """Whether health takes at most 100 ms and everything else a second, but for what the machine adds."""
+        for asked, who in ((self, name), (alone, "alone")):
+            log.warning("%s: health %s; answers %s", who, asked.health, asked.answers)
+        return (
+            self.health.percentile(95) < 0.1 + 2 * alone.health.percentile(99)
+            and max(self.health.seconds) < 1 + 3 * max(alone.health.seconds)
+            and self.answers.percentile(90) < 1 + 10 * alone.answers.percentile(90)
+        )
 
 
 @dataclass
@@ -120,8 +132,8 @@ def server(service: Service, tmp_path: Path) -> Iterator[Server]:
 
 @contextmanager
 def another_client(server: Server) -> Iterator[Asked]:
-    """Asks for health and for a class all the time. Every answer is right, or the test fails."""
-    asked, stop = Asked(), threading.Event()
+    """Asks for a class all the time, as does a prober for health. Every answer is right, or the test fails."""
+    answers, stop = Latencies([]), threading.Event()
     key = server.service.key_of("another")
     expected = server.service.reader.infer("birds", infer_request(1))["outputs"][2]["data"]
 
@@ -129,21 +141,31 @@ def another_client(server: Server) -> Iterator[Asked]:
         with httpx.Client(base_url=server.url, timeout=60, headers={"Authorization": f"Bearer {key}"}) as client:
             while not stop.is_set():
                 begun = time.monotonic()
-                assert client.get("/v2/health/ready").status_code == 200
-                asked.health.append(time.monotonic() - begun)
-                begun = time.monotonic()
                 answer = client.post("/v2/models/birds/infer", json=infer_request(1))
                 assert answer.json()["outputs"][2]["data"] == expected, answer.text
-                asked.answers.append(time.monotonic() - begun)
+                answers.seconds.append(time.monotonic() - begun)
                 time.sleep(0.02)
 
-    with ThreadPoolExecutor(1) as pool:
+    with probed(server.address[1], server.service.settings.folder.parent) as health, ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask)
         try:
-            yield asked
+            yield Asked(health, answers)
+            wait_until(lambda: len(answers.seconds) >= 5)  # some attacks are refused at once
         finally:
             stop.set()
             asking.result()
+
+
+def alone(server: Server) -> Asked:
+    """What the clients measure when nobody attacks."""
+    body, headers = raw_request([1, 3, 1, 1], "UINT8", bytes(3), seconds=60)
+    with Client(server.url, server.service.key_of("first")) as first:  # opens the networks
+        first.infer("birds", infer_request(1))
+        headers["Authorization"] = first._http.headers["Authorization"]
+    assert HTTP.post(f"{server.url}/v2/models/large/infer", content=body, headers=headers).status_code == 200
+    with another_client(server) as asked:
+        time.sleep(3)
+    return asked
 
 
 def tiny_input(post: Callable[..., int]) -> int:
@@ -163,6 +185,28 @@ def many_pixels(post: Callable[..., int]) -> int:
     files = [png(8000, 4000)] * 20
     raw = b"".join(struct.pack("<I", len(file)) + file for file in files)
     body, headers = raw_request([len(files)], "BYTES", raw)
+    return post("/v2/models/large/infer", body, headers)
+
+
+def many_lists(post: Callable[..., int]) -> int:
+    return post("/v2/models/large/infer", json_request(b"[]," * 249_000 + b"[]"), {})
+
+
+def many_objects(post: Callable[..., int]) -> int:
+    return post("/v2/models/large/infer", json_request(b'{"a":1},' * 124_000 + b"1"), {})
+
+
+def many_outputs(post: Callable[..., int]) -> int:
+    outputs = b",".join([b'{"name":"logits"}'] * 120_000)
+    return post("/v2/models/large/infer", json_request(b"1")[:-1] + b',"outputs":[' + outputs + b"]}", {})
+
+
+def many_members(post: Callable[..., int]) -> int:
+    return post("/v2/models/large/infer", b"{" + b",".join(b'"%d":1' % n for n in range(499_000)) + b"}", {})
+
+
+def many_tiny_images(post: Callable[..., int]) -> int:
+    body, headers = raw_request([1024, 3, 8, 8], "UINT8", bytes(1024 * 192))
     return post("/v2/models/large/infer", body, headers)
 
 
@@ -186,6 +230,11 @@ KINDS: dict[Callable[..., int], set[int]] = {
     tiny_input: {200, 504},
     empty_lists: {413},
     many_numbers: {422},
+    many_lists: {413},
+    many_objects: {413},
+    many_outputs: {413},
+    many_members: {413},
+    many_tiny_images: {200, 504},
     many_pixels: {200, 422, 504},
     unknown_members: {413},
     compressed: {413},
@@ -201,22 +250,17 @@ def test_a_costly_request_delays_no_other_and_takes_little_memory(server: Server
         headers = {"Authorization": f"Bearer {key}", **headers}
         return HTTP.post(server.url + path, content=content, headers=headers).status_code
 
-    with another_client(server) as alone:
-        time.sleep(2)
-    before = server.memory("VmRSS")
-    with another_client(server) as asked, ThreadPoolExecutor(AT_ONCE) as attackers:
-        statuses = set(attackers.map(kind, [post] * AT_ONCE))
-    growth = server.memory("VmHWM") - before
-    log.warning(
-        "%s: health %.3f s, another answer %.3f s (alone %.3f and %.3f), %d MB, %s",
-        *(kind.__name__, max(asked.health), max(asked.answers), max(alone.health), max(alone.answers)),
-        *(growth >> 20, statuses),
-    )
-    assert statuses <= KINDS[kind]
-    assert growth < (512 << 20) + (AT_ONCE - 1) * (128 << 20)  # bodies that wait for their turn are in memory
-    # A machine that is five times slower has time, too; before there were bounds, these took 6 to 31 seconds.
-    assert max(asked.health) < 1 + 50 * statistics.median(alone.health)
-    assert max(asked.answers) < 3 + 50 * statistics.median(alone.answers)
+    def is_harmless() -> bool:
+        idle = alone(server)
+        before = server.memory("VmRSS")
+        with another_client(server) as asked, ThreadPoolExecutor(AT_ONCE) as attackers:
+            statuses = set(attackers.map(kind, [post] * AT_ONCE))
+        growth = server.memory("VmHWM") - before
+        assert statuses <= KINDS[kind]
+        assert growth < (512 << 20) + (AT_ONCE - 1) * (128 << 20)  # bodies that wait for their turn are in memory
+        return asked.is_hardly_delayed(idle, f"{kind.__name__}, {growth >> 20} MB, {statuses}")
+
+    assert any(is_harmless() for _ in range(ATTEMPTS))
 
 
 @begins_with()
@@ -238,25 +282,27 @@ def test_work_ends_when_its_client_has_gone(server: Server) -> None:
 def test_half_open_connections_and_event_streams_leave_room_for_others(server: Server) -> None:
     deposit_id = server.service.queue(["auk"])
     head = f"Host: x\r\nAuthorization: Bearer {server.service.key_of('attacker')}\r\n"
-    connections: list[socket.socket] = []
-    with another_client(server) as alone:  # which also opens the network
-        time.sleep(2)
-    try:
-        with another_client(server) as asked:
-            for number in range(400):
-                connections.append(socket.create_connection(server.address))
-                if number % 2:
-                    connections[-1].sendall(b"POST /v1/keys HTTP/1.1\r\nHost: x\r\n")
-                connections.append(socket.create_connection(server.address))
-                connections[-1].sendall(f"GET /v1/deposits/{deposit_id}/events HTTP/1.1\r\n{head}\r\n".encode())
-            time.sleep(3)
-        # 800 connections within a second: the requests on them were answered first, in 3.9 s on two busy cores.
-        assert max(asked.health) < 10 + 50 * statistics.median(alone.health)
-        half_open = connections[::2]
-        wait_until(lambda: all(map(_is_closed, half_open)))
-    finally:
-        for connection in connections:
-            connection.close()
+
+    def is_harmless() -> bool:
+        connections: list[socket.socket] = []
+        idle = alone(server)
+        try:
+            with another_client(server) as asked:
+                for number in range(400):
+                    connections.append(socket.create_connection(server.address))
+                    if number % 2:
+                        connections[-1].sendall(b"POST /v1/keys HTTP/1.1\r\nHost: x\r\n")
+                    connections.append(socket.create_connection(server.address))
+                    connections[-1].sendall(f"GET /v1/deposits/{deposit_id}/events HTTP/1.1\r\n{head}\r\n".encode())
+                time.sleep(3)
+            half_open = connections[::2]
+            wait_until(lambda: all(map(_is_closed, half_open)))
+        finally:
+            for connection in connections:
+                connection.close()
+        return asked.is_hardly_delayed(idle, "800 connections")
+
+    assert any(is_harmless() for _ in range(ATTEMPTS))
 
 
 def _is_closed(connection: socket.socket) -> bool:
@@ -302,3 +348,24 @@ def test_a_head_has_a_bound(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", httpx.URL(service.url).port or 80)) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         assert _sent(connection, (b"X-%d: %s\r\n" % (number, b"a" * 1000) for number in range(20_000))) < 15_000
+
+
+@begins_with()
+def test_requests_that_are_sent_ahead_have_a_bound(service: Service) -> None:
+    """Within it, all are answered, in order."""
+    address = "127.0.0.1", httpx.URL(service.url).port or 80
+    request = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(address) as connection:
+        connection.settimeout(30)
+        connection.sendall(request * 50)
+        received = b""
+        while received.count(b" 200 OK") < 50:
+            received += connection.recv(1 << 16)
+    with socket.create_connection(address) as connection:
+        connection.settimeout(30)
+        received = b""
+        with suppress(ConnectionError):
+            connection.sendall(request * 20_000)
+            while piece := connection.recv(1 << 16):
+                received += piece
+    assert received.count(b" 200 OK") < 2 * MAX_PIPELINED

@@ -1,6 +1,7 @@
 """The interactive documentation has a valid example for each body."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -66,6 +67,29 @@ def test_neither_true_nor_text_is_accepted_as_a_number(body: type[BaseModel]) ->
                 for wrong in (True, "1", [True], ["1"]):
                     with pytest.raises(ValidationError):
                         adapter.validate_python(wrong)
+
+
+def unbounded(schema: Any, at: str) -> Iterator[str]:
+    """Where a JSON schema allows lists or texts of any length."""
+    if isinstance(schema, list):
+        for number, part in enumerate(schema):
+            yield from unbounded(part, f"{at}.{number}")
+    elif isinstance(schema, dict):
+        if schema.get("type") == "array" and "maxItems" not in schema:
+            yield at
+        is_fixed = {"enum", "const", "format", "pattern"} & schema.keys()
+        if schema.get("type") == "string" and "maxLength" not in schema and not is_fixed:
+            yield at
+        for name, part in schema.items():
+            if name not in ("examples", "default"):
+                yield from unbounded(part, f"{at}.{name}")
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_every_list_and_text_of_a_body_has_a_bound(body: type[BaseModel]) -> None:
+    """All but numbers in JSON, whose count has a bound."""
+    found = set(unbounded(body.model_json_schema(), ""))
+    assert found <= {".$defs.InferInput.properties.data.anyOf.0"}
 
 
 def with_parts(body: type[BaseModel]) -> set[type[BaseModel]]:

@@ -21,7 +21,7 @@ import uvicorn
 from app import serving
 from app.base.settings import Settings
 from app.deposits.tables import DepositRow, State
-from app.main import create_app
+from app.main import application
 from app.telemetry import logs
 from lirf_client import Client  # noqa: F401
 from tests.forks import forks
@@ -110,7 +110,7 @@ def _run(run: Callable[..., None], arguments: list[object], environment: dict[st
 
 
 def serve(port: int) -> None:
-    uvicorn.run(create_app(Settings()), port=port, log_level="warning", **serving.OPTIONS)
+    uvicorn.run(application(), port=port, log_level="warning", **serving.OPTIONS)
 
 
 def cli(*arguments: str) -> None:

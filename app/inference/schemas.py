@@ -9,9 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, St
 from app.base.field_types import Id
 
 
-def _or_default(default: Callable[[], Any]) -> BeforeValidator:
-    """Takes null for an optional field that is left out, as some clients of the protocol send it."""
-    return BeforeValidator(lambda value: default() if value is None else value)
+def _or_default(default: Callable[[], Any], kind: Any) -> BeforeValidator:
+    """Takes null for an optional field that is left out, as some clients of the protocol send it; kind: its type."""
+    return BeforeValidator(lambda value: default() if value is None else value, json_schema_input_type=kind | None)
 
 
 class ViewName(StrEnum):
@@ -36,7 +36,7 @@ class InferInput(BaseModel):
         None,
         description="Numbers in row-major order, flat or nested; files as base64. Leave it out if raw bytes follow.",
     )
-    parameters: Annotated[InputParameters, _or_default(InputParameters)] = Field(
+    parameters: Annotated[InputParameters, _or_default(InputParameters, InputParameters)] = Field(
         default_factory=InputParameters  # Pydantic would copy a default deeply
     )
 
@@ -52,24 +52,26 @@ class OutputParameters(BaseModel):
 
 class RequestedOutput(BaseModel):
     name: str = Field(max_length=100, description="`logits`, `probabilities` or `class`.")
-    parameters: Annotated[OutputParameters, _or_default(OutputParameters)] = Field(default_factory=OutputParameters)
+    parameters: Annotated[OutputParameters, _or_default(OutputParameters, OutputParameters)] = Field(
+        default_factory=OutputParameters
+    )
 
 
 class InferParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    raw: Annotated[StrictBool, _or_default(bool)] = Field(
+    raw: Annotated[StrictBool, _or_default(bool, StrictBool)] = Field(
         False,
         description="Without effect: networks are served without the rows of deposited classes, so there are no logits "
         "to show. Earlier versions left out a mask. Needs the role auditor or administrator.",
     )
-    binary_data_output: Annotated[StrictBool, _or_default(bool)] = Field(
+    binary_data_output: Annotated[StrictBool, _or_default(bool, StrictBool)] = Field(
         False, description="The default of the outputs' `binary_data`."
     )
     timeout: StrictInt | None = Field(
         None, ge=1, le=1 << 62, description="Microseconds until the request fails with 504."
     )
-    view: Annotated[ViewName, _or_default(lambda: ViewName.SERVED)] = Field(
+    view: Annotated[ViewName, _or_default(lambda: ViewName.SERVED, ViewName)] = Field(
         ViewName.SERVED, description="`target`: without withdrawn and restored classes. Needs the role administrator."
     )
     withdrawal: Id | None = Field(None, description="Answer with only this withdrawal and the restored classes.")
@@ -89,10 +91,12 @@ class InferRequest(BaseModel):
 
     id: str | None = Field(None, max_length=200)
     inputs: Annotated[list[InferInput], FailFast()] = Field(min_length=1, max_length=16)
-    outputs: Annotated[list[RequestedOutput], FailFast(), _or_default(list)] = Field(
-        [], max_length=16, description="Of logits, probabilities and class. Empty: all three."
+    outputs: Annotated[
+        list[RequestedOutput], FailFast(), _or_default(list, Annotated[list[RequestedOutput], Field(max_length=16)])
+    ] = Field([], max_length=16, description="Of logits, probabilities and class. Empty: all three.")
+    parameters: Annotated[InferParameters, _or_default(InferParameters, InferParameters)] = Field(
+        default_factory=InferParameters
     )
-    parameters: Annotated[InferParameters, _or_default(InferParameters)] = Field(default_factory=InferParameters)
 
 
 class InferOutput(BaseModel):
@@ -120,7 +124,7 @@ class ServerMetadata(BaseModel):
 class RepositoryQuery(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True}]})
 
-    ready: Annotated[StrictBool, _or_default(bool)] = Field(
+    ready: Annotated[StrictBool, _or_default(bool, StrictBool)] = Field(
         False, description="List only the models that have weights."
     )
 

@@ -15,14 +15,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lirf_core import checkpoints, losses
-from lirf_core.checkpoints import Checkpoint, ForeignCheckpoint
+from lirf_core import losses
 from lirf_core.compute import Compute, memory_errors
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.rows import without_rows
-from lirf_core.state import optimiser_state, part_of, prefixed, restore_optimiser
-from lirf_core.training import DepositDiverged, Progress, deterministic, take_steps
+from lirf_core.state import part_of, prefixed
+from lirf_core.training import DepositDiverged, Progress, Stepwise, deterministic, take_steps
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def cut_and_mix(images: Tensor, generator: Generator) -> Tensor:
     return mixed
 
 
-class Hardener:
+class Hardener(Stepwise):
     """The network and the optimiser of a hardening, after `step` of `steps`."""
 
     def __init__(self, target: SplitNetwork, fresh: SplitNetwork, transfer: Transfer, run: HardeningRun) -> None:
@@ -140,7 +139,8 @@ class Hardener:
         self.classes = torch.tensor(transfer.preserved, device=run.compute.device)
         self.step, self.order = 0, torch.empty(0, dtype=torch.int64)
         self.steps_per_epoch = -(-len(self.images) // cfg.batch_size)
-        self.steps = self.steps_per_epoch * cfg.epochs
+        self.epochs = cfg.epochs
+        self.steps = self.steps_per_epoch * self.epochs
         self.optimiser = torch.optim.SGD(
             self.student.parameters(),
             lr=cfg.learning_rate,
@@ -152,27 +152,10 @@ class Hardener:
             self.optimiser, cfg.learning_rate, total_steps=max(self.steps, 2), pct_start=0.2, cycle_momentum=False
         )
 
-    def advance(self) -> Progress:
-        """Take the next step."""
-        number = self.step % self.steps_per_epoch
-        if number == 0:
-            self.order = torch.randperm(len(self.images), generator=self.generator)
-        loss = self._learn(self.images[self.order.tensor_split(self.steps_per_epoch)[number].to(self.images.device)])
-        self.step += 1
-        return Progress(
-            epoch=(self.step - 1) // self.steps_per_epoch + 1,
-            epochs=self.config.epochs,
-            step=self.step,
-            steps=self.steps,
-            ends_epoch=self.step % self.steps_per_epoch == 0,
-            losses={"kp": loss},
-            checkpoint=lambda: checkpoints.dump(self.state()),
-        )
-
-    def _learn(self, images: Tensor) -> Tensor:
-        """Follow the gradient of the distillation on a batch of images. Returns the loss, detached."""
+    def _learn(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Follow the gradient of the distillation on the images of these numbers (B,). Returns the loss, detached."""
         cfg = self.config
-        augmented = cfg.augmentation(images, self.generator)
+        augmented = cfg.augmentation(self.images[numbers], self.generator)
         inputs = cut_and_mix(self.compute.inputs(augmented, self.transfer.preprocessing), self.generator)
         with self.compute.autocast():
             with torch.no_grad():
@@ -186,7 +169,7 @@ class Hardener:
         self.optimiser.step()
         self.learning_rates.step()
         self._follow()
-        return loss.detach()
+        return {"kp": loss.detach()}
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -198,34 +181,12 @@ class Hardener:
             else:
                 tensor.copy_(followed[name])
 
-    def state(self) -> Checkpoint:
-        """Everything that the steps so far have changed."""
-        state = {
-            **prefixed("network", self.student.state_dict()),
-            **prefixed("average", self.average.state_dict()),
-            **prefixed("optimiser", optimiser_state(self.optimiser)),
-            "generator": self.generator.get_state(),
-            "order": self.order,
-        }
-        return Checkpoint(self.step, self.steps, self.optimiser.param_groups[0]["lr"], state)
+    def _learnt(self) -> dict[str, Tensor]:
+        return {**prefixed("network", self.student.state_dict()), **prefixed("average", self.average.state_dict())}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a `state`. Raises `ForeignCheckpoint` if it belongs to another training."""
-        state = checkpoint.state
-        try:
-            if (checkpoint.steps, len(state["order"])) != (self.steps, len(self.images)):
-                raise ForeignCheckpoint
-            self.student.load_state_dict(part_of(state, "network"))
-            self.average.load_state_dict(part_of(state, "average"))
-            restore_optimiser(self.optimiser, part_of(state, "optimiser"))
-            self.generator.set_state(state["generator"])
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ForeignCheckpoint from error
-        self.step, self.order = checkpoint.step, state["order"]
-        self.learning_rates.load_state_dict({"last_epoch": self.step, "_step_count": self.step + 1})
-        self.optimiser.param_groups[0]["lr"] = checkpoint.learning_rate
+    def _restore_learnt(self, state: dict[str, Tensor]) -> None:
+        self.student.load_state_dict(part_of(state, "network"))
+        self.average.load_state_dict(part_of(state, "average"))
 
     def network(self) -> SplitNetwork:
         """The finished network, frozen. Raises `DepositDiverged` if its weights are not finite."""

@@ -2,10 +2,10 @@
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -98,17 +98,78 @@ def train(parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> "Trainer"
     return trainer
 
 
-class Stepwise(Protocol):
-    """A training that takes one step at a time and can go on from a checkpoint."""
+class Stepwise(ABC):
+    """A training after `step` of `steps`, which takes one step at a time and can go on from a checkpoint."""
 
+    images: Tensor
+    generator: Generator
+    optimiser: torch.optim.SGD
+    learning_rates: OneCycleLR
     step: int
     steps: int
+    steps_per_epoch: int
+    epochs: int
+    order: Tensor
+
+    @abstractmethod
+    def _learn(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Learn from the images of these numbers (B,). Returns the losses, detached."""
+
+    @abstractmethod
+    def _learnt(self) -> dict[str, Tensor]:
+        """What the steps so far have changed, besides the optimiser and the order of the images."""
+
+    @abstractmethod
+    def _restore_learnt(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `_learnt`."""
 
     def advance(self) -> Progress:
         """Take the next step."""
+        number = self.step % self.steps_per_epoch
+        if number == 0:
+            self.order = torch.randperm(len(self.images), generator=self.generator)
+        # Batches of equal size, without a small last one, because batch norm learns its statistics from each batch.
+        terms = self._learn(self.order.tensor_split(self.steps_per_epoch)[number].to(self.images.device))
+        self.step += 1
+        return Progress(
+            epoch=(self.step - 1) // self.steps_per_epoch + 1,
+            epochs=self.epochs,
+            step=self.step,
+            steps=self.steps,
+            ends_epoch=self.step % self.steps_per_epoch == 0,
+            losses=terms,
+            checkpoint=lambda: checkpoints.dump(self.state()),
+        )
+
+    def state(self) -> Checkpoint:
+        """Everything that the steps so far have changed. What is made from the images, such as proxies, is left out."""
+        state = {
+            **self._learnt(),
+            **prefixed("optimiser", optimiser_state(self.optimiser)),
+            "generator": self.generator.get_state(),
+            "order": self.order,
+        }
+        return Checkpoint(self.step, self.steps, self.optimiser.param_groups[0]["lr"], state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a `state`. Raises `ForeignCheckpoint` if it belongs to another training."""
+        state = checkpoint.state
+        try:
+            if (checkpoint.steps, len(state["order"])) != (self.steps, len(self.images)):
+                raise ForeignCheckpoint(
+                    f"The checkpoint belongs to a training of {checkpoint.steps} steps on {len(state['order'])} "
+                    f"images; this one has {self.steps} steps on {len(self.images)}."
+                )
+            self._restore_learnt(state)
+            restore_optimiser(self.optimiser, part_of(state, "optimiser"))
+            self.generator.set_state(state["generator"])
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ForeignCheckpoint from error
+        self.step, self.order = checkpoint.step, state["order"]
+        self.learning_rates.load_state_dict({"last_epoch": self.step, "_step_count": self.step + 1})
+        self.optimiser.param_groups[0]["lr"] = checkpoint.learning_rate
 
 
 def take_steps(training: Stepwise, on_step: Callable[[Progress], None], checkpoint: bytes | None) -> None:
@@ -152,7 +213,7 @@ def total_loss(terms: Mapping[str, Tensor], cfg: DepositConfig) -> Tensor:
     )
 
 
-class Trainer:
+class Trainer(Stepwise):
     """The networks and the optimiser of one training, after `step` of `steps`. Without a module, it only forgets."""
 
     def __init__(self, parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> None:
@@ -205,24 +266,6 @@ class Trainer:
             self.module_lower.train(self.config.pruning_rate > 0)
         self.learning = nn.ModuleList(part for part in (self.target_lower, self.module_lower) if part is not None)
 
-    def advance(self) -> Progress:
-        """Take the next step."""
-        number = self.step % self.steps_per_epoch
-        if number == 0:
-            self.order = torch.randperm(len(self.images), generator=self.generator)
-        # Batches of equal size, without a small last one, because batch norm learns its statistics from each batch.
-        terms = self._learn(self.order.tensor_split(self.steps_per_epoch)[number].to(self.compute.device))
-        self.step += 1
-        return Progress(
-            epoch=(self.step - 1) // self.steps_per_epoch + 1,
-            epochs=self.epochs,
-            step=self.step,
-            steps=self.steps,
-            ends_epoch=self.step % self.steps_per_epoch == 0,
-            losses=terms,
-            checkpoint=lambda: checkpoints.dump(self.state()),
-        )
-
     def _learn(self, numbers: Tensor) -> dict[str, Tensor]:
         """Follow the gradient of eq. 9 on some deposit images and some proxies.
 
@@ -259,37 +302,12 @@ class Trainer:
         self.learning_rates.step()
         return {"total": total.detach(), **{name: loss.detach() for name, loss in terms.items()}}
 
-    def state(self) -> Checkpoint:
-        """Everything that the steps so far have changed. Proxies are left out: they are made again from the images."""
-        state = {
-            **prefixed("network", self.learning.state_dict()),
-            **prefixed("optimiser", optimiser_state(self.optimiser)),
-            **prefixed("removal", self.removal.state()),
-            "generator": self.generator.get_state(),
-            "order": self.order,
-        }
-        return Checkpoint(self.step, self.steps, self.optimiser.param_groups[0]["lr"], state)
+    def _learnt(self) -> dict[str, Tensor]:
+        return {**prefixed("network", self.learning.state_dict()), **prefixed("removal", self.removal.state())}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a `state`. Raises `ForeignCheckpoint` if it belongs to another training."""
-        state = checkpoint.state
-        try:
-            if (checkpoint.steps, len(state["order"])) != (self.steps, len(self.images)):
-                raise ForeignCheckpoint(
-                    f"The checkpoint belongs to a training of {checkpoint.steps} steps on {len(state['order'])} "
-                    f"images; this one has {self.steps} steps on {len(self.images)}."
-                )
-            self.learning.load_state_dict(part_of(state, "network"))
-            restore_optimiser(self.optimiser, part_of(state, "optimiser"))
-            self.removal.restore(part_of(state, "removal"))
-            self.generator.set_state(state["generator"])
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ForeignCheckpoint from error
-        self.step, self.order = checkpoint.step, state["order"]
-        self.learning_rates.load_state_dict({"last_epoch": self.step, "_step_count": self.step + 1})
-        self.optimiser.param_groups[0]["lr"] = checkpoint.learning_rate
+    def _restore_learnt(self, state: dict[str, Tensor]) -> None:
+        self.learning.load_state_dict(part_of(state, "network"))
+        self.removal.restore(part_of(state, "removal"))
 
     def target(self) -> SplitNetwork:
         """The finished target network, frozen."""

@@ -82,7 +82,7 @@ def run_all(experiments: Iterable[tuple[str, Experiment]], device: str = "auto")
 
 def outcome(experiment: Experiment, device: str = "auto", on_step: OnStep = lambda *_: None) -> dict[str, Any]:
     """The experiment's stored result; if there is none, run it."""
-    return stored(experiment, {}, device, lambda: _run(experiment, device, on_step))
+    return stored(experiment, {}, device, lambda: run_on(sources.load(experiment.data), experiment, device, on_step))
 
 
 def stored(
@@ -101,8 +101,8 @@ def stored(
     return content
 
 
-def _run(experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:
-    data = sources.load(experiment.data)
+def run_on(data: Data, experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:
+    """Carry out the experiment on its data and measure what its files give back."""
     compute = Compute.for_training(device)
     network = original(data, experiment, compute)
     begin = time.perf_counter()

@@ -3,7 +3,6 @@
 The digits, enlarged to 32 by 32 pixels; a network trained from scratch; a deposit of 0, 1 and 2 after each split.
 """
 
-import time
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -14,23 +13,10 @@ from torch.nn import functional as F
 from benchmarks import data as sources
 from benchmarks import reports
 from benchmarks.data import Data, Images
-from benchmarks.experiments import (
-    Experiment,
-    OnStep,
-    deposit_of,
-    deposit_set,
-    measure,
-    original,
-    progress,
-    stored,
-)
+from benchmarks.experiments import Experiment, progress, run_on, stored
 from benchmarks.options import DeviceOption
-from lirf_core import artifacts
 from lirf_core.architectures import ArchitectureSpec, default_split, has_image_size
-from lirf_core.belonging import Belonging
-from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
-from lirf_core.network import flat_state
 
 SIZE = 32
 
@@ -55,23 +41,6 @@ def enlarged(architecture: str) -> Data:
     )
 
 
-def _run(data: Data, experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:
-    compute = Compute.for_training(device)
-    network = original(data, experiment, compute)
-    begin = time.perf_counter()
-    config = replace(experiment.deposit, seed=experiment.seed)
-    result = deposit_of(deposit_set(data, experiment), data, network, config, compute, on_step)
-    seconds = time.perf_counter() - begin
-    belonging = Belonging(data.narrow, experiment.split, result.module.upper_digest)
-    module_file = artifacts.dump_module(result.module, belonging)
-    return {
-        **measure(data, network, result, Compute.for_inference(device)),
-        "deposit_seconds": round(seconds, 2),
-        "module_bytes": len(module_file),
-        "original_bytes": sum(tensor.nbytes for tensor in flat_state(network).values()),
-    }
-
-
 def main(
     architecture: str,
     splits: Annotated[list[str], typer.Argument(help="Splits of the architecture.")],
@@ -87,7 +56,7 @@ def main(
         for seed in range(seeds):
             one = Experiment(data.name, DepositConfig(), split, original_epochs=epochs, seed=seed)
             with progress(f"{label}, seed {seed}") as on_step:
-                run = stored(one, {}, device, lambda: _run(data, one, device, on_step))  # noqa: B023
+                run = stored(one, {}, device, lambda: run_on(data, one, device, on_step))  # noqa: B023
             outcomes.setdefault(label, []).append(run)
     first = {"original": next(iter(outcomes.values()))}
     whole: dict[str, reports.Column] = {

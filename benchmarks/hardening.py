@@ -21,6 +21,7 @@ from benchmarks.experiments import Experiment, deposit_set, progress, stored
 from benchmarks.options import DataOption, DeviceOption, ImagesOption, SplitOption, WidthOption
 from benchmarks.settings import HARDENINGS
 from benchmarks.subjects import Recipe, Workshop
+from lirf_core.class_rows import with_rows
 from lirf_core.compute import Compute
 from lirf_core.evidence.attacks.anamnesis import anamnesis_index, relearning_time
 from lirf_core.evidence.attacks.attacker import Attacker, Attempt
@@ -29,7 +30,6 @@ from lirf_core.evidence.attacks.statistic import Accuracies, advantage
 from lirf_core.evidence.attacks.suite import attacked, best
 from lirf_core.evidence.images import Labelled, halves
 from lirf_core.network import SplitNetwork
-from lirf_core.rows import with_rows
 
 PENALTY = 10.0  # of the probe in the other tables
 QUICK = AttackConfig(

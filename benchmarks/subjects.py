@@ -14,11 +14,11 @@ from benchmarks import experiments
 from benchmarks.data import Data
 from benchmarks.experiments import Experiment, OnStep, carry_out, deposit_set, original
 from lirf_core.architectures import build
+from lirf_core.class_rows import without_rows
 from lirf_core.compute import Compute
 from lirf_core.hardening import HardeningConfig, HardeningRun, Transfer, harden
 from lirf_core.network import SplitNetwork, flat_state, freeze, load_flat_state
 from lirf_core.proxies import make_proxies
-from lirf_core.rows import without_rows
 from lirf_core.training import Progress
 
 

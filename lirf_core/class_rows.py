@@ -1,7 +1,14 @@
-"""The last layer's rows: a weight vector and a bias for each class. Those of deposited classes travel with modules."""
+"""The last layer's rows: a weight vector and a bias for each class. Those of deposited classes travel with modules.
 
+A network lacks rows in one of two ways. `remove` leaves the layer's shape as it is and marks the rows as absent: so
+networks are stored and served, and their other logits do not change. `without_rows` makes the layer smaller: so a
+network is trained that never has the rows. `spread` leads from the second way to the first, `renew` gives absent rows
+new values, and `with_rows` does both.
+"""
+
+import copy
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -34,18 +41,30 @@ class Rows:
         return torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).view(-1, 32)
 
 
+def last_layer(upper: nn.Module) -> nn.Linear:
+    """The last linear layer. Raises `NoRows` if there is none."""
+    layers = [module for module in upper.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise NoRows("The upper part has no linear layer, so it has no rows of classes.")
+    return layers[-1]
+
+
 def split_last(upper: nn.Module) -> tuple[nn.Sequential, nn.Linear]:
     """(trunk, last layer), with upper(x) = last(trunk(x)). Both share the upper part's modules. Raises `NoRows`."""
-    children = OrderedDict(upper.named_children() if isinstance(upper, nn.Sequential) else ())
+    last = last_layer(upper)
+    if last.bias is None:
+        raise NoRows("The last layer has no bias, so a row that is not there cannot be told from others.")
+    return _trunk(upper, last), last
+
+
+def _trunk(part: nn.Module, last: nn.Linear) -> nn.Sequential:
+    children = OrderedDict(part.named_children() if isinstance(part, nn.Sequential) else ())
     if not children:
         raise NoRows("The upper part does not end with a linear layer, so it has no rows of classes.")
     name, end = children.popitem()
-    if isinstance(end, nn.Linear):
-        if end.bias is None:
-            raise NoRows("The last layer has no bias, so a row that is not there cannot be told from others.")
-        return nn.Sequential(children), end
-    children[name], last = split_last(end)
-    return nn.Sequential(children), last
+    if end is not last:
+        children[name] = _trunk(end, last)
+    return nn.Sequential(children)
 
 
 def last_layer_name(upper: nn.Module) -> str:
@@ -88,9 +107,52 @@ def remove(network: SplitNetwork, classes: Collection[int]) -> None:
     network.absent |= set(indices)
 
 
+@torch.no_grad()
 def renew(network: SplitNetwork) -> None:
-    """Give the network a row of zeros for each class that it has none of, in place, so that it can learn the class."""
+    """Give the network a row for each class that it has none of, in place, so that it can learn the class.
+
+    The new rows are the mean of the others, which says nothing of their classes.
+    """
     if network.absent:
         _, last = split_last(network.upper)
-        indices, features = tuple(sorted(network.absent)), last.in_features
-        put_back(network, [Rows(indices, torch.zeros(len(indices), features), torch.zeros(len(indices)))])
+        indices, own = tuple(sorted(network.absent)), present(network)
+        weight, bias = last.weight[own].mean(0), last.bias[own].mean(0)
+        put_back(network, [Rows(indices, weight.expand(len(indices), -1), bias.expand(len(indices)))])
+
+
+def without_rows(network: SplitNetwork, kept: Collection[int]) -> SplitNetwork:
+    """A copy whose last layer has only the rows of the classes `kept`, in ascending order."""
+    smaller = copy.deepcopy(network)
+    rows = sorted(kept)
+    last = last_layer(smaller.upper)
+    _set_parameters(last, last.weight.detach()[rows], None if last.bias is None else last.bias.detach()[rows])
+    smaller.absent = frozenset()
+    return smaller
+
+
+def spread(network: SplitNetwork, answered: Sequence[int], classes: int) -> SplitNetwork:
+    """The inverse of `without_rows`: a copy whose last layer has `classes` rows, absent but for those of `answered`.
+
+    answered: the class of each row that `network` has, ascending. Raises `NoRows`.
+    """
+    larger = copy.deepcopy(network)
+    _, last = split_last(larger.upper)
+    own = Rows(tuple(answered), last.weight.detach(), last.bias.detach())
+    _set_parameters(last, last.weight.new_zeros(classes, last.in_features), last.bias.new_zeros(classes))
+    remove(larger, range(classes))
+    put_back(larger, [own])
+    return larger
+
+
+def with_rows(network: SplitNetwork, answered: Sequence[int], classes: int) -> SplitNetwork:
+    """A copy that has a row for each of `classes` classes; the new ones say nothing. See `spread` and `renew`."""
+    larger = spread(network, answered, classes)
+    renew(larger)
+    return larger
+
+
+def _set_parameters(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    layer.weight = nn.Parameter(weight, layer.weight.requires_grad)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, layer.bias.requires_grad)
+    layer.out_features = len(weight)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lirf_core.class_rows import last_layer
 from lirf_core.compute import Compute
 from lirf_core.images.preprocessing import Preprocessing
 
@@ -18,24 +19,16 @@ class Answers:
     logits: Tensor
 
 
-def classifier(upper: nn.Module) -> nn.Linear:
-    """The last linear layer. Raises ValueError if there is none."""
-    layers = [module for module in upper.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise ValueError("The upper part has no linear layer, so it has no last-layer features.")
-    return layers[-1]
-
-
 class LastFeatures:
     """A context manager. `latest` is the last linear layer's input (B, F) in the upper part's latest run."""
 
     latest: Tensor
 
     def __init__(self, upper: nn.Module) -> None:
-        self._classifier = classifier(upper)
+        self._layer = last_layer(upper)
 
     def __enter__(self) -> "LastFeatures":
-        self._hook = self._classifier.register_forward_pre_hook(self._keep)
+        self._hook = self._layer.register_forward_pre_hook(self._keep)
         return self
 
     def __exit__(self, *_: object) -> None:

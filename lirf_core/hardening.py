@@ -16,10 +16,10 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lirf_core import losses
+from lirf_core.class_rows import without_rows
 from lirf_core.compute import Compute, memory_errors
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, freeze
-from lirf_core.rows import without_rows
 from lirf_core.state import part_of, prefixed
 from lirf_core.training import DepositDiverged, Progress, Stepwise, deterministic, take_steps
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lirf_core.features import classifier
+from lirf_core.class_rows import last_layer
 from lirf_core.network import SplitNetwork
 from lirf_core.state import optimiser_state, restore_optimiser
 
@@ -22,7 +22,7 @@ class ProbeAdversary:
     def __init__(self, network: SplitNetwork, deposited: Tensor) -> None:
         """deposited: (D,) class indices in ascending order, on the device."""
         self.deposited = deposited
-        self.norm = nn.LayerNorm(classifier(network.upper).in_features, elementwise_affine=False)
+        self.norm = nn.LayerNorm(last_layer(network.upper).in_features, elementwise_affine=False)
         # Starts from zeros, so that the result depends on no global seed.
         shape = len(deposited), self.norm.normalized_shape[0]
         self.weight = torch.zeros(shape, device=deposited.device, requires_grad=True)

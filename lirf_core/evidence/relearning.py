@@ -65,8 +65,8 @@ def fine_tuned(
 ) -> Iterator[tuple[int, SplitNetwork]]:
     """Fine-tune a copy on the attacker's `few` images, and yield it after each of the steps at which it is asked.
 
-    few: uint8 (N, C, H, W) and labels (N,). A row that is absent begins with zeros. The caller must not change the
-    copy. `on_step` can raise an exception to stop.
+    few: uint8 (N, C, H, W) and labels (N,). A row that is absent begins as the mean of the others. The caller must not
+    change the copy. `on_step` can raise an exception to stop.
     """
     generator = Generator().manual_seed(how.seed)
     learner = compute.place(copy.deepcopy(network)).requires_grad_(True)

@@ -167,10 +167,38 @@ def test_a_whole_upper_part_is_no_trunk() -> None:
         artifacts.load_network(artifacts.dump_trunk(original, own), lower, own)
 
 
-def test_whoever_relearns_a_class_without_a_row_begins_with_zeros() -> None:
+def test_a_class_without_a_row_can_be_relearnt() -> None:
     few = images(20, [0, 1, 2, 3, 4])
     bare = without(0)
     arguments = few, few, [0], PREPROCESSING, Augmentation(0, False), CPU
     start, end = relearning_curve(bare, *arguments, steps=(0, 30))
     assert bare.absent == {0}
     assert (end.deposited or 0) > (start.deposited or 0)
+
+
+def test_a_network_without_rows_answers_the_other_classes_as_before() -> None:
+    whole, asked = network(), pixels(6)
+    before = digest(whole.upper)
+    smaller = rows.without_rows(whole, [4, 2, 3])
+    assert torch.allclose(smaller(asked), whole(asked)[:, 2:], atol=1e-4)
+    assert rows.last_layer(smaller.upper).out_features == 3
+    assert digest(whole.upper) == before
+
+
+def test_new_rows_are_the_mean_of_the_others_and_say_nothing() -> None:
+    whole, asked = network(), pixels(6)
+    logits = rows.with_rows(rows.without_rows(whole, [1, 3, 4]), [1, 3, 4], 5)(asked)
+    assert torch.allclose(logits[:, [1, 3, 4]], whole(asked)[:, [1, 3, 4]], atol=1e-4)
+    for created in (0, 2):
+        assert torch.allclose(logits[:, created], logits[:, [1, 3, 4]].mean(1), atol=1e-4)
+
+
+def test_a_network_with_every_row_stays_as_it_is() -> None:
+    assert digest(rows.with_rows(network(), range(5), 5).upper) == digest(network().upper)
+
+
+@torch.no_grad()
+def test_rows_that_are_spread_answer_like_those_of_a_network_that_lost_the_others() -> None:
+    larger = rows.spread(rows.without_rows(network(), [0, 2, 3]), [0, 2, 3], 5)
+    assert digest(larger.upper) == digest(without(1, 4).upper)
+    assert larger.absent == {1, 4}

@@ -1,7 +1,8 @@
 import torch
 
 from lirf_core import losses
-from lirf_core.features import LastFeatures, answers_of, classifier
+from lirf_core.class_rows import last_layer
+from lirf_core.features import LastFeatures, answers_of
 from lirf_core.probe_adversary import ProbeAdversary
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 
@@ -10,7 +11,7 @@ def separable_features(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Features and labels of two classes, 1 and 4, that differ in one direction."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.tensor([1, 4]).repeat(32)
-    features = torch.randn(64, classifier(network().upper).in_features, generator=generator)
+    features = torch.randn(64, last_layer(network().upper).in_features, generator=generator)
     features[labels == 4, 0] += 4.0
     return features, labels
 
@@ -36,7 +37,7 @@ def test_the_last_features_are_the_input_of_the_last_linear_layer() -> None:
     net = network()
     pixels, _ = images(6, [0, 1])
     answers = answers_of(net.lower, net.upper, pixels, PREPROCESSING, CPU, batch=4)
-    assert torch.allclose(classifier(net.upper)(answers.features), answers.logits, atol=1e-5)
+    assert torch.allclose(last_layer(net.upper)(answers.features), answers.logits, atol=1e-5)
     with LastFeatures(net.upper) as last:
         net(CPU.inputs(pixels, PREPROCESSING))
     assert torch.allclose(last.latest, answers.features, atol=1e-5)

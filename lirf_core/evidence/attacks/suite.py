@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from lirf_core.class_rows import last_layer, with_rows
 from lirf_core.evidence.answers import CannotBeMeasured
 from lirf_core.evidence.attacks.attacker import Attacker, Attempt, Read, attempt
 from lirf_core.evidence.attacks.config import AttackConfig, Head
@@ -21,9 +22,8 @@ from lirf_core.evidence.attacks.training_free import (
 )
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.evidence.relearning import FineTuning, fine_tuned
-from lirf_core.features import Answers, classifier
+from lirf_core.features import Answers
 from lirf_core.network import SplitNetwork
-from lirf_core.rows import with_rows
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Suite:
 
     def _with_head(self, head: Head, few: tuple[Tensor, Tensor]) -> SplitNetwork:
         network = copy.deepcopy(self._network)
-        layer, attacker = classifier(network.upper), self._attacker
+        layer, attacker = last_layer(network.upper), self._attacker
         if head == "reset":
             with torch.no_grad():
                 bound = layer.in_features**-0.5

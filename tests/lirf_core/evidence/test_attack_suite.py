@@ -11,6 +11,7 @@ from torch import nn
 
 from demo.digits import AUGMENTATION, PREPROCESSING, Digits
 from lirf_core.architectures import build
+from lirf_core.class_rows import last_layer, without_rows
 from lirf_core.evidence.answers import CannotBeMeasured
 from lirf_core.evidence.attacks.anamnesis import anamnesis_index, relearning_time
 from lirf_core.evidence.attacks.attacker import Attacker
@@ -20,9 +21,7 @@ from lirf_core.evidence.attacks.statistic import Accuracies, accuracies, advanta
 from lirf_core.evidence.attacks.suite import Attacked, attacked, best
 from lirf_core.evidence.attacks.training_free import prototypes, with_statistics_of
 from lirf_core.evidence.images import Labelled, halves
-from lirf_core.features import classifier
 from lirf_core.network import SplitNetwork, freeze
-from lirf_core.rows import without_rows
 from tests.lirf_core.factories import CPU
 
 DEPOSITED, PRESERVED = [0, 1, 2], [3, 4, 5, 6, 7, 8, 9]
@@ -42,7 +41,7 @@ def suppressed(network: SplitNetwork) -> SplitNetwork:
     """It answers no deposited class, and knows every one of them."""
     hidden = copy.deepcopy(network)
     with torch.no_grad():
-        classifier(hidden.upper).bias[DEPOSITED] -= 100
+        last_layer(hidden.upper).bias[DEPOSITED] -= 100
     return hidden
 
 

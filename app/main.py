@@ -34,6 +34,7 @@ from app.api.departures import Departures
 from app.api.deposits import router as deposits
 from app.api.event_streams import EventStreams
 from app.api.evidence import router as evidence
+from app.api.hardenings import router as hardenings
 from app.api.health import DatabaseHealth
 from app.api.health import router as health
 from app.api.inference import router as inference
@@ -92,6 +93,7 @@ ROUTERS = (
     classes,
     datasets,
     deposits,
+    hardenings,
     evidence,
     measurements,
     certificates,

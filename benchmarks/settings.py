@@ -52,7 +52,7 @@ ABLATION: dict[str, DepositConfig] = {
 }
 
 # Hardenings, by what they try.
-PLAIN = HardeningConfig()
+PLAIN = HardeningConfig(epochs=15)
 HARDENINGS: dict[str, Recipe] = {
     "30 % below, 100 % above": Recipe(PLAIN),
     "15 % below, 60 % above": Recipe(replace(PLAIN, noise_first=0.15, noise_split=0.15, noise_upper=0.6)),

@@ -22,6 +22,7 @@ from lirf_client.types import (
     Deposit,
     Evidence,
     EvidenceSummary,
+    Hardening,
     Measurement,
     Model,
     ModelClass,
@@ -247,6 +248,50 @@ class Client:
         """Cancel an examination that is queued or running."""
         return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{evidence_id}/cancel"))
 
+    def request_hardening(
+        self,
+        model: str,
+        *,
+        dataset_id: str | None = None,
+        evaluation_set_id: str | None = None,
+        keep_dataset: bool = False,
+        config: dict[str, Any] | None = None,
+    ) -> Hardening:
+        """Request that the target in service be hardened.
+
+        dataset_id: images of deposited classes; default: the newest deposit's, if it was kept. evaluation_set_id:
+        held-out images; default: the deposit's, or the model's newest. keep_dataset: do not shred the images when the
+        hardening ends.
+        """
+        body = {
+            "dataset_id": dataset_id,
+            "evaluation_set_id": evaluation_set_id,
+            "keep_dataset": keep_dataset,
+            "config": config or {},
+        }
+        return cast(Hardening, self._call("POST", f"/v1/models/{model}/hardenings", json=body))
+
+    def hardenings(self, model: str) -> list[Hardening]:
+        """Return a model's hardenings, newest first."""
+        return cast(list[Hardening], self._all(f"/v1/models/{model}/hardenings"))
+
+    def hardening(self, hardening_id: str) -> Hardening:
+        """Return one hardening: its state, its figures, and whether its network is served."""
+        return cast(Hardening, self._call("GET", f"/v1/hardenings/{hardening_id}"))
+
+    def follow_hardening(self, hardening_id: str) -> Iterator[Hardening]:
+        """Yield the hardening every second, until it has ended."""
+        while True:
+            hardening = self.hardening(hardening_id)
+            yield hardening
+            if hardening["state"] not in UNFINISHED:
+                return
+            time.sleep(1)
+
+    def cancel_hardening(self, hardening_id: str) -> Hardening:
+        """Cancel a hardening that is queued or running. The working target stays in service."""
+        return cast(Hardening, self._call("POST", f"/v1/hardenings/{hardening_id}/cancel"))
+
     def request_measurement(
         self, model: str, *, deposits: Sequence[str] | None = None, evaluation_set_id: str | None = None
     ) -> Measurement:
@@ -384,12 +429,13 @@ class Client:
         max_preserved_loss: float | None = None,
         max_module_loss: float | None = None,
         max_total_loss: float | None = None,
+        hardening: str | None = None,
     ) -> Policy:
         """Change the given parts of a model's policy. original: `seal` or `destroy`. Raises `AwaitingApproval`.
 
         The bounds are percentage points of accuracy, from 0 to 100: what preserved classes may lose by one deposit,
         what the classes of a deposit, new or older, may lose when it is withdrawn, and what classes may lose since the
-        original.
+        original. hardening: `served`, `export` or `none`.
         """
         path = f"/v1/models/{model}/policy"
         answer = self._http.get(path)
@@ -400,6 +446,7 @@ class Client:
             "max_preserved_loss": max_preserved_loss,
             "max_module_loss": max_module_loss,
             "max_total_loss": max_total_loss,
+            "hardening": hardening,
         }
         body = {**answer.json(), **{name: value for name, value in parts.items() if value is not None}}
         headers = {"If-Match": answer.headers["ETag"]}

@@ -3,6 +3,15 @@
 from typing import Any, TypedDict
 
 
+class ModelHardening(TypedDict):
+    policy: str
+    is_served: bool
+    why_not: str | None
+    id: str | None
+    state: str | None
+    losses: dict[str, Any] | None
+
+
 class Model(TypedDict):
     id: str
     name: str
@@ -14,6 +23,7 @@ class Model(TypedDict):
     revision: int | None
     created_at: str
     created_by: str
+    hardening: ModelHardening
 
 
 class ModelClass(TypedDict):
@@ -93,6 +103,27 @@ class FigureSummary(TypedDict):
 class View(FigureSummary):
     deposits: list[str]
     by_class: dict[str, float | None]
+
+
+class Hardening(TypedDict):
+    id: str
+    model: str
+    deposit: str
+    revision: int
+    state: str
+    is_served: bool
+    dataset_id: str
+    evaluation_set_id: str | None
+    keep_dataset: bool
+    created_at: str
+    created_by: str
+    started_at: str | None
+    finished_at: str | None
+    shredded_at: str | None
+    attempts: int
+    progress: dict[str, Any]
+    failure: str | None
+    losses: dict[str, Any] | None
 
 
 class Measurement(TypedDict):
@@ -274,6 +305,7 @@ class Policy(TypedDict):
     max_preserved_loss: float
     max_module_loss: float
     max_total_loss: float
+    hardening: str
 
 
 class AuditEvent(TypedDict):

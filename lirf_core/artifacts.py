@@ -1,12 +1,13 @@
 """Networks, their parts and deposit modules as safetensors files, and the checks that an uploaded file must pass.
 
-Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`trunk`, `rows`, `lower` or `module`),
-`architecture` (JSON of `ArchitectureSpec`), `split` and `upper_digest`. A module's also has `widths` and `classes`
-(JSON), `joining`, `weight` and `bits`. Tensors have torchvision's parameter names. A module's tensor is float16 if that
-loses nothing; a weight on a grid (`quantisation`) is stored as `NAME.codes` and `NAME.scales`.
+Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`trunk`, `rows`, `lower`, `module` or
+`hardened`), `architecture` (JSON of `ArchitectureSpec`), `split` and `upper_digest`. A module's also has `widths` and
+`classes` (JSON), `joining`, `weight` and `bits`. Tensors have torchvision's parameter names. A module's tensor is
+float16 if that loses nothing; a weight on a grid (`quantisation`) is stored as `NAME.codes` and `NAME.scales`.
 
 The upper part is stored as its trunk, all but the last layer, and the last layer's rows (`class_rows`); those of
-deposited classes are in their modules instead. Earlier versions stored all of it as one part, `upper`.
+deposited classes are in their modules instead. Earlier versions stored all of it as one part, `upper`. A hardened
+network has an upper part of its own, so it is one part: all but the last layer, and the rows of preserved classes.
 """
 
 import copy
@@ -309,6 +310,33 @@ def _take_rows(state: dict[str, Tensor], classes: list[int], belonging: Belongin
     if weight.shape != (len(classes), last.in_features) or bias.shape != (len(classes),):
         raise DoesNotFit(f"The stored rows have shape {list(weight.shape)}, for {len(classes)} classes.")
     return Rows(tuple(classes), weight, bias)
+
+
+def dump_hardened(network: SplitNetwork, belonging: Belonging) -> bytes:
+    """safetensors bytes of format `lirf/1`, part `hardened`. Absent rows are not in them."""
+    kept, layer = rows.take(network, rows.present(network)), rows.last_layer_name(network.upper)
+    state = {name: tensor for name, tensor in flat_state(network).items() if not name.startswith(f"{layer}.")}
+    state |= _row_tensors(kept, belonging) | {ROW_CLASSES: torch.tensor(kept.classes, dtype=torch.int64)}
+    return _dump(state, belonging.metadata("hardened"))
+
+
+def load_hardened(stored: bytes, belonging: Belonging) -> SplitNetwork:
+    """A hardened network, frozen; other rows than those that it has are absent. Raises `DoesNotFit`.
+
+    belonging: of the target that it was made from. Raises `ForeignUpperPart` if that has another upper part.
+    """
+    state = _read(stored, belonging.metadata("hardened"))
+    kept = _take_rows(state, state.pop(ROW_CLASSES).tolist(), belonging)
+    if kept is None:
+        raise DoesNotFit("The stored hardened network has no rows of a last layer.")
+    network = empty(belonging.spec, belonging.split)
+    headless, last = rows.split_last(network.upper)
+    _fill(network.lower, {name: state.pop(name) for name in network.lower.state_dict() if name in state})
+    _fill(headless, state)
+    rows.remove(network, range(last.out_features))
+    rows.put_back(network, [kept])
+    freeze(network)
+    return network
 
 
 def load_module(stored: bytes, belonging: Belonging) -> DepositModule:

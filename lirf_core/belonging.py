@@ -8,7 +8,7 @@ from lirf_core.architectures import ArchitectureSpec
 
 FORMAT = "lirf/1"
 
-Part = Literal["upper", "trunk", "rows", "lower", "module"]
+Part = Literal["upper", "trunk", "rows", "lower", "module", "hardened"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The configuration of a deposit. Importing it needs no torch."""
+"""The configurations of a deposit and of a hardening. Importing it needs no torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,6 +7,9 @@ from lirf_core.images.preprocessing import Augmentation
 
 Joining = Literal["eq8", "levelled", "averaged"]  # see `losses.join`
 MIN_STEPS = 120
+# A step of a hardening costs about a quarter of a deposit's, so that either takes about as long.
+MIN_HARDENING_STEPS, MAX_HARDENING_STEPS = 300, 6000
+HARDENING_EPOCHS = 15
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,38 @@ class DepositConfig:
     def __post_init__(self) -> None:
         if not self.proxies and self.lambda_fp:
             raise ValueError("lambda_fp needs proxy images. Set lambda_fp to 0, or proxies above 0.")
+
+
+@dataclass(frozen=True)
+class HardeningConfig:
+    """The configuration of a hardening, stored with its result.
+
+    noise_first, noise_split: the share of fresh weights in the first layer and in the layer before the split, and in
+    proportion to its depth in each layer between them; noise_upper: in the upper part. temperature: of the
+    distillation. average_decay: of the moving average of the weights, which is the result; 0 takes the last weights.
+    epochs: over the transfer set; None: see `epochs_for`.
+    learning_rate: the peak of a one-cycle schedule, a fifth of which rises. proxies: the maximum number of proxy images
+    in the transfer set.
+    """
+
+    noise_first: float = 0.3
+    noise_split: float = 0.3
+    noise_upper: float = 1.0
+    temperature: float = 4.0
+    average_decay: float = 0.0
+    epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    max_gradient_norm: float = 5.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    proxies: int = 3000
+    seed: int = 0
+
+    def epochs_for(self, steps_per_epoch: int) -> int:
+        """`epochs`; if it is None, `HARDENING_EPOCHS`, but enough for `MIN_HARDENING_STEPS` and no more than for
+        `MAX_HARDENING_STEPS`, or three epochs.
+        """
+        fewest, most = (-(-steps // steps_per_epoch) for steps in (MIN_HARDENING_STEPS, MAX_HARDENING_STEPS))
+        return self.epochs or max(3, fewest, min(HARDENING_EPOCHS, most))

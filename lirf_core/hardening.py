@@ -9,7 +9,7 @@ other.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,35 +18,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 from lirf_core import losses
 from lirf_core.class_rows import without_rows
 from lirf_core.compute import Compute, memory_errors
-from lirf_core.images.preprocessing import Augmentation, Preprocessing
+from lirf_core.config import HardeningConfig as HardeningConfig
+from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.state import part_of, prefixed
 from lirf_core.training import DepositDiverged, Progress, Stepwise, deterministic, take_steps
-
-
-@dataclass(frozen=True)
-class HardeningConfig:
-    """The configuration of a hardening, stored with its result.
-
-    noise_first, noise_split: the share of fresh weights in the first layer and in the layer before the split, and in
-    proportion to its depth in each layer between them; noise_upper: in the upper part. temperature: of the
-    distillation. average_decay: of the moving average of the weights, which is the result; 0 takes the last weights.
-    learning_rate: the peak of a one-cycle schedule, a fifth of which rises.
-    """
-
-    noise_first: float = 0.3
-    noise_split: float = 0.3
-    noise_upper: float = 1.0
-    temperature: float = 4.0
-    average_decay: float = 0.0
-    epochs: int = 15
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    max_gradient_norm: float = 5.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +115,7 @@ class Hardener(Stepwise):
         self.classes = torch.tensor(transfer.preserved, device=run.compute.device)
         self.step, self.order = 0, torch.empty(0, dtype=torch.int64)
         self.steps_per_epoch = -(-len(self.images) // cfg.batch_size)
-        self.epochs = cfg.epochs
+        self.epochs = cfg.epochs_for(self.steps_per_epoch)
         self.steps = self.steps_per_epoch * self.epochs
         self.optimiser = torch.optim.SGD(
             self.student.parameters(),

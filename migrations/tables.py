@@ -7,6 +7,7 @@ from app.certificates import tables as _certificates
 from app.datasets import tables as _datasets
 from app.deposits import tables as _deposits
 from app.evidence import tables as _evidence
+from app.hardenings import tables as _hardenings
 from app.idempotency import tables as _idempotency
 from app.jobs import tables as _jobs
 from app.measurements import tables as _measurements
@@ -24,6 +25,7 @@ _DOMAINS = (
     _datasets,
     _deposits,
     _evidence,
+    _hardenings,
     _idempotency,
     _jobs,
     _measurements,

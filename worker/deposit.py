@@ -13,6 +13,7 @@ from app.deposits.jobs import JOBS, TARGET, Job, OlderModule, Result
 from app.deposits.service import DepositRow
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.hardenings import service as hardenings
 from app.measurements import service as measurements
 from app.measurements.figures import Figures
 from app.vault import erasure
@@ -67,11 +68,12 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         span.set_attributes({"lirf.deposit": job.id, "lirf.attempt": job.token})
         result, figures = _make(work, session, job)
 
-        def store_figures(session: Session, row: DepositRow) -> None:
+        def follow(session: Session, row: DepositRow) -> tuple[list[str], bool]:
             if figures:
                 measurements.store(session, row, figures)
+            return hardenings.follow_deposit(session, row)
 
-        JOBS.publish(session, work.vault, job, result, also=store_figures)
+        JOBS.publish(session, work.vault, job, result, follow)
         erasure.finish(work.database, work.vault)
 
 

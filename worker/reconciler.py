@@ -17,6 +17,7 @@ from app.base.settings import Settings
 from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.hardenings.jobs import JOBS as HARDENINGS
 from app.idempotency import service as idempotency
 from app.jobs.doorbell import Doorbell
 from app.measurements.jobs import JOBS as MEASUREMENTS
@@ -35,7 +36,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     database, vault, doorbell = Database(settings.database), open_sealed_vault(settings), Doorbell(settings)
     while not stop.is_set():
         has_failed = False
-        parts = _deposits, _expired, _anchor, _evidence, _measurements, _erasures
+        parts = _deposits, _expired, _anchor, _hardenings, _evidence, _measurements, _erasures
         for part in parts:  # one that fails does not stop the next
             try:
                 part(settings, database, vault, doorbell)
@@ -52,6 +53,12 @@ def _deposits(settings: Settings, database: Database, vault: Vault, doorbell: Do
     with database.session() as session:
         for deposit_id in DEPOSITS.recover(session, vault, settings):
             doorbell.ring(DEPOSITS.task, deposit_id)
+
+
+def _hardenings(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    with database.session() as session:
+        for hardening_id in HARDENINGS.recover(session, vault, settings):
+            doorbell.ring(HARDENINGS.task, hardening_id)
 
 
 def _expired(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import worker_process_init, worker_ready
 
 from app.base.settings import Settings
-from app.jobs.doorbell import DEPOSIT, EXAMINE, MEASURE
+from app.jobs.doorbell import DEPOSIT, EXAMINE, HARDEN, MEASURE
 from app.telemetry import traces
 from worker import life_sign
 from worker.celery_app import app
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 @app.task(name=DEPOSIT, Request=DoorbellRequest)  # type: ignore[untyped-decorator]
 def run_deposit(deposit_id: str) -> None:
     """Carry out the oldest job that waits, whichever it is: messages may come twice, late or never."""
+    _carry_out_the_oldest()
+
+
+@app.task(name=HARDEN, Request=DoorbellRequest)  # type: ignore[untyped-decorator]
+def harden_target(hardening_id: str) -> None:
+    """As `run_deposit`."""
     _carry_out_the_oldest()
 
 
@@ -43,9 +49,11 @@ def _carry_out_the_oldest() -> None:
     """Another worker may take it first; then the next one is the oldest."""
     from worker.deposit import work_on
     from worker.examination import examine
+    from worker.hardening import harden_target as harden
     from worker.measurement import measure
 
-    work, carry_out = _work(), {DEPOSIT: work_on, EXAMINE: examine, MEASURE: measure}
+    work = _work()
+    carry_out = {DEPOSIT: work_on, HARDEN: harden, EXAMINE: examine, MEASURE: measure}
     try:
         while (waiting := oldest(work.database)) and not carry_out[waiting.task](work, waiting.job_id):
             pass

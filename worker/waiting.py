@@ -12,6 +12,7 @@ from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence.jobs import JOBS as EXAMINATIONS
+from app.hardenings.jobs import JOBS as HARDENINGS
 from app.jobs.machine import JobMachine
 from app.measurements.jobs import JOBS as MEASUREMENTS
 
@@ -26,9 +27,9 @@ class Waiting(NamedTuple):
 
 
 def oldest(database: Database) -> Waiting | None:
-    """The oldest deposit that may start now or, if no deposit may, the oldest measurement or examination."""
+    """The oldest deposit that may start now or, if none may, the oldest hardening, measurement or examination."""
     with database.reading() as session:
-        kinds: tuple[JobMachine[Any, Any], ...] = DEPOSITS, MEASUREMENTS, EXAMINATIONS
+        kinds: tuple[JobMachine[Any, Any], ...] = DEPOSITS, HARDENINGS, MEASUREMENTS, EXAMINATIONS
         for jobs in kinds:
             if job_id := jobs.oldest_ready(session):
                 return Waiting(jobs.task, job_id)

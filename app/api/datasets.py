@@ -1,4 +1,5 @@
 from fastapi import APIRouter, Request
+from sqlalchemy.orm import Session
 
 from app.api.bodies import streamed_to_file
 from app.api.dependencies import (
@@ -17,7 +18,8 @@ from app.base.paging import Page
 from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
-from app.deposits.service import uses_dataset
+from app.deposits.service import uses_dataset as deposit_uses
+from app.hardenings.service import uses_dataset as hardening_uses
 from lirf_core.images.decoding import GivenUp
 
 router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"], route_class=IdempotentRoute)
@@ -68,5 +70,9 @@ def list_datasets(name: str, actor: Operator, session: ReadingDep, page: PageQue
 
 @router.delete("/{dataset_id}", status_code=204)
 def discard_dataset(name: str, dataset_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> None:
-    """Shred a data set that no unfinished deposit uses. A deposit shreds its deposit set by itself when it ends."""
-    service.discard(session, vault, actor, name, dataset_id, is_used=uses_dataset)
+    """Shred a data set that no unfinished deposit or hardening uses. These shred their images when they end."""
+    service.discard(session, vault, actor, name, dataset_id, is_used=_is_used)
+
+
+def _is_used(session: Session, dataset_id: str) -> bool:
+    return deposit_uses(session, dataset_id) or hardening_uses(session, dataset_id)

@@ -3,6 +3,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.approvals import AWAITS_APPROVAL, awaiting
@@ -22,8 +23,10 @@ from app.api.dependencies import (
 )
 from app.api.etags import etag, version_of
 from app.base.paging import Page
+from app.hardenings import service as hardenings
+from app.hardenings.schemas import Model, ModelHardening
 from app.registry import policies, service
-from app.registry.schemas import Model, ModelCreate, Policy, PolicyChange
+from app.registry.schemas import ModelCreate, Policy, PolicyChange
 from app.removals import service as removals
 from app.removals.schemas import Removal, RemovalConfirmation
 from app.second_person.schemas import Approval
@@ -34,13 +37,32 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=LimitedRout
 streaming = APIRouter(prefix="/v1/models", tags=["models"])
 
 
+def _model(session: Session, row: service.ModelRow) -> Model:
+    status = hardenings.status(session, row)
+    newest = status.hardening
+    hardening = ModelHardening(
+        policy=policies.of(row).hardening,
+        is_served=status.is_served,
+        why_not=status.why_not,
+        id=newest.id if newest else None,
+        state=newest.state if newest else None,
+        losses=newest.losses if newest else None,
+    )
+    return Model(**Model.described(row), hardening=hardening)
+
+
+def _in_transaction(session: Session, row: service.ModelRow) -> Model:
+    with session.begin():
+        return _model(session, row)
+
+
 @router.post("", status_code=201)
 def register_model(body: ModelCreate, actor: Operator, session: SessionDep) -> Model:
     """Register a model by its description. Send its weights next."""
     row = service.register(
         session, actor, body.name, body.spec(), body.chosen_split(), body.classes, body.preprocessing.value()
     )
-    return Model.from_row(row)
+    return _in_transaction(session, row)
 
 
 @streaming.put(
@@ -66,20 +88,20 @@ async def put_weights(
     async with streamed_to_file(request, settings.spool, max_file_bytes(service.spec_of(model))) as file:
         arguments = session, vault, actor, name, file
         row = await uploads.run_to_end(actor.key_id, threading.Event(), service.put_weights, *arguments)
-    return Model.from_row(row)
+    return await run_in_threadpool(_in_transaction, session, row)
 
 
 @router.get("")
 def list_models(actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Model]:
     """List models, newest first."""
     rows, cursor = service.list_models(session, page)
-    return Page(items=[Model.from_row(row) for row in rows], next_cursor=cursor)
+    return Page(items=[_model(session, row) for row in rows], next_cursor=cursor)
 
 
 @router.get("/{name}")
 def get_model(name: str, actor: AnyKey, session: ReadingDep) -> Model:
     """Show a model."""
-    return Model.from_row(service.get(session, name))
+    return _model(session, service.get(session, name))
 
 
 @router.get("/{name}/policy")

@@ -8,6 +8,7 @@ from app.cli import (
     certificates,
     deposits,
     evidence,
+    hardenings,
     keys,
     measurements,
     models,
@@ -42,6 +43,7 @@ _add("Service", service.commands)
 _add("Service", vault.commands, "vault")
 _add("Models", models.commands)
 _add("Deposits", deposits.commands)
+_add("Deposits", hardenings.commands)
 _add("Withdrawals", withdrawals.commands)
 _add("Evidence", evidence.commands)
 _add("Evidence", measurements.commands)

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,11 @@ from lirf_client import LirfError
 from lirf_core.architectures import ARCHITECTURES, SMALL
 
 COLOURS = {"purged": "bright_black", "deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
+HARDENINGS = {
+    "served": "Targets are hardened, and the hardened network answers (served).",
+    "export": "Targets are hardened, but the working target answers (export).",
+    "none": "Targets are not hardened (none).",
+}
 ORIGINALS = {"seal": "kept encrypted", "destroy": "destroyed"}
 
 commands = typer.Typer()
@@ -180,6 +185,10 @@ def show_or_change_policy(
     max_total_loss: Annotated[
         float | None, typer.Option(help="Points that classes may lose since the original network, in all.")
     ] = None,
+    hardening: Annotated[
+        str | None,
+        typer.Option(help="Harden each target after its deposit: served (and answer with it), export (only) or none."),
+    ] = None,
     reason: Annotated[str | None, typer.Option(help="Why it changes; recorded in the audit log.")] = None,
     confirmed: Yes = False,
     url: Url = DEFAULT_URL,
@@ -191,10 +200,11 @@ def show_or_change_policy(
     Example: lirf policy birds --second-person --reason "rule of two"
     """
     with connect(url, state) as lirf:
-        bounds = {
+        bounds: dict[str, Any] = {
             "max_preserved_loss": max_preserved_loss,
             "max_module_loss": max_module_loss,
             "max_total_loss": max_total_loss,
+            "hardening": hardening,
         }
         if original is None and second_person is None and not any(value is not None for value in bounds.values()):
             policy = lirf.policy(model)
@@ -216,7 +226,8 @@ def show_or_change_policy(
         f"Deposits, withdrawals, restorations, purges, removal and changes of this policy {need} a second person. "
         f"Preserved classes may lose {policy['max_preserved_loss']:g} points by one deposit and "
         f"{policy['max_total_loss']:g} since the original; a deposit's classes may lose "
-        f"{policy['max_module_loss']:g} when they are withdrawn.",
+        f"{policy['max_module_loss']:g} when they are withdrawn. "
+        f"{HARDENINGS[policy['hardening']]}",
     )
 
 

@@ -50,6 +50,9 @@ from app.deposits import service as deposits
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.evidence.schemas import EvidenceCreate
+from app.hardenings import service as hardenings
+from app.hardenings.jobs import JOBS as HARDENINGS
+from app.hardenings.schemas import HardeningCreate
 from app.idempotency import service as idempotency
 from app.idempotency.service import AnswerMissing, Claim
 from app.inference import service as inference
@@ -187,6 +190,21 @@ def examine(
     return redirect(f"/console/deposits/{deposit_id}#beyond")
 
 
+@router.post("/models/{name}/hardenings")
+def harden(name: str, actor: Operator, session: SessionDep, doorbell: DoorbellDep, tasks: BackgroundTasks) -> Response:
+    row = hardenings.request(session, actor, name, HardeningCreate())
+    tasks.add_task(doorbell.ring, HARDENINGS.task, row.id)
+    return redirect(f"/console/models/{name}#hardening")
+
+
+@router.post("/hardenings/{hardening_id}/cancellation")
+def cancel_hardening(hardening_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Response:
+    row = hardenings.cancel(session, vault, actor, hardening_id)
+    with session.begin():
+        name = registry.by_id(session, row.model_id).name
+    return redirect(f"/console/models/{name}#hardening")
+
+
 @router.post("/models/{name}/measurements")
 def measure(name: str, actor: Examiner, session: SessionDep, doorbell: DoorbellDep, tasks: BackgroundTasks) -> Response:
     row = measurements.request(session, actor, name, MeasurementCreate())
@@ -264,9 +282,11 @@ def change_policy(
     max_preserved_loss: Points = None,
     max_module_loss: Points = None,
     max_total_loss: Points = None,
+    hardening: Annotated[Literal["served", "export", "none"] | None, Form()] = None,
 ) -> Response:
     bounds = dict(zip(policies.BOUNDS, (max_preserved_loss, max_module_loss, max_total_loss), strict=True))
     wanted: dict[str, Any] = {"original": original, "needs_second_person": needs_second_person}
+    wanted |= {"hardening": hardening} if hardening else {}
     wanted |= {bound: points for bound, points in bounds.items() if points is not None}
     try:
         row = policies.change(session, database, vault, actor, name, version, wanted, reason)

@@ -24,6 +24,7 @@ from app.deposits.service import UNFINISHED, DepositRow
 from app.evidence import figures, plots
 from app.evidence import service as evidence
 from app.evidence.digests import digest
+from app.hardenings import service as hardenings
 from app.measurements import service as measurements
 from app.registry import policies
 from app.registry import service as registry
@@ -68,6 +69,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         classes=report,
         counts=classes.count_states(report),
         policy=policies.of(model),
+        hardening=hardenings.status(session, model),
         deposits=of_model,
         more=more,
         names=names,
@@ -186,6 +188,7 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
         "model": model,
         "names": names,
         "figures": current,
+        "hardening": hardenings.status(session, model),
         "warnings": measurements.warnings(row, names, current),
         "withdrawals": [one for one in active if row.id in deposit_ids[one.id]],
         "timeline": timeline.of_deposit(session, row),

@@ -43,9 +43,9 @@ class DatasetShredded(Problem):
 
 
 class DatasetInUse(Problem):
-    """A deposit that has not ended uses the data set. Wait for it, cancel it, or upload another set."""
+    """A deposit or hardening that has not ended uses the data set. Wait for it, cancel it, or upload another set."""
 
-    status, slug, title = 409, "dataset-in-use", "An unfinished deposit uses the data set"
+    status, slug, title = 409, "dataset-in-use", "An unfinished job uses the data set"
 
 
 class ArchiveRefused(Problem):
@@ -230,7 +230,7 @@ def discard(
         registry.lock(session, model.id)
         row = of_model(session, model.id, dataset_id)
         if is_used(session, row.id):
-            raise DatasetInUse(f"An unfinished deposit uses data set '{row.id}'. Cancel that deposit first.")
+            raise DatasetInUse(f"An unfinished deposit or hardening uses data set '{row.id}'. Cancel that first.")
         garbage = shred(session, actor.name, row.id)
     vault.remove(garbage)
 

@@ -117,7 +117,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             policy=policies.of(model),
             original=original,
             recorded_original=None if original else _recorded_original(session, row),
-            earlier_loss=_total_loss(session, model.id),
+            earlier_loss=total_loss(session, model.id),
             earlier_module_losses=_module_losses(session, model.id),
             evaluation_set_id=row.evaluation_set_id,
             checkpoints=checkpoints.of_job(session, row.id),
@@ -150,12 +150,13 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         vault: Vault,
         job: Job,
         result: Result,
-        also: Callable[[Session, DepositRow], None] = lambda *_: None,
+        follow: Callable[[Session, DepositRow], tuple[list[str], bool]] = lambda *_: ([], False),
     ) -> None:
         """The one transaction that makes a deposit true. Raises `BeyondBounds`, `Cancelled`, `LeaseLost`.
 
         The keys of the older modules and of the rows until now are shredded, and those of older networks if the model's
-        policy says so. also: what else belongs into the transaction.
+        policy says so. follow: what else belongs into the transaction. It returns vault names to remove afterwards, and
+        whether something still needs the deposit set.
         """
         made = result.target, result.rows, result.module, *(module.stored for module in result.scrubbed)
         with vault.discarded_on_error(*made), session.begin():
@@ -194,9 +195,9 @@ class DepositJobs(JobMachine[DepositRow, Job]):
                 losses=losses,
                 destroyed_revisions=destroyed,
             )
-            garbage += [old_rows, *self.released(session, row, WORKER)]
+            followed, is_set_needed = follow(session, row)
+            garbage += [old_rows, *followed, *([] if is_set_needed else self.release(session, row, WORKER))]
             garbage += [self._replace(session, job, module) for module in result.scrubbed]
-            also(session, row)
             # A deposit that went on from an older network would bring back what was deposited since.
             of_model = sa.select(DepositRow.id).where(DepositRow.model_id == job.model_id)
             garbage += checkpoints.delete(session, of_model)
@@ -278,7 +279,7 @@ def _recorded_original(session: Session, row: DepositRow) -> dict[str, float | N
     return metrics["original"]["by_class"] if metrics and metrics["original"] else None
 
 
-def _total_loss(session: Session, model_id: str) -> float:
+def total_loss(session: Session, model_id: str) -> float:
     """Points that the preserved classes have lost since the original network, as the newest deposit measured it."""
     losses = _newest_published(session, DepositRow.losses, DepositRow.model_id == model_id)
     return max((losses or {}).get("total") or 0.0, 0.0)

@@ -278,6 +278,11 @@ def locked(session: Session, deposit_id: str) -> tuple[registry.ModelRow, Deposi
     return model, row
 
 
+def of_revision(session: Session, model_id: str, number: int) -> DepositRow | None:
+    """The deposit that made this revision of a model."""
+    return session.scalar(sa.select(DepositRow).where(DepositRow.model_id == model_id, DepositRow.revision == number))
+
+
 def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple[Sequence[DepositRow], str | None]:
     model = registry.get(session, model_name)
     return newest_first(session, sa.select(DepositRow).where(DepositRow.model_id == model.id), DepositRow.id, page)

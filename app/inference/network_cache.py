@@ -9,7 +9,7 @@ from typing import TypeVar
 from cachetools import LRUCache
 from torch import Tensor, nn
 
-from app.registry.service import StoredNetwork
+from app.hardenings.jobs import ServedNetwork
 from app.vault.service import StoredObject, Vault
 from lirf_core import artifacts
 from lirf_core.compute import Compute
@@ -39,7 +39,7 @@ class NetworkCache:
         self._opening: dict[str, Future[nn.Module]] = {}
         self._lock = threading.Lock()
 
-    def network(self, stored: StoredNetwork, preprocessing: Preprocessing) -> SplitNetwork:
+    def network(self, stored: ServedNetwork, preprocessing: Preprocessing) -> SplitNetwork:
         """The fused network. Raises `VaultDamaged`."""
         return self._open(
             _network_key(stored),
@@ -47,7 +47,7 @@ class NetworkCache:
             lambda network: fuse_network(network, self._example(preprocessing)),
         )
 
-    def module(self, network: StoredNetwork, stored: StoredObject, preprocessing: Preprocessing) -> DepositModule:
+    def module(self, network: ServedNetwork, stored: StoredObject, preprocessing: Preprocessing) -> DepositModule:
         """The fused deposit module. Raises `VaultDamaged`."""
         return self._open(
             stored.name,
@@ -55,7 +55,7 @@ class NetworkCache:
             lambda module: fuse_module(module, self._example(preprocessing)),
         )
 
-    def has_all(self, network: StoredNetwork, modules: Iterable[StoredObject]) -> bool:
+    def has_all(self, network: ServedNetwork, modules: Iterable[StoredObject]) -> bool:
         """Whether the network and all the modules are cached."""
         with self._lock:
             return all(key in self._cache for key in (_network_key(network), *(module.name for module in modules)))
@@ -99,7 +99,7 @@ class NetworkCache:
         return opening.result()  # type: ignore[return-value]
 
 
-def _network_key(stored: StoredNetwork) -> str:
+def _network_key(stored: ServedNetwork) -> str:
     return "/".join(stored.object_names)
 
 

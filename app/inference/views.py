@@ -13,8 +13,9 @@ from app.base import tokens
 from app.base.database import Database, now
 from app.deposits import service as deposits
 from app.deposits.service import StoredModule
+from app.hardenings import service as hardenings
+from app.hardenings.jobs import ServedNetwork
 from app.registry import service as registry
-from app.registry.service import StoredNetwork
 from app.withdrawals import service as withdrawals
 from lirf_core.images.preprocessing import Preprocessing
 
@@ -37,6 +38,9 @@ SERVED = ViewSelector()
 class View:
     """What a model answers with: a revision, and the modules of the deposits that are withdrawn or restored.
 
+    network: without modules, the hardened network, if there is one and the policy has it served. Otherwise the working
+    target.
+
     masked_classes: indices of deposited classes that no module answers for.
     """
 
@@ -44,7 +48,7 @@ class View:
     model_name: str
     class_names: list[str]
     preprocessing: Preprocessing
-    network: StoredNetwork
+    network: ServedNetwork
     modules: tuple[StoredModule, ...]
     withdrawals: tuple[str, ...]
     masked_classes: tuple[int, ...]
@@ -90,12 +94,13 @@ class Views:
             modules = deposits.modules(session, deposit_ids)
             answering = {index for module in modules for index in module.classes}
             masked = [index for index in registry.deposited(session, model.id) if index not in answering]
+            hardened = None if modules else hardenings.served(session, model)
             view = View(
                 model_id=model.id,
                 model_name=model.name,
                 class_names=model.class_names,
                 preprocessing=registry.preprocessing_of(model),
-                network=registry.stored_network(session, model),
+                network=hardened or registry.stored_network(session, model),
                 modules=tuple(modules),
                 withdrawals=tuple(row.id for row in active),
                 masked_classes=tuple(masked),

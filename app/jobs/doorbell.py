@@ -10,6 +10,7 @@ from app.base.settings import Settings
 
 DEPOSIT = "lirf.deposit"
 EXAMINE = "lirf.evidence"
+HARDEN = "lirf.hardening"
 MEASURE = "lirf.measurement"
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Doorbell:
         self._expires_seconds = 2 * settings.doorbell_seconds
 
     def ring(self, task: str, job_id: str) -> None:
-        """task: `DEPOSIT`, `EXAMINE` or `MEASURE`, as the job's kind names it."""
+        """task: `DEPOSIT`, `HARDEN`, `EXAMINE` or `MEASURE`, as the job's kind names it."""
         try:
             self._celery.send_task(task, args=[job_id], retry=False, expires=self._expires_seconds)
         except Exception as error:  # whatever a broker raises: the job is in the database

@@ -15,6 +15,7 @@ from app.base.settings import Settings
 from app.deposits import separation
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
+from app.hardenings import service as hardenings
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, Requester
@@ -119,6 +120,7 @@ def destroy(
     assert row.revision is not None
     revisions, garbage = registry.shred_revisions_before(session, model.id, row.revision)
     garbage += deposits.purge_module(session, actor, row, reason)
+    garbage += hardenings.cancel_with_images_of(session, actor.name, model, deposits.class_names(session, row))
     registry.bump_generation(session, model.id)
     assert row.purged_at is not None
     shred_effective_at = settings.backups_end(row.purged_at)

@@ -13,6 +13,7 @@ from app.audit import service as audit
 from app.base.database import Database
 from app.base.errors import Problem
 from app.registry import service as registry
+from app.registry.tables import Hardening as Hardening
 from app.registry.tables import ModelRow, Original
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow
@@ -35,7 +36,9 @@ class Policy:
     The bounds, in points from 0 to 100; a deposit beyond one of them is not published. max_preserved_loss: what the
     preserved classes may lose by one deposit. max_module_loss: what the deposited classes may lose when they are
     withdrawn, and those of an older deposit by this one. max_total_loss: what the preserved classes, and those of an
-    older deposit, may lose since the original network, by all deposits together.
+    older deposit, may lose since the original network, by all deposits together. hardening: `served` has each target
+    hardened, and the hardened network answers while nothing is withdrawn; `export` only has it made; `none` neither.
+    Its bounds are those of a deposit.
     """
 
     original: Original
@@ -43,6 +46,7 @@ class Policy:
     max_preserved_loss: float = 5.0
     max_module_loss: float = 5.0
     max_total_loss: float = 10.0
+    hardening: Hardening = "served"
 
 
 BOUNDS = "max_preserved_loss", "max_module_loss", "max_total_loss"
@@ -55,6 +59,7 @@ def of(model: ModelRow) -> Policy:
         model.max_preserved_loss,
         model.max_module_loss,
         model.max_total_loss,
+        model.hardening,  # type: ignore[arg-type]
     )
 
 
@@ -115,7 +120,9 @@ def _change(session: Session, actor: Actor, model: ModelRow, policy: Policy, rea
     before, model.policy_version = of(model), model.policy_version + 1
     model.original_policy, model.needs_second_person = policy.original, policy.needs_second_person
     model.max_preserved_loss, model.max_module_loss = policy.max_preserved_loss, policy.max_module_loss
-    model.max_total_loss = policy.max_total_loss
+    model.max_total_loss, model.hardening = policy.max_total_loss, policy.hardening
+    if before.hardening != policy.hardening:
+        registry.bump_generation(session, model.id)  # another network may answer from now on
     session.flush()
     destroyed, garbage = destroy_older(session, model)
     audit.record(

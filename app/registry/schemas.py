@@ -1,7 +1,7 @@
 from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,7 @@ from pydantic import (
 
 from app.base.field_types import Reason
 from app.registry.service import preprocessing_of
-from app.registry.tables import ModelRow, Original
+from app.registry.tables import Hardening, ModelRow, Original
 from lirf_core.architectures import (
     ARCHITECTURES,
     SMALL,
@@ -213,6 +213,11 @@ class Policy(BaseModel):
         description="Percentage points that the preserved classes, and those of each older deposit when it is "
         "withdrawn, may lose since the original network, by all deposits together."
     )
+    hardening: Hardening = Field(
+        description="`served`: after each deposit a worker hardens the target, so that what was forgotten is relearnt "
+        "no sooner than by a network that never knew it, and the hardened network answers while nothing is withdrawn. "
+        "`export`: it is made, but not served. `none`: targets are not hardened."
+    )
 
 
 class PolicyChange(Policy):
@@ -226,6 +231,7 @@ class PolicyChange(Policy):
     max_preserved_loss: Points | None = Unchanged  # type: ignore[assignment]
     max_module_loss: Points | None = Unchanged  # type: ignore[assignment]
     max_total_loss: Points | None = Unchanged  # type: ignore[assignment]
+    hardening: Hardening | None = Field(None, description="If left out, this stays as it is.")  # type: ignore[assignment]
 
     reason: Reason
 
@@ -245,16 +251,17 @@ class Model(BaseModel):
     created_by: str
 
     @classmethod
-    def from_row(cls, row: ModelRow) -> "Model":
-        return cls(
-            id=row.id,
-            name=row.name,
-            architecture=row.architecture,
-            split=row.split,
-            classes=row.class_names,
-            preprocessing=asdict(preprocessing_of(row)),
-            state="awaiting_weights" if row.revision is None else "ready",
-            revision=row.revision,
-            created_at=row.created_at,
-            created_by=row.created_by,
-        )
+    def described(cls, row: ModelRow) -> dict[str, Any]:
+        """The fields of a row, by name."""
+        return {
+            "id": row.id,
+            "name": row.name,
+            "architecture": row.architecture,
+            "split": row.split,
+            "classes": row.class_names,
+            "preprocessing": asdict(preprocessing_of(row)),
+            "state": "awaiting_weights" if row.revision is None else "ready",
+            "revision": row.revision,
+            "created_at": row.created_at,
+            "created_by": row.created_by,
+        }

@@ -17,6 +17,7 @@ from app.base.settings import Settings
 from app.datasets import service as datasets
 from app.deposits import service as deposits
 from app.evidence import service as evidence
+from app.hardenings import service as hardenings
 from app.measurements import service as measurements
 from app.purges import service as purges
 from app.registry import service as registry
@@ -104,6 +105,7 @@ def _remove(
     ended = withdrawals.end_all(session, actor, model.id)
     garbage = deposits.cancel_all(session, actor, model.id)
     garbage += measurements.cancel_all(session, actor, model.id) + evidence.cancel_all(session, actor, model.id)
+    garbage += hardenings.destroy_all(session, actor.name, model.id)
     purged = deposits.with_modules(session, model.id)
     for row in purged:
         if row.restored_at is not None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 FORMAT = 1
 
-Kind = Literal["upper", "trunk", "rows", "lower", "module", "images", "checkpoint", "signing-key"]
+Kind = Literal["upper", "trunk", "rows", "lower", "module", "hardened", "images", "checkpoint", "signing-key"]
 
 
 class VaultDamaged(Problem):

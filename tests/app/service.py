@@ -68,6 +68,7 @@ class Service:
         preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
         architecture = {"name": SPEC.name, "width": SPEC.width}
         self.operator.register_model(name, architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
+        turn_hardening_off(self.database, name)
 
     def weights(self, seed: int = 0, spec: ArchitectureSpec = SPEC) -> Path:
         path = self.settings.folder.parent / f"weights-{seed}.safetensors"
@@ -135,6 +136,12 @@ def allow_every_loss(database: Database, model: str) -> None:
     with database.session() as session, session.begin():
         no_bounds = dict.fromkeys(BOUNDS, NO_BOUND)
         session.execute(sa.update(ModelRow).where(ModelRow.name == model).values(**no_bounds))
+
+
+def turn_hardening_off(database: Database, model: str) -> None:
+    """Most tests deposit without it, which is faster. No event, no request."""
+    with database.session() as session, session.begin():
+        session.execute(sa.update(ModelRow).where(ModelRow.name == model).values(hardening="none"))
 
 
 def create_key(database: Database, name: str, *roles: Role) -> str:

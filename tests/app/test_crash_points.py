@@ -1,4 +1,4 @@
-"""A worker that dies before or after any durable step of a deposit loses nothing and leaves nothing half done.
+"""A worker that dies before or after any durable step of a job loses nothing and leaves nothing half done.
 
 Durable steps are commits, objects that get their name, and objects that are removed. They are counted in a deposit that
 goes well, so that a step which is new is attacked, too.
@@ -11,10 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from app.base.database import now
 from app.base.settings import Settings
+from app.hardenings.jobs import JOBS as HARDENINGS
+from app.hardenings.tables import HardeningRow
 from app.vault import maintenance
 from app.vault.objects import ObjectStore
 from tests.app.conftest import Service
@@ -23,6 +27,7 @@ from tests.app.test_jobs import expire_lease, reconcile
 from tests.forks import forks
 from worker import heartbeat
 from worker.deposit import work_on
+from worker.hardening import harden_target
 from worker.work import Work
 
 DIED = 137
@@ -56,13 +61,26 @@ class Steps:
         return acted
 
 
-def carry_out(settings: str, deposit_id: str, dies_at: int | None, after: bool, told: Path) -> None:
+def carry_out(
+    settings: str, work_on: Callable[[Work, str], bool], job_id: str, dies_at: int | None, after: bool, told: Path
+) -> None:
     """In a process of its own."""
     heartbeat.HEARTBEAT_SECONDS = math.inf  # those that time brings would not come at the same steps again
     work = Work(Settings.model_validate_json(settings))
     steps = Steps(dies_at, after)
-    work_on(work, deposit_id)
+    work_on(work, job_id)
     told.write_text(str(steps.count))
+
+
+def run_in_a_process(
+    service: Service, work_on: Callable[[Work, str], bool], job_id: str, dies_at: int | None, after: bool, told: Path
+) -> int | None:
+    """Returns its exit code."""
+    arguments = service.settings.model_dump_json(), work_on, job_id, dies_at, after, told
+    process = forks().Process(target=carry_out, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def deposits_of(service: Service, model: str) -> tuple[str, str]:
@@ -78,11 +96,7 @@ def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path
     service.settings.max_attempts = 3
 
     def run(deposit_id: str, dies_at: int | None, after: bool) -> int | None:
-        arguments = service.settings.model_dump_json(), deposit_id, dies_at, after, tmp_path / "steps"
-        process = forks().Process(target=carry_out, args=arguments)
-        process.start()
-        process.join()
-        return process.exitcode
+        return run_in_a_process(service, work_on, deposit_id, dies_at, after, tmp_path / "steps")
 
     assert run(deposits_of(service, "counted")[1], None, False) == 0
     steps = int((tmp_path / "steps").read_text())
@@ -101,6 +115,45 @@ def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path
         service.work(second)
         check(service, model, [first, second])
 
+    work = Work(service.settings)
+    maintenance.gc(work.database, work.vault, grace=timedelta(0))
+    assert maintenance.check(work.database, work.vault) == []
+    assert service.auditor.verify_audit()["is_intact"]
+
+
+@pytest.mark.attack
+@pytest.mark.processes
+@pytest.mark.timeout(1200)
+def test_a_worker_may_die_at_every_durable_step_of_a_hardening(service: Service, tmp_path: Path) -> None:
+    service.settings.max_attempts = 3
+    service.register()
+    service.administrator.change_policy("birds", reason="r", hardening="served")
+    deposit_id = service.deposit(["auk"], keep_dataset=True)
+    service.operator.cancel_hardening(service.reader.hardenings("birds")[0]["id"])
+    told = tmp_path / "steps"
+
+    def queued() -> str:
+        config = {"epochs": 1, "proxies": 0}
+        return service.operator.request_hardening("birds", keep_dataset=True, config=config)["id"]
+
+    assert run_in_a_process(service, harden_target, queued(), None, False, told) == 0
+    steps = int(told.read_text())
+    assert steps > 5
+    for step in range(1, steps + 1):
+        hardening_id = queued()
+        for after in (False, True):
+            run_in_a_process(service, harden_target, hardening_id, step, after, told)
+            answer = service.reader.infer("birds", infer_request(1))
+            assert answer["parameters"]["revision"] == 1
+            with service.database.session() as session:
+                with session.begin():
+                    expired = sa.update(HardeningRow).where(HardeningRow.state == "running")
+                    session.execute(expired.values(lease_until=now() - timedelta(1)))
+                HARDENINGS.recover(session, service.worker.vault, service.settings)
+        harden_target(service.worker, hardening_id)
+        assert service.reader.hardening(hardening_id)["is_served"]
+        assert len(list(service.auditor.audit_events(subject=hardening_id, action="hardening.finished"))) == 1
+    check(service, "birds", [deposit_id])
     work = Work(service.settings)
     maintenance.gc(work.database, work.vault, grace=timedelta(0))
     assert maintenance.check(work.database, work.vault) == []

@@ -11,6 +11,7 @@ from app.access.schemas import KeyCreate
 from app.audit.schemas import Anchors
 from app.deposits.schemas import DepositCreate
 from app.evidence.schemas import EvidenceCreate
+from app.hardenings.schemas import HardeningCreate
 from app.inference.schemas import InferRequest, RepositoryQuery
 from app.main import routes as application_routes
 from app.measurements.schemas import MeasurementCreate
@@ -26,6 +27,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     KeyCreate,
     DepositCreate,
     EvidenceCreate,
+    HardeningCreate,
     InferRequest,
     MeasurementCreate,
     RepositoryQuery,

@@ -10,6 +10,7 @@ from app.classes import schemas as classes
 from app.datasets import schemas as datasets
 from app.deposits import schemas as deposits
 from app.evidence import schemas as evidence
+from app.hardenings import schemas as hardenings
 from app.inference import schemas as inference
 from app.purges import schemas as purges
 from app.registry import schemas as registry
@@ -22,7 +23,9 @@ from lirf_client import types
 @pytest.mark.parametrize(
     ("client_type", "schema"),
     [
-        (types.Model, registry.Model),
+        (types.Model, hardenings.Model),
+        (types.ModelHardening, hardenings.ModelHardening),
+        (types.Hardening, hardenings.Hardening),
         (types.ModelClass, classes.ModelClass),
         (types.Dataset, datasets.Dataset),
         (types.Progress, deposits.Progress),

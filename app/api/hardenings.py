@@ -1,0 +1,112 @@
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.api.bodies import LimitedRoute
+from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, PageQuery, ReadingDep, SessionDep, VaultDep
+from app.api.event_streams import MAX_SECONDS, EventStreamsDep
+from app.base.database import Database
+from app.base.paging import Page
+from app.deposits.schemas import Progress
+from app.hardenings import service
+from app.hardenings.jobs import JOBS
+from app.hardenings.schemas import Hardening, HardeningCreate
+from app.hardenings.service import HardeningRow
+from app.jobs.mixin import UNFINISHED
+from app.registry import service as registry
+
+router = APIRouter(tags=["hardenings"], route_class=LimitedRoute)
+
+
+def _hardening(session: Session, row: HardeningRow) -> Hardening:
+    model = registry.by_id(session, row.model_id)
+    computed = {"model", "deposit", "is_served", "keep_dataset", "progress"}
+    return Hardening(
+        model=model.name,
+        deposit=row.deposit_id,
+        is_served=service.is_served(session, model, row),
+        keep_dataset=row.keeps_dataset,
+        progress=Progress(**row.progress),
+        **{name: getattr(row, name) for name in Hardening.model_fields.keys() - computed},
+    )
+
+
+@router.post("/v1/models/{name}/hardenings", status_code=202)
+def request_hardening(
+    name: str,
+    body: HardeningCreate,
+    actor: Operator,
+    session: SessionDep,
+    doorbell: DoorbellDep,
+    tasks: BackgroundTasks,
+    response: Response,
+) -> Hardening:
+    """Harden the target in service once more, or for the first time. Follow `Location`.
+
+    After each deposit this happens by itself, unless the model's policy says `hardening: none`. A result that costs the
+    preserved classes more than the policy allows is not served: the hardening ends as `failed`.
+    """
+    row = service.request(session, actor, name, body)
+    tasks.add_task(doorbell.ring, JOBS.task, row.id)
+    response.headers["Location"] = f"/v1/hardenings/{row.id}"
+    with session.begin():
+        return _hardening(session, row)
+
+
+@router.get("/v1/models/{name}/hardenings")
+def list_hardenings(name: str, actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Hardening]:
+    """List a model's hardenings, newest first."""
+    rows, cursor = service.list_of_model(session, name, page)
+    return Page(items=[_hardening(session, row) for row in rows], next_cursor=cursor)
+
+
+@router.get("/v1/hardenings/{hardening_id}")
+def get_hardening(hardening_id: str, actor: AnyKey, session: ReadingDep) -> Hardening:
+    """State, progress and figures of a hardening, and whether its network is served."""
+    return _hardening(session, service.get(session, hardening_id))
+
+
+@router.post("/v1/hardenings/{hardening_id}/cancel")
+def cancel_hardening(hardening_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Hardening:
+    """Stop a hardening that has not ended. The working target stays in service."""
+    row = service.cancel(session, vault, actor, hardening_id)
+    with session.begin():
+        return _hardening(session, row)
+
+
+async def _first(hardening_id: str, database: DatabaseDep) -> Hardening:
+    """Read before the stream begins, so that an unknown hardening is a 404."""
+    return await run_in_threadpool(_read, database, hardening_id)
+
+
+@router.get("/v1/hardenings/{hardening_id}/events", response_class=EventSourceResponse)
+async def follow_hardening(
+    actor: AnyKey,
+    streams: EventStreamsDep,  # before anything that costs more than refusing the stream
+    database: DatabaseDep,
+    hardening: Annotated[Hardening, Depends(_first)],
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `progress` with the hardening whenever it changes, `end` with its final state.
+
+    A stream ends after ten minutes. Connect again to follow the hardening further.
+    """
+    end = time.monotonic() + MAX_SECONDS
+    while hardening.state in UNFINISHED:
+        yield ServerSentEvent(raw_data=hardening.model_dump_json(), event="progress")
+        last = hardening
+        while hardening == last:
+            if time.monotonic() > end:
+                return
+            hardening = await streams.next(hardening.id, partial(_read, database, hardening.id))
+    yield ServerSentEvent(raw_data=hardening.model_dump_json(), event="end")
+
+
+def _read(database: Database, hardening_id: str) -> Hardening:
+    with database.reading() as session:
+        return _hardening(session, service.get(session, hardening_id))

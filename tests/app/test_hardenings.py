@@ -1,0 +1,293 @@
+"""A hardening: queued by a deposit or on request, bounded, served while nothing is withdrawn, and destroyed in time."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from app.access.service import Role
+from app.base.database import now
+from app.cli import main
+from app.datasets.tables import DatasetRow
+from app.deposits.losses import Losses
+from app.hardenings.jobs import JOBS
+from app.hardenings.tables import HardeningRow
+from app.jobs.machine import LeaseLost
+from app.registry.tables import ModelRow
+from app.vault.service import Binding
+from lirf_client import Client, LirfError
+from lirf_core import config as configurations
+from tests.app.conftest import Service, on_one_database
+from tests.app.factories import CLASSES, infer_request
+from tests.app.states import begins_with
+from tests.app.test_console import signed_in
+from worker.hardening import harden_target
+
+LOWEST = -3.0e38
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configurations, "MIN_HARDENING_STEPS", 4)
+    monkeypatch.setattr(configurations, "MAX_HARDENING_STEPS", 4)
+
+
+def has_hardening(service: Service, policy: str = "served", model: str = "birds") -> None:
+    with service.database.session() as session, session.begin():
+        session.execute(sa.update(ModelRow).where(ModelRow.name == model).values(hardening=policy))
+
+
+def harden(service: Service, hardening_id: str | None = None) -> dict[str, Any]:
+    """Carry out the newest hardening."""
+    hardening_id = hardening_id or service.reader.hardenings("birds")[0]["id"]
+    assert harden_target(service.worker, hardening_id)
+    return dict(service.reader.hardening(hardening_id))
+
+
+def logits(client: Client, **parameters: Any) -> list[float]:
+    answer = client.infer("birds", infer_request(2, **parameters))
+    [output] = (output for output in answer["outputs"] if output["name"] == "logits")
+    return list(output["data"])
+
+
+def is_shredded(service: Service, dataset_id: str) -> bool:
+    with service.database.session() as session:
+        return session.get_one(DatasetRow, dataset_id).shredded_at is not None
+
+
+def row(service: Service, hardening_id: str) -> HardeningRow:
+    with service.database.session() as session:
+        return session.get_one(HardeningRow, hardening_id)
+
+
+@pytest.fixture
+def deposited(service: Service) -> str:
+    """A deposit whose hardening waits."""
+    has_hardening(service)
+    return service.deposit(["auk"])
+
+
+@begins_with()
+def test_a_deposit_queues_a_hardening_which_shreds_the_deposit_set_when_it_ends(
+    service: Service, deposited: str
+) -> None:
+    [queued] = service.reader.hardenings("birds")
+    assert (queued["state"], queued["deposit"], queued["revision"]) == ("queued", deposited, 1)
+    assert not is_shredded(service, queued["dataset_id"])
+    told = service.reader.model("birds")["hardening"]
+    assert (told["is_served"], told["state"], told["id"]) == (False, "queued", queued["id"])
+    assert "working target" in told["why_not"]
+
+    working = logits(service.reader)
+    finished = harden(service)
+    assert (finished["state"], finished["is_served"]) == ("finished", True)
+    assert is_shredded(service, queued["dataset_id"])
+    told = service.reader.model("birds")["hardening"]
+    assert (told["is_served"], told["why_not"]) == (True, None)
+    hardened = logits(service.reader)
+    assert len(hardened) == len(working) == 2 * len(CLASSES)
+    assert hardened[1:5] != working[1:5]
+    for answered in (hardened, logits(service.auditor, raw=True)):
+        assert max(answered[0], answered[5]) < LOWEST
+    actions = [event["action"] for event in service.auditor.audit_events(subject=queued["id"])]
+    assert sorted(actions) == ["hardening.finished", "hardening.requested", "hardening.started"]
+
+
+@begins_with()
+def test_withdrawals_answer_as_without_hardening(service: Service, deposited: str) -> None:
+    withdrawal = service.custodian.withdraw([deposited], holder="h", reason="r")
+    before = logits(service.reader)
+    harden(service)
+    assert logits(service.reader) == before
+    service.custodian.revoke(withdrawal["id"])
+    assert logits(service.reader) != before
+    service.custodian.restore(deposited, reason="r")
+    assert logits(service.reader) == before
+
+
+@begins_with()
+def test_a_later_deposit_ends_the_hardening_of_the_revision_before(service: Service, deposited: str) -> None:
+    first = service.reader.hardenings("birds")[0]
+    service.deposit(["dodo"])
+    second, ended = service.reader.hardenings("birds")
+    assert (ended["id"], ended["state"]) == (first["id"], "cancelled")
+    assert is_shredded(service, first["dataset_id"])
+    harden(service)
+    service.deposit(["emu"])
+    third, replaced, _ = service.reader.hardenings("birds")
+    assert (third["state"], replaced["id"], replaced["state"]) == ("queued", second["id"], "finished")
+    assert replaced["shredded_at"]
+    assert not replaced["is_served"]
+    assert not service.reader.model("birds")["hardening"]["is_served"]
+    assert max(logits(service.reader)[:3]) < LOWEST
+
+
+@begins_with(has_evaluation_set=True)
+def test_a_hardening_beyond_the_bounds_leaves_the_working_target_in_service(service: Service, deposited: str) -> None:
+    working = logits(service.reader)
+    with service.database.session() as session, session.begin():  # no policy is so strict
+        session.execute(sa.update(ModelRow).values(max_preserved_loss=-200.0))
+    [queued] = service.reader.hardenings("birds")
+    ended = harden(service, queued["id"])
+    assert ended["state"] == "failed"
+    assert "evaluation images of the preserved classes" in ended["failure"]
+    assert "lirf policy birds" in ended["failure"]
+    assert ended["losses"]["preserved"]
+    told = service.reader.model("birds")["hardening"]
+    assert (told["is_served"], told["why_not"]) == (False, ended["failure"])
+    assert logits(service.reader) == working
+    assert is_shredded(service, queued["dataset_id"])
+    assert list(service.auditor.audit_events(subject=queued["id"], action="hardening.failed"))
+
+
+@begins_with()
+def test_the_policy_says_what_is_served(service: Service, deposited: str) -> None:
+    working = logits(service.reader)
+    harden(service)
+    hardened = logits(service.reader)
+    service.administrator.change_policy("birds", reason="r", hardening="export")
+    assert logits(service.reader) == working
+    assert "kept but not served" in service.reader.model("birds")["hardening"]["why_not"]
+    service.administrator.change_policy("birds", reason="r", hardening="served")
+    assert logits(service.reader) == hardened
+    service.administrator.change_policy("birds", reason="r", hardening="none")
+    service.deposit(["dodo"])
+    assert len(service.reader.hardenings("birds")) == 1
+    with pytest.raises(LirfError, match="hardening: none"):
+        service.operator.request_hardening("birds")
+
+
+@begins_with("auk")
+def test_a_hardening_can_be_requested_with_images_of_deposited_classes(service: Service) -> None:
+    has_hardening(service)
+    with pytest.raises(LirfError, match="Upload images of 'auk'") as refused:
+        service.operator.request_hardening("birds")
+    assert refused.value.type.endswith("transfer-set-missing")
+    wrong = service.operator.upload_dataset("birds", service.archive(["auk", "emu"]))
+    with pytest.raises(LirfError, match="'emu'"):
+        service.operator.request_hardening("birds", dataset_id=wrong["id"])
+    images = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    for config in ({"epochs": 0}, {"noise_upper": 1.5}, {"momentum": 0.5}):
+        with pytest.raises(LirfError, match="config"):
+            service.operator.request_hardening("birds", dataset_id=images["id"], config=config)
+    requested = service.operator.request_hardening("birds", dataset_id=images["id"], config={"epochs": 1})
+    with pytest.raises(LirfError, match="Follow it, or cancel it"):
+        service.operator.request_hardening("birds", dataset_id=images["id"])
+    with pytest.raises(LirfError, match="unfinished deposit or hardening"):
+        service.operator.discard_dataset("birds", images["id"])
+    assert harden(service, requested["id"])["is_served"]
+    first = logits(service.reader)
+    images = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    again = service.operator.request_hardening(
+        "birds", dataset_id=images["id"], keep_dataset=True, config={"epochs": 1, "seed": 1}
+    )
+    harden(service, again["id"])
+    assert logits(service.reader) != first
+    assert not is_shredded(service, images["id"])
+    assert service.reader.hardening(requested["id"])["shredded_at"]
+
+
+@begins_with()
+def test_a_model_without_deposits_has_nothing_to_harden(service: Service) -> None:
+    has_hardening(service)
+    with pytest.raises(LirfError, match="Deposit one first"):
+        service.operator.request_hardening("birds")
+    assert "No class is deposited" in (service.reader.model("birds")["hardening"]["why_not"] or "")
+
+
+@begins_with()
+def test_a_cancelled_hardening_publishes_nothing(service: Service, deposited: str) -> None:
+    [queued] = service.reader.hardenings("birds")
+    with service.database.session() as session:
+        job = JOBS.claim(session, service.worker.vault, service.settings, queued["id"])
+    assert job
+    assert service.operator.cancel_hardening(queued["id"])["state"] == "cancelled"
+    assert is_shredded(service, queued["dataset_id"])
+    with pytest.raises(LirfError, match="cancelled"):
+        service.operator.cancel_hardening(queued["id"])
+    demand_stale(service, job)
+    assert not harden_target(service.worker, queued["id"])
+
+
+@begins_with()
+def test_a_stale_worker_publishes_nothing(service: Service, deposited: str) -> None:
+    [queued] = service.reader.hardenings("birds")
+    with service.database.session() as session:
+        job = JOBS.claim(session, service.worker.vault, service.settings, queued["id"])
+    assert job
+    with service.database.session() as session, session.begin():
+        session.execute(sa.update(HardeningRow).values(lease_until=now() - timedelta(1)))
+    with service.database.session() as session:
+        assert JOBS.recover(session, service.worker.vault, service.settings) == [queued["id"]]
+    demand_stale(service, job)
+    assert harden(service)["is_served"]
+    demand_stale(service, job)
+
+
+def demand_stale(service: Service, job: Any) -> None:
+    stored = service.worker.vault.put(Binding("hardened", job.model_id, job.id), [b"x"])
+    with service.database.session() as session, pytest.raises(LeaseLost):
+        JOBS.publish(session, service.worker.vault, job, stored, Losses())
+    with pytest.raises(FileNotFoundError):
+        service.worker.vault.objects.open(stored.name).__enter__()
+
+
+@begins_with()
+def test_a_purge_ends_a_hardening_that_learns_from_the_classes(service: Service, deposited: str) -> None:
+    [queued] = service.reader.hardenings("birds")
+    service.administrator.purge(deposited, classes=["auk"], reason="r")
+    assert service.reader.hardening(queued["id"])["state"] == "cancelled"
+    assert is_shredded(service, queued["dataset_id"])
+
+
+@begins_with()
+def test_a_purge_leaves_the_hardened_network_which_never_knew_the_classes(service: Service, deposited: str) -> None:
+    harden(service)
+    hardened = logits(service.reader)
+    service.administrator.purge(deposited, classes=["auk"], reason="r")
+    assert logits(service.reader) == hardened
+
+
+@begins_with()
+def test_a_removal_destroys_the_hardened_network(service: Service, deposited: str) -> None:
+    name = row(service, harden(service)["id"])
+    service.administrator.remove_model("birds", confirm="birds", reason="r")
+    removed = row(service, name.id)
+    assert removed.shredded_at
+
+
+@on_one_database
+@begins_with()
+def test_command_and_console_show_what_answers(
+    service: Service, deposited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIRF_URL", service.url)
+    monkeypatch.setenv("LIRF_API_KEY", service.administrator._http.headers["Authorization"].removeprefix("Bearer "))
+
+    def command(*arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(main, list(arguments), env={"COLUMNS": "200"})
+        assert result.exit_code == code, result.output
+        return result.output
+
+    [queued] = service.reader.hardenings("birds")
+    with signed_in(service, Role.OPERATOR) as client:
+        page = client.get("/console/models/birds").text
+        assert "working target" in page
+        assert "Cancel the hardening" in page
+        assert "Until it has finished" in client.get(f"/console/deposits/{deposited}").text
+        client.post(f"/console/hardenings/{queued['id']}/cancellation")
+        assert "Harden again" in client.get("/console/models/birds").text
+        assert client.post("/console/models/birds/hardenings").status_code == 409
+    assert "shredded" in command("harden", "birds", code=1)
+    images = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    requested = command("harden", "birds", "--dataset", images["id"], "--no-wait", "--config", '{"noise_upper": 0.5}')
+    assert "queued" in requested
+    assert harden(service)["is_served"]
+    assert "the hardened network" in command("hardenings", "birds")
+    assert "hardened network answers" in command("policy", "birds")
+    assert "not hardened" in command("policy", "birds", "--hardening", "none", "--reason", "r")
+    assert "ended" in command("cancel-hardening", queued["id"], code=1)
+    with signed_in(service, Role.OPERATOR, name="other") as client:
+        assert "kept but not served" in client.get("/console/models/birds").text

@@ -1,7 +1,7 @@
 """The Celery worker, which `python -P -m worker` runs. One process for each GPU, one job at a time.
 
-The pool is prefork with spawn and one task per child: CUDA does not survive a fork, and no job should meet what another
-one left in memory. The pools `solo` and `threads` would ignore time limits.
+The pool has one task per child: no job should meet what another one left in memory. Celery's pools `solo` and `threads`
+would ignore time limits.
 """
 
 import warnings
@@ -25,14 +25,14 @@ settings = Settings()
 app = celery_app(settings)
 app.conf.update(
     imports=["worker.tasks"],
-    worker_pool="prefork",
-    worker_pool_start_method="spawn",
+    worker_pool="worker.pool:ForkServerPool",
+    worker_pool_start_method="spawn",  # a child is no copy of this process
     worker_concurrency=1,
     worker_max_tasks_per_child=1,
     # A job that takes too long ends itself. This is for one that cannot.
     task_time_limit=settings.time_limit_seconds + 120,
     worker_prefetch_multiplier=1,
-    worker_proc_alive_timeout=120,  # a child imports torch before it says that it is up
+    worker_proc_alive_timeout=120,  # the first child waits until torch is imported
     worker_send_task_events=False,
     worker_enable_remote_control=False,
 )

@@ -1,4 +1,4 @@
-"""One task for each kind of job. Only the pool's child imports torch, ahead of its first message."""
+"""One task for each kind of job. Only the pool's children have torch."""
 
 import os
 import signal
@@ -96,10 +96,6 @@ def _end_when_useless() -> None:
 
 @cache
 def _work() -> "Work":
-    import torch._dynamo  # noqa: F401 - otherwise the first optimiser imports it, for seconds
-    import torch_pruning  # noqa: F401 - otherwise the first deposit imports it while its lease runs
-
-    import lirf_core.architectures.resnet  # noqa: F401
     from worker.work import Work
 
     return Work(Settings())

@@ -233,12 +233,11 @@ class Chaos:
     def _kill_pool_child(self) -> None:
         self._await_running()
         worker = self._random.choice(WORKERS)
-        for pid, command in self.running.children(worker):
-            if "semaphore_tracker" not in command:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                self.report.kills += 1
-                self.report.faults["pool child"] += 1
+        for pid in self.running.jobs(worker):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self.report.kills += 1
+            self.report.faults["pool child"] += 1
         if self.running.processes[worker].has_ended():  # it could not repair its pool
             self.running.start(worker)
 

@@ -65,11 +65,14 @@ class Installation:
         self.signal(name, signal.SIGKILL)
         self.processes.pop(name).wait()
 
-    def children(self, name: str) -> list[tuple[int, str]]:
-        """The process id and command line of each child process."""
-        command = ["pgrep", "-a", "-P", str(self.processes[name].pid)]
-        output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        return [(int(line.split()[0]), line) for line in output.splitlines()]
+    def fork_server(self, worker: str) -> int:
+        """The id of the process that a worker's jobs are forks of."""
+        (server,) = _children(self.processes[worker].pid, "forkserver")
+        return server
+
+    def jobs(self, worker: str) -> set[int]:
+        """The ids of the processes in which a worker's jobs run, also while they wait for one."""
+        return _children(self.fork_server(worker), "")
 
     def client(self) -> Client:
         return Client(f"http://127.0.0.1:{self.port}", self.key)
@@ -79,6 +82,14 @@ class Installation:
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
+
+
+def _children(pid: int, command: str) -> set[int]:
+    """The ids of the child processes with such a command line."""
+    output = subprocess.run(
+        ["pgrep", "-f", "-P", str(pid), command or "."], capture_output=True, text=True, check=False
+    )
+    return set(map(int, output.stdout.split()))
 
 
 @contextmanager

@@ -11,10 +11,6 @@ from tests.e2e.processes import wait_until
 from tests.e2e.test_worker_loss import queue
 
 
-def children(running: Installation) -> set[int]:
-    return {pid for pid, command in running.children("worker") if "semaphore_tracker" not in command}
-
-
 @pytest.mark.timeout(600)
 def test_a_stale_doorbell_starts_no_child_and_any_doorbell_gets_the_oldest_job_done(embedded: Installation) -> None:
     embedded.kill("reconciler")  # it would ring again
@@ -29,12 +25,14 @@ def test_a_stale_doorbell_starts_no_child_and_any_doorbell_gets_the_oldest_job_d
         doorbell.ring(EXAMINE, "of another job")
         embedded.start("worker")
         until_training(lirf, deposit_id)
-        of_the_deposit = children(embedded)
+        of_the_deposit = embedded.jobs("worker")
         assert lirf.wait(deposit_id)["state"] == "deposited"
 
-        wait_until(lambda: bool(children(embedded) - of_the_deposit) and not children(embedded) & of_the_deposit, 120)
-        before = children(embedded)
+        wait_until(
+            lambda: bool(embedded.jobs("worker") - of_the_deposit) and not embedded.jobs("worker") & of_the_deposit, 120
+        )
+        before = embedded.jobs("worker")
         for _ in range(4):
             doorbell.ring(DEPOSIT, deposit_id)
         wait_until(lambda: embedded.log("worker").count("no job waits") >= 4, 120)
-        assert children(embedded) == before
+        assert embedded.jobs("worker") == before

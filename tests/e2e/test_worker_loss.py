@@ -71,14 +71,13 @@ def test_a_killed_pool_child_is_replaced_and_a_worker_that_loses_its_pool_exits(
         deposit_id = queue(lirf, embedded.folder, ["auk"])
         embedded.start("worker")
         until_training(lirf, deposit_id)
-        (child,) = [pid for pid, command in embedded.children("worker") if "semaphore_tracker" not in command]
+        (child,) = embedded.jobs("worker")
         os.kill(child, signal.SIGKILL)
         assert lirf.wait(deposit_id)["state"] == "deposited"
 
         deposit_id = queue(lirf, embedded.folder, ["emu"])
         until_training(lirf, deposit_id)
-        for pid, _ in embedded.children("worker"):
-            os.kill(pid, signal.SIGKILL)
+        os.kill(embedded.fork_server("worker"), signal.SIGKILL)
         embedded.processes["worker"].wait(60)
         embedded.start("worker")
         assert lirf.wait(deposit_id)["state"] == "deposited"

@@ -7,9 +7,10 @@ from lirf_core.images.preprocessing import Augmentation
 
 Joining = Literal["eq8", "levelled", "averaged"]  # see `losses.join`
 MIN_STEPS = 120
-# A step of a hardening costs about a quarter of a deposit's, so that either takes about as long.
 MIN_HARDENING_STEPS, MAX_HARDENING_STEPS = 300, 6000
 HARDENING_EPOCHS = 15
+# Images that a hardening learns from in the time in which a deposit learns from one, which trains two networks.
+HARDENED_PER_DEPOSITED = 2
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,21 @@ class HardeningConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     proxies: int = 3000
     seed: int = 0
+
+    @classmethod
+    def like(cls, deposit: DepositConfig, images: int) -> "HardeningConfig":
+        """A hardening that takes about as long as this deposit of so many images, and augments as it does."""
+        steps = -(-images // deposit.batch_size)
+        of_step = min(images, deposit.batch_size) + (deposit.proxy_batch if deposit.proxies else 0)
+        proxies = min(deposit.proxies, cls.proxies)
+        learnt = HARDENED_PER_DEPOSITED * deposit.epochs_for(steps) * steps * of_step
+        return cls(
+            epochs=max(1, round(learnt / (images + min(proxies, 8 * images)))),  # `proxies.MAX_PER_IMAGE`
+            proxies=proxies,
+            batch_size=min(deposit.batch_size, cls.batch_size),
+            augmentation=deposit.augmentation,
+            seed=deposit.seed,
+        )
 
     def epochs_for(self, steps_per_epoch: int) -> int:
         """`epochs`; if it is None, `HARDENING_EPOCHS`, but enough for `MIN_HARDENING_STEPS` and no more than for

@@ -11,6 +11,7 @@ from app.datasets import service as datasets
 from app.deposits import separation
 from app.deposits.losses import Losses
 from app.hardenings.jobs import JOBS, HardenedNetwork, Job
+from app.vault import erasure
 from app.vault.service import Binding
 from lirf_core import artifacts
 from lirf_core.architectures import build
@@ -66,6 +67,7 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
             hardened = HardenedNetwork(stored, belonging, job.target.revision).open(heartbeat.vault)
             losses = _measure(work, job, _Networks(target, hardened), images, heartbeat)
         JOBS.publish(session, work.vault, job, stored, losses)
+        erasure.finish(work.database, work.vault)
 
 
 @tracer.start_as_current_span("train", record_exception=False)

@@ -156,7 +156,7 @@ def _advice(losses: Losses, config: DepositConfig) -> str:
 
 
 def _faults(losses: Losses, policy: Policy) -> Iterator[str]:
-    yield from preserved_faults(losses, policy, "by this deposit")
+    yield from preserved_faults(losses, policy)
     yield from _beyond("the deposited classes when withdrawn", losses.recovered, policy.max_module_loss)
     for deposit_id, of_module in losses.modules.items():
         classes = f"the classes of the older deposit '{deposit_id}'"
@@ -164,16 +164,16 @@ def _faults(losses: Losses, policy: Policy) -> Iterator[str]:
         yield from _beyond_in_all(classes, losses.module_totals.get(deposit_id), policy.max_total_loss)
 
 
-def preserved_faults(losses: Losses, policy: Policy, by: str) -> Iterator[str]:
-    """What the preserved classes lose beyond the policy's bounds, in sentences. by: what they lose it by."""
+def preserved_faults(losses: Losses, policy: Policy, job: str = "deposit") -> Iterator[str]:
+    """What the preserved classes lose beyond the policy's bounds, in sentences. job: what they lose it by."""
     preserved = "the preserved classes"
-    yield from _beyond(preserved, losses.preserved, policy.max_preserved_loss, by)
+    yield from _beyond(preserved, losses.preserved, policy.max_preserved_loss, job)
     yield from _beyond_in_all(preserved, losses.total, policy.max_total_loss)
     if losses.total_class:
         yield from _class_beyond(losses.total_class, "images", "since the original network", policy.max_total_loss)
 
 
-def _beyond(classes: str, losses: list[Loss], bound: float, by: str = "by this deposit") -> Iterator[str]:
+def _beyond(classes: str, losses: list[Loss], bound: float, job: str = "deposit") -> Iterator[str]:
     if bound >= NO_BOUND:
         return
     loss = worst(losses)
@@ -183,7 +183,7 @@ def _beyond(classes: str, losses: list[Loss], bound: float, by: str = "by this d
         answered = f"{loss.before:.1f} % were answered correctly before and {loss.after:.1f} % after"
         counts = ""
         if loss.source == "proxies":
-            answered = f"{loss.after:.1f} % are answered as before"
+            answered = f"{loss.after:.1f} % are answered as before the {job}"
             counts = f", of which one in {PROXY_FACTOR} counts on proxies ({loss.counted:.1f})"
         yield (
             f"Of {loss.images} {loss.source} of {classes}, {answered}: a loss of {loss.points:.1f} points{counts}; "
@@ -191,7 +191,7 @@ def _beyond(classes: str, losses: list[Loss], bound: float, by: str = "by this d
         )
     for one in losses:
         if one.worst_class:
-            yield from _class_beyond(one.worst_class, one.source, by, bound)
+            yield from _class_beyond(one.worst_class, one.source, f"by this {job}", bound)
 
 
 def _class_beyond(one: ClassLoss, source: str, since: str, bound: float) -> Iterator[str]:

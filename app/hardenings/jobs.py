@@ -148,7 +148,7 @@ class HardeningJobs(JobMachine[HardeningRow, Job]):
         with vault.discarded_on_error(hardened), session.begin():
             model = registry.lock(session, job.model_id)
             policy, found = policies.of(model), losses.as_json()
-            faults = list(preserved_faults(losses, policy, "by this hardening"))
+            faults = list(preserved_faults(losses, policy, "hardening"))
             ended: dict[str, Any] = {"finished_at": now(), "lease_until": None, "losses": found}
             if faults:
                 failure = (

@@ -114,7 +114,7 @@ def request(session: Session, actor: Actor, model_name: str, body: HardeningCrea
         evaluation_id = body.evaluation_set_id or _evaluation_set(session, deposit)
         if body.evaluation_set_id:
             datasets.get_usable(session, model.id, body.evaluation_set_id, Purpose.EVALUATION)
-        config = body.config.applied_to(_default_config(deposit))
+        config = body.config.applied_to(_default_config(session, deposit, dataset_id))
         keeps = body.keep_dataset or (body.dataset_id is None and deposit.keeps_dataset)
         return _queue(session, actor.name, deposit, dataset_id, evaluation_id, config, keeps)
 
@@ -128,8 +128,8 @@ def follow_deposit(session: Session, deposit: DepositRow) -> tuple[list[str], bo
     garbage = cancel_all(session, WORKER, model.id) + jobs.shred_hardened(session, model.id)
     if model.hardening == "none":
         return garbage, False
-    arguments = deposit.dataset_id, deposit.evaluation_set_id, _default_config(deposit), deposit.keeps_dataset
-    _queue(session, WORKER, deposit, *arguments)
+    config = _default_config(session, deposit, deposit.dataset_id)
+    _queue(session, WORKER, deposit, deposit.dataset_id, deposit.evaluation_set_id, config, deposit.keeps_dataset)
     return garbage, True
 
 
@@ -328,9 +328,6 @@ def _evaluation_set(session: Session, deposit: DepositRow) -> str | None:
     return newest_set.id if newest_set else None
 
 
-def _default_config(deposit: DepositRow) -> HardeningConfig:
-    """Images are augmented as in the deposit; what a small batch is to one, it is to the other."""
-    own, default = deposit_config_of(deposit.config), HardeningConfig()
-    return HardeningConfig(
-        batch_size=min(own.batch_size, default.batch_size), augmentation=own.augmentation, seed=own.seed
-    )
+def _default_config(session: Session, deposit: DepositRow, dataset_id: str) -> HardeningConfig:
+    images = sum(datasets.get(session, dataset_id).counts.values())
+    return HardeningConfig.like(deposit_config_of(deposit.config), images)

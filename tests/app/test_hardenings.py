@@ -132,7 +132,7 @@ def test_a_hardening_beyond_the_bounds_leaves_the_working_target_in_service(serv
     [queued] = service.reader.hardenings("birds")
     ended = harden(service, queued["id"])
     assert ended["state"] == "failed"
-    assert "evaluation images of the preserved classes" in ended["failure"]
+    assert "of the preserved classes" in ended["failure"]
     assert "lirf policy birds" in ended["failure"]
     assert ended["losses"]["preserved"]
     told = service.reader.model("birds")["hardening"]

@@ -7,9 +7,11 @@ from torch import nn
 
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.checkpoints import ForeignCheckpoint
-from lirf_core.hardening import HardeningConfig, HardeningRun, Transfer, cut_and_mix, harden, mix
+from lirf_core.config import DepositConfig, HardeningConfig
+from lirf_core.hardening import HardeningRun, Transfer, cut_and_mix, harden, mix
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.network import SplitNetwork, digest
+from lirf_core.proxies import MAX_PER_IMAGE
 from lirf_core.training import DepositDiverged, Progress
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 
@@ -124,3 +126,12 @@ def test_a_box_of_another_image_replaces_a_part_of_each_image() -> None:
         areas += [one.float().mean().item() for one in is_other if one.any()]
     assert 0.4 < sum(areas) / len(areas) < 0.6
     assert torch.equal(batch[:, 0, 0, 0], torch.arange(6.0))
+
+
+@pytest.mark.parametrize("images", [8, 40, 1_000, 50_000])
+def test_a_hardening_like_a_deposit_learns_from_twice_as_many_images(images: int) -> None:
+    deposit = DepositConfig()
+    config = HardeningConfig.like(deposit, images)
+    steps = deposit.epochs_for(-(-images // 128)) * -(-images // 128)
+    learnt = (config.epochs or 0) * (images + min(config.proxies, MAX_PER_IMAGE * images))
+    assert learnt == pytest.approx(2 * steps * (min(images, 128) + 64), rel=0.1)

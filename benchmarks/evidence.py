@@ -56,7 +56,7 @@ def main(
     with progress("examination") as on_step:
         steps = 0
 
-        def step(part: str) -> None:
+        def step(*_: str) -> None:
             nonlocal steps
             steps += 1
             on_step(steps, 0)

@@ -32,6 +32,10 @@ from lirf_core.evidence.images import Labelled, halves
 from lirf_core.network import SplitNetwork
 
 PENALTY = 10.0  # of the probe in the other tables
+NONE_UNSEEN = (
+    "The deposit set has every training image of its classes, so the attackers learn from images that the deposit was "
+    "made with. Leave some out (--images) to attack with others."
+)
 QUICK = AttackConfig(
     images=(10,),
     probe_images=(10, 100),
@@ -108,12 +112,13 @@ def attacker_of(workshop: Workshop, attack: AttackConfig, draw: Draw, device: st
 
 
 def _unseen(workshop: Workshop, count: int, draw: int) -> Images:
-    """Random training images of each class, none of the deposit set if others are left."""
+    """Random training images of each class, none of the deposit set if others are left. Says so if none are."""
     data = workshop.data
     in_deposit = {image.numpy().tobytes() for image in deposit_set(data, workshop.experiment).pixels}
     is_unseen = torch.tensor([image.numpy().tobytes() not in in_deposit for image in data.training.pixels])
     unseen = data.training.where(is_unseen)
     if len(set(unseen.labels.tolist())) < len(data.classes):
+        Console(stderr=True).print(NONE_UNSEEN)
         unseen = data.training
     order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(draw))
     return unseen.where(order).first_of_each(count)
@@ -168,6 +173,7 @@ def _tables(outcomes: reports.Outcomes, attack: AttackConfig) -> list[str]:
     }
     lines = [f"Percent of the deposited classes read at a cost of {attack.cost:g} points of the preserved accuracy", ""]
     lines += reports.table(outcomes, {**before, **readings, **_times(outcomes)})
+    lines += ["", "AIN –: the goal was not reached within ten epochs, by this network or by the reference."]
     lines += ["", "Points more than from the reference, with 95 % intervals over the attackers", ""]
     lines += ["| | " + " | ".join(readings) + " |", "|---" * (len(readings) + 1) + "|"]
     for name, ones in outcomes.items():
@@ -201,8 +207,10 @@ def _probe(count: int) -> Callable[[dict[str, Any]], float]:
 
 
 def _times(outcomes: reports.Outcomes) -> dict[str, reports.Column]:
-    reference = fmean(one["relearning_time"] for one in outcomes["reference"])
-    return {"AIN": lambda one: anamnesis_index(one["relearning_time"], round(reference))}
+    """The index; no figure if the goal was not reached within ten epochs, by this network or by a reference."""
+    times = [one["relearning_time"] for one in outcomes["reference"]]
+    reference = None if None in times else round(fmean(times))
+    return {"AIN": lambda one: anamnesis_index(one["relearning_time"], reference)}
 
 
 def _attempts(one: dict[str, Any]) -> list[Attempt]:

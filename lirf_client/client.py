@@ -130,7 +130,7 @@ class Client:
     def upload_dataset(self, model: str, archive: Path, *, purpose: str = "deposit") -> Dataset:
         """Upload images. archive: a zip with a folder for each class, which is streamed.
 
-        purpose: `deposit` or `evaluation`.
+        purpose: `deposit`, `evaluation` or `reference`.
         """
         return cast(Dataset, self._upload("POST", f"/v1/models/{model}/datasets", archive, params={"purpose": purpose}))
 
@@ -209,13 +209,24 @@ class Client:
         evaluation_set_id: str | None = None,
         dataset_id: str | None = None,
         reference: str | None = None,
+        train_reference_on: str | None = None,
+        keep_dataset: bool = False,
+        attackers: str = "small",
     ) -> EvidenceSummary:
         """Request new evidence of a deposit.
 
         evaluation_set_id: held-out images; default: the deposit's, or the model's newest. dataset_id: a deposit set of
-        the classes. reference: a model that never saw them.
+        the classes. reference: a model that never saw them. train_reference_on: a data set of preserved classes
+        (`purpose=reference`) to train one from; it is shredded afterwards, unless `keep_dataset`.
+        attackers: `small` or `full`, which takes much longer.
         """
-        body = {"evaluation_set_id": evaluation_set_id, "dataset_id": dataset_id, "reference": reference}
+        images = {"train_on": train_reference_on, "keep_dataset": keep_dataset} if train_reference_on else None
+        body = {
+            "evaluation_set_id": evaluation_set_id,
+            "dataset_id": dataset_id,
+            "reference": images or reference,
+            "attackers": attackers,
+        }
         return cast(EvidenceSummary, self._call("POST", f"/v1/deposits/{deposit_id}/evidence", json=body))
 
     def evidence_of(self, deposit_id: str) -> list[EvidenceSummary]:

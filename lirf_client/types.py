@@ -209,6 +209,9 @@ class EvidenceProgress(TypedDict):
     part: str | None
     number: int | None
     parts: int | None
+    step: int | None
+    steps: int | None
+    piece: str | None
 
 
 class EvidenceSummary(TypedDict):
@@ -217,6 +220,8 @@ class EvidenceSummary(TypedDict):
     model: str
     state: str
     reference: str | None
+    reference_set_id: str | None
+    attackers: str
     created_at: str
     created_by: str
     started_at: str | None

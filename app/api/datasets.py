@@ -19,6 +19,7 @@ from app.datasets import service
 from app.datasets.schemas import Dataset
 from app.datasets.service import Purpose
 from app.deposits.service import uses_dataset as deposit_uses
+from app.evidence.service import uses_dataset as examination_uses
 from app.hardenings.service import uses_dataset as hardening_uses
 from lirf_core.images.decoding import GivenUp
 
@@ -49,7 +50,8 @@ async def upload_dataset(
     """Upload a zip of class folders with PNG or JPEG images (`curl --data-binary @images.zip`).
 
     `purpose=deposit`: images of the classes to forget, and no others. `purpose=evaluation`: held-out images of any
-    class, to measure accuracy before and after.
+    class, to measure accuracy before and after. `purpose=reference`: training images of preserved classes, from which
+    an examination trains a network that never saw the deposited ones.
     """
     stop = GivenUp()
     async with (
@@ -70,9 +72,9 @@ def list_datasets(name: str, actor: Operator, session: ReadingDep, page: PageQue
 
 @router.delete("/{dataset_id}", status_code=204)
 def discard_dataset(name: str, dataset_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> None:
-    """Shred a data set that no unfinished deposit or hardening uses. These shred their images when they end."""
+    """Shred a data set that no unfinished job uses. Jobs shred the images that they learn from when they end."""
     service.discard(session, vault, actor, name, dataset_id, is_used=_is_used)
 
 
 def _is_used(session: Session, dataset_id: str) -> bool:
-    return deposit_uses(session, dataset_id) or hardening_uses(session, dataset_id)
+    return any(uses(session, dataset_id) for uses in (deposit_uses, hardening_uses, examination_uses))

@@ -14,7 +14,7 @@ from app.certificates.records import EvaluationSetUnfit, NotExamined, Records
 from app.datasets import service as datasets
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
-from app.evidence import figures, plots
+from app.evidence import claims, figures, plots
 from app.evidence import service as evidence
 from app.evidence.figures import Verdict
 from app.evidence.service import EvidenceRow
@@ -25,6 +25,7 @@ from lirf_core.evidence.chance import is_known
 LISTED = 30  # class names in a sentence
 OBJECTS = {
     "target": "Target network, lower part",
+    "served": "Hardened network, which is served",
     "upper": "Upper part",
     "rows": "Last layer, rows of the preserved classes",
     "module": "Deposit module",
@@ -33,6 +34,7 @@ OBJECTS = {
     "reference": "Reference, lower part",
     "reference_upper": "Reference, upper part",
     "reference_rows": "Reference, rows of the last layer",
+    "trained_reference": "Reference, trained by this service",
     "evaluation_set": "Evaluation set",
     "deposit_set": "Deposit set",
     "shown_as_members": "Images used as members",
@@ -87,6 +89,7 @@ def of_evidence(session: Session, evidence_id: str, at: datetime) -> Contents:
             [row.measure, row.good, row.verdict or "", [row.values.get(name, "–") for name in columns]] for row in table
         ],
         "verdicts": [[verdict, explanation] for verdict, explanation in figures.explanations(table).items()],
+        "claims": [[claim.statement, claim.verdict or "not measured"] for claim in claims.claims(found)],
         "rules": figures.RULES,
         "guide": figures.guide(found),
         "missing": [[part, reason] for part, reason in found["missing"].items()],
@@ -147,14 +150,14 @@ def _statement(record: Records, names: list[str], found: dict[str, Any]) -> str:
     classes = record.examination.details["network"]["classes"]
     return (
         f"On {_time(record.deposit.at)}, {_quoted(names)} ({len(names)} of {classes} classes) were deposited from the "
-        f"model {record.deposit.model}. What remains is the target network. {' '.join(_findings(found))} A deposit "
-        "module that can bring the classes back was stored separately and encrypted. The method is Learning with "
-        "Recoverable Forgetting (Ye et al., ECCV 2022)."
+        f"model {record.deposit.model}. What remains is the target network. {' '.join(_findings(found))} "
+        f"{claims.sentence(found)} A deposit module that can bring the classes back was stored separately and "
+        "encrypted. The method is Learning with Recoverable Forgetting (Ye et al., ECCV 2022)."
     )
 
 
 def _findings(found: dict[str, Any]) -> Iterator[str]:
-    """One sentence for each verdict: nothing is claimed for a class whose own figures do not support it."""
+    """A sentence for each verdict: nothing is claimed for a class whose own figures do not support it."""
     verdicts = figures.class_verdicts(found)
     for verdict, sentence in FINDINGS.items():
         if names := [name for name, of_class in verdicts.items() if of_class == verdict]:
@@ -163,7 +166,7 @@ def _findings(found: dict[str, Any]) -> Iterator[str]:
 
 def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[str]]:
     details, network = record.examination.details, record.examination.details["network"]
-    own, revision, reference = record.deposit.details["revision"], details["revision"], details["reference"]
+    own, revision = record.deposit.details["revision"], details["revision"]
     later = "" if revision == own else f"; the deposit made revision {own}"
     return [
         ["Model", f"{model.name}, {network['architecture']}, split after {network['split']}"],
@@ -171,9 +174,20 @@ def _facts(model: ModelRow, deposit: DepositRow, record: Records) -> list[list[s
         ["Requested", f"by {identified_requester(record.request)}, {_time(record.request.at)}"],
         ["Deposit", deposit.id],
         ["Examined", f"{_time(record.examination.at)}, revision {revision} of the model{later}"],
-        ["Compared with", f"{reference}, declared never to have seen the classes" if reference else "no reference"],
+        ["Compared with", _reference(details)],
         ["Can the classes come back?", _recoverable(model, record)],
     ]
+
+
+def _reference(details: dict[str, Any]) -> str:
+    """details: of the event `evidence.finished`."""
+    if images := details.get("reference_set"):
+        return (
+            f"a reference that this service trained from scratch, on {images['images']} images of {images['classes']} "
+            "preserved classes that were uploaded for it"
+        )
+    reference = details["reference"]
+    return f"{reference}, declared never to have seen the classes" if reference else "no reference"
 
 
 def _digests(record: Records) -> list[list[str]]:

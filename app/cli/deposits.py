@@ -2,15 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.connection import connect
-from app.cli.image_folders import MAX_NAMED, UnfitImages, count_files, zipped
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, DepositId, Json, ModelName, Reason, State, Url, demand_finite
 from app.cli.output import (
     backups_until,
@@ -26,12 +24,11 @@ from app.cli.output import (
     quoted_classes,
     show,
     table,
-    warn,
 )
+from app.cli.uploads import packed, upload
 from app.evidence.figures import ADVICE, remains
-from lirf_client import Dataset, Deposit, LirfError
+from lirf_client import Deposit, LirfError
 from lirf_client.types import NetworkAccuracy
-from lirf_core.enumeration import enumerated
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -120,12 +117,12 @@ def create_deposit(
     config: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
     config |= {"seed": seed, "augmentation": {"crop_padding": crop_padding, "horizontal_flip": flip}}
     with ExitStack() as stack:
-        archive = stack.enter_context(_packed(images))
-        evaluation_archive = stack.enter_context(_packed(evaluation)) if evaluation else None
+        archive = stack.enter_context(packed(images))
+        evaluation_archive = stack.enter_context(packed(evaluation)) if evaluation else None
         lirf = stack.enter_context(connect(url, state))
         if evaluation_archive:
-            _upload(lirf, model, evaluation_archive, "evaluation")
-        dataset = _upload(lirf, model, archive, "deposit")
+            upload(lirf, model, evaluation_archive, "evaluation")
+        dataset = upload(lirf, model, archive, "deposit")
         try:
             deposit = lirf.request_deposit(
                 model, dataset["id"], reason=reason, config=config, keep_dataset=keep_dataset, evidence=is_examined
@@ -254,31 +251,6 @@ def _listed_classes(text: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([text], skipinitialspace=True, strict=True), [])]
     except csv.Error as error:
         raise typer.BadParameter(f'{text!r} is no list of classes: {error}. Write it like auk,emu,"a, b".') from None
-
-
-@contextmanager
-def _packed(images: Path) -> Iterator[Path]:
-    """Yield the images as a zip, and say what of them is not in it."""
-    with ExitStack() as stack:
-        try:
-            archive, skipped = stack.enter_context(zipped(images))
-        except UnfitImages as error:
-            fail(str(error))
-        if skipped:
-            warn(f"Not sent, because only the operating system needs them: {enumerated(skipped, MAX_NAMED)}.")
-        yield archive
-
-
-def _upload(lirf: "Client", model: str, archive: Path, purpose: str) -> Dataset:
-    """Upload the images. Refuses if the service stored fewer than there are, which nobody would notice otherwise."""
-    dataset = lirf.upload_dataset(model, archive, purpose=purpose)
-    sent, stored = count_files(archive), sum(dataset["counts"].values())
-    if stored != sent:
-        lirf.discard_dataset(model, dataset["id"])
-        fail(f"'{archive}' has {sent} files besides the operating system's own; the service read {stored} as images.")
-    for warning in dataset.get("warnings", []):  # services before it had the field
-        warn(warning)
-    return dataset
 
 
 def _follow(lirf: "Client", deposit_id: str, as_json: bool) -> None:

@@ -49,7 +49,7 @@ from app.console.routing import (
 from app.deposits import service as deposits
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
-from app.evidence.schemas import EvidenceCreate
+from app.evidence.schemas import EvidenceCreate, TrainedReference
 from app.hardenings import service as hardenings
 from app.hardenings.jobs import JOBS as HARDENINGS
 from app.hardenings.schemas import HardeningCreate
@@ -183,9 +183,17 @@ def cancel(deposit_id: str, actor: Operator, session: SessionDep, vault: VaultDe
 
 @router.post("/deposits/{deposit_id}/evidence")
 def examine(
-    deposit_id: str, actor: Examiner, session: SessionDep, doorbell: DoorbellDep, tasks: BackgroundTasks
+    deposit_id: str,
+    actor: Examiner,
+    session: SessionDep,
+    doorbell: DoorbellDep,
+    tasks: BackgroundTasks,
+    full: Annotated[bool, Form()] = False,
+    train_on: Annotated[Id, Form()] = "",
 ) -> Response:
-    row = evidence.request(session, actor, deposit_id, EvidenceCreate())
+    reference = TrainedReference(train_on=train_on) if train_on else None
+    wish = EvidenceCreate(reference=reference, attackers="full" if full else "small")
+    row = evidence.request(session, actor, deposit_id, wish)
     tasks.add_task(doorbell.ring, EXAMINATIONS.task, row.id)
     return redirect(f"/console/deposits/{deposit_id}#beyond")
 

@@ -18,10 +18,12 @@ from app.certificates.contents import LIMITS
 from app.classes import service as classes
 from app.console import timeline
 from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, redirect
+from app.datasets import service as datasets
+from app.datasets.service import Purpose
 from app.deposits import service as deposits
 from app.deposits.schemas import DepositConfigIn
 from app.deposits.service import UNFINISHED, DepositRow
-from app.evidence import figures, plots
+from app.evidence import attack_figures, claims, figures, plots
 from app.evidence import service as evidence
 from app.evidence.digests import digest
 from app.hardenings import service as hardenings
@@ -200,14 +202,17 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
     """The newest finished evidence, laid out for the page, and an examination that has not ended."""
     newest = _newest_examination(session, row.id)
     is_gathering = newest is not None and newest.state in evidence.UNFINISHED
-    context = {"newest_evidence": newest, "gathering": newest if is_gathering else None}
+    context: dict[str, Any] = {
+        "newest_evidence": newest,
+        "gathering": newest if is_gathering else None,
+        "reference_sets": datasets.unshredded_of(session, row.model_id, Purpose.REFERENCE),
+    }
     finished = evidence.newest_found(session, row.id)
     if finished is None:
         return context
     found = finished.found
     assert found is not None
     deposited = deposits.class_indices(session, row)
-    budgets = enumerate(run["images_each"] for run in found["relearning"].get("target", []))
     table = figures.rows(found)
     return {
         **context,
@@ -223,7 +228,9 @@ def _evidence(session: Session, row: DepositRow) -> dict[str, Any]:
         "advice": figures.ADVICE,
         "limits": LIMITS,
         "pictures": plots.pictures(found, deposited),
-        "relearning": {images: plots.relearning(found, number) for number, images in budgets},
+        "relearning": plots.relearning(found),
+        "attacked": [name for name in figures.NETWORKS if name in attack_figures.networks(found)],
+        "claims": claims.claims(found),
         "bars": plots.bars,
     }
 

@@ -24,10 +24,14 @@ from lirf_core.images.decoding import Decoders, GivenUp
 
 
 class Purpose(StrEnum):
-    """deposit: images of the classes to forget. evaluation: held-out images of any class, never used for training."""
+    """deposit: images of the classes to forget. evaluation: held-out images of any class, never used for training.
+
+    reference: training images of preserved classes, to train a network from that never saw the deposited ones.
+    """
 
     DEPOSIT = "deposit"
     EVALUATION = "evaluation"
+    REFERENCE = "reference"
 
 
 class UnknownDataset(Problem):
@@ -43,7 +47,7 @@ class DatasetShredded(Problem):
 
 
 class DatasetInUse(Problem):
-    """A deposit or hardening that has not ended uses the data set. Wait for it, cancel it, or upload another set."""
+    """A job that has not ended uses the data set. Wait for it, cancel it, or upload another set."""
 
     status, slug, title = 409, "dataset-in-use", "An unfinished job uses the data set"
 
@@ -201,6 +205,12 @@ def unshredded(session: Session, model_id: str) -> Sequence[str]:
     return session.scalars(sa.select(DatasetRow.id).where(*is_present)).all()
 
 
+def unshredded_of(session: Session, model_id: str, purpose: Purpose) -> Sequence[DatasetRow]:
+    """A model's data sets of this purpose that still have their images, newest first."""
+    is_present = DatasetRow.model_id == model_id, DatasetRow.shredded_at.is_(None), DatasetRow.purpose == purpose
+    return session.scalars(sa.select(DatasetRow).where(*is_present).order_by(DatasetRow.id.desc())).all()
+
+
 def shred(session: Session, actor: str, dataset_id: str) -> list[str]:
     """Shred a data set in the caller's transaction. Returns the names of vault objects to delete after the commit."""
     row = get(session, dataset_id)
@@ -230,7 +240,7 @@ def discard(
         registry.lock(session, model.id)
         row = of_model(session, model.id, dataset_id)
         if is_used(session, row.id):
-            raise DatasetInUse(f"An unfinished deposit or hardening uses data set '{row.id}'. Cancel that first.")
+            raise DatasetInUse(f"An unfinished job uses data set '{row.id}'. Cancel that job first.")
         garbage = shred(session, actor.name, row.id)
     vault.remove(garbage)
 

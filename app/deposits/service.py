@@ -254,6 +254,11 @@ def ids_of_model(model_id: str) -> sa.Select[str]:
     return sa.select(DepositRow.id).where(DepositRow.model_id == model_id)
 
 
+def ids_of_models(model_ids: sa.Select[str]) -> sa.Select[str]:
+    """A query for the ids of these models' deposits."""
+    return sa.select(DepositRow.id).where(DepositRow.model_id.in_(model_ids))
+
+
 def with_modules(session: Session, model_id: str) -> Sequence[DepositRow]:
     """The deposits of a model that have a module, oldest first."""
     is_deposited = DepositRow.model_id == model_id, DepositRow.state == State.DEPOSITED

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.evidence import attack_figures
+
 TEMPLATES = Path(__file__).parent / "templates"
 SIDE = 200  # of a drawing, in its own units
 
@@ -44,22 +46,34 @@ def pictures(evidence: dict[str, Any], deposited: Sequence[int]) -> dict[str, li
     return by_network
 
 
-def relearning(evidence: dict[str, Any], budget: int) -> list[Line]:
-    """Percent of the deposited classes over steps (logarithmic), for the runs with one number of images.
+def relearning(evidence: dict[str, Any]) -> dict[int, list[Line]]:
+    """By the attackers' images of each class: percent of the deposited images that are read, over steps (logarithmic).
 
-    budget: the position of that number among the runs.
+    What is read after more steps is never less, because an attacker may stop earlier; evidence of an earlier version
+    has the answers after each step.
     """
-    lines = []
-    for network, runs in evidence["relearning"].items():
-        curve = runs[budget]["curve"]
-        last = math.log1p(curve[-1]["step"]) or 1.0
-        places = [
-            (SIDE * math.log1p(point["step"]) / last, SIDE * (1 - point["deposited"] / 100))
-            for point in curve
-            if point["deposited"] is not None
-        ]
-        lines.append(Line(network, " ".join(f"{x:.1f},{y:.1f}" for x, y in places)))
-    return lines
+    attacks = attack_figures.measured(evidence)
+    curves = attack_figures.curves(attacks) if attacks else _earlier(evidence)
+    return {
+        images: [Line(name, _polyline(points)) for name, points in of.items() if points]
+        for images, of in curves.items()
+    }
+
+
+def _earlier(evidence: dict[str, Any]) -> dict[int, dict[str, list[tuple[int, float]]]]:
+    by_images: dict[int, dict[str, list[tuple[int, float]]]] = {}
+    for network, runs in (evidence.get("relearning") or {}).items():
+        for run in runs:
+            points = [(point["step"], point["deposited"]) for point in run["curve"] if point["deposited"] is not None]
+            by_images.setdefault(run["images_each"], {})[network] = points
+    return by_images
+
+
+def _polyline(points: Sequence[tuple[int, float]]) -> str:
+    last = math.log1p(points[-1][0]) or 1.0
+    return " ".join(
+        f"{SIDE * math.log1p(step) / last:.1f},{SIDE * (1 - percent / 100):.1f}" for step, percent in points
+    )
 
 
 def bars(counts: Sequence[int]) -> list[float]:

@@ -19,15 +19,22 @@ from app.datasets.service import Purpose
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.evidence.jobs import JOBS
+from app.evidence.jobs import uses_dataset as uses_dataset
 from app.evidence.tables import UNFINISHED as UNFINISHED
 from app.evidence.tables import EvidenceRow as EvidenceRow
 from app.evidence.tables import State as State
 from app.jobs.machine import WORKER, AlreadyEnded
 from app.registry import service as registry
+from app.vault import service as vaults
 from app.vault.service import Vault
+from lirf_core.enumeration import enumerated
 
 if TYPE_CHECKING:  # the schemas import torch, which the reconciler does not need
-    from app.evidence.schemas import EvidenceCreate
+    from app.evidence.schemas import EvidenceCreate, TrainedReference
+    from lirf_core.evidence.attacks.config import Strength
+
+LISTED = 20  # class names in a message
+LEAST_CLASSES, LEAST_IMAGES = 2, 20  # of a reference's images
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +69,12 @@ class ReferenceDiffers(Problem):
     status, slug, title = 422, "reference-differs", "The reference differs from the model"
 
 
+class ReferenceSetUnfit(Problem):
+    """The reference's images show deposited classes, or too few others. It must never see what was deposited."""
+
+    status, slug, title = 422, "reference-set-unfit", "No reference can be trained from these images"
+
+
 class MembersDiffer(Problem):
     """The data set has images of other classes than the deposit. Upload images of exactly its classes."""
 
@@ -78,7 +91,7 @@ def request(session: Session, actor: Actor, deposit_id: str, body: "EvidenceCrea
     """Queue an examination.
 
     Raises `UnknownDeposit`, `NothingToExamine`, `NoEvaluationSet`, `UnknownDataset`, `DatasetShredded`,
-    `MembersDiffer`, `UnknownModel`, `WeightsMissing`, `ReferenceDiffers`, `EvidenceUnfinished`.
+    `MembersDiffer`, `UnknownModel`, `WeightsMissing`, `ReferenceDiffers`, `ReferenceSetUnfit`, `EvidenceUnfinished`.
     """
     with session.begin():
         model, deposit = deposits.locked(session, deposit_id)
@@ -95,7 +108,10 @@ def request(session: Session, actor: Actor, deposit_id: str, body: "EvidenceCrea
                     f"Data set '{members.id}' has images of {', '.join(sorted(members.counts))}, but the deposit holds "
                     f"{', '.join(names)}. Upload images of exactly these classes."
                 )
-        reference = registry.get_ready(session, body.reference) if body.reference else None
+        named, images = (body.reference, None) if isinstance(body.reference, str) else (None, body.reference)
+        reference = registry.get_ready(session, named) if named else None
+        if images:
+            _demand_fit(session, model, deposit, images.train_on)
         if reference and reference.id == model.id:
             raise ReferenceDiffers(f"Model '{model.name}' knew the classes. Name a model that never saw them.")
         if reference and not registry.is_comparable(model, reference):
@@ -110,7 +126,28 @@ def request(session: Session, actor: Actor, deposit_id: str, body: "EvidenceCrea
                 f"`POST /v1/models/{model.name}/datasets?purpose=evaluation`."
             )
         datasets.get_usable(session, model.id, evaluation_id, Purpose.EVALUATION)
-        return _queue(session, deposit, actor.name, evaluation_id, members_id, reference)
+        return _queue(session, deposit, actor.name, evaluation_id, members_id, reference, body.attackers, images)
+
+
+def _demand_fit(session: Session, model: registry.ModelRow, deposit: DepositRow, dataset_id: str) -> None:
+    """Whether a reference of this deposit can be trained from the data set.
+
+    Raises `UnknownDataset`, `DatasetShredded`, `ReferenceSetUnfit`.
+    """
+    counts = datasets.get_usable(session, model.id, dataset_id, Purpose.REFERENCE).counts
+    held = {model.class_names[index] for index in registry.deposited(session, model.id)}
+    if seen := [name for name in counts if name in held or name in deposits.class_names(session, deposit)]:
+        quoted = enumerated([f"'{name}'" for name in seen], LISTED)
+        raise ReferenceSetUnfit(
+            f"Data set '{dataset_id}' has images of {quoted}, which "
+            f"{'is' if len(seen) == 1 else 'are'} deposited. A reference must never see deposited classes. Upload "
+            "images of preserved classes only."
+        )
+    if len(counts) < LEAST_CLASSES or sum(counts.values()) < LEAST_IMAGES:
+        raise ReferenceSetUnfit(
+            f"Data set '{dataset_id}' has {sum(counts.values())} images of {len(counts)} classes. A reference needs at "
+            f"least {LEAST_IMAGES} images of at least {LEAST_CLASSES} preserved classes."
+        )
 
 
 def request_wanted(session: Session) -> list[str]:
@@ -146,6 +183,8 @@ def _queue(
     evaluation_set_id: str,
     members_id: str | None,
     reference: registry.ModelRow | None,
+    attackers: "Strength" = "small",
+    images: "TrainedReference | None" = None,
 ) -> EvidenceRow:
     """In the caller's transaction. Raises `EvidenceUnfinished`."""
     row = EvidenceRow(
@@ -155,6 +194,9 @@ def _queue(
         evaluation_set_id=evaluation_set_id,
         members_id=members_id,
         reference_id=reference.id if reference else None,
+        reference_set_id=images.train_on if images else None,
+        keeps_reference_set=images.keep_dataset if images else False,
+        attackers=attackers,
         created_at=now(),
         created_by=by,
         rung_at=now(),
@@ -173,6 +215,8 @@ def _queue(
         "evaluation_set": evaluation_set_id,
         "dataset": members_id,
         "reference": reference.name if reference else None,
+        "attackers": attackers,
+        **({"reference_set": images.train_on, "keep_dataset": images.keep_dataset} if images else {}),
     }
     audit.record(session, by, "evidence.requested", model=model.name, subject=row.id, details=details)
     return row
@@ -198,6 +242,16 @@ def cancel_all(session: Session, actor: Actor, model_id: str) -> list[str]:
     Returns the vault names to remove after it.
     """
     return JOBS.cancel_all(session, actor.name, EvidenceRow.deposit_id.in_(deposits.ids_of_model(model_id)))
+
+
+def shred_references(session: Session, model_id: str) -> list[str]:
+    """In the caller's transaction: destroy every reference that was trained for this model's deposits.
+
+    Returns the vault names to remove after it.
+    """
+    of_model = EvidenceRow.deposit_id.in_(deposits.ids_of_model(model_id)), EvidenceRow.reference_object_id.is_not(None)
+    object_ids = session.scalars(sa.select(EvidenceRow.reference_object_id).where(*of_model)).all()
+    return [vaults.shred(session, object_id) for object_id in object_ids if object_id]
 
 
 def get(session: Session, evidence_id: str) -> EvidenceRow:

@@ -24,8 +24,9 @@ class State(StrEnum):
 class EvidenceRow(JobMixin, Base):
     """An examination of a deposit.
 
-    `restarts` counts how often something under examination was replaced or destroyed. `found` is
-    `lirf_core.evidence.examination.Evidence` of the model's `revision`.
+    `reference_set_id`: images of preserved classes that a reference was trained from, which is `reference_object_id`.
+    `attackers`: how strong they are. `restarts` counts how often something under examination was replaced or
+    destroyed. `found` is `lirf_core.evidence.results.Evidence` of the model's `revision`.
     """
 
     __tablename__ = "evidence"
@@ -44,6 +45,10 @@ class EvidenceRow(JobMixin, Base):
     evaluation_set_id: Mapped[str] = mapped_column(sa.ForeignKey("datasets.id"))
     members_id: Mapped[str | None] = mapped_column(sa.ForeignKey("datasets.id"))
     reference_id: Mapped[str | None] = mapped_column(sa.ForeignKey("models.id"))
+    reference_set_id: Mapped[str | None] = mapped_column(sa.ForeignKey("datasets.id"))
+    keeps_reference_set: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
+    reference_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
+    attackers: Mapped[str] = mapped_column(sa.String(8), default="small", server_default="small")
     restarts: Mapped[int] = mapped_column(default=0, server_default="0")
     revision: Mapped[int | None]
     found: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON, deferred=True)  # about 100 kB

@@ -230,6 +230,11 @@ def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple
     return newest_first(session, of_model, HardeningRow.id, page)
 
 
+def models_with_unfinished() -> sa.Select[str]:
+    """A query for the ids of the models of which a hardening has not ended."""
+    return sa.select(HardeningRow.model_id).where(HardeningRow.state.in_(UNFINISHED))
+
+
 def unfinished(session: Session, model_id: str) -> HardeningRow | None:
     """The model's hardening that has not ended, if there is one."""
     of_model = HardeningRow.model_id == model_id, HardeningRow.state.in_(UNFINISHED)

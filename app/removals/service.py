@@ -111,7 +111,7 @@ def _remove(
         if row.restored_at is not None:
             deposits.end_restoration(session, actor, model, row)
         garbage += purges.destroy(session, settings, model, row, requested_by, actor, reason)[1]
-    garbage += registry.shred_networks(session, model)
+    garbage += registry.shred_networks(session, model) + evidence.shred_references(session, model.id)
     for dataset_id in datasets.unshredded(session, model.id):
         garbage += datasets.shred(session, actor.name, dataset_id)
     second_person.refuse_waiting(session, actor, model.id, model.name, "The model was removed.")

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 FORMAT = 1
 
-Kind = Literal["upper", "trunk", "rows", "lower", "module", "hardened", "images", "checkpoint", "signing-key"]
+Kind = Literal[
+    "upper", "trunk", "rows", "lower", "module", "hardened", "images", "checkpoint", "reference", "signing-key"
+]
 
 
 class VaultDamaged(Problem):

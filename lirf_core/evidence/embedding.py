@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 MIN_IMAGES = 8
+ITERATIONS = 500  # half of scikit-learn's; from the principal components, pictures hardly change after that
 
 
 def embedding(features: Tensor, seed: int = 0) -> list[tuple[float, float]]:
@@ -17,5 +18,7 @@ def embedding(features: Tensor, seed: int = 0) -> list[tuple[float, float]]:
     if not torch.isfinite(features).all() or largest_spread <= 1e-6 * features.abs().amax().clamp_min(1e-12):
         return [(0.0, 0.0)] * len(features)  # for such features, scikit-learn's neighbour search crashes the process
     perplexity = min(30.0, (len(features) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features.numpy())
+    points = TSNE(perplexity=perplexity, init="pca", max_iter=ITERATIONS, random_state=seed).fit_transform(
+        features.numpy()
+    )
     return [(round(float(x), 2), round(float(y), 2)) for x, y in points]

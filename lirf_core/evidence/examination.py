@@ -5,23 +5,25 @@ students learn from it. The other half are the questions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lirf_core.class_rows import NoRows
 from lirf_core.compute import Compute, OutOfMemory, memory_errors
 from lirf_core.enumeration import enumerated
 from lirf_core.evidence.answers import AnswerSummary, CannotBeMeasured, Shares, require_finite, shares, summarise
+from lirf_core.evidence.attacks.comparison import AttackedNetwork, Attacks, Comparison, Field
+from lirf_core.evidence.attacks.config import PLANS, Strength
 from lirf_core.evidence.distillation import Distillation, features_at_split, plain_cnn, train_student
 from lirf_core.evidence.embedding import MIN_IMAGES, embedding
 from lirf_core.evidence.images import Labelled, evenly_spaced, halves, sides
 from lirf_core.evidence.intervals import MANY
 from lirf_core.evidence.membership import Attack, attack
-from lirf_core.evidence.probe import linear_probe
-from lirf_core.evidence.relearning import STEPS, RelearningPoint, relearning_curve
+from lirf_core.evidence.results import GOOD, PARTS, Embedding, Evidence
 from lirf_core.features import answers_of
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.losses import margins
@@ -31,24 +33,9 @@ from lirf_core.recover import DepositModule, RecoverNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
 Measured = TypeVar("Measured")
-PARTS = ("answers", "membership", "probe", "relearning", "distillation", "embedding")
-GOOD = {
-    "answers": "The target answers no image of a deposited class correctly, and preserved ones as before. The recover "
-    "network answers as the original did.",
-    "membership": "An area of 0.5 for the target: an attacker can only guess whether an image was in the deposit set. "
-    "An area far from 0.5, on either side, is a leak if a reference that never saw the classes is closer to 0.5.",
-    "probe": "As low as the reference's. The reference never saw the classes, so what can be read there is not "
-    "knowledge of them.",
-    "relearning": "After the same steps, no better than the reference and no better than a fresh network. If the "
-    "target is far better, the knowledge was hidden, not removed.",
-    "distillation": "A student of the target knows no more of the deposited classes than one without a teacher.",
-    "embedding": "Deposited classes are mixed together in the target, and separate again in the deposit module and the "
-    "recover network.",
-}
 NOT_MEASURED = "It could not be measured. {}"
 OTHERS = 50  # preserved classes of which an attacker has images
-FEW = (10, 100)  # images of each class for a relearning
-SHOWN, SHOWN_EACH, SHOWN_CLASSES = 600, 40, 20  # in a picture: images, per class, deposited classes (others: twice)
+SHOWN, SHOWN_EACH, SHOWN_CLASSES = 300, 30, 20  # in a picture: images, per class, deposited classes (others: twice)
 STUDENT_STEPS, STUDENT_EPOCHS, STUDENT_BATCH = 120, 5, 128
 MIN_BATCH, STUDENT_BATCHES = 32, 4  # with few images, batches shrink so that an epoch has this many
 STUDENT_PIXELS = 128 * 112 * 112  # in a batch; a step then keeps about 5 GB of activations
@@ -59,6 +46,7 @@ class Networks:
     """The networks to examine. `fresh` is an untrained target; `reference` never saw the deposited classes.
 
     `original` is the registered network, `before` the one that the deposit started from, None if that is the original.
+    `served` is what attackers hold if that is another network than the target, such as a hardened one.
     """
 
     target: SplitNetwork
@@ -67,50 +55,12 @@ class Networks:
     module: DepositModule | None = None
     reference: SplitNetwork | None = None
     before: SplitNetwork | None = None
+    served: SplitNetwork | None = None
 
     def whole(self) -> dict[str, SplitNetwork]:
         """The trained networks that consist of two parts, by name."""
         named = {"original": self.original, "target": self.target, "reference": self.reference}
         return {name: network for name, network in named.items() if network is not None}
-
-
-@dataclass(frozen=True)
-class Relearning:
-    """A fine-tuning on `images_each` images of each class. `asked`: questions about the deposited classes."""
-
-    images_each: int
-    asked: int
-    curve: list[RelearningPoint]
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """`labels`: the class index of each image; `points`: for each network, each image's place in the plane."""
-
-    labels: list[int]
-    points: dict[str, list[tuple[float, float]]]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Results by network: original, before, target, deposit module (`module`), recover, reference, fresh, no teacher
-    (`none`).
-
-    `classes`: how many the networks tell apart; None in evidence of an earlier version, whose `original` is the network
-    that the deposit started from.
-    `good` says how to read each part. A part that could not be measured is empty, and `missing` says why.
-    """
-
-    good: dict[str, str]
-    missing: dict[str, str]
-    images: dict[str, int]
-    answers: dict[str, AnswerSummary] = field(default_factory=dict)
-    membership: dict[str, Attack] = field(default_factory=dict)
-    probe: dict[str, Shares] = field(default_factory=dict)
-    relearning: dict[str, list[Relearning]] = field(default_factory=dict)
-    distillation: dict[str, dict[str, Shares]] = field(default_factory=dict)
-    embedding: Embedding | None = None
-    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,8 +79,8 @@ class Case:
 class Examination:
     """Examines the parts in `PARTS`, one after the other. The networks are not changed.
 
-    compute: for training; exact: for answers. `on_step` gets the name of the part for each piece of its work, and can
-    raise an exception to stop.
+    compute: for training; exact: for answers. `on_step` gets the name of the part, and what it is doing, for each piece
+    of its work, and can raise an exception to stop. strength: of the attackers, see `attacks.config.PLANS`.
     """
 
     def __init__(
@@ -139,11 +89,13 @@ class Examination:
         case: Case,
         compute: Compute,
         exact: Compute,
-        on_step: Callable[[str], None] = lambda _: None,
+        on_step: Callable[[str, str], None] = lambda *_: None,
         seed: int = 0,
+        strength: Strength = "small",
     ) -> None:
         self._networks, self._case, self._compute, self._exact = networks, case, compute, exact
-        self._on_step, self._part, self._seed = on_step, PARTS[0], seed
+        self._on_step, self._part, self._seed, self._strength = on_step, PARTS[0], seed, strength
+        self._piece = ""
         self._missing: dict[str, str] = {}
         attacked = [*case.deposited, *evenly_spaced(case.preserved, OTHERS)]
         self._attackers, self._questions = halves(case.held_out.of_classes(attacked), seed)
@@ -157,7 +109,7 @@ class Examination:
         results: dict[str, Any] = {}
         missing = self._missing = {}
         for part in PARTS:
-            self._part = part
+            self._part, self._piece = part, ""
             self._step()
             if reason := self._why_not(part):
                 missing[part] = reason
@@ -176,7 +128,7 @@ class Examination:
         if self._networks.module is None:
             missing["recover"] = (
                 "The deposit module was purged, so nothing can recover the classes. The rows of the last layer that "
-                "named them are gone with it: the target cannot answer with them, and relearning begins without them."
+                "named them are gone with it: the target cannot answer with them. Attackers make new ones in any case."
             )
         if self._networks.reference is None:
             missing["reference"] = "No reference was named, a network that never saw the classes, to compare with."
@@ -202,10 +154,8 @@ class Examination:
         if not len(held_out):
             return "The evaluation set has no image of the deposited classes."
         deposited = self._attackers.of_classes(self._case.deposited)
-        if part in ("probe", "relearning", "distillation") and not len(deposited):
+        if part == "distillation" and not len(deposited):
             return "The evaluation set has too few images to split into two halves."
-        if part == "probe" and len(self._attackers.classes()) == 1:
-            return "The evaluation set has images of only one class."
         if part == "embedding" and len(self._pictured()) < MIN_IMAGES:
             return "The evaluation set has too few images for a picture."
         return None
@@ -231,36 +181,32 @@ class Examination:
             ),
         )
 
-    def _probe(self) -> dict[str, Shares]:
-        def read(network: SplitNetwork) -> Shares:
-            training, questions = (self._features(network.lower, half) for half in (self._attackers, self._questions))
-            return self._shares(linear_probe((training, self._attackers.labels), questions, len(self._case.classes)))
+    def _attacks(self) -> Attacks:
+        networks, case = self._networks, self._case
+        plan = PLANS[self._strength]
+        preserved = evenly_spaced(case.preserved, OTHERS)
+        ground = case.preprocessing, case.augmentation, self._compute, self._exact
+        field = Field(case.held_out, case.deposited, preserved, *ground)
+        has_reference = networks.reference is not None
+        comparison = Comparison(field, plan, self._strength, has_reference, self._attack_step, self._seed)
+        attacks: dict[str, Callable[[SplitNetwork], AttackedNetwork]] = {
+            "original": comparison.attack_original,
+            "target": partial(comparison.attack, "target"),
+            "reference": partial(comparison.attack, "reference"),
+            "fresh": comparison.attack_fresh,
+        }
+        attacked = {**networks.whole(), "target": networks.served or networks.target, "fresh": networks.fresh}
+        results: dict[str, AttackedNetwork] = {}
+        for name, measure in attacks.items():
+            if name in attacked:
+                results |= self._of_each({name: attacked[name]}, measure)
+        if "target" not in results:
+            raise CannotBeMeasured("The target could not be attacked.")
+        return comparison.result(results, networks.served is not None)
 
-        return self._of_each(self._networks.whole(), read)
-
-    def _relearning(self) -> dict[str, list[Relearning]]:
-        learners = {"target": self._networks.target, "fresh": self._networks.fresh}
-        if self._networks.reference:
-            learners["reference"] = self._networks.reference
-        each = self._most_each()
-        budgets = [few for few in FEW if few <= each] or [each]
-        return self._of_each(learners, lambda network: [self._relearn(network, budget) for budget in budgets])
-
-    def _relearn(self, network: SplitNetwork, budget: int) -> Relearning:
-        few = self._attackers.first_of_each(budget)
-        curve = relearning_curve(
-            network,
-            (few.images(), few.labels),
-            (self._questions.images(), self._questions.labels),
-            self._case.deposited,
-            self._case.preprocessing,
-            self._case.augmentation,
-            self._compute,
-            STEPS,
-            self._seed,
-            self._step,
-        )
-        return Relearning(budget, len(self._questions.of_classes(self._case.deposited)), curve)
+    def _attack_step(self, piece: str) -> None:
+        self._piece = piece
+        self._step()
 
     def _distillation(self) -> dict[str, dict[str, Shares]]:
         teachers = {"original": self._networks.original, "target": self._networks.target}
@@ -305,8 +251,9 @@ class Examination:
         results = {}
         for name, network in networks.items():
             try:
+                self._piece = name
                 results[name] = measure(network)
-            except CannotBeMeasured as error:
+            except (CannotBeMeasured, NoRows) as error:
                 self._missing[f"{self._part}, {name}"] = NOT_MEASURED.format(error)
         return results
 
@@ -336,9 +283,6 @@ class Examination:
         count = min(SHOWN_EACH, SHOWN // (len(deposited) + len(preserved)))
         return self._case.held_out.of_classes([*deposited, *preserved]).first_of_each(count)
 
-    def _most_each(self) -> int:
-        return int(self._attackers.labels.bincount().max())
-
     def _all(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = dict(self._networks.whole())
         return {**networks, "recover": self._recover} if self._recover else networks
@@ -362,4 +306,4 @@ class Examination:
         )
 
     def _step(self) -> None:
-        self._on_step(self._part)
+        self._on_step(self._part, self._piece)

@@ -123,7 +123,7 @@ def _take_the_last_step(service: Service, beginning: Beginning) -> None:
 @contextmanager
 def without_training_attacks() -> Iterator[None]:
     """Examinations in this process leave out the attacks that train."""
-    attacks, why_not = ("relearning", "distillation"), Examination._why_not
+    attacks, why_not = ("attacks", "distillation"), Examination._why_not
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Examination, "_why_not", lambda self, part: "-" if part in attacks else why_not(self, part))
         yield

@@ -290,7 +290,7 @@ def test_figures_that_differ_from_the_audit_are_not_certified(service: Service) 
     _, evidence_id = examined(service)
     found = service.reader.evidence(evidence_id)["found"]
     assert found is not None
-    found["probe"]["target"]["deposited"]["percent"] += 1.0
+    found["answers"]["target"]["deposited"]["percent"] += 1.0
     with service.database.session() as session, session.begin():
         session.execute(sa.update(EvidenceRow).where(EvidenceRow.id == evidence_id).values(found=found))
     with pytest.raises(LirfError) as refusal:

@@ -1,5 +1,6 @@
 """Evidence: gathered after a deposit and on request, once, by whoever holds it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,20 +16,22 @@ from app.evidence.jobs import JOBS, MAX_RESTARTS, Destroyed, Job
 from app.evidence.tables import EvidenceRow
 from app.jobs.machine import LeaseLost
 from lirf_client import LirfError
-from lirf_core.evidence.examination import PARTS, Evidence, Examination
+from lirf_core.evidence.attacks.config import PLANS
+from lirf_core.evidence.examination import Examination
+from lirf_core.evidence.results import PARTS, Evidence
 from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import CLASSES
+from tests.lirf_core.attackers import TINY, short_attacks
 from tests.lirf_core.factories import SPEC
 from worker import examination
 from worker.examination import examine
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+def brief() -> Iterator[None]:
     """What is learnt is no matter here: a few steps of each training."""
-    monkeypatch.setattr("lirf_core.evidence.examination.STEPS", (0, 2))
-    monkeypatch.setattr("lirf_core.evidence.examination.STUDENT_STEPS", 3)
-    monkeypatch.setattr("lirf_core.evidence.examination.STUDENT_EPOCHS", 1)
+    with short_attacks():
+        yield
 
 
 def with_evaluation_set(service: Service, each: int = 6) -> str:
@@ -153,7 +156,9 @@ def test_reference_is_compared_and_must_have_the_same_classes(service: Service) 
     asked = service.operator.request_evidence(deposit_id, reference="ignorant")
     assert asked["reference"] == "ignorant"
     found = examined(service, asked["id"])
-    assert all("reference" in found[part] for part in ("answers", "probe", "relearning"))
+    assert "reference" in found["answers"]
+    assert found["attacks"]["networks"].keys() == {"original", "target", "reference", "fresh"}
+    assert len(found["attacks"]["advantages"]) == len(found["attacks"]["budgets"])
     described = service.operator.model("birds")
     preprocessing = {**described["preprocessing"], "std": [0.25]}
     architecture = {name: described["architecture"][name] for name in ("name", "width")}
@@ -184,6 +189,7 @@ def test_destroyed_networks_are_listed_as_missing(service: Service) -> None:
     found = examined(service, service.auditor.request_evidence(deposit_id)["id"])
     assert "purged" in found["missing"]["recover"]
     assert found["answers"].keys() == {"target"}
+    assert found["attacks"]["networks"].keys() == {"target", "fresh"}  # its rows are gone, and attackers make new ones
 
 
 def test_examination_fails_if_its_images_are_deleted_while_it_waits(service: Service) -> None:
@@ -209,7 +215,7 @@ def test_a_lost_worker_is_replaced_and_its_late_writes_change_nothing(service: S
     with service.database.session() as session:
         for late in (
             lambda: JOBS.heartbeat(session, service.settings, stale, progress={}),
-            lambda: JOBS.finish(session, stale, {"good": {}}),
+            lambda: JOBS.finish(session, service.worker.vault, stale, {"good": {}}),
             lambda: JOBS.fail(session, service.worker.vault, stale, "late"),
             lambda: JOBS.give_back(session, service.worker.vault, service.settings, stale, None),
         ):
@@ -248,14 +254,14 @@ def test_a_cancelled_examination_ends_at_its_next_step(service: Service, monkeyp
 
     class Watched(Examination):
         def _step(self) -> None:
-            if self._part == "probe" and "probe" not in parts:
+            if self._part == "attacks" and "attacks" not in parts:
                 service.operator.cancel_evidence(evidence_id)
             parts.append(self._part)
             super()._step()
 
     monkeypatch.setattr(examination, "Examination", Watched)
     examine(service.worker, evidence_id)
-    assert parts[-1] == "probe"
+    assert parts[-1] == "attacks"
     assert service.reader.evidence(evidence_id)["state"] == "cancelled"
     with pytest.raises(LirfError) as refusal:
         service.operator.cancel_evidence(evidence_id)
@@ -274,7 +280,7 @@ def test_examination_stops_at_once_if_its_objects_are_destroyed(
 
     class Watched(Examination):
         def _step(self) -> None:
-            if self._part == "probe" and "probe" not in parts:
+            if self._part == "attacks" and "attacks" not in parts:
                 if of == "purge":
                     service.administrator.purge(deposit_id, classes=["auk"], reason="r")
                 elif of == "later deposit":  # which scrubs the module, and makes another target
@@ -287,7 +293,7 @@ def test_examination_stops_at_once_if_its_objects_are_destroyed(
     with monkeypatch.context() as patched:
         patched.setattr(examination, "Examination", Watched)
         examine(service.worker, evidence_id)
-    assert parts[-1] == "probe"
+    assert parts[-1] == "attacks"
     assert service.reader.evidence(evidence_id)["state"] == "queued"
     [requeued] = service.auditor.audit_events(subject=evidence_id, action="evidence.requeued")
     assert "replaced or destroyed" in requeued["details"]["trouble"]
@@ -438,3 +444,34 @@ def test_later_deposits_do_not_count_as_preserved_classes(service: Service) -> N
     found = examined(service, asked["id"])
     assert service.reader.evidence(asked["id"])["revision"] == 2  # of what serves now
     assert found["answers"]["target"]["by_class"].keys() == {"auk", "emu", "heron", "kiwi"}
+
+
+@on_one_database
+@begins_with("auk", has_evaluation_set=True)
+def test_strong_attackers_come_on_request(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    deposit_id = service.deposits[0]
+    examined(service, newest(service, deposit_id))
+    monkeypatch.setitem(PLANS, "full", replace(TINY, tries_preserved_alone=True))
+    asked = service.auditor.request_evidence(deposit_id, attackers="full")
+    assert asked["attackers"] == "full"
+    assert examined(service, asked["id"])["attacks"]["strength"] == "full"
+    [requested] = service.auditor.audit_events(subject=asked["id"], action="evidence.requested")
+    assert requested["details"]["attackers"] == "full"
+
+
+@on_one_database
+@begins_with("auk", has_evaluation_set=True, is_examined=True)
+def test_evidence_of_an_earlier_version_still_opens(service: Service) -> None:
+    evidence_id = newest(service, service.deposits[0])
+    found = dict(service.reader.evidence(evidence_id)["found"] or {})
+    del found["attacks"]
+    share = {"percent": 75.0, "low": 60.0, "high": 90.0, "images": 40}
+    point = {"step": 20, "preserved": 90.0, "deposited": 80.0}
+    earlier = {"images_each": 10, "asked": 40, "curve": [point]}
+    found["probe"] = {"target": {"preserved": share, "deposited": share}}
+    found["relearning"] = {"target": [earlier], "fresh": [earlier]}
+    found["good"] |= {"probe": "-", "relearning": "-"}
+    set_values(service, evidence_id, found=found)
+    read = service.reader.evidence(evidence_id)["found"] or {}
+    assert read["attacks"] is None
+    assert (read["probe"], read["relearning"]) == (found["probe"], found["relearning"])

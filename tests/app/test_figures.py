@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.evidence import claims, plots
 from app.evidence.figures import Verdict, class_verdicts, explanations, rows, still_known, unseen, warnings
 from lirf_core.evidence.intervals import chances, interval
 
@@ -23,16 +24,41 @@ def answers(images: int = 400, **percent: float) -> dict[str, Any]:
     return {name: {**of, "confusion": {"auk": {}}, "by_class": {"auk": of["deposited"]}} for name, of in reads.items()}
 
 
-def run(*right: float, asked: int = 400) -> list[dict[str, Any]]:
-    """Percent of the deposited images after 5, 20 and 80 steps."""
-    curve = [{"step": 0, "preserved": 0.0, "deposited": 99.0}]
-    curve += [{"step": step, "preserved": 0.0, "deposited": of} for step, of in zip((5, 20, 80), right, strict=True)]
-    return [{"images_each": 10, "asked": asked, "curve": curve}]
+BUDGETS = [("best", 0, 0), ("best", 10, 20), ("best", 10, 80), ("probe", 10, 0), ("best", 100, 80), ("probe", 100, 0)]
+
+
+def attacks(points: float, half: float = 1.0, original: float = 95, budgets: int = 4, **more: Any) -> dict[str, Any]:
+    """The target is read by so many points more than the reference, which is read at 40 %."""
+    kinds = [dict(zip(("kind", "images", "steps"), of, strict=True)) for of in BUDGETS[:budgets]]
+    read = {"original": [original], "target": [40 + points] * 2, "reference": [40.0] * 2, "fresh": [30.0]}
+    networks = {
+        name: {"readings": [{"deposited": of, "preserved": of, "attacks": ["prototypes, scale 1"] * 2} for _ in kinds]}
+        for name, of in read.items()
+    }
+    ahead = {"points": points, "low": points - half, "high": points + half, "draws": 2}
+    return {
+        "strength": "full" if budgets > 4 else "small",
+        "is_hardened": False,
+        "cost": 5.0,
+        "draws": 2,
+        "asked": 400,
+        "learning": 100 if budgets > 4 else 10,
+        "budgets": kinds,
+        "networks": networks,
+        "advantages": [ahead for _ in kinds],
+        "anamnesis": {"goal": 85.5, "most_steps": 10, "target": 3, "reference": None, "index": None},
+        **more,
+    }
+
+
+def without_reference(of: dict[str, Any]) -> dict[str, Any]:
+    networks = {name: one for name, one in of["networks"].items() if name != "reference"}
+    return {**of, "networks": networks, "advantages": [], "anamnesis": None}
 
 
 def evidence(**parts: Any) -> dict[str, Any]:
-    none: dict[str, Any] = {"answers": {}, "membership": {}, "probe": {}, "relearning": {}, "distillation": {}}
-    good = dict.fromkeys(none, "-")
+    none: dict[str, Any] = {"answers": {}, "membership": {}, "attacks": None, "distillation": {}}
+    good = dict.fromkeys((*none, "probe", "relearning"), "-")
     return {**none, "good": good, "missing": {"original": "destroyed"}, **parts}
 
 
@@ -119,21 +145,80 @@ def test_membership_attack_finds_nothing_if_its_area_is_surely_near_a_half() -> 
     assert result(0.6, 0.01, reference=0.5) == result(0.4, 0.01, reference=0.5) == Verdict.NOT_MET
 
 
-def test_probe_needs_a_reference_that_does_not_know_the_classes() -> None:
-    def result(target: float, images: int = 400, of: dict[str, Any] = NAIVE) -> Verdict | None:
-        probe = {"original": read(99, images), "target": read(target, images), "reference": read(70, images)}
-        return verdict("linear probe", probe=probe, answers=of)
+def test_attackers_are_not_ahead_if_the_interval_says_so() -> None:
+    def result(points: float, half: float = 1.0, of: dict[str, Any] = NAIVE, **more: Any) -> Verdict | None:
+        return verdict("read with 10 images a class, 80", attacks=attacks(points, half, **more), answers=of)
 
-    assert result(70) == result(60) == Verdict.MET
-    assert result(90) == Verdict.NOT_MET
-    assert result(85) == Verdict.TOO_FEW  # surely more, but not surely by more than the limit
-    assert result(72, images=60) == Verdict.TOO_FEW
-    probe = {"original": read(99), "target": read(70)}  # the reference could not be measured
-    assert verdict("linear probe", probe=probe, answers=NAIVE) == Verdict.NO_REFERENCE
-    assert result(70, of=answers(original=95, target=0)) == Verdict.NO_REFERENCE
-    assert result(70, of=answers(original=95, target=0, reference=95)) == Verdict.REFERENCE_KNOWS
-    nothing = {"original": read(70), "target": read(70), "reference": read(70)}
-    assert verdict("linear probe", probe=nothing, answers=NAIVE) == Verdict.NOTHING_SHOWN
+    assert result(9) == result(-20) == Verdict.MET
+    assert result(12) == Verdict.NOT_MET
+    assert result(9, 2) == result(12, 3) == Verdict.TOO_FEW
+    assert result(0, original=49) == Verdict.NOTHING_SHOWN  # the original is read no better
+    assert result(0, of=answers(original=95, target=0, reference=95)) == Verdict.REFERENCE_KNOWS
+    assert result(0, of=answers(original=95, target=0)) == Verdict.NO_REFERENCE
+    alone = without_reference(attacks(12))
+    assert verdict("read with 10 images a class, 80", attacks=alone, answers=NAIVE) == Verdict.NO_REFERENCE
+
+
+def test_many_images_and_probes_have_stricter_limits() -> None:
+    def result(measure: str, points: float) -> Verdict | None:
+        return verdict(measure, attacks=attacks(points, budgets=6), answers=NAIVE)
+
+    assert result("read with 10 images a class, 20", 7) == result("linear probe, 10 images", 7) == Verdict.MET
+    assert result("read with 100 images a class, 80", 7) == result("linear probe, 100 images", 5) == Verdict.NOT_MET
+    assert result("read with 100 images a class, 80", 3) == result("linear probe, 100 images", 1) == Verdict.MET
+
+
+def claimed(points: float, **more: Any) -> list[Verdict | None]:
+    of = more.pop("answers", NAIVE)
+    found = evidence(attacks=attacks(points, **more), answers=of)
+    return [claim.verdict for claim in claims.claims(found)]
+
+
+def test_a_level_is_claimed_only_with_all_its_attacks() -> None:
+    assert claimed(7) == [Verdict.MET, None, Verdict.MET, None]  # the small attackers have no 100 images
+    assert claimed(7, budgets=6) == [Verdict.MET, None, Verdict.MET, Verdict.NOT_MET]
+    assert claimed(1, budgets=6) == [Verdict.MET, None, Verdict.MET, Verdict.MET]
+    assert claimed(12)[2] == Verdict.NOT_MET
+    assert claimed(1, learning=4)[2] == claimed(1, budgets=6, learning=40)[3] == Verdict.TOO_FEW
+    students = {"logits": {"none": read(60, 5000), "original": read(95, 5000), "target": read(63, 5000)}}
+    assert claims.claims(evidence(distillation=students, answers=NAIVE))[1].verdict == Verdict.MET
+    students["logits"]["target"] = read(67, 5000)
+    assert claims.claims(evidence(distillation=students, answers=NAIVE))[1].verdict == Verdict.NOT_MET
+
+
+def test_one_attack_that_is_ahead_decides() -> None:
+    several = attacks(1)
+    several["advantages"] = [*several["advantages"][1:], {"points": 20, "low": 15, "high": 25, "draws": 2}]
+    assert claims.claims(evidence(attacks=several, answers=NAIVE))[2].verdict == Verdict.NOT_MET
+
+
+def test_a_certificate_says_no_more_than_the_attacks_support() -> None:
+    def sentence(of: dict[str, Any] | None, known: dict[str, Any] = NAIVE) -> str:
+        return claims.sentence(evidence(attacks=of, answers=known))
+
+    assert "at most 10 points more of them than from a network that never saw the classes" in sentence(attacks(1))
+    assert "5 points" not in sentence(attacks(1))
+    assert "at most 5 points" in sentence(attacks(1, budgets=6))
+    assert "NOT protected" in sentence(attacks(20))
+    assert "do not decide" in sentence(attacks(5, 30))
+    alone = sentence(without_reference(attacks(1)), answers(original=95, target=0))
+    assert alone.startswith("There is no reference")
+    assert "nothing is claimed" in alone
+    assert "the attacks were not made" in sentence(None)
+    earlier = evidence(answers=NAIVE)
+    del earlier["attacks"]
+    assert "an earlier version of the service examined it" in claims.sentence(earlier)
+
+
+def test_the_best_attack_is_named_and_a_goal_that_is_not_reached_has_no_index() -> None:
+    table = rows(evidence(attacks=attacks(12), answers=NAIVE))
+    [row] = [row for row in table if row.measure == "read with 10 images a class, 80 steps"]
+    assert row.values["target"] == "52.0 %; +12.0 (+11.0 to +13.0)"
+    assert row.detail == "Best attack: prototypes, scale 1 (target); prototypes, scale 1 (reference)."
+    assert any(row.measure == "read without an image, by a constant on the logits" for row in table)
+    [row] = [row for row in table if "AIN" in row.measure]
+    assert row.measure == "time to relearn 86 %; AIN not reached"
+    assert row.values == {"target": "3 steps", "reference": "not reached (10 steps)"}
 
 
 def test_student_is_compared_with_one_without_a_teacher() -> None:
@@ -145,30 +230,31 @@ def test_student_is_compared_with_one_without_a_teacher() -> None:
     assert result(60, original=61) == Verdict.NOTHING_SHOWN
 
 
-def test_target_must_never_relearn_sooner_than_a_reference_or_fresh_network() -> None:
-    def result(target: list[dict[str, Any]], *more: list[dict[str, Any]], of: dict[str, Any] = NAIVE) -> Verdict | None:
-        runs = dict(zip(("fresh", "reference"), more, strict=False))
-        return verdict("relearnt", relearning={"target": target, **runs}, answers=of)
-
-    assert result(run(5, 60, 95, asked=1000), run(2, 58, 94), run(0, 57, 92)) == Verdict.MET
-    assert result(run(5, 60, 95), run(2, 57, 94), run(0, 55, 92)) == Verdict.TOO_FEW
-    assert result(run(5, 60, 95, asked=40), run(2, 57, 94), run(0, 55, 92)) == Verdict.TOO_FEW
-    assert result(run(5, 75, 95, asked=100), run(2, 60, 94), run(0, 55, 92)) == Verdict.TOO_FEW  # perhaps by chance
-    assert result(run(5, 50, 75, asked=4), run(2, 50, 50), run(0, 50, 50)) == Verdict.TOO_FEW
-    assert result(run(95, 96, 96), run(0, 88, 94), run(0, 90, 94)) == Verdict.NOT_MET  # hidden: at once
-    assert result(run(5, 60, 95), run(2, 57, 94), run(0, 0, 92)) == Verdict.NOT_MET
-    no_reference = answers(original=95, target=0)
-    assert result(run(5, 60, 95), run(2, 57, 94), of=no_reference) == Verdict.NO_REFERENCE
-    assert result(run(5, 60, 95, asked=1000), run(2, 58, 94)) == Verdict.NO_REFERENCE  # it could not be measured
-    assert result(run(5, 90, 95), run(2, 57, 94), of=no_reference) == Verdict.NOT_MET
+def test_relearning_and_probes_of_an_earlier_version_have_values_and_no_verdict() -> None:
+    curve = [{"step": step, "preserved": 0.0, "deposited": of} for step, of in ((0, 99.0), (20, 60.0), (80, 95.0))]
+    run = [{"images_each": 10, "asked": 400, "curve": curve}]
+    parts = {"probe": {"target": read(70)}, "relearning": {"target": run, "fresh": run}}
+    found = evidence(**parts, answers=NAIVE)
+    del found["attacks"]
+    table = {row.measure: row for row in rows(found)}
+    relearnt, probe = table["relearnt after 20 and 80 steps, 10 images a class"], table["linear probe"]
+    assert relearnt.values["target"] == "60.0 %, 95.0 %"
+    assert probe.values["target"].startswith("70.0 %")
+    assert probe.verdict is relearnt.verdict is None
+    assert "earlier version" in probe.detail
+    assert [claim.verdict for claim in claims.claims(found)][2:] == [None, None]
+    assert [line.name for line in plots.relearning(found)[10]] == ["target", "fresh"]
 
 
-def test_relearning_from_an_earlier_version_shows_values_without_a_verdict() -> None:
-    before = {key: value for key, value in run(5, 60, 95)[0].items() if key != "asked"}
-    [row] = [
-        row for row in rows(evidence(relearning={"target": [before], "fresh": [before]})) if "relearnt" in row.measure
-    ]
-    assert (row.verdict, row.values["target"]) == (None, "60.0 %, 95.0 %")
+def test_curves_of_target_and_reference_lie_beside_each_other() -> None:
+    [(images, lines)] = plots.relearning(evidence(attacks=attacks(12))).items()
+    assert images == 10
+    assert {line.name: line.points.split()[-1] for line in lines} == {
+        "original": "200.0,10.0",
+        "target": "200.0,96.0",
+        "reference": "200.0,120.0",
+        "fresh": "200.0,140.0",
+    }
 
 
 def test_warning_names_the_one_class_that_is_surely_known() -> None:

@@ -50,8 +50,7 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
     if IS_LONG:
         assert deposited < 5 < 85 < preserved
         assert "NOT forgotten" not in output
-        assert "relearnt after 20 and 80 steps, 10 images a class: not met" in output
-        assert "linear probe: no reference to compare with" in output
+        assert "read with 10 images a class, 80 steps: no reference to compare with" in output
         assert "certificate.pdf is genuine" in output
     assert {file.name for file in tmp_path.iterdir()} == {".venv", "up.log", "var"}
     assert not any((tmp_path / "var").iterdir())

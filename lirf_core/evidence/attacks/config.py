@@ -25,3 +25,43 @@ class AttackConfig:
     steps: tuple[int, ...] = (5, 10, 20, 40, 80, 160)
     batch_size: int = 64
     seed: int = 0
+
+
+Strength = Literal["small", "full"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An attacker as a worker sends it. draws: how many attackers, each with other images, face target and reference.
+
+    tries_preserved_alone: whether fine-tuning on preserved images alone is tried, too.
+    """
+
+    attack: AttackConfig
+    draws: int = 5
+    tries_preserved_alone: bool = False
+
+
+PLANS: dict[Strength, Plan] = {
+    "small": Plan(
+        AttackConfig(
+            images=(10,),
+            probe_images=(10,),
+            penalties=(10.0,),
+            heads=("prototypes",),
+            learning_rates=(0.03,),
+            steps=(20, 80),
+            batch_size=32,
+        ),
+        draws=4,
+    ),
+    "full": Plan(
+        AttackConfig(
+            probe_images=(10, 100),
+            penalties=(1.0, 10.0, 100.0),
+            learning_rates=(0.01, 0.03),
+            steps=(5, 10, 20, 40, 80, 160),
+        ),
+        tries_preserved_alone=True,
+    ),
+}

@@ -34,6 +34,9 @@ class Advantage:
     draws: int
 
 
+NEVER_SEEN = -math.log(0.025)  # what is never seen among N images has, with 97.5 %, a share below this divided by N
+
+
 def bias_at(logits: Tensor, labels: Tensor, deposited: Sequence[int], floor: float) -> float:
     """The largest constant on the deposited logits that leaves the preserved accuracy at `floor` percent.
 
@@ -64,16 +67,18 @@ def accuracies(logits: Tensor, labels: Tensor, deposited: Sequence[int], bias: f
     return Accuracies(*(round(share, 4) for share in shares))
 
 
-def advantage(target: Sequence[float], reference: Sequence[float]) -> Advantage:
+def advantage(target: Sequence[float], reference: Sequence[float], asked: int | None = None) -> Advantage:
     """The mean difference, paired over draws of images, with Student's interval; infinite for a single draw.
 
-    target, reference: the same statistic in percent, of the same draws in the same order.
+    target, reference: the same statistic in percent, of the same draws in the same order. asked: different images that
+    the draws ask about; few images can agree by chance, so the interval is never narrower than the rule of three.
     """
     from scipy.stats import t  # slow to import, and few processes need it
 
     differences = [ours - theirs for ours, theirs in zip(target, reference, strict=True)]
     points, draws = fmean(differences), len(differences)
     half = float(t.ppf(0.975, draws - 1)) * stdev(differences) / math.sqrt(draws) if draws > 1 else math.inf
+    half = max(half, 100 * NEVER_SEEN / asked) if asked else half
     return Advantage(round(points, 4), round(points - half, 4), round(points + half, 4), draws)
 
 

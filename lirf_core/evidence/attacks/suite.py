@@ -34,13 +34,21 @@ class Attacked:
     attempts: list[Attempt]
 
 
-def attacked(network: SplitNetwork, answered: Sequence[int], attacker: Attacker, config: AttackConfig) -> Attacked:
+def attacked(
+    network: SplitNetwork,
+    answered: Sequence[int],
+    attacker: Attacker,
+    config: AttackConfig,
+    *,
+    tries_preserved_alone: bool = True,
+) -> Attacked:
     """Make every attack. A network without deposited rows gets new ones, which say nothing.
 
-    answered: the class of each of the network's rows, ascending. The network is not changed. An attempt that ends with
-    answers that are not finite is left out.
+    answered: the class of each of the network's rows, ascending. tries_preserved_alone: fine-tuning on preserved images
+    alone, too. The network is not changed. An attempt that ends with answers that are not finite is left out.
     """
-    return Suite(with_rows(network, answered, attacker.classes), attacker, config).run()
+    whole = with_rows(network, answered, attacker.classes)
+    return Suite(whole, attacker, config, tries_preserved_alone).run()
 
 
 def best(attempts: Sequence[Attempt], images: int, steps: int) -> Attempt:
@@ -54,8 +62,11 @@ def best(attempts: Sequence[Attempt], images: int, steps: int) -> Attempt:
 class Suite:
     """Attacks a network that has a row for each class."""
 
-    def __init__(self, network: SplitNetwork, attacker: Attacker, config: AttackConfig) -> None:
+    def __init__(
+        self, network: SplitNetwork, attacker: Attacker, config: AttackConfig, tries_preserved_alone: bool = True
+    ) -> None:
         self._network, self._attacker, self._config = network, attacker, config
+        self._tries_preserved_alone = tries_preserved_alone
         self._asked = self._answers(network)
         own = attacker.tuning.labels, attacker.deposited
         self._floor = accuracies(self._asked[0].logits, *own).preserved - config.cost
@@ -121,9 +132,10 @@ class Suite:
         is_preserved = torch.isin(few[1], torch.tensor(sorted(attacker.preserved)))
         preserved_alone = few[0][is_preserved], few[1][is_preserved]
         ways: list[tuple[str, Head, tuple[Tensor, Tensor]]] = [
-            *((f"fine-tuning, head {head}", head, few) for head in config.heads),
-            ("fine-tuning, preserved images alone", "as it is", preserved_alone),
+            *((f"fine-tuning, head {head}", head, few) for head in config.heads)
         ]
+        if self._tries_preserved_alone:
+            ways.append(("fine-tuning, preserved images alone", "as it is", preserved_alone))
         for name, head, images in ways:
             started = self._with_head(head, few)
             for rate in config.learning_rates:

@@ -201,3 +201,11 @@ def test_a_network_that_knows_relearns_at_once(attacker: Attacker, digits_networ
     assert (steps, hidden) == (0, 0)
     assert anamnesis_index(2, 20) == pytest.approx(0.1)
     assert anamnesis_index(0, 0) == 1
+
+
+def test_a_goal_that_is_never_reached_has_no_time_and_no_index(
+    attacker: Attacker, digits_network: SplitNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lirf_core.evidence.attacks.anamnesis.MOST_EPOCHS", 1)
+    assert relearning_time(digits_network, attacker, 101.0, 5) is None
+    assert anamnesis_index(None, 10) is anamnesis_index(10, None) is None

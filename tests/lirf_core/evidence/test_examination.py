@@ -9,27 +9,29 @@ import pytest
 import torch
 
 from lirf_core.architectures import build, default_split
-from lirf_core.evidence import examination, relearning
+from lirf_core.evidence import examination
 from lirf_core.evidence import images as image_selection
+from lirf_core.evidence.attacks.suite import Suite
 from lirf_core.evidence.distillation import features_at_split, plain_cnn, train_student
 from lirf_core.evidence.embedding import embedding
-from lirf_core.evidence.examination import PARTS, Case, Evidence, Examination, Networks
+from lirf_core.evidence.examination import Case, Examination, Networks
 from lirf_core.evidence.images import Labelled, halves, sides
 from lirf_core.evidence.membership import attack
+from lirf_core.evidence.results import PARTS, Evidence
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
 from lirf_core.pretraining import train_original
+from tests.lirf_core.attackers import short_attacks
 from tests.lirf_core.factories import CPU, PREPROCESSING, SPEC, deposit_of, images, network
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True, scope="module")
-def short_students() -> Iterator[None]:
-    """Train students for fewer steps, because these tests are not about their accuracy."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(examination, "STUDENT_STEPS", 10)
+def short() -> Iterator[None]:
+    """These tests are not about the accuracy of students and attackers."""
+    with short_attacks(steps=10):
         yield
 
 
@@ -64,15 +66,22 @@ def fresh() -> SplitNetwork:
 def examined(original: SplitNetwork, reference: SplitNetwork) -> tuple[Evidence, list[str]]:
     """The evidence and the part of each step. The target knows nothing of the deposited classes."""
     steps: list[str] = []
+
+    def on_step(part: str, piece: str) -> None:
+        steps.append(f"{part}: {piece}")
+
     module = deposit_of(original, PREPROCESSING).module
     networks = Networks(reference, fresh(), original, module, reference=reference)
     members = Labelled(*images(100, [0, 1], seed=5))
-    return Examination(networks, case(members=members), CPU, CPU, steps.append).run(), steps
+    return Examination(networks, case(members=members), CPU, CPU, on_step).run(), steps
 
 
 def test_every_part_is_examined_in_order(examined: tuple[Evidence, list[str]]) -> None:
     evidence, steps = examined
-    assert list(dict.fromkeys(steps)) == list(PARTS)
+    assert list(dict.fromkeys(step.split(":")[0] for step in steps)) == list(PARTS)
+    assert {f"attacks: {name}" for name in ("original, attacker 1", "target, attacker 2", "reference, attacker 2")} < {
+        *steps
+    }
     assert evidence.missing == {}
     assert evidence.good.keys() == set(PARTS)
     assert all(asdict(evidence)[part] for part in PARTS)
@@ -86,24 +95,22 @@ def test_the_evidence_distinguishes_a_network_that_knows_the_classes(examined: t
     assert of_target is not None
     assert of_original.low > 60
     assert of_target.percent == 0.0
-    by_probe = {name: shares.deposited for name, shares in evidence.probe.items()}
-    assert by_probe["original"].percent >= by_probe["target"].percent  # type: ignore[union-attr]
+    attacks = evidence.attacks
+    assert attacks is not None
+    without_images = {name: attacked.readings[0].deposited[0] for name, attacked in attacks.networks.items()}
+    assert without_images["original"] > 60 > without_images["target"]
+    assert all(ahead.points == 0 for ahead in attacks.advantages)  # the reference is the same network
+    assert attacks.anamnesis is not None
+    assert attacks.anamnesis.target == attacks.anamnesis.reference
     assert abs(evidence.membership["target"].auc - 0.5) < 3 * evidence.membership["target"].error
 
 
-def test_hidden_knowledge_comes_back_sooner_than_new_knowledge(original: SplitNetwork) -> None:
-    hiding = copy.deepcopy(original)
-    classifier = [layer for layer in hiding.upper.modules() if isinstance(layer, torch.nn.Linear)][-1]
-    with torch.no_grad():
-        classifier.bias[:2] -= 30
-    evidence = Examination(Networks(hiding, fresh(), original), case(), CPU, CPU).run()
-    of_target = evidence.answers["target"].deposited
-    assert of_target is not None
-    assert of_target.percent == 0.0
-    assert evidence.probe["target"] == evidence.probe["original"]  # its features are the same as before
-    hidden, unknown = (evidence.relearning[name][-1].curve for name in ("target", "fresh"))
-    assert hidden[1].deposited > unknown[1].deposited + 20  # type: ignore[operator]
-    assert set(evidence.missing) == {"membership", "recover", "reference"}
+def test_a_served_network_is_attacked_in_place_of_the_target(original: SplitNetwork, reference: SplitNetwork) -> None:
+    """The target knows everything; what is served knows nothing, so it is as good as the reference."""
+    networks = Networks(original, fresh(), original, reference=reference, served=reference)
+    attacks = Examination(networks, case(), CPU, CPU).run().attacks
+    assert attacks is not None
+    assert attacks.networks["target"] == attacks.networks["reference"]
 
 
 def test_missing_parts_say_why_they_were_not_measured(original: SplitNetwork) -> None:
@@ -114,22 +121,16 @@ def test_missing_parts_say_why_they_were_not_measured(original: SplitNetwork) ->
     assert "destroyed" in evidence.missing["original"]
 
 
-@pytest.mark.parametrize("part", ["relearning", "distillation"])
 def test_a_diverging_training_does_not_count_as_forgetting(
-    original: SplitNetwork, monkeypatch: pytest.MonkeyPatch, part: str
+    original: SplitNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relearning, "LEARNING_RATE", 1e9)
+    """The student without a teacher fails, with which all others are compared."""
     monkeypatch.setattr(examination, "train_student", partial(train_student, learning_rate=1e9))
-    others = set(PARTS) - {part}
-    why_not = Examination._why_not
+    others, why_not = set(PARTS) - {"distillation"}, Examination._why_not
     monkeypatch.setattr(Examination, "_why_not", lambda self, one: "-" if one in others else why_not(self, one))
     evidence = Examination(Networks(original, fresh(), original), case(), CPU, CPU).run()
-    if part == "distillation":  # the student without a teacher fails, with which all others are compared
-        assert "not finite numbers" in evidence.missing[part]
-        assert not evidence.distillation
-    else:
-        assert all("not finite numbers" in evidence.missing[f"relearning, {name}"] for name in ("target", "fresh"))
-        assert not evidence.relearning
+    assert "not finite numbers" in evidence.missing["distillation"]
+    assert not evidence.distillation
 
 
 def test_a_reference_without_finite_answers_does_not_hide_the_other_figures(original: SplitNetwork) -> None:
@@ -139,10 +140,13 @@ def test_a_reference_without_finite_answers_does_not_hide_the_other_figures(orig
     members = Labelled(*images(100, [0, 1], seed=5))
     networks = Networks(original, fresh(), original, reference=broken)
     evidence = Examination(networks, case(members=members), CPU, CPU).run()
-    measured = {"answers": "original", "membership": "original", "probe": "original", "relearning": "fresh"}
-    for part, other in measured.items():
-        assert getattr(evidence, part).keys() == {"target", other}
+    for part in ("answers", "membership"):
+        assert getattr(evidence, part).keys() == {"target", "original"}
         assert "not finite numbers" in evidence.missing[f"{part}, reference"]
+    assert evidence.attacks is not None
+    assert evidence.attacks.networks.keys() == {"original", "target", "fresh"}
+    assert evidence.attacks.advantages == []
+    assert "not finite numbers" in evidence.missing["attacks, reference"]
     assert evidence.distillation["logits"].keys() == {"none", "original", "target"}
 
 
@@ -212,9 +216,9 @@ def test_a_failing_part_is_missing_and_the_others_are_measured(
     def fails(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(examination, "linear_probe", fails)
+    monkeypatch.setattr(Suite, "run", fails)
     evidence = Examination(Networks(original, fresh()), case(60), CPU, CPU).run()
-    assert evidence.missing["probe"] == "The device has too little memory for it."
+    assert evidence.missing["attacks"] == "The device has too little memory for it."
     assert evidence.answers
     assert evidence.embedding
 

@@ -66,6 +66,9 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     assert all(item["accuracy_before"] > 90 > 40 > item["accuracy_after"] for item in classes[:3])
     assert "licence ended" in terminal.run("classes", "digits")
 
+    # The target is hardened meanwhile: later, nothing must come between an act and its event.
+    wait_until(lambda: terminal.json("hardenings", "digits")[0]["state"] not in ("queued", "running"), 120)
+
     zero = tmp_path / "zero.png"
     from PIL import Image
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.checkpoints import ForeignCheckpoint
-from lirf_core.config import DepositConfig, HardeningConfig
+from lirf_core.config import HARDENED_PER_DEPOSITED, DepositConfig, HardeningConfig
 from lirf_core.hardening import HardeningRun, Transfer, cut_and_mix, harden, mix
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.network import SplitNetwork, digest
@@ -129,9 +129,9 @@ def test_a_box_of_another_image_replaces_a_part_of_each_image() -> None:
 
 
 @pytest.mark.parametrize("images", [8, 40, 1_000, 50_000])
-def test_a_hardening_like_a_deposit_learns_from_twice_as_many_images(images: int) -> None:
+def test_a_hardening_like_a_deposit_takes_about_as_long(images: int) -> None:
     deposit = DepositConfig()
     config = HardeningConfig.like(deposit, images)
     steps = deposit.epochs_for(-(-images // 128)) * -(-images // 128)
     learnt = (config.epochs or 0) * (images + min(config.proxies, MAX_PER_IMAGE * images))
-    assert learnt == pytest.approx(2 * steps * (min(images, 128) + 64), rel=0.1)
+    assert learnt == pytest.approx(HARDENED_PER_DEPOSITED * steps * (min(images, 128) + 64), rel=0.1)

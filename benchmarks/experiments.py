@@ -1,7 +1,7 @@
 """Experiments, the rows of the tables. An experiment has data, a network, a split, a seed and a `DepositConfig`.
 
 Each runs once, and its result is stored as JSON. Figures are of held-out images, from raw logits, after the last epoch.
-Only the probe, an attacker, reads preserved training images; no deposit sees them.
+Only the probe, an attacker, reads preserved training images; no deposit sees them, except in `benchmarks.preserved`.
 """
 
 import hashlib
@@ -24,13 +24,14 @@ from safetensors.torch import save_file
 from benchmarks import data as sources
 from benchmarks.data import Data, Images
 from lirf_core import artifacts, metrics
+from lirf_core.architectures import ArchitectureSpec
 from lirf_core.belonging import Belonging
 from lirf_core.compute import Compute
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, deposit
 from lirf_core.evidence.probe import linear_probe
 from lirf_core.features import answers_of
-from lirf_core.lesson import Lesson
+from lirf_core.lesson import Lesson, PreservedImages
 from lirf_core.metrics import Accuracy
 from lirf_core.network import SplitNetwork, flat_state
 from lirf_core.pretraining import train_original
@@ -101,14 +102,16 @@ def stored(
     return content
 
 
-def run_on(data: Data, experiment: Experiment, device: str, on_step: OnStep) -> dict[str, Any]:
+def run_on(
+    data: Data, experiment: Experiment, device: str, on_step: OnStep, preserved_images: Images | None = None
+) -> dict[str, Any]:
     """Carry out the experiment on its data and measure what its files give back."""
     compute = Compute.for_training(device)
     network = original(data, experiment, compute)
     begin = time.perf_counter()
-    result = carry_out(experiment, data, network, compute, on_step)
+    result = carry_out(experiment, data, network, compute, on_step, preserved_images)
     seconds = time.perf_counter() - begin
-    belonging = Belonging(data.narrow, experiment.split, result.module.upper_digest)
+    belonging = Belonging(spec_of(data, experiment), experiment.split, result.module.upper_digest)
     module_file = artifacts.dump_module(result.module, belonging)
     result = replace(result, module=compute.place(artifacts.load_module(module_file, belonging)))
     return {
@@ -125,10 +128,11 @@ def carry_out(
     network: SplitNetwork,
     compute: Compute,
     on_step: OnStep = lambda *_: None,
+    preserved_images: Images | None = None,
 ) -> DepositResult:
     """The experiment's deposit of the first 30 % of the classes."""
     config = replace(experiment.deposit, seed=experiment.seed)
-    return deposit_of(deposit_set(data, experiment), data, network, config, compute, on_step)
+    return deposit_of(deposit_set(data, experiment), data, network, config, compute, on_step, preserved_images)
 
 
 def deposit_of(
@@ -138,9 +142,11 @@ def deposit_of(
     config: DepositConfig,
     compute: Compute,
     on_step: OnStep = lambda *_: None,
+    preserved_images: Images | None = None,
 ) -> DepositResult:
-    """A deposit of these images, with the data's augmentation."""
-    lesson = Lesson(images.pixels, images.labels, data.deposited, data.preserved, data.preprocessing)
+    """A deposit of these images, with the data's augmentation. preserved_images: if there are some."""
+    beside = PreservedImages(preserved_images.pixels, preserved_images.labels) if preserved_images else None
+    lesson = Lesson(images.pixels, images.labels, data.deposited, data.preserved, data.preprocessing, beside)
     augmented = replace(config, augmentation=data.augmentation)
     return deposit(network, lesson, Run(augmented, compute, lambda progress: on_step(progress.step, progress.steps)))
 
@@ -150,9 +156,14 @@ def deposit_set(data: Data, experiment: Experiment) -> Images:
     return data.training.of_classes(data.deposited).first_of_each(experiment.images)
 
 
+def spec_of(data: Data, experiment: Experiment) -> ArchitectureSpec:
+    """The architecture of the experiment's networks."""
+    return data.narrow if experiment.width is None else replace(data.narrow, width=experiment.width)
+
+
 def original(data: Data, experiment: Experiment, compute: Compute, classes: list[int] | None = None) -> SplitNetwork:
     """The experiment's original network, trained once and stored; with `classes`, one that saw only these classes."""
-    spec = data.narrow if experiment.width is None else replace(data.narrow, width=experiment.width)
+    spec = spec_of(data, experiment)
     if data.weights and experiment.width is None and classes is None:
         with data.weights.open("rb") as file:
             return compute.place(artifacts.load_original(file, spec, experiment.split))

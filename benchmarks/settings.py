@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from benchmarks.subjects import Recipe
+from lirf_core import config
 from lirf_core.config import DepositConfig
 from lirf_core.hardening import HardeningConfig
 
@@ -30,7 +31,7 @@ PAPER = DepositConfig(
 )
 
 # Deposits of single images.
-SAMPLES = replace(OURS, learning_rate=0.005, lambda_kp=1.0, proxies=1000, epochs=10)
+SAMPLES = replace(config.SAMPLES, epochs=10)
 
 SPLITS = ("layer2", "layer3")
 

@@ -130,7 +130,7 @@ class Client:
     def upload_dataset(self, model: str, archive: Path, *, purpose: str = "deposit") -> Dataset:
         """Upload images. archive: a zip with a folder for each class, which is streamed.
 
-        purpose: `deposit`, `evaluation` or `reference`.
+        purpose: `deposit`, `evaluation`, `preserved` or `reference`.
         """
         return cast(Dataset, self._upload("POST", f"/v1/models/{model}/datasets", archive, params={"purpose": purpose}))
 
@@ -144,21 +144,28 @@ class Client:
         dataset_id: str,
         *,
         reason: str,
+        kind: str = "classes",
         classes: Sequence[str] | None = None,
+        preserved_set_id: str | None = None,
         config: dict[str, Any] | None = None,
         keep_dataset: bool = False,
+        keep_preserved_set: bool = False,
         evidence: bool = True,
     ) -> Deposit:
         """Request that the classes of a data set be forgotten and deposited.
 
-        classes: those of the data set, as a cross-check. config: settings that differ from the defaults.
-        keep_dataset: otherwise the data set is shredded when the deposit ends. evidence: gather evidence afterwards,
-        if there is an evaluation set. Raises `AwaitingApproval`.
+        kind: `classes`, or `samples`: forget only that the model was trained on these images. classes: those of the
+        data set, as a cross-check. preserved_set_id: images of classes that stay, if there are some. config: settings
+        that differ from the defaults. keep_dataset, keep_preserved_set: otherwise the data sets are shredded when the
+        deposit ends. evidence: gather evidence afterwards, if there is an evaluation set. Raises `AwaitingApproval`.
         """
         body: dict[str, Any] = {
+            "kind": kind,
             "dataset_id": dataset_id,
+            "preserved_set_id": preserved_set_id,
             "reason": reason,
             "keep_dataset": keep_dataset,
+            "keep_preserved_set": keep_preserved_set,
             "evidence": evidence,
             "config": config or {},
         }

@@ -179,6 +179,7 @@ class DepositFigures(TypedDict):
 class Deposit(TypedDict):
     id: str
     model: str
+    kind: str
     classes: list[str]
     state: str
     reason: str

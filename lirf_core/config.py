@@ -12,6 +12,7 @@ HARDENING_EPOCHS = 15
 # Images that a hardening learns from in the time in which a deposit learns from one, which trains two networks: 1.26 on
 # digits (`benchmarks/recover_logits.py`), with the proxies that it makes.
 HARDENED_PER_DEPOSITED = 1.25
+SAMPLE_EPOCHS, SAMPLE_STEPS = 10, 240  # of a deposit of single images
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,7 @@ class HardeningConfig:
         """
         fewest, most = (-(-steps // steps_per_epoch) for steps in (MIN_HARDENING_STEPS, MAX_HARDENING_STEPS))
         return self.epochs or max(3, fewest, min(HARDENING_EPOCHS, most))
+
+
+# Settings for a deposit of single images, of which less is to be forgotten.
+SAMPLES = DepositConfig(lambda_kp=1.0, proxies=1000, learning_rate=0.005)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lirf_core import class_rows as rows
 from lirf_core import losses, pruning, quantisation
 from lirf_core.compute import Compute
-from lirf_core.config import DepositConfig
-from lirf_core.images.preprocessing import Augmentation
+from lirf_core.config import SAMPLE_EPOCHS, SAMPLE_STEPS, DepositConfig
+from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.lesson import Lesson
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork, digest, flat_state
@@ -42,6 +42,14 @@ class UnseenMargins:
     labels: Tensor
 
 
+def unseen_margins(
+    original: SplitNetwork, images: Tensor, labels: Tensor, preprocessing: Preprocessing, compute: Compute
+) -> UnseenMargins:
+    """images: uint8 (U, C, H, W), that the network never saw; labels: (U,)."""
+    logits = logits_of(compute.place(copy.deepcopy(original)), images, preprocessing, compute)
+    return UnseenMargins(losses.margins(logits, labels), labels)
+
+
 def deposit(original: SplitNetwork, lesson: Lesson, run: Run) -> DepositResult:
     """Split the knowledge of `original`, which may already be a target network, into target and deposit module.
 
@@ -58,7 +66,8 @@ def deposit_samples(original: SplitNetwork, lesson: Lesson, unseen: UnseenMargin
 
     The target answers the deposit images like images that it never saw: in each class, their margins follow the
     distribution of `unseen`, the original's margins of held-out images. Training uses no held-out image. Deposit images
-    are not augmented, because the original learnt these images and not their variations. `lesson.deposited` are the
+    are not augmented, because the original learnt these images and not their variations. Without `epochs` there are at
+    least `SAMPLE_EPOCHS`, and enough for `SAMPLE_STEPS` steps. `lesson.deposited` are the
     deposit images' classes; a withdrawn module answers for them.
     Raises ValueError if a class of the deposit images has no unseen image, and what `train` raises.
     """
@@ -74,9 +83,13 @@ def deposit_samples(original: SplitNetwork, lesson: Lesson, unseen: UnseenMargin
         margins[is_of_class] = losses.margins_as_unseen(seen[is_of_class], unseen.margins[unseen.labels == index])
     classes = _indices([*lesson.deposited, *lesson.preserved], run.compute)
     removal = SampleRemoval(classes, margins.to(run.compute.device), run.config)
-    unaugmented = replace(run.config, augmentation=Augmentation(crop_padding=0, horizontal_flip=False))
-    parts = _parts(original, lesson, run.config)
-    return _result(train(parts, removal, lesson, replace(run, config=unaugmented)))
+    steps_per_epoch = -(-len(lesson.images) // run.config.batch_size)
+    config = replace(
+        run.config,
+        augmentation=Augmentation(crop_padding=0, horizontal_flip=False),
+        epochs=run.config.epochs or max(SAMPLE_EPOCHS, -(-SAMPLE_STEPS // steps_per_epoch)),
+    )
+    return _result(train(_parts(original, lesson, config), removal, lesson, replace(run, config=config)))
 
 
 def scrub(module: DepositModule, upper: nn.Module, lesson: Lesson, run: Run) -> DepositModule:
@@ -88,7 +101,8 @@ def scrub(module: DepositModule, upper: nn.Module, lesson: Lesson, run: Run) -> 
     """
     _require_preserved(lesson)
     network = SplitNetwork(module.lower, upper)
-    own = replace(lesson, preserved=[*lesson.preserved, *module.classes])
+    # The module of single images answers for classes that are preserved anyway.
+    own = replace(lesson, preserved=list({*lesson.preserved, *module.classes}))
     parts = Parts(network, module.grid.bits, None, None)
     lower, grid = train(parts, _class_removal(network, own, run), own, run).scrubbed()
     return module.with_lower(lower, grid)

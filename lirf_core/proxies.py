@@ -22,14 +22,14 @@ CONFIDENCE = 0.9  # an image is changed no further once its goal has this probab
 MAX_PER_IMAGE = 8  # more proxies of one image would repeat its background
 
 
-class Proxies:
+class Pool:
     """images: uint8 (N, C, H, W), on the device. Each step of a deposit draws some of them."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """Draw `count` proxies at random; none if there are none."""
+        """Draw `count` images at random; none if there are none."""
         if not len(self.images):
             return self.images
         return self.images[torch.randint(len(self.images), (count,), generator=generator).to(self.images.device)]
@@ -44,7 +44,7 @@ def make_proxies(
     compute: Compute,
     generator: Generator,
     on_batch: Callable[[], None] = lambda: None,
-) -> Proxies:
+) -> Pool:
     """Make `count` proxies, or fewer if there are few images. Each image moves towards a random preserved class.
 
     Targeted projected gradient descent (Madry et al., 2018): `STEPS` steps by the sign of the gradient, in which no
@@ -59,7 +59,7 @@ def make_proxies(
         start = images[batch.to(images.device)].float()
         goals = preserved[torch.randint(len(preserved), (len(batch),), generator=generator).to(preserved.device)]
         proxies.append(_moved(original, start, goals, preprocessing, compute, on_batch))
-    return Proxies(torch.cat(proxies))
+    return Pool(torch.cat(proxies))
 
 
 def _moved(

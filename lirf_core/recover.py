@@ -80,8 +80,8 @@ class DepositModule(nn.Module):
 class RecoverNetwork(nn.Module):
     """Eq. 8 for any number of modules. The upper part runs once, over the features of all parts.
 
-    preserved: the class indices that the target answers for. Raises `ForeignUpperPart` or `OverlappingModules` if the
-    parts do not belong together.
+    preserved: the class indices that the target answers for, unless a module does. Raises `ForeignUpperPart` or
+    `OverlappingModules` if the parts do not belong together.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class RecoverNetwork(nn.Module):
         self.module_classes = [list(module.classes) for module in modules]
         self.module_weights = [module.weight for module in modules]
         self.answering = frozenset(classes)  # for which a module answers
-        self.preserved = list(preserved)
+        self.preserved = [index for index in preserved if index not in classes]
         joinings = {module.joining for module in modules}
         # Modules that were made for different joinings have one in common: the equation as written.
         self.joining: Joining = joinings.pop() if len(joinings) == 1 else "eq8"

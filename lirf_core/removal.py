@@ -25,7 +25,10 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """`count` deposit images, with their `numbers` in the deposit set and their `labels`, followed by proxies."""
+    """`count` deposit images, with their `numbers` in the deposit set and their `labels`.
+
+    Proxies follow, and then preserved images, if there are any: the target keeps the original's outputs on both.
+    """
 
     count: int
     numbers: Tensor
@@ -34,10 +37,12 @@ class Batch:
     original: Outputs
 
     def feature_preservation(self) -> Tensor:
-        """How far the proxies' features are from the original's, at the split plus before the last layer."""
-        proxies = slice(self.count, None)
-        at_split = losses.feature_distance(self.target.split[proxies], self.original.split[proxies])
-        return at_split + losses.feature_distance(self.target.features[proxies], self.original.features[proxies])
+        """How far the features of all but deposit images are from the original's, at the split plus before the last
+        layer.
+        """
+        kept = slice(self.count, None)
+        at_split = losses.feature_distance(self.target.split[kept], self.original.split[kept])
+        return at_split + losses.feature_distance(self.target.features[kept], self.original.features[kept])
 
 
 class Removal(Protocol):

@@ -19,7 +19,7 @@ from lirf_core.config import DepositConfig
 from lirf_core.features import LastFeatures
 from lirf_core.lesson import Lesson
 from lirf_core.network import SplitNetwork, freeze
-from lirf_core.proxies import make_proxies
+from lirf_core.proxies import Pool, make_proxies
 from lirf_core.quantisation import Grid
 from lirf_core.removal import Batch, Outputs, Removal
 from lirf_core.state import optimiser_state, part_of, prefixed, restore_optimiser
@@ -241,6 +241,8 @@ class Trainer(Stepwise):
             self.generator,
             run.on_preparation,
         )
+        preserved = lesson.preserved_images.images if lesson.preserved_images else lesson.images[:0]
+        self.preserved = Pool(preserved.to(run.compute.device))
         self.optimiser = torch.optim.SGD(
             self.learning.parameters(),
             lr=run.config.learning_rate,
@@ -267,13 +269,14 @@ class Trainer(Stepwise):
         self.learning = nn.ModuleList(part for part in (self.target_lower, self.module_lower) if part is not None)
 
     def _learn(self, numbers: Tensor) -> dict[str, Tensor]:
-        """Follow the gradient of eq. 9 on some deposit images and some proxies.
+        """Follow the gradient of eq. 9 on some deposit images, some proxies and as many preserved images, if any.
 
         numbers: (B,), of the images in the deposit set. Returns the terms, detached.
         """
         cfg, generator = self.config, self.generator
         labels, count = self.labels[numbers], len(numbers)
-        images = torch.cat([self.images[numbers], self.proxies.draw(cfg.proxy_batch, generator)])
+        stand_ins = self.proxies.draw(cfg.proxy_batch, generator), self.preserved.draw(cfg.proxy_batch, generator)
+        images = torch.cat([self.images[numbers], *stand_ins])
         inputs = self.compute.inputs(cfg.augmentation(images, generator), self.lesson.preprocessing)
         with self.compute.autocast(), LastFeatures(self.upper) as last:
             with torch.no_grad():

@@ -22,12 +22,13 @@ from lirf_core import artifacts
 from lirf_core import class_rows as rows
 from lirf_core.class_rows import Rows
 from lirf_core.compute import OutOfMemory
-from lirf_core.deposit import DepositResult, deposit, scrub
-from lirf_core.lesson import Lesson
+from lirf_core.deposit import DepositResult, deposit, deposit_samples, scrub, unseen_margins
+from lirf_core.evidence.images import Labelled
+from lirf_core.lesson import Lesson, PreservedImages
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 from lirf_core.training import Run
-from worker.deposit_measurement import Networks, Older, measure
+from worker.deposit_measurement import Networks, Older, halves_of, measure
 from worker.deposited_rows import open_whole, rows_of
 from worker.runner import run
 from worker.training import Training, TrainingHeartbeat
@@ -84,8 +85,12 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
     if job.network.rows is None:
         separation.separate(work.database, heartbeat.vault, job.model_id)
         job = JOBS.read_again(session, job)
-    images = datasets.load(heartbeat.vault, job.deposit_set, work.settings.spool)
-    lesson = Lesson(images.images, images.labels, job.deposited, job.preserved, job.preprocessing)
+    if job.is_of_samples and job.older_modules:
+        raise ValueError(
+            "Another deposit of the model ended first, and its module knows these images. Purge it, then request this "
+            "deposit again."
+        )
+    lesson = _lesson(work, job, heartbeat)
     deposited_rows = _older_rows(session, job, heartbeat)
     before = open_whole(job.network, deposited_rows, heartbeat.vault)
     trained = _train(work, job, before, lesson, heartbeat)
@@ -110,6 +115,17 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
     return result, measured.figures
 
 
+def _lesson(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> Lesson:
+    images = datasets.load(heartbeat.vault, job.deposit_set, work.settings.spool)
+    preserved = None
+    if job.preserved_set:
+        shown = datasets.load(heartbeat.vault, job.preserved_set, work.settings.spool)
+        # A deposit that was requested later may have ended first, and one of these classes with it.
+        still = Labelled(shown.images, shown.labels).of_classes(job.preserved)
+        preserved = PreservedImages(still.images(), still.labels)
+    return Lesson(images.images, images.labels, job.deposited, job.preserved, job.preprocessing, preserved)
+
+
 def _older_rows(session: Session, job: Job, heartbeat: TrainingHeartbeat) -> list[Rows]:
     """The rows of the classes that are deposited already. With them in place, the target keeps these classes down."""
     found: list[Rows] = []
@@ -127,11 +143,15 @@ def _train(work: Work, job: Job, before: SplitNetwork, lesson: Lesson, heartbeat
     is_followed = bool(job.older_modules)
     training = Training(heartbeat, TARGET, {"phase": "training"}, is_followed=is_followed, is_plotted=True)
     on_preparation = heartbeat.phase("preparing")
-    return training.resume(
-        lambda checkpoint: deposit(
-            before, lesson, Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
-        )
-    )
+
+    def run_from(checkpoint: bytes | None) -> Run:
+        return Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
+
+    if not job.is_of_samples:
+        return training.resume(lambda checkpoint: deposit(before, lesson, run_from(checkpoint)))
+    images, _ = halves_of(work, job, heartbeat)
+    unseen = unseen_margins(before, images.images(), images.labels, job.preprocessing, work.training)
+    return training.resume(lambda checkpoint: deposit_samples(before, lesson, unseen, run_from(checkpoint)))
 
 
 @tracer.start_as_current_span("scrub", record_exception=False)
@@ -170,7 +190,7 @@ def _store(job: Job, before: SplitNetwork, result: DepositResult, heartbeat: Tra
     """The target's lower part, the rows that it keeps, and the module with the others."""
     heartbeat.phase("storing")
     vault, belonging = heartbeat.vault, job.network.belonging
-    kept = rows.take(before, job.preserved)
+    kept = rows.take(before, job.answered)
     with ExitStack() as on_error:
 
         def put(kind: Kind, plaintext: bytes) -> StoredObject:

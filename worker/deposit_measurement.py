@@ -15,7 +15,7 @@ from app.measurements.figures import Figures, figures_of
 from app.vault.service import VaultDamaged
 from lirf_core import metrics
 from lirf_core.class_rows import Rows
-from lirf_core.evidence.images import Labelled, sides
+from lirf_core.evidence.images import Labelled, halves, sides
 from lirf_core.evidence.membership import attack
 from lirf_core.lesson import Lesson
 from lirf_core.losses import margins
@@ -82,6 +82,16 @@ def measure(
     return _Measurement(job, networks, _original(work, job, deposited_rows, heartbeat), measuring).run(lesson)
 
 
+def halves_of(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> tuple[Labelled, Labelled]:
+    """The held-out images of single images' classes: those that show how unseen images are answered, and the others.
+
+    Membership is measured on the others.
+    """
+    assert job.evaluation_set is not None
+    images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
+    return halves(Labelled(images.images, images.labels).of_classes(job.deposited), seed=0)
+
+
 def _original(
     work: Work, job: Job, deposited_rows: Sequence[Rows], heartbeat: TrainingHeartbeat
 ) -> SplitNetwork | None:
@@ -119,8 +129,8 @@ class _Measurement:
     def run(self, lesson: Lesson) -> Measured:
         job, networks, measuring = self._job, self._networks, self._measuring
         compared = Comparison(networks.before, networks.target, self._of_before, self._of_target)
-        preserved = measuring.losses(compared, job.preserved, job.policy.max_preserved_loss)
-        since_original = self._since_original(networks.target, self._of_target, job.preserved, preserved)
+        preserved = measuring.losses(compared, job.answered, job.policy.max_preserved_loss)
+        since_original = self._since_original(networks.target, self._of_target, job.answered, preserved)
         of_recover = measuring.tally(self._recover)
         withdrawn = Comparison(networks.before, self._recover, self._of_before, of_recover)
         scrubbed = {older.deposit_id: self._scrubbed(older) for older in networks.older}
@@ -196,7 +206,7 @@ class _Measurement:
             "recover": of_recover,
         }
         measured: dict[str, Any] = {
-            name: summary(tally, job.class_names, job.preserved, job.deposited) if tally else None
+            name: summary(tally, job.class_names, job.answered, job.forgotten) if tally else None
             for name, tally in tallies.items()
         }
         earlier, later = measured["before"]["deposited_accuracy"], measured["target"]["deposited_accuracy"]
@@ -210,6 +220,8 @@ class _Measurement:
         held_out = self._measuring.held_out
         assert held_out is not None
         own = held_out.of_classes(self._job.deposited)
+        if self._job.is_of_samples:
+            _, own = halves(own, seed=0)  # the other half set the margins
         members, strangers = sides(Labelled(lesson.images, lesson.labels), own)
         if not len(members):
             return None
@@ -233,4 +245,4 @@ class _Measurement:
             together = self._measuring.tally(self._joined(self._networks.target, modules, job.preserved))
             views.append((list(tallies), together, sorted(index for own in classes.values() for index in own)))
         measured = [(ids, tally, own) for ids, tally, own in views if tally]
-        return figures_of(measured, self._of_original, job.class_names, job.preserved)
+        return figures_of(measured, self._of_original, job.class_names, job.answered)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from opentelemetry import trace
 from sqlalchemy.orm import Session
+from torch import Tensor
 
 from app.datasets import service as datasets
 from app.deposits import separation
@@ -89,7 +90,8 @@ def _train(work: Work, job: Job, target: SplitNetwork, images: ImageSet, heartbe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         fresh = build(belonging.spec, belonging.split)
-    transfer = Transfer(torch.cat([images.images, proxies.images.cpu()]), job.preserved, job.preprocessing)
+    parts = [images.images, proxies.images.cpu(), *_preserved_images(work, job, heartbeat)]
+    transfer = Transfer(torch.cat(parts), job.preserved, job.preprocessing)
     training = Training(heartbeat, PART, {"phase": "training"}, is_plotted=True)
     result = training.resume(
         lambda checkpoint: harden(target, fresh, transfer, HardeningRun(cfg, compute, training.on_step, checkpoint))
@@ -97,6 +99,15 @@ def _train(work: Work, job: Job, target: SplitNetwork, images: ImageSet, heartbe
     whole = spread(result.cpu(), job.preserved, len(job.class_names))
     freeze(whole)
     return whole
+
+
+def _preserved_images(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> list[Tensor]:
+    """The deposit's preserved images, if it had some, as often as makes them about as many as the proxies."""
+    if job.preserved_set is None:
+        return []
+    stored = datasets.load(heartbeat.vault, job.preserved_set, work.settings.spool)
+    shown = Labelled(stored.images, stored.labels).of_classes(job.preserved).images()
+    return [shown] * max(1, job.config.proxies // max(1, len(shown)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, Pag
 from app.api.event_streams import MAX_SECONDS, EventStreamsDep
 from app.base.database import Database
 from app.base.paging import Page
-from app.deposits import service
+from app.deposits import requests, service
 from app.deposits.jobs import JOBS
 from app.deposits.schemas import Deposit, DepositCreate, DepositFigures, Progress
 from app.deposits.service import UNFINISHED, DepositRow
@@ -67,7 +67,7 @@ def request_deposit(
 
     A result that costs more accuracy than the model's policy allows is not published: the deposit ends as `failed`.
     """
-    row = service.request(session, actor, name, body)
+    row = requests.request(session, actor, name, body)
     if isinstance(row, ApprovalRow):
         return awaiting(row, name, response)
     tasks.add_task(doorbell.ring, JOBS.task, row.id)

@@ -3,14 +3,14 @@
 from sqlalchemy.orm import Session
 
 from app.audit import service as audit
-from app.deposits import service as deposits
+from app.deposits import requests
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.vault.service import Vault
 
 
 def end_lapsed(session: Session, vault: Vault) -> None:
-    """Record which requests have lapsed, and shred the deposit sets that only they needed."""
+    """Record which requests have lapsed, and shred the images that only they needed."""
     with session.begin():
         lapsed = [(row.id, row.model_id) for row in second_person.lapsed(session)]
     for approval_id, model_id in lapsed:
@@ -18,5 +18,5 @@ def end_lapsed(session: Session, vault: Vault) -> None:
             model = registry.lock(session, model_id)
             row = second_person.get(session, approval_id)
             is_first = second_person.record_lapse(session, row, model.name)
-            garbage = deposits.release_request(session, audit.RECONCILER, row) if is_first else []
+            garbage = requests.release_request(session, audit.RECONCILER, row) if is_first else []
         vault.remove(garbage)

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 from app.access.service import Actor
 from app.base.database import Database
 from app.base.settings import Settings
-from app.deposits import service as deposits
+from app.deposits import requests as deposit_requests
 from app.deposits.jobs import JOBS as DEPOSITS
 from app.inference.engine import InferenceEngine
 from app.jobs.doorbell import Doorbell
@@ -35,7 +35,7 @@ def carry_out(
         approval = second_person.get(session, approval_id)
         second_person.demand_approver(session, actor, approval)
     if approval.act == Act.DEPOSIT:
-        approval = deposits.request_approved(session, actor, approval.id)
+        approval = deposit_requests.request_approved(session, actor, approval.id)
         doorbell.ring(DEPOSITS.task, approval.result_id or "")
         return approval
     if approval.act == Act.WITHDRAW:
@@ -55,10 +55,10 @@ def carry_out(
 
 
 def refuse(session: Session, vault: Vault, actor: Actor, approval_id: str, reason: str) -> ApprovalRow:
-    """Refuse a request, and shred the deposit set that only it needed. Raises the errors of `second_person.refuse`."""
+    """Refuse a request, and shred the images that only it needed. Raises the errors of `second_person.refuse`."""
     with session.begin():
         model = registry.lock(session, second_person.get(session, approval_id).model_id)
         approval = second_person.refuse(session, actor, approval_id, model.name, reason)
-        garbage = deposits.release_request(session, actor.name, approval)
+        garbage = deposit_requests.release_request(session, actor.name, approval)
     vault.remove(garbage)
     return approval

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.deposits import service as deposits
+from app.deposits.service import Kind
 from app.measurements import service as measurements
 from app.registry import service as registry
 from app.registry.service import ModelClassRow, ModelRow
@@ -48,7 +49,7 @@ class ClassReport:
 def report(session: Session, model_name: str) -> list[ClassReport]:
     """All classes, in the order of the model's outputs. Raises `UnknownModel`."""
     model = registry.get(session, model_name)
-    pending = deposits.pending_classes(session, model.id)
+    pending = _pending(session, model)
     return _reports(session, model, registry.classes(session, model.id), pending)
 
 
@@ -60,11 +61,17 @@ def count_states(reports: Sequence[ClassReport]) -> dict[ClassState, int]:
 def state_counts(session: Session, model: ModelRow) -> dict[ClassState, int]:
     """The same as `count_states` of the model's report, but does not read the preserved classes."""
     held = registry.classes(session, model.id, only_deposited=True)
-    pending = deposits.pending_classes(session, model.id)
+    pending = _pending(session, model)
     counts = Counter(report.state for report in _reports(session, model, held, pending))
     counts[ClassState.DEPOSITING] = len(pending.keys() - {row.class_index for row in held})
     counts[ClassState.PRESERVED] = len(model.class_names) - counts.total()
     return _in_order(counts)
+
+
+def _pending(session: Session, model: ModelRow) -> dict[int, deposits.DepositRow]:
+    """The unfinished deposits that switch a class off. A deposit of single images leaves their classes on."""
+    pending = deposits.pending_classes(session, model.id)
+    return {index: row for index, row in pending.items() if row.kind == Kind.CLASSES}
 
 
 def _in_order(counts: Counter[ClassState]) -> dict[ClassState, int]:

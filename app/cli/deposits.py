@@ -27,7 +27,7 @@ from app.cli.output import (
 )
 from app.cli.uploads import packed, upload
 from app.evidence.figures import ADVICE, remains
-from lirf_client import Deposit, LirfError
+from lirf_client import Dataset, Deposit, LirfError
 from lirf_client.types import NetworkAccuracy
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ def create_deposit(
     evaluation: Annotated[
         Path | None, typer.Option(exists=True, help="Held-out images of all classes, to measure accuracy.")
     ] = None,
+    preserved: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="10 to 50 images of each class that stays, if you have some: more is kept."),
+    ] = None,
+    samples: Annotated[
+        bool,
+        typer.Option(
+            "--samples", metavar="", help="Forget only that the model was trained on these images, not their classes."
+        ),
+    ] = False,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -92,6 +102,9 @@ def create_deposit(
     keep_dataset: Annotated[
         bool, typer.Option(metavar="", help="Keep the deposit set. Otherwise it is shredded when the deposit ends.")
     ] = False,
+    keep_preserved: Annotated[
+        bool, typer.Option(metavar="", help="Keep the preserved images. Otherwise they are shredded, too.")
+    ] = False,
     is_examined: Annotated[
         bool,
         typer.Option(
@@ -107,7 +120,9 @@ def create_deposit(
 ) -> None:
     """Forget classes, and keep their knowledge in a deposit module.
 
-    IMAGES must show only the classes to forget. The images of a class such as
+    IMAGES must show only the classes to forget or, with --samples, be exactly the
+    images to forget; then the model needs held-out images of the same classes, and
+    still answers these classes. The images of a class such as
     T-shirt/top are in the folder top in the folder T-shirt.
 
     Example:
@@ -120,15 +135,29 @@ def create_deposit(
         archive = stack.enter_context(packed(images))
         evaluation_archive = stack.enter_context(packed(evaluation)) if evaluation else None
         lirf = stack.enter_context(connect(url, state))
+        preserved_archive = stack.enter_context(packed(preserved)) if preserved else None
         if evaluation_archive:
             upload(lirf, model, evaluation_archive, "evaluation")
-        dataset = upload(lirf, model, archive, "deposit")
+        beside = upload(lirf, model, preserved_archive, "preserved") if preserved_archive else None
+        try:
+            dataset = upload(lirf, model, archive, "deposit", warns=not samples)
+        except (LirfError, typer.Exit):
+            _discard(lirf, model, beside)
+            raise
         try:
             deposit = lirf.request_deposit(
-                model, dataset["id"], reason=reason, config=config, keep_dataset=keep_dataset, evidence=is_examined
+                model,
+                dataset["id"],
+                reason=reason,
+                kind="samples" if samples else "classes",
+                preserved_set_id=beside["id"] if beside else None,
+                config=config,
+                keep_dataset=keep_dataset,
+                keep_preserved_set=keep_preserved,
+                evidence=is_examined,
             )
         except LirfError:
-            lirf.discard_dataset(model, dataset["id"])
+            _discard(lirf, model, dataset, beside)
             raise
         if not wait:
             show(as_json, deposit, f"Deposit [bold]{deposit['id']}[/bold] is queued.")
@@ -167,7 +196,7 @@ def list_deposits(
     rows = [
         (
             deposit["id"],
-            class_names(deposit),
+            ("images of " if deposit["kind"] == "samples" else "") + class_names(deposit),
             deposit["state"],
             moment(deposit["created_at"]),
             cell(deposit["created_by"]),
@@ -233,14 +262,18 @@ def purge_deposit(
     with connect(url, state) as lirf:
         deposit = lirf.deposit(deposit_id)
         if classes is None:
-            err.print(f"This destroys all that {deposit['model']} knew about [bold]{quoted_classes(deposit)}[/bold].")
+            about = "those images of " if deposit["kind"] == "samples" else ""
+            err.print(
+                f"This destroys all that {deposit['model']} knew about {about}[bold]{quoted_classes(deposit)}[/bold]."
+            )
             classes = typer.prompt(
                 "To confirm, type the classes, separated by commas (put a name with a comma in quotes)", err=True
             )
         confirmed = _listed_classes(classes)
         purged = lirf.purge(deposit_id, classes=confirmed, reason=reason)
         backups = backups_until(purged["shred_effective_at"])
-        message = f"Purged: nobody can bring back {quoted_classes(purged)} of {purged['model']}. {backups}"
+        of = "the images of " if deposit["kind"] == "samples" else ""
+        message = f"Purged: nobody can bring back {of}{quoted_classes(purged)} of {purged['model']}. {backups}"
         message += not_erased(purged["still_in"], purged["also_in"])
         show(as_json, purged, message)
 
@@ -251,6 +284,12 @@ def _listed_classes(text: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([text], skipinitialspace=True, strict=True), [])]
     except csv.Error as error:
         raise typer.BadParameter(f'{text!r} is no list of classes: {error}. Write it like auk,emu,"a, b".') from None
+
+
+def _discard(lirf: "Client", model: str, *datasets: Dataset | None) -> None:
+    for dataset in datasets:
+        if dataset:
+            lirf.discard_dataset(model, dataset["id"])
 
 
 def _follow(lirf: "Client", deposit_id: str, as_json: bool) -> None:
@@ -291,16 +330,23 @@ def _advance(bar: "Progress", task: "TaskID", deposit: Deposit) -> None:
 
 
 def _result(deposit: Deposit) -> str:
-    text = f"Deposit [bold]{deposit['id']}[/bold] is done: {quoted_classes(deposit)} of {deposit['model']}"
+    is_of_samples = deposit["kind"] == "samples"
+    text = f"Deposit [bold]{deposit['id']}[/bold] is done: {'images of ' if is_of_samples else ''}"
+    text += f"{quoted_classes(deposit)} of {deposit['model']}"
     text += f" (revision {deposit['revision']}, module of {deposit['module_bytes']:,} bytes)."
     if metrics := deposit["metrics"]:
+        membership = metrics["membership"]
+        attacks = {name: membership[name] for name in ("original", "target", "recover")} if membership else {}
         for name in ("original", "before", "target", "recover"):
             accuracy: NetworkAccuracy | None = metrics[name]
             if accuracy is None or (name == "before" and accuracy == metrics["original"]):
                 continue  # the original was destroyed, or the deposit started from it
             text += f"\n  {name:8} preserved {percent(accuracy['preserved_accuracy']):>7}"
-            text += f"  deposited {percent(accuracy['deposited_accuracy']):>7}"
-            text += f"  average {percent(accuracy['average_accuracy']):>7}"
+            if not is_of_samples:
+                text += f"  deposited {percent(accuracy['deposited_accuracy']):>7}"
+                text += f"  average {percent(accuracy['average_accuracy']):>7}"
+            elif attack := attacks.get(name):
+                text += f"  membership {attack['auc']:.3f} ± {attack['error']:.3f}"
         if warning := remains(metrics["target"]["deposited_accuracy"]):
             text += f"\n[bold yellow]{warning} {ADVICE}[/bold yellow]"
     if losses := deposit["losses"]:

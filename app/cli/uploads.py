@@ -27,13 +27,16 @@ def packed(images: Path) -> Iterator[Path]:
         yield archive
 
 
-def upload(lirf: "Client", model: str, archive: Path, purpose: str) -> Dataset:
-    """Upload the images. Refuses if the service stored fewer than there are, which nobody would notice otherwise."""
+def upload(lirf: "Client", model: str, archive: Path, purpose: str, *, warns: bool = True) -> Dataset:
+    """Upload the images. Refuses if the service stored fewer than there are, which nobody would notice otherwise.
+
+    warns: whether to show what the service says of the images.
+    """
     dataset = lirf.upload_dataset(model, archive, purpose=purpose)
     sent, stored = count_files(archive), sum(dataset["counts"].values())
     if stored != sent:
         lirf.discard_dataset(model, dataset["id"])
         fail(f"'{archive}' has {sent} files besides the operating system's own; the service read {stored} as images.")
-    for warning in dataset.get("warnings", []):  # services before it had the field
+    for warning in dataset.get("warnings", []) if warns else []:  # services before it had the field
         warn(warning)
     return dataset

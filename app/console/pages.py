@@ -22,7 +22,7 @@ from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import service as deposits
 from app.deposits.schemas import DepositConfigIn
-from app.deposits.service import UNFINISHED, DepositRow
+from app.deposits.service import UNFINISHED, DepositRow, Kind
 from app.evidence import attack_figures, claims, figures, plots
 from app.evidence import service as evidence
 from app.evidence.digests import digest
@@ -259,7 +259,10 @@ def _described(session: Session, row: ApprovalRow) -> str:
         change = f"change the policy: {person} a second person; {wish['original']} earlier networks"
         return f"{change}; bounds of a loss {bounds} points" if bounds else change
     if row.act == Act.DEPOSIT:
-        return f"deposit {', '.join(wish['classes'])}{_unusual_settings(wish['config'])}"
+        usual = DepositConfigIn() if wish.get("kind") != Kind.SAMPLES else DepositConfigIn.of_samples()
+        what = "single images of " if wish.get("kind") == Kind.SAMPLES else ""
+        beside = " with preserved images" if wish.get("preserved_set_id") else ""
+        return f"deposit {what}{', '.join(wish['classes'])}{beside}{_unusual_settings(wish['config'], usual)}"
     if row.act == Act.REMOVE:
         return f"remove the model {wish['model']} with all its networks, modules and data sets"
     ids = wish["deposits"] if row.act == Act.WITHDRAW else [wish["deposit"]]
@@ -274,8 +277,8 @@ def _described(session: Session, row: ApprovalRow) -> str:
     return f"withdraw {label} for {wish['holder']}, {audience}, {lasts}"
 
 
-def _unusual_settings(config: dict[str, Any]) -> str:
+def _unusual_settings(config: dict[str, Any], defaults: DepositConfigIn) -> str:
     """The settings that differ from the defaults, which an approver must see."""
-    usual = DepositConfigIn().model_dump()
+    usual = defaults.model_dump()
     unusual = [f"{name} {value}" for name, value in config.items() if value != usual.get(name)]
     return f" with {', '.join(unusual)}" if unusual else ""

@@ -16,4 +16,4 @@ class Dataset(BaseModel):
     created_at: datetime
     created_by: str
     shredded_at: datetime | None
-    warnings: list[str] = Field(description="What may make a deposit of these images forget less than it should.")
+    warnings: list[str] = Field(description="What may make a deposit with these images worse.")

@@ -27,11 +27,13 @@ class Purpose(StrEnum):
     """deposit: images of the classes to forget. evaluation: held-out images of any class, never used for training.
 
     reference: training images of preserved classes, to train a network from that never saw the deposited ones.
+    preserved: some images of classes that stay, which a deposit may use.
     """
 
     DEPOSIT = "deposit"
     EVALUATION = "evaluation"
     REFERENCE = "reference"
+    PRESERVED = "preserved"
 
 
 class UnknownDataset(Problem):

@@ -11,7 +11,7 @@ from app.audit import service as audit
 from app.base.database import now
 from app.datasets import service as datasets
 from app.deposits.losses import Losses, counted, demand_within
-from app.deposits.tables import DepositClassRow, DepositRow, State
+from app.deposits.tables import DepositClassRow, DepositRow, Kind, State
 from app.jobs import checkpoints
 from app.jobs.doorbell import DEPOSIT
 from app.jobs.machine import WORKER, Claim, JobMachine
@@ -47,6 +47,7 @@ class Job(Claim):
     """
 
     is_batch_halved: bool
+    kind: Kind
     model_id: str
     model_name: str
     class_names: list[str]
@@ -55,6 +56,7 @@ class Job(Claim):
     evaluation_set_id: str | None
     deposit_set: StoredObject
     evaluation_set: StoredObject | None
+    preserved_set: StoredObject | None
     deposited: list[int]
     preserved: list[int]
     older_classes: dict[str, list[int]]
@@ -67,6 +69,21 @@ class Job(Claim):
     earlier_module_losses: dict[str, float]
     checkpoints: dict[str, StoredObject]
     curve: dict[str, list[float]]
+
+    @property
+    def is_of_samples(self) -> bool:
+        """Whether only single images of the classes `deposited` are forgotten."""
+        return self.kind == Kind.SAMPLES
+
+    @property
+    def forgotten(self) -> list[int]:
+        """The classes that the target no longer answers."""
+        return [] if self.is_of_samples else self.deposited
+
+    @property
+    def answered(self) -> list[int]:
+        """The classes that the target answers, in ascending order."""
+        return sorted({*self.preserved, *self.deposited} - set(self.forgotten))
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             token=row.token,
             attempt=row.attempts,
             is_batch_halved=row.is_batch_halved,
+            kind=Kind(row.kind),
             model_id=model.id,
             model_name=model.name,
             class_names=model.class_names,
@@ -109,6 +127,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             network=registry.stored_network(session, model),
             deposit_set=datasets.stored_images(session, row.dataset_id),
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id) if row.evaluation_set_id else None,
+            preserved_set=datasets.stored_images(session, row.preserved_set_id) if row.preserved_set_id else None,
             deposited=deposited,
             preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
             config=config_of(row.config),
@@ -137,7 +156,10 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         return (DepositRow.model_id.not_in(busy),)
 
     def release(self, session: Session, row: DepositRow, actor: str) -> list[str]:
-        return [] if row.keeps_dataset else datasets.shred(session, actor, row.dataset_id)
+        ended = [] if row.keeps_dataset else [row.dataset_id]
+        if row.preserved_set_id and not row.keeps_preserved_set:
+            ended.append(row.preserved_set_id)
+        return [name for dataset_id in ended for name in datasets.shred(session, actor, dataset_id)]
 
     def may_keep(self, session: Session, job: Job, part: str) -> bool:
         """Not of a module that was purged meanwhile."""
@@ -175,7 +197,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             row.module_object_id = vaults.record(session, result.module)
             row.module_bytes = result.module.plaintext_bytes
             row.revision, old_rows = registry.publish_revision(
-                session, job.model_id, result.target, result.rows, job.id, job.deposited
+                session, job.model_id, result.target, result.rows, job.id, job.forgotten
             )
             row.progress = {**row.progress, "phase": "finished"}
             session.flush()

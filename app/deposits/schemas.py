@@ -1,3 +1,4 @@
+from dataclasses import fields
 from datetime import datetime
 from typing import Literal
 
@@ -6,10 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from app.base.field_types import Id, Label, Reason
 from app.deposits.losses import Source
 from app.deposits.ranges import describe_ranges
-from lirf_core.config import DepositConfig, Joining
+from app.deposits.tables import Kind
+from lirf_core.config import SAMPLES, DepositConfig, Joining
 from lirf_core.evidence.membership import Attack
 
 _DEFAULT = DepositConfig()
+SAMPLES_DIFFER = tuple(
+    field.name for field in fields(SAMPLES) if getattr(SAMPLES, field.name) != getattr(_DEFAULT, field.name)
+)
 
 
 class AugmentationIn(BaseModel):
@@ -94,6 +99,13 @@ class DepositConfigIn(BaseModel):
         DepositConfig(**self.model_dump(exclude={"augmentation"}))
         return self
 
+    @staticmethod
+    def of_samples(chosen: "DepositConfigIn | None" = None) -> "DepositConfigIn":
+        """What was chosen, with the defaults of a deposit of single images for the rest."""
+        config = chosen or DepositConfigIn()
+        left = [name for name in SAMPLES_DIFFER if name not in config.model_fields_set]
+        return config.model_copy(update={name: getattr(SAMPLES, name) for name in left})
+
 
 class DepositCreate(BaseModel):
     model_config = ConfigDict(
@@ -110,21 +122,51 @@ class DepositCreate(BaseModel):
         },
     )
 
-    dataset_id: Id = Field(description="The deposit set: images of exactly the classes to forget.")
+    kind: Kind = Field(
+        Kind.CLASSES,
+        description="`classes`: forget whole classes. `samples`: forget that the model was trained on these images; it "
+        "still answers their classes.",
+    )
+    dataset_id: Id = Field(
+        description="The deposit set: images of exactly the classes to forget or, of `samples`, exactly the images."
+    )
     classes: list[Label] | None = Field(
         None, max_length=100_000, description="A cross-check: must name exactly the classes of the deposit set."
     )
-    evaluation_set_id: Id | None = Field(None, description="Default: the model's newest evaluation set.")
+    evaluation_set_id: Id | None = Field(
+        None,
+        description="Default: the model's newest evaluation set. `samples` needs at least 10 images of each of their "
+        "classes in it.",
+    )
+    preserved_set_id: Id | None = Field(
+        None,
+        description="Images of classes that stay, if there are some (`purpose=preserved`). The deposit keeps more of "
+        "these classes. Without them, as in the paper, it needs none.",
+    )
     reason: Reason
     keep_dataset: StrictBool = Field(
         False,
         description="Keep the deposit set. Otherwise it is shredded when the deposit ends, or when a request for "
         "approval is refused or lapses.",
     )
+    keep_preserved_set: StrictBool = Field(
+        False, description="Keep the preserved set. Otherwise it is shredded when the deposit set is."
+    )
     evidence: StrictBool = Field(
         True, description="Examine the deposit once it is made, if there is an evaluation set."
     )
-    config: DepositConfigIn = DepositConfigIn()
+    config: DepositConfigIn = Field(
+        DepositConfigIn(),
+        description="Of `samples`, the defaults of "
+        + ", ".join(f"{name} ({getattr(SAMPLES, name):g})" for name in SAMPLES_DIFFER)
+        + " and `epochs` (at least 10, and enough for 240 steps) differ.",
+    )
+
+    @model_validator(mode="after")
+    def defaults_of_kind(self) -> "DepositCreate":
+        if self.kind == Kind.SAMPLES:
+            self.config = DepositConfigIn.of_samples(self.config)
+        return self
 
     @field_validator("classes")
     @classmethod
@@ -155,7 +197,10 @@ class Progress(BaseModel):
 
 
 class NetworkAccuracy(BaseModel):
-    """Percent, on held-out images and raw logits, with the deposited rows of the last layer put back."""
+    """Percent, on held-out images and raw logits, with the deposited rows of the last layer put back.
+
+    A deposit of `samples` preserves every class, so it has no deposited accuracy.
+    """
 
     preserved_accuracy: float | None
     deposited_accuracy: float | None
@@ -164,6 +209,8 @@ class NetworkAccuracy(BaseModel):
 
 
 class Membership(BaseModel):
+    """Of `samples`, against the half of the held-out images that did not show how unseen images are answered."""
+
     original: Attack = Field(description="The network that this deposit started from.")
     target: Attack
     recover: Attack
@@ -257,7 +304,8 @@ class DepositFigures(BaseModel):
 class Deposit(BaseModel):
     id: str
     model: str
-    classes: list[str]
+    kind: Kind
+    classes: list[str] = Field(description="That are forgotten or, of `samples`, that the deposited images show.")
     state: Literal["queued", "running", "deposited", "failed", "cancelled", "purged"]
     reason: str
     created_at: datetime

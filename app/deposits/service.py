@@ -1,4 +1,4 @@
-"""Deposits as their users see them: request, follow, cancel; and their rows, for the rooms above."""
+"""Deposits as their users see them: follow, cancel; and their rows, for the rooms above. `requests` makes them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,26 +8,20 @@ from sqlalchemy.orm import Session
 
 from app.access.service import Actor
 from app.audit import service as audit
-from app.base.database import changes, new_id, now
+from app.base.database import changes, now
 from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
-from app.datasets import service as datasets
-from app.datasets.service import DatasetInUse, Purpose
 from app.deposits import jobs
-from app.deposits.jobs import JOBS, config_of
-from app.deposits.ranges import demand_settings
-from app.deposits.schemas import DepositCreate
+from app.deposits.jobs import JOBS
 from app.deposits.tables import UNFINISHED as UNFINISHED
 from app.deposits.tables import DepositClassRow, State
 from app.deposits.tables import DepositRow as DepositRow
+from app.deposits.tables import Kind as Kind
 from app.jobs import checkpoints
 from app.jobs.machine import AlreadyEnded
 from app.registry import service as registry
-from app.second_person import service as second_person
-from app.second_person.service import Act, ApprovalRow, Requester
 from app.vault import service as vaults
 from app.vault.service import StoredObject, Vault
-from lirf_core.enumeration import enumerated
 
 
 @dataclass(frozen=True)
@@ -42,24 +36,6 @@ class UnknownDeposit(Problem):
     """No deposit has this id. `GET /v1/models/{name}/deposits` lists a model's deposits."""
 
     status, slug, title = 404, "unknown-deposit", "There is no such deposit"
-
-
-class ClassesDiffer(Problem):
-    """`classes` names other classes than the deposit set has. Upload images of exactly these classes."""
-
-    status, slug, title = 422, "classes-differ", "The deposit set and the request name different classes"
-
-
-class NothingPreserved(Problem):
-    """The deposit would leave the model without a class to answer. Keep at least one class."""
-
-    status, slug, title = 422, "nothing-preserved", "No class would be left"
-
-
-class AlreadyDeposited(Problem):
-    """A class is deposited already, or a deposit of it has not ended. Leave the class out, or wait."""
-
-    status, slug, title = 409, "already-deposited", "A class is already deposited"
 
 
 class NotCancellable(Problem):
@@ -86,142 +62,12 @@ class ModulePurged(Problem):
     status, slug, title = 410, "module-purged", "The deposit module was destroyed"
 
 
-def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow | ApprovalRow:
-    """Queue a deposit. If the model needs a second person, return a request for approval instead.
-
-    Raises `SettingsNeedAdministrator`, `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `Restored`,
-    `NothingPreserved`, `DatasetInUse`.
-    """
-    demand_settings(actor, config_of(body.config.model_dump()))
-    with session.begin():
-        model = registry.get_ready(session, model_name)
-        checked = _checked(session, model, body)
-        if model.needs_second_person:
-            wish = checked.model_dump(mode="json", exclude={"reason"})
-            return second_person.request_approval(session, actor, model.id, model.name, Act.DEPOSIT, wish, body.reason)
-        return _queue(session, actor, model, checked, Requester.of(actor))
-
-
-def request_approved(session: Session, actor: Actor, approval_id: str) -> ApprovalRow:
-    """Queue a deposit that another person asked for. Raises what `request` and `second_person.approve` do."""
-    with session.begin():
-        approval = second_person.get(session, approval_id)
-        model = registry.by_id(session, approval.model_id)
-        checked = _checked(session, model, DepositCreate(**approval.wish, reason=approval.reason))
-        approval = second_person.approve(session, actor, approval_id, Act.DEPOSIT, model.name)
-        approval.result_id = _queue(session, actor, model, checked, Requester.of(approval)).id
-    return approval
-
-
-def _checked(session: Session, model: registry.ModelRow, body: DepositCreate) -> DepositCreate:
-    """In the caller's transaction, under the model's lock: the request with the classes and the sets that it uses."""
-    registry.lock_present(session, model.id)
-    dataset = datasets.get_usable(session, model.id, body.dataset_id, Purpose.DEPOSIT)
-    names = sorted(dataset.counts)
-    indices = registry.class_indices(model, names)
-    if body.classes is not None and registry.class_indices(model, body.classes) != indices:
-        raise ClassesDiffer(
-            f"The deposit set has images of {_quoted(names)}, but the request names "
-            f"{_quoted(sorted(body.classes))}. Upload a deposit set with images of exactly the classes to forget."
-        )
-    _check_classes(session, model, indices)
-    if uses_dataset(session, dataset.id):
-        raise DatasetInUse(
-            f"An unfinished deposit uses data set '{dataset.id}'. Wait for that deposit to end, "
-            "or upload the images again."
-        )
-    if body.evaluation_set_id:
-        evaluation_id: str | None = datasets.get_usable(
-            session, model.id, body.evaluation_set_id, Purpose.EVALUATION
-        ).id
-    else:
-        newest = datasets.newest_evaluation_set(session, model.id)
-        evaluation_id = newest.id if newest else None
-    return body.model_copy(update={"classes": names, "evaluation_set_id": evaluation_id})
-
-
-def _queue(
-    session: Session, actor: Actor, model: registry.ModelRow, checked: DepositCreate, requester: Requester
-) -> DepositRow:
-    """In the caller's transaction. checked: what `_checked` returned."""
-    row = DepositRow(
-        id=new_id(),
-        model_id=model.id,
-        state=State.QUEUED,
-        dataset_id=checked.dataset_id,
-        evaluation_set_id=checked.evaluation_set_id,
-        config=checked.config.model_dump(),
-        reason=checked.reason,
-        keeps_dataset=checked.keep_dataset,
-        wants_evidence=checked.evidence,
-        created_at=now(),
-        created_by=requester.name,
-        rung_at=now(),
-    )
-    names = checked.classes or []
-    session.add(row)
-    session.flush()
-    indices = registry.class_indices(model, names)
-    session.add_all(DepositClassRow(deposit_id=row.id, class_index=index) for index in indices)
-    counts = datasets.get(session, row.dataset_id).counts
-    details = {"classes": names, "images": counts, "config": row.config}
-    if requester.key_id != actor.key_id:
-        details |= requester.details()
-    audit.record(
-        session,
-        actor.name,
-        "deposit.requested",
-        model=model.name,
-        subject=row.id,
-        reason=checked.reason,
-        details=details,
-    )
-    return row
-
-
-def release_request(session: Session, actor: str, approval: ApprovalRow) -> list[str]:
-    """In the caller's transaction, under the model's lock: give up what a request that was not approved needed.
-
-    Its deposit set is shredded, as when a deposit ends, unless the request would have kept it, or an unfinished deposit
-    or another request that waits needs it. Returns the vault names to remove after the transaction.
-    """
-    if approval.act != Act.DEPOSIT or approval.wish.get("keep_dataset"):
-        return []
-    dataset_id: str = approval.wish["dataset_id"]
-    waiting = second_person.waiting(session, approval.model_id, Act.DEPOSIT)
-    if uses_dataset(session, dataset_id) or any(other.wish["dataset_id"] == dataset_id for other in waiting):
-        return []
-    return datasets.shred(session, actor, dataset_id)
-
-
 def uses_dataset(session: Session, dataset_id: str) -> bool:
-    """Whether an unfinished deposit needs the data set, as its deposit set or as its evaluation set."""
-    is_needed = sa.or_(DepositRow.dataset_id == dataset_id, DepositRow.evaluation_set_id == dataset_id)
+    """Whether an unfinished deposit needs the data set, whatever for."""
+    needed = DepositRow.dataset_id, DepositRow.evaluation_set_id, DepositRow.preserved_set_id
+    is_needed = sa.or_(*(column == dataset_id for column in needed))
     query = sa.select(DepositRow.id).where(is_needed, DepositRow.state.in_(UNFINISHED))
     return session.scalar(query.limit(1)) is not None
-
-
-def _check_classes(session: Session, model: registry.ModelRow, indices: list[int]) -> None:
-    """Raises `Restored`, `AlreadyDeposited`, `NothingPreserved`."""
-    names = model.class_names
-    held = registry.deposited(session, model.id)
-    if taken := sorted(held.keys() & set(indices)):
-        for row in of_ids(session, [held[index] for index in taken]).values():
-            demand_not_restored(row)
-        raise AlreadyDeposited(
-            f"{_quoted([names[i] for i in taken])} of model '{model.name}' {_are(taken)} already deposited."
-        )
-    pending = pending_classes(session, model.id).keys()
-    if taken := sorted(pending & set(indices)):
-        raise AlreadyDeposited(
-            f"{_quoted([names[i] for i in taken])} of model '{model.name}' {_are(taken)} in a deposit that has not "
-            "ended. Wait for it or cancel it."
-        )
-    if len(held.keys() | pending | set(indices)) == len(names):
-        raise NothingPreserved(
-            f"After this deposit, model '{model.name}' would have no class left to answer with. Leave at least one, or "
-            f"remove the model (`lirf remove {model.name}`)."
-        )
 
 
 def cancel(session: Session, vault: Vault, actor: Actor, deposit_id: str) -> DepositRow:
@@ -314,6 +160,16 @@ def names_of(session: Session, rows: Collection[DepositRow]) -> dict[str, list[s
     return {row.id: [models[row.model_id].class_names[i] for i in indices[row.id]] for row in rows}
 
 
+def samples_of_classes(session: Session, model_id: str) -> dict[int, str]:
+    """The outstanding deposit of single images of each class that has one, by class index."""
+    query = (
+        sa.select(DepositClassRow.class_index, DepositRow.id)
+        .join(DepositRow, DepositRow.id == DepositClassRow.deposit_id)
+        .where(DepositRow.model_id == model_id, DepositRow.kind == Kind.SAMPLES, DepositRow.state == State.DEPOSITED)
+    )
+    return dict(session.execute(query).all())
+
+
 def pending_classes(session: Session, model_id: str) -> dict[int, DepositRow]:
     """The classes of deposits that have not ended, by index."""
     query = (
@@ -404,11 +260,3 @@ def note_restoration(session: Session, row: DepositRow, by: str | None, reason: 
     """In the caller's transaction, which records it. by: None if the restoration has ended."""
     row.restored_at, row.restored_by, row.restore_reason = now() if by else None, by, reason
     session.flush()
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return enumerated([f"'{name}'" for name in names])
-
-
-def _are(items: Sequence[int]) -> str:
-    return "is" if len(items) == 1 else "are"

@@ -23,6 +23,13 @@ class State(StrEnum):
     PURGED = "purged"
 
 
+class Kind(StrEnum):
+    """classes: whole classes are forgotten. samples: single images are, and the model still answers their classes."""
+
+    CLASSES = "classes"
+    SAMPLES = "samples"
+
+
 class DepositRow(JobMixin, Base):
     """A deposit job and, once it has succeeded, its result.
 
@@ -43,11 +50,14 @@ class DepositRow(JobMixin, Base):
     )
 
     model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id"), index=True)
+    kind: Mapped[str] = mapped_column(sa.String(20), default=Kind.CLASSES, server_default=Kind.CLASSES)
     dataset_id: Mapped[str] = mapped_column(sa.ForeignKey("datasets.id"))
     evaluation_set_id: Mapped[str | None] = mapped_column(sa.ForeignKey("datasets.id"))
+    preserved_set_id: Mapped[str | None] = mapped_column(sa.ForeignKey("datasets.id"))
     config: Mapped[dict[str, Any]]
     reason: Mapped[str] = mapped_column(sa.Text)
     keeps_dataset: Mapped[bool] = mapped_column(default=False)
+    keeps_preserved_set: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     wants_evidence: Mapped[bool] = mapped_column(server_default=sa.false())  # until its examination is queued
     is_batch_halved: Mapped[bool] = mapped_column(default=False)
     curve: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON, deferred=True)  # only the console shows it
@@ -65,7 +75,7 @@ class DepositRow(JobMixin, Base):
 
 
 class DepositClassRow(Base):
-    """A class of a deposit."""
+    """A class of a deposit: one that it forgets, or one that its single images show."""
 
     __tablename__ = "deposit_classes"
 

@@ -51,6 +51,12 @@ class NothingToExamine(Problem):
     status, slug, title = 409, "nothing-to-examine", "The deposit has not been made"
 
 
+class SamplesNotExamined(Problem):
+    """The deposit is of single images, whose classes the model still answers. Its `metrics` show their membership."""
+
+    status, slug, title = 409, "samples-not-examined", "Deposits of single images are not examined"
+
+
 class NoEvaluationSet(Problem):
     """The model has no held-out images. Upload some with `purpose=evaluation`."""
 
@@ -91,13 +97,20 @@ def request(session: Session, actor: Actor, deposit_id: str, body: "EvidenceCrea
     """Queue an examination.
 
     Raises `UnknownDeposit`, `NothingToExamine`, `NoEvaluationSet`, `UnknownDataset`, `DatasetShredded`,
-    `MembersDiffer`, `UnknownModel`, `WeightsMissing`, `ReferenceDiffers`, `ReferenceSetUnfit`, `EvidenceUnfinished`.
+    `SamplesNotExamined`, `MembersDiffer`, `UnknownModel`, `WeightsMissing`, `ReferenceDiffers`, `ReferenceSetUnfit`,
+    `EvidenceUnfinished`.
     """
     with session.begin():
         model, deposit = deposits.locked(session, deposit_id)
         if deposit.revision is None:
             raise NothingToExamine(
                 f"Deposit '{deposit.id}' is {deposit.state}. Only a finished deposit can be examined."
+            )
+        if deposit.kind == deposits.Kind.SAMPLES:
+            raise SamplesNotExamined(
+                f"Deposit '{deposit.id}' is of single images: the model still answers their classes, so an examination "
+                "of forgotten classes says nothing. Its `metrics.membership` shows whether an attacker can tell the "
+                "images from others; it was measured when the deposit was made."
             )
         members_id = body.dataset_id or _own_members(session, deposit)
         if body.dataset_id:

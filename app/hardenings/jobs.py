@@ -77,6 +77,7 @@ class Job(Claim):
     target: StoredNetwork
     preserved: list[int]
     transfer_set: StoredObject
+    preserved_set: StoredObject | None
     evaluation_set: StoredObject | None
     config: HardeningConfig
     policy: Policy
@@ -109,6 +110,7 @@ class HardeningJobs(JobMachine[HardeningRow, Job]):
             target=registry.stored_network(session, model),
             preserved=[index for index in range(len(model.class_names)) if index not in held],
             transfer_set=datasets.stored_images(session, row.dataset_id),
+            preserved_set=_preserved_set(session, row),
             evaluation_set=_evaluation_set(session, row),
             config=config_of(row.config),
             policy=policies.of(model),
@@ -137,8 +139,12 @@ class HardeningJobs(JobMachine[HardeningRow, Job]):
         return deposit_jobs.is_any_ready(session)
 
     def release(self, session: Session, row: HardeningRow, actor: str) -> list[str]:
-        is_needed = row.keeps_dataset or deposits.uses_dataset(session, row.dataset_id)
-        return [] if is_needed else datasets.shred(session, actor, row.dataset_id)
+        deposit = deposits.get(session, row.deposit_id)
+        ended = [] if row.keeps_dataset else [row.dataset_id]
+        if deposit.preserved_set_id and not deposit.keeps_preserved_set:
+            ended.append(deposit.preserved_set_id)
+        unused = [dataset_id for dataset_id in ended if not deposits.uses_dataset(session, dataset_id)]
+        return [name for dataset_id in unused for name in datasets.shred(session, actor, dataset_id)]
 
     def publish(self, session: Session, vault: Vault, job: Job, hardened: StoredObject, losses: Losses) -> None:
         """Put the hardened network into service, if it is within the model's bounds. Otherwise the job has failed.
@@ -195,6 +201,12 @@ def shred_hardened(session: Session, model_id: str) -> list[str]:
 def config_of(stored: dict[str, Any]) -> HardeningConfig:
     """The stored settings as lirf_core's."""
     return HardeningConfig(**{**stored, "augmentation": Augmentation(**stored["augmentation"])})
+
+
+def _preserved_set(session: Session, row: HardeningRow) -> StoredObject | None:
+    """That of the deposit, if it had one that is still there."""
+    dataset_id = deposits.get(session, row.deposit_id).preserved_set_id
+    return datasets.stored_images_if_present(session, dataset_id) if dataset_id else None
 
 
 def _evaluation_set(session: Session, row: HardeningRow) -> StoredObject | None:

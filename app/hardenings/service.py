@@ -98,7 +98,7 @@ def request(session: Session, actor: Actor, model_name: str, body: HardeningCrea
         model = registry.get_ready(session, model_name)
         model = registry.lock_present(session, model.id)
         deposit = _newest_deposit(session, model)
-        if deposit is None:
+        if deposit is None or not registry.deposited(session, model.id):
             raise NothingToHarden(f"No class of model '{model.name}' is deposited. Deposit one first.")
         if model.hardening == "none":
             raise HardeningIsOff(
@@ -122,11 +122,12 @@ def request(session: Session, actor: Actor, model_name: str, body: HardeningCrea
 def follow_deposit(session: Session, deposit: DepositRow) -> tuple[list[str], bool]:
     """In the transaction that publishes a deposit: end what was made of the revision before, and queue a hardening.
 
-    Returns the vault names to remove after the transaction, and whether the hardening needs the deposit set.
+    No hardening follows a deposit of single images, which leaves every class on. Returns the vault names to remove
+    after the transaction, and whether the hardening needs the deposit's images.
     """
     model = registry.by_id(session, deposit.model_id)
     garbage = cancel_all(session, WORKER, model.id) + jobs.shred_hardened(session, model.id)
-    if model.hardening == "none":
+    if model.hardening == "none" or deposit.kind == deposits.Kind.SAMPLES:
         return garbage, False
     config = _default_config(session, deposit, deposit.dataset_id)
     _queue(session, WORKER, deposit, deposit.dataset_id, deposit.evaluation_set_id, config, deposit.keeps_dataset)
@@ -207,8 +208,13 @@ def cancel_with_images_of(session: Session, by: str, model: ModelRow, classes: S
 
 
 def uses_dataset(session: Session, dataset_id: str) -> bool:
-    """Whether an unfinished hardening needs the data set."""
-    is_needed = sa.or_(HardeningRow.dataset_id == dataset_id, HardeningRow.evaluation_set_id == dataset_id)
+    """Whether an unfinished hardening needs the data set, whatever for."""
+    with_preserved = sa.select(DepositRow.id).where(DepositRow.preserved_set_id == dataset_id)
+    is_needed = sa.or_(
+        HardeningRow.dataset_id == dataset_id,
+        HardeningRow.evaluation_set_id == dataset_id,
+        HardeningRow.deposit_id.in_(with_preserved),
+    )
     query = sa.select(HardeningRow.id).where(is_needed, HardeningRow.state.in_(UNFINISHED))
     return session.scalar(query.limit(1)) is not None
 
@@ -272,11 +278,13 @@ def status(session: Session, model: ModelRow) -> Status:
     row = newest(session, model) if model.revision else None
     has_network = bool(model.revision) and _with_network(session, model) is not None
     is_served = has_network and model.hardening == "served"
-    return Status(model.hardening, row, is_served, None if is_served else _why_not(model, row, has_network))
+    is_target = bool(model.revision) and bool(registry.deposited(session, model.id))
+    why_not = None if is_served else _why_not(model, row, has_network=has_network, is_target=is_target)
+    return Status(model.hardening, row, is_served, why_not)
 
 
-def _why_not(model: ModelRow, row: HardeningRow | None, has_network: bool) -> str:
-    if not model.revision:
+def _why_not(model: ModelRow, row: HardeningRow | None, *, has_network: bool, is_target: bool) -> str:
+    if not is_target:
         return "No class is deposited, so there is no target to harden."
     if has_network:
         return f"The policy says `hardening: {model.hardening}`, so the hardened network is kept but not served."
@@ -305,6 +313,11 @@ def _newest_deposit(session: Session, model: ModelRow) -> DepositRow | None:
 
 def _own_images(session: Session, model: ModelRow, deposit: DepositRow) -> str:
     dataset = datasets.get(session, deposit.dataset_id)
+    if deposit.kind == deposits.Kind.SAMPLES:
+        raise TransferSetMissing(
+            f"The newest deposit of model '{model.name}' is of single images. Upload images of deposited classes with "
+            f"`POST /v1/models/{model.name}/datasets?purpose=deposit`, and name that data set as `dataset_id`."
+        )
     if dataset.shredded_at:
         names = enumerated([f"'{name}'" for name in deposits.class_names(session, deposit)])
         raise TransferSetMissing(

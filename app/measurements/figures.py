@@ -45,7 +45,8 @@ def view(
     preserved: Sequence[int],
     withdrawn: Sequence[int],
 ) -> dict[str, Any]:
-    """A `View` as JSON. preserved, withdrawn: class indices."""
+    """A `View` as JSON. preserved, withdrawn: class indices; a class of withdrawn single images is in both."""
+    preserved = sorted(set(preserved) - set(withdrawn))
     return {
         "deposits": list(deposits),
         "preserved_accuracy": tally.percent(preserved),

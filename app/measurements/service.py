@@ -17,7 +17,8 @@ from app.datasets import service as datasets
 from app.datasets.service import Purpose
 from app.deposits import service as deposits
 from app.deposits.losses import deposit_warnings
-from app.deposits.service import DepositRow
+from app.deposits.membership import membership_warnings
+from app.deposits.service import DepositRow, Kind
 from app.jobs.machine import WORKER, AlreadyEnded
 from app.measurements.figures import Figures
 from app.measurements.jobs import JOBS
@@ -192,7 +193,10 @@ def current(session: Session, rows: Iterable[DepositRow]) -> dict[str, Current]:
 
 def warnings(row: DepositRow, names: Collection[str], figures: Current | None) -> list[str]:
     """What a reader of the deposit's averages must know. names: its classes."""
-    return deposit_warnings(row.metrics, row.losses, names) + _since(figures, row)
+    if row.kind == Kind.CLASSES:
+        return deposit_warnings(row.metrics, row.losses, names) + _since(figures, row)
+    of_images = membership_warnings(row.metrics) if row.revision is not None else []
+    return of_images + deposit_warnings(row.metrics, row.losses, ()) + _since(figures, row)
 
 
 def _since(figures: Current | None, row: DepositRow) -> list[str]:

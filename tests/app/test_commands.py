@@ -19,7 +19,7 @@ from app.cli import service as service_commands
 from app.cli.image_folders import count_files, zipped
 from app.vault.keys import FileMasterKeys
 from lirf_client import Client
-from tests.app.conftest import Service, begins_with, on_one_database
+from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.lirf_core.factories import SPEC
 
 SECRET = "lirf_0123456789ab_canary"
@@ -350,3 +350,32 @@ def test_a_reason_can_neither_command_the_terminal_nor_become_markup() -> None:
     printed = out.file.getvalue()  # type: ignore[attr-defined]
     assert r"\x1b[2J[red]:dog:\u202eabc\x9b" in printed
     assert "\x1b" not in printed
+
+
+def folder_of(path: Path, images: dict[str, int]) -> str:
+    for label, count in images.items():
+        for number in range(count):
+            png(path / label, f"{number}.png", grey=number)
+    return str(path)
+
+
+@on_one_database
+@begins_with()
+def test_single_images_and_preserved_ones_are_sent(remote: Run, service: Service, tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "images", {"dodo": 1})
+    held_out = folder_of(tmp_path / "held_out", {"dodo": 10})
+    beside = folder_of(tmp_path / "beside", {"auk": 10})
+    arguments = "deposit", "birds", images, "--samples", "--preserved", beside, "--reason", "r", "--no-wait"
+    refused = remote(*arguments, code=1).stderr
+    assert "'dodo' (0)" in refused
+    assert "Few images" not in refused  # of a class that stays, few are enough
+    remote(*arguments, "--evaluation", held_out)
+    [deposit] = service.reader.deposits("birds")
+    assert (deposit["kind"], deposit["classes"]) == ("samples", ["dodo"])
+    assert deposit["config"]["lambda_kp"] == 1.0
+    stored = HTTP.get(f"{service.url}/v1/models/birds/datasets", headers=dict(service.operator._http.headers)).json()
+    shredded = {(one["purpose"], one["shredded_at"] is not None) for one in stored["items"]}
+    assert shredded == {("deposit", True), ("preserved", True)} | {
+        (purpose, False) for purpose in ("deposit", "evaluation", "preserved")
+    }
+    assert "images of" in remote("deposits", "birds").stdout

@@ -175,7 +175,7 @@ def test_a_hardening_can_be_requested_with_images_of_deposited_classes(service: 
     requested = service.operator.request_hardening("birds", dataset_id=images["id"], config={"epochs": 1})
     with pytest.raises(LirfError, match="Follow it, or cancel it"):
         service.operator.request_hardening("birds", dataset_id=images["id"])
-    with pytest.raises(LirfError, match="unfinished deposit or hardening"):
+    with pytest.raises(LirfError, match="uses data set"):
         service.operator.discard_dataset("birds", images["id"])
     assert harden(service, requested["id"])["is_served"]
     first = logits(service.reader)

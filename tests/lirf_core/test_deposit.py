@@ -10,7 +10,7 @@ from demo.digits import PREPROCESSING as DIGIT_SIZE
 from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, UnseenMargins, deposit, deposit_samples, scrub
 from lirf_core.images.preprocessing import Augmentation
-from lirf_core.lesson import Lesson
+from lirf_core.lesson import Lesson, PreservedImages
 from lirf_core.losses import margins
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork, digest
@@ -207,3 +207,15 @@ def test_a_deposit_of_single_images_without_held_out_images_is_refused() -> None
     unseen = UnseenMargins(torch.zeros(3), torch.tensor([0, 2, 3]))
     with pytest.raises(ValueError, match=r"no held-out image of classes \[1\]"):
         deposit_samples(network(), lesson(8), unseen, Run(QUICK, CPU))
+
+
+def test_preserved_images_join_the_proxies() -> None:
+    beside = replace(lesson(8), preserved_images=PreservedImages(*images(6, [2, 3])))
+    config = replace(QUICK, epochs=1)
+    alone, kept, again = (deposit(network(), one, Run(config, CPU)) for one in (lesson(8), beside, beside))
+    assert digest(alone.target.lower) != digest(kept.target.lower) == digest(again.target.lower)
+
+
+def test_a_preserved_image_of_a_deposited_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"preserved images show classes \[1\]"):
+        replace(lesson(8), preserved_images=PreservedImages(*images(4, [1, 2])))

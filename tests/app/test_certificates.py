@@ -173,6 +173,7 @@ def test_rows_that_differ_from_the_audit_certify_nothing(service: Service) -> No
     lent = service.custodian.withdraw([deposit_id], holder="h", reason="r")
     of_lent = sa.update(WithdrawalRow).where(WithdrawalRow.id == lent["id"])
     service.register("ignorant", seed=1)
+    a_set = service.operator.upload_dataset("birds", service.archive(["emu", "kiwi"]), purpose="reference")["id"]
     other = of_evidence.values(reference_id=id_of(service, "ignorant"))
     changes = (
         (of_deposit.values(reason="another"), of_deposit.values(reason="licence ended"), "reason"),
@@ -183,6 +184,7 @@ def test_rows_that_differ_from_the_audit_certify_nothing(service: Service) -> No
         (of_lent.values(ended_at=now()), of_lent.values(ended_at=None), "withdrawals"),
         (of_lent.values(expires_at=now()), of_lent.values(expires_at=None), "withdrawals"),
         (other, of_evidence.values(reference_id=None), "reference"),
+        (of_evidence.values(reference_set_id=a_set), of_evidence.values(reference_set_id=None), "reference images"),
         (of_model.values(split="layer2"), of_model.values(split="layer3"), "network"),
         (of_model.values(needs_second_person=True), of_model.values(needs_second_person=False), "policy"),
         (
@@ -203,7 +205,7 @@ def test_rows_that_differ_from_the_audit_certify_nothing(service: Service) -> No
     with service.database.session() as session, session.begin():
         session.execute(dates)
         session.execute(of_evidence.values(finished_at=datetime(2001, 1, 1, tzinfo=UTC)))
-    assert "2001" not in service.reader.certificate(evidence_id, format="html").decode()
+    assert "2001-01-01" not in service.reader.certificate(evidence_id, format="html").decode()
 
 
 def id_of(service: Service, model: str) -> str:

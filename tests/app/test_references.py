@@ -16,6 +16,7 @@ from app.vault import service as vaults
 from lirf_client import LirfError
 from lirf_core.training import Progress
 from tests.app.conftest import Service, begins_with, on_one_database
+from tests.app.test_console import signed_in
 from tests.lirf_core.attackers import short_attacks
 from worker.examination import examine
 
@@ -165,3 +166,20 @@ def test_the_command_keeps_no_images_that_were_refused(service: Service) -> None
     assert [row.shredded_at is None for row in rows] == [False]
     both = CliRunner().invoke(main, ["evidence", deposit_id, "--reference-images", images, "--reference", "x"], env=env)
     assert both.exit_code == 2
+
+
+@on_one_database
+@begins_with("auk", has_evaluation_set=True)
+def test_the_console_offers_uploaded_images_to_train_a_reference_on(service: Service) -> None:
+    deposit_id, dataset_id = cancel_waiting(service), uploaded(service)
+    page = f"/console/deposits/{deposit_id}"
+    with signed_in(service, Role.AUDITOR) as client:
+        assert f'<option value="{dataset_id}">24 images of 4 classes' in client.get(page).text
+        assert "Waiting for a worker" in client.post(f"{page}/evidence", data={"train_on": dataset_id}).text
+        [asked, _] = service.reader.evidence_of(deposit_id)
+        assert asked["reference_set_id"] == dataset_id
+        examine(service.worker, asked["id"])
+        shown = client.get(page).text
+    assert "What may be claimed" in shown
+    assert 'class="of-reference"' in shown
+    assert f'<option value="{dataset_id}">' not in shown

@@ -62,6 +62,12 @@ def fresh() -> SplitNetwork:
     return build(SPEC, "layer2")
 
 
+def only(monkeypatch: pytest.MonkeyPatch, *parts: str) -> None:
+    """Leave out all other parts."""
+    why_not = Examination._why_not
+    monkeypatch.setattr(Examination, "_why_not", lambda self, one: why_not(self, one) if one in parts else "-")
+
+
 @pytest.fixture(scope="module")
 def examined(original: SplitNetwork, reference: SplitNetwork) -> tuple[Evidence, list[str]]:
     """The evidence and the part of each step. The target knows nothing of the deposited classes."""
@@ -105,8 +111,11 @@ def test_the_evidence_distinguishes_a_network_that_knows_the_classes(examined: t
     assert abs(evidence.membership["target"].auc - 0.5) < 3 * evidence.membership["target"].error
 
 
-def test_a_served_network_is_attacked_in_place_of_the_target(original: SplitNetwork, reference: SplitNetwork) -> None:
+def test_a_served_network_is_attacked_in_place_of_the_target(
+    original: SplitNetwork, reference: SplitNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The target knows everything; what is served knows nothing, so it is as good as the reference."""
+    only(monkeypatch, "attacks")
     networks = Networks(original, fresh(), original, reference=reference, served=reference)
     attacks = Examination(networks, case(), CPU, CPU).run().attacks
     assert attacks is not None
@@ -126,8 +135,7 @@ def test_a_diverging_training_does_not_count_as_forgetting(
 ) -> None:
     """The student without a teacher fails, with which all others are compared."""
     monkeypatch.setattr(examination, "train_student", partial(train_student, learning_rate=1e9))
-    others, why_not = set(PARTS) - {"distillation"}, Examination._why_not
-    monkeypatch.setattr(Examination, "_why_not", lambda self, one: "-" if one in others else why_not(self, one))
+    only(monkeypatch, "distillation")
     evidence = Examination(Networks(original, fresh(), original), case(), CPU, CPU).run()
     assert "not finite numbers" in evidence.missing["distillation"]
     assert not evidence.distillation
@@ -191,7 +199,10 @@ def test_images_are_selected_by_number_and_answered_in_batches(monkeypatch: pyte
     assert again.source is source
 
 
-def test_classes_with_no_or_few_held_out_images_are_named(original: SplitNetwork) -> None:
+def test_classes_with_no_or_few_held_out_images_are_named(
+    original: SplitNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch)
     held_out = Labelled(*images(100, [0, 2, 3, 4], seed=1))
     without_dodo = replace(case(), held_out=held_out)
     missing = Examination(Networks(original, fresh()), without_dodo, CPU, CPU).run().missing["classes"]
@@ -216,6 +227,7 @@ def test_a_failing_part_is_missing_and_the_others_are_measured(
     def fails(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
+    only(monkeypatch, "answers", "attacks", "embedding")
     monkeypatch.setattr(Suite, "run", fails)
     evidence = Examination(Networks(original, fresh()), case(60), CPU, CPU).run()
     assert evidence.missing["attacks"] == "The device has too little memory for it."

@@ -135,6 +135,7 @@ class Comparison:
         seed: int = 0,
     ) -> None:
         self._field, self._plan, self._strength, self._on_step, self._seed = field, plan, strength, on_step, seed
+        self._has_reference = has_reference
         self._deposited = attacked_classes(field.held_out, field.deposited)
         self._preserved = attacked_classes(field.held_out, field.preserved)
         self._classes = sorted([*self._deposited, *self._preserved])
@@ -168,7 +169,7 @@ class Comparison:
         """The target or the reference, by every attacker."""
         served = self._as_served(network)
         result = self._attack(name, served, self._draws)
-        if self._goal is None:
+        if self._goal is None or not self._has_reference:
             return result
         self._on_step(f"{name}, relearning time")
         attacker, batch = self._attacker(name, 0), min(anamnesis.BATCH, self._most_batch)

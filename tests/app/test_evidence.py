@@ -16,12 +16,11 @@ from app.evidence.jobs import JOBS, MAX_RESTARTS, Destroyed, Job
 from app.evidence.tables import EvidenceRow
 from app.jobs.machine import LeaseLost
 from lirf_client import LirfError
-from lirf_core.evidence.attacks.config import PLANS
 from lirf_core.evidence.examination import Examination
 from lirf_core.evidence.results import PARTS, Evidence
 from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import CLASSES
-from tests.lirf_core.attackers import TINY, short_attacks
+from tests.lirf_core.attackers import short_attacks
 from tests.lirf_core.factories import SPEC
 from worker import examination
 from worker.examination import examine
@@ -444,34 +443,3 @@ def test_later_deposits_do_not_count_as_preserved_classes(service: Service) -> N
     found = examined(service, asked["id"])
     assert service.reader.evidence(asked["id"])["revision"] == 2  # of what serves now
     assert found["answers"]["target"]["by_class"].keys() == {"auk", "emu", "heron", "kiwi"}
-
-
-@on_one_database
-@begins_with("auk", has_evaluation_set=True)
-def test_strong_attackers_come_on_request(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    deposit_id = service.deposits[0]
-    examined(service, newest(service, deposit_id))
-    monkeypatch.setitem(PLANS, "full", replace(TINY, tries_preserved_alone=True))
-    asked = service.auditor.request_evidence(deposit_id, attackers="full")
-    assert asked["attackers"] == "full"
-    assert examined(service, asked["id"])["attacks"]["strength"] == "full"
-    [requested] = service.auditor.audit_events(subject=asked["id"], action="evidence.requested")
-    assert requested["details"]["attackers"] == "full"
-
-
-@on_one_database
-@begins_with("auk", has_evaluation_set=True, is_examined=True)
-def test_evidence_of_an_earlier_version_still_opens(service: Service) -> None:
-    evidence_id = newest(service, service.deposits[0])
-    found = dict(service.reader.evidence(evidence_id)["found"] or {})
-    del found["attacks"]
-    share = {"percent": 75.0, "low": 60.0, "high": 90.0, "images": 40}
-    point = {"step": 20, "preserved": 90.0, "deposited": 80.0}
-    earlier = {"images_each": 10, "asked": 40, "curve": [point]}
-    found["probe"] = {"target": {"preserved": share, "deposited": share}}
-    found["relearning"] = {"target": [earlier], "fresh": [earlier]}
-    found["good"] |= {"probe": "-", "relearning": "-"}
-    set_values(service, evidence_id, found=found)
-    read = service.reader.evidence(evidence_id)["found"] or {}
-    assert read["attacks"] is None
-    assert (read["probe"], read["relearning"]) == (found["probe"], found["relearning"])

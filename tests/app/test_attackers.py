@@ -1,4 +1,4 @@
-"""How strong attackers are, and the attacks of earlier versions."""
+"""How strong attackers are, what they attack, and the attacks of earlier versions."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from app.evidence.jobs import JOBS
 from app.evidence.tables import EvidenceRow
+from lirf_core import config as configurations
 from lirf_core.evidence.attacks.config import PLANS
 from tests.app.conftest import Service, begins_with, on_one_database
+from tests.app.test_hardenings import harden, has_hardening
 from tests.lirf_core.attackers import TINY, short_attacks
 from worker.examination import examine
 
@@ -63,3 +66,24 @@ def test_evidence_of_an_earlier_version_still_opens(service: Service) -> None:
     read = service.reader.evidence(evidence_id)["found"] or {}
     assert read["attacks"] is None
     assert (read["probe"], read["relearning"]) == (found["probe"], found["relearning"])
+
+
+@on_one_database
+@begins_with(has_evaluation_set=True)
+def test_an_examination_waits_for_the_hardening_and_attacks_what_is_served(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configurations, "MIN_HARDENING_STEPS", 2)
+    monkeypatch.setattr(configurations, "MAX_HARDENING_STEPS", 2)
+    has_hardening(service)
+    evidence_id = service.reader.evidence_of(service.deposit(["auk"]))[0]["id"]
+    with service.database.session() as session:
+        assert JOBS.oldest_ready(session) is None
+    assert harden(service)["is_served"]
+    with service.database.session() as session:
+        assert JOBS.oldest_ready(session) == evidence_id
+    attacks = examined(service, evidence_id)["attacks"]
+    assert attacks["is_hardened"]
+    assert attacks["networks"].keys() == {"original", "target", "fresh"}
+    [event] = service.auditor.audit_events(subject=evidence_id, action="evidence.finished")
+    assert event["details"]["examined"].keys() >= {"served", "target"}

@@ -1,14 +1,17 @@
 """`lirf harden`: whether the target is hardened, harden it again, and stop that."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, State, Url
 from app.cli.output import cell, err, fail, moment, plain, say, show, table
-from lirf_client import Client, Hardening
+from lirf_client import Hardening
+
+if TYPE_CHECKING:
+    from lirf_client import Client
 
 commands = typer.Typer()
 
@@ -96,7 +99,7 @@ def cancel_hardening(
     show(as_json, cancelled, f"Hardening {cancelled['id']} is cancelled. The working target stays in service.")
 
 
-def _ended(lirf: Client, hardening_id: str) -> Hardening:
+def _ended(lirf: "Client", hardening_id: str) -> Hardening:
     with err.status("A worker hardens the target.") as status:
         for hardening in lirf.follow_hardening(hardening_id):
             progress = hardening["progress"]

@@ -16,7 +16,7 @@ from tests.app.conftest import KINDS, Service, begins_with
 from tests.doses import dose
 
 ROOT = Path(__file__).parents[2]
-CASES = dose(10, 125)  # of each route
+CASES = dose(5, 125)  # of each route
 
 pytestmark = [pytest.mark.timeout(3600), pytest.mark.attack, begins_with("auk")]
 

@@ -15,6 +15,7 @@ from tests.app.test_serving import workers
 from tests.doses import dose
 
 REVOCATIONS = dose(20, 500)
+PAUSE_SECONDS = 0.005  # without it, the callers only wait for each other
 
 
 @pytest.fixture(params=["replicas", pytest.param("workers", marks=pytest.mark.processes)])
@@ -44,6 +45,7 @@ class Caller:
             has_class = answer["outputs"][1]["data"][0] > 0  # a masked class has the probability 0
             assert has_class == bool(answer["parameters"]["withdrawals"])
             self.answers.append((began, answer["parameters"]["withdrawals"]))
+            time.sleep(PAUSE_SECONDS)
 
     def has_seen(self, withdrawal_id: str) -> bool:
         return any(withdrawal_id in withdrawals for _, withdrawals in self.answers[-3:])

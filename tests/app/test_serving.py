@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.base.settings import Settings
 from demo.__main__ import free_port
-from tests.app.conftest import Service, on_one_database
+from tests.app.conftest import HTTP, Service, on_one_database
 from tests.e2e.processes import Command, wait_until
 
 
@@ -39,7 +39,7 @@ def workers(settings: Settings, count: int, log: Path) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).is_success
+        return HTTP.get(url).is_success
     except httpx.TransportError:
         return False
 
@@ -60,13 +60,13 @@ def test_idle_connections_stay_open_longer_than_clients_keep_them(service: Servi
 @on_one_database
 @pytest.mark.processes
 def test_metrics_add_up_all_processes_of_a_server(service: Service, tmp_path: Path) -> None:
-    headers = {"Authorization": f"Bearer {service.key_of('prometheus')}"}
+    headers = {"Authorization": f"Bearer {service.key_of('prometheus')}", "Connection": "close"}
     with workers(service.settings, 2, tmp_path / "workers.log") as url:
         for _ in range(20):  # each on a new connection, which either process may accept
-            assert httpx.get(f"{url}/v1/models", headers=headers, timeout=60).is_success
+            assert HTTP.get(f"{url}/v1/models", headers=headers).is_success
 
         def metrics() -> dict[str, float]:
-            text = httpx.get(f"{url}/metrics", headers=headers, timeout=60).text
+            text = HTTP.get(f"{url}/metrics", headers=headers).text
             samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
             return {sample.name + sample.labels.get("route", ""): sample.value for sample in samples}
 

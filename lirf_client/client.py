@@ -18,6 +18,7 @@ from lirf_client.types import (
     Approval,
     AuditEvent,
     AuditHead,
+    Base,
     Dataset,
     Deposit,
     Evidence,
@@ -309,6 +310,13 @@ class Client:
     def cancel_hardening(self, hardening_id: str) -> Hardening:
         """Cancel a hardening that is queued or running. The working target stays in service."""
         return cast(Hardening, self._call("POST", f"/v1/hardenings/{hardening_id}/cancel"))
+
+    def make_base(self, model: str, *, reason: str) -> Base:
+        """Make the hardened network the model's base, and destroy everything older for good.
+
+        Raises `AwaitingApproval`.
+        """
+        return cast(Base, _done(self._call("POST", f"/v1/models/{model}/base", json={"reason": reason})))
 
     def request_measurement(
         self, model: str, *, deposits: Sequence[str] | None = None, evaluation_set_id: str | None = None

@@ -258,6 +258,21 @@ class Removal(TypedDict):
     also_in: list[str]
 
 
+class Rest(TypedDict):
+    what: str
+    cure: str
+    deposits: list[str]
+
+
+class Base(TypedDict):
+    model: str
+    revision: int
+    destroyed_revisions: list[int]
+    shred_effective_at: str | None
+    still_in: list[str]
+    also_in: list[str]
+
+
 class Purge(TypedDict):
     deposit: str
     model: str
@@ -268,6 +283,7 @@ class Purge(TypedDict):
     shred_effective_at: str | None
     still_in: list[str]
     also_in: list[str]
+    rest: Rest
 
 
 class Withdrawal(TypedDict):

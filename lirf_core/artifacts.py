@@ -213,10 +213,12 @@ def load_original(file: BinaryIO, spec: ArchitectureSpec, split: str) -> SplitNe
 
 
 def dump_trunk(network: SplitNetwork, belonging: Belonging) -> bytes:
-    """safetensors bytes of format `lirf/1`, part `trunk`, of a network with all its rows. It has their digests."""
-    assert not network.absent
+    """safetensors bytes of format `lirf/1`, part `trunk`, with the digest of each row.
+
+    An absent row's digest is that of what overwrote it, so no row can take its place.
+    """
     state, layer = network.upper.state_dict(), rows.last_layer_name(network.upper)
-    digests = rows.take(network, rows.present(network)).digests()
+    digests = rows.all_digests(network)
     trunk = {name: tensor for name, tensor in state.items() if not name.startswith(f"{layer}.")}
     return _dump({**trunk, ROW_DIGESTS: digests}, belonging.metadata("trunk"))
 

@@ -88,6 +88,12 @@ def take(network: SplitNetwork, classes: Collection[int]) -> Rows:
     return Rows(tuple(indices), last.weight.detach()[indices].clone(), last.bias.detach()[indices].clone())
 
 
+def all_digests(network: SplitNetwork) -> Tensor:
+    """uint8 (classes, 32): `Rows.digests` of every row, also of those that are absent. Raises `NoRows`."""
+    _, last = split_last(network.upper)
+    return Rows(tuple(range(last.out_features)), last.weight.detach(), last.bias.detach()).digests()
+
+
 @torch.no_grad()
 def put_back(network: SplitNetwork, rows: Iterable[Rows]) -> None:
     """Give the network these rows, in place. Raises `NoRows`."""

@@ -8,18 +8,33 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.api.approvals import AWAITS_APPROVAL, awaiting
 from app.api.bodies import LimitedRoute
-from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, PageQuery, ReadingDep, SessionDep, VaultDep
+from app.api.dependencies import (
+    Administrator,
+    AnyKey,
+    DatabaseDep,
+    DoorbellDep,
+    EngineDep,
+    Operator,
+    PageQuery,
+    ReadingDep,
+    SessionDep,
+    SettingsDep,
+    VaultDep,
+)
 from app.api.event_streams import MAX_SECONDS, EventStreamsDep
 from app.base.database import Database
 from app.base.paging import Page
 from app.deposits.schemas import Progress
-from app.hardenings import service
+from app.hardenings import base, service
 from app.hardenings.jobs import JOBS
-from app.hardenings.schemas import Hardening, HardeningCreate
+from app.hardenings.schemas import Base, BaseCreate, Hardening, HardeningCreate
 from app.hardenings.service import HardeningRow
 from app.jobs.mixin import UNFINISHED
 from app.registry import service as registry
+from app.second_person.schemas import Approval
+from app.second_person.service import ApprovalRow
 
 router = APIRouter(tags=["hardenings"], route_class=LimitedRoute)
 
@@ -78,6 +93,38 @@ def cancel_hardening(hardening_id: str, actor: Operator, session: SessionDep, va
     row = service.cancel(session, vault, actor, hardening_id)
     with session.begin():
         return _hardening(session, row)
+
+
+@router.post("/v1/models/{name}/base", responses=AWAITS_APPROVAL)
+def make_base(
+    name: str,
+    body: BaseCreate,
+    actor: Administrator,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+    response: Response,
+) -> Base | Approval:
+    """Make the hardened network the model's base: it becomes a revision, and everything older is destroyed for good.
+
+    After a purge this destroys what could still relearn the classes. It needs a model without outstanding deposits.
+    """
+    try:
+        based = base.make_base(session, database, vault, settings, actor, name, body.reason)
+    finally:
+        engine.drop_shredded()
+    if isinstance(based, ApprovalRow):
+        return awaiting(based, name, response)
+    return Base(
+        model=name,
+        revision=based.model.revision,
+        destroyed_revisions=based.destroyed_revisions,
+        shred_effective_at=based.shred_effective_at,
+        still_in=based.still_in,
+        also_in=based.also_in,
+    )
 
 
 async def _first(hardening_id: str, database: DatabaseDep) -> Hardening:

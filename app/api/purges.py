@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 from fastapi import APIRouter, Response
 
 from app.api.approvals import AWAITS_APPROVAL, awaiting
@@ -5,7 +7,7 @@ from app.api.bodies import LimitedRoute
 from app.api.dependencies import Administrator, DatabaseDep, EngineDep, SessionDep, SettingsDep, VaultDep
 from app.deposits import service as deposits
 from app.purges import service
-from app.purges.schemas import Purge, PurgeCreate
+from app.purges.schemas import Purge, PurgeCreate, Rest
 from app.registry import service as registry
 from app.second_person.schemas import Approval
 from app.second_person.service import ApprovalRow
@@ -44,4 +46,5 @@ def purge_deposit(
             shred_effective_at=purged.shred_effective_at,
             still_in=purged.still_in,
             also_in=purged.also_in,
+            rest=Rest(**asdict(purged.rest)),
         )

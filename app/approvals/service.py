@@ -7,6 +7,7 @@ from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits import requests as deposit_requests
 from app.deposits.jobs import JOBS as DEPOSITS
+from app.hardenings import base
 from app.inference.engine import InferenceEngine
 from app.jobs.doorbell import Doorbell
 from app.purges import service as purges
@@ -49,6 +50,8 @@ def carry_out(
             return purges.purge_approved(session, database, vault, settings, actor, approval.id)
         if approval.act == Act.REMOVE:
             return removals.remove_approved(session, database, vault, settings, actor, approval.id)
+        if approval.act == Act.BASE:
+            return base.make_approved(session, database, vault, settings, actor, approval.id)
         return policies.change_approved(session, database, vault, actor, approval.id)
     finally:
         engine.drop_shredded()

@@ -207,7 +207,8 @@ def _recoverable(model: ModelRow, record: Records) -> str:
     if purge := record.purge:
         end = purge.details["shred_effective_at"]
         backups = f"Backups hold its key until {end[:10]}." if end else "Earlier backups may still hold its key."
-        return f"No: {identified_requester(purge)} purged the deposit module on {_time(purge.at)}. {backups}"
+        by = identified_requester(purge)
+        return f"No: {by} purged the deposit module on {_time(purge.at)}. {backups} {_rest(record)}"
     if restoration := record.restoration:
         by = identified_requester(restoration)
         return f"They are back: {by} restored the classes on {_time(restoration.at)}. They answer now."
@@ -215,6 +216,17 @@ def _recoverable(model: ModelRow, record: Records) -> str:
     count = len(record.withdrawals)
     now = {0: "No withdrawal shows", 1: "1 withdrawal shows"}.get(count, f"{count} withdrawals show")
     return f"Yes, a custodian{second} can bring them back until the deposit is purged. {now} the classes now."
+
+
+def _rest(record: Records) -> str:
+    """What a purge leaves that could relearn the classes."""
+    if record.rebase is None:
+        return (
+            "The sealed working target and upper part, which were trained with the classes, could still relearn them "
+            "sooner than a network that never knew them."
+        )
+    by, on = identified_requester(record.rebase), _time(record.rebase.at)
+    return f"{by} destroyed the older networks, which could have relearnt the classes, on {on}."
 
 
 def _quoted(names: list[str]) -> str:

@@ -40,7 +40,8 @@ class EvidenceChanged(Problem):
 
 @dataclass(frozen=True)
 class Records:
-    """Audit events: the deposit's request and end, the examination's end, a purge, and the restoration in force.
+    """Audit events: the deposit's request and end, the examination's end, a purge, the new base since then, and the
+    restoration in force.
 
     `withdrawals`: the ids of the withdrawals that show the classes.
     """
@@ -49,6 +50,7 @@ class Records:
     deposit: AuditEventRow
     examination: AuditEventRow
     purge: AuditEventRow | None
+    rebase: AuditEventRow | None
     restoration: AuditEventRow | None
     withdrawals: set[str | None]
 
@@ -71,7 +73,10 @@ def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow,
             "Have the deposit examined again."
         )
     active = _withdrawals(session, model.name, deposit.id, at)
-    records = Records(request, finish, examination, purge, _restoration(session, deposit.id), active)
+    rebase = _newest(session, "model.rebased", model.id) if purge else None
+    if rebase and purge and rebase.number < purge.number:
+        rebase = None
+    records = Records(request, finish, examination, purge, rebase, _restoration(session, deposit.id), active)
     in_audit, in_rows = _of_audit(records), _of_rows(session, model, deposit, row, at)
     if different := [name for name, value in in_audit.items() if in_rows[name] != value]:
         raise EvidenceChanged(

@@ -275,6 +275,7 @@ def purge_deposit(
         of = "the images of " if deposit["kind"] == "samples" else ""
         message = f"Purged: nobody can bring back {of}{quoted_classes(purged)} of {purged['model']}. {backups}"
         message += not_erased(purged["still_in"], purged["also_in"])
+        message += f" {plain(purged['rest']['what'])} {plain(purged['rest']['cure'])}"
         show(as_json, purged, message)
 
 

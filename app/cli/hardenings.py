@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.connection import connect
-from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, State, Url
-from app.cli.output import cell, err, fail, moment, plain, say, show, table
+from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, Reason, State, Url, Yes
+from app.cli.output import backups_until, cell, err, fail, moment, not_erased, plain, say, show, table
 from lirf_client import Hardening
 
 if TYPE_CHECKING:
@@ -97,6 +97,33 @@ def cancel_hardening(
     with connect(url, state) as lirf:
         cancelled = lirf.cancel_hardening(hardening)
     show(as_json, cancelled, f"Hardening {cancelled['id']} is cancelled. The working target stays in service.")
+
+
+@commands.command("rebase")
+def rebase(
+    model: ModelName,
+    reason: Reason,
+    confirmed: Yes = False,
+    url: Url = DEFAULT_URL,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Make the hardened network the model's base. This cannot be undone.
+
+    Destroys the working target, the sealed upper part and every older network, so
+    that nothing is left which could relearn what was purged. All deposits must be
+    purged first.
+
+    Example: lirf rebase birds --reason "nothing shall relearn dodo"
+    """
+    if not confirmed:
+        err.print(f"This destroys every network of {plain(model)} but the hardened one, for good.")
+        typer.confirm("Continue?", abort=True, err=True)
+    with connect(url, state) as lirf:
+        based = lirf.make_base(model, reason=reason)
+    message = f"Revision {based['revision']} of {plain(model)} is its hardened network. Everything older is destroyed. "
+    message += backups_until(based["shred_effective_at"]) + not_erased(based["still_in"], based["also_in"])
+    show(as_json, based, message)
 
 
 def _ended(lirf: "Client", hardening_id: str) -> Hardening:

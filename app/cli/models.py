@@ -10,7 +10,7 @@ from app.cli import text_files
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, Reason, State, Url, Yes, demand_finite
 from app.cli.output import backups_until, cell, err, fail, moment, not_erased, out, percent, plain, show, table
-from lirf_client import LirfError
+from lirf_client import LirfError, Model
 from lirf_core.architectures import ARCHITECTURES, SMALL
 
 COLOURS = {"purged": "bright_black", "deposited": "red", "withdrawn": "yellow", "depositing": "magenta"}
@@ -93,16 +93,23 @@ def list_models(url: Url = DEFAULT_URL, state: State = DEFAULT_STATE, as_json: J
     """List all models."""
     with connect(url, state) as lirf:
         models = lirf.models()
-    headers = "model", "architecture", "classes", "state", "revision", "registered by"
+    headers = "model", "architecture", "classes", "state", "revision", "answers with", "registered by"
     rows = [
         (
             *map(cell, (model["name"], model["architecture"]["name"], len(model["classes"]))),
-            *map(cell, (model["state"], model["revision"], model["created_by"])),
+            *map(cell, (model["state"], model["revision"], _network(model), model["created_by"])),
         )
         for model in models
     ]
     listing = table(headers, rows, ("registered by", "revision"))
     show(as_json, models, listing if models else "There are no models yet. See `lirf register --help` to add one.")
+
+
+def _network(model: Model) -> str:
+    """What answers while nothing is withdrawn."""
+    if model["hardening"]["is_served"]:
+        return "hardened"
+    return "target" if model["revision"] else "original"
 
 
 @commands.command("remove")

@@ -50,6 +50,7 @@ from app.deposits import service as deposits
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.evidence.schemas import EvidenceCreate, TrainedReference
+from app.hardenings import base
 from app.hardenings import service as hardenings
 from app.hardenings.jobs import JOBS as HARDENINGS
 from app.hardenings.schemas import HardeningCreate
@@ -203,6 +204,24 @@ def harden(name: str, actor: Operator, session: SessionDep, doorbell: DoorbellDe
     row = hardenings.request(session, actor, name, HardeningCreate())
     tasks.add_task(doorbell.ring, HARDENINGS.task, row.id)
     return redirect(f"/console/models/{name}#hardening")
+
+
+@router.post("/models/{name}/base")
+def make_base(
+    name: str,
+    actor: Administrator,
+    session: SessionDep,
+    database: DatabaseDep,
+    vault: VaultDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+    reason: ReasonField,
+) -> Response:
+    try:
+        based = base.make_base(session, database, vault, settings, actor, name, reason)
+    finally:
+        engine.drop_shredded()
+    return _show_model(session, based if isinstance(based, ApprovalRow) else based.model)
 
 
 @router.post("/hardenings/{hardening_id}/cancellation")

@@ -263,6 +263,8 @@ def _described(session: Session, row: ApprovalRow) -> str:
         what = "single images of " if wish.get("kind") == Kind.SAMPLES else ""
         beside = " with preserved images" if wish.get("preserved_set_id") else ""
         return f"deposit {what}{', '.join(wish['classes'])}{beside}{_unusual_settings(wish['config'], usual)}"
+    if row.act == Act.BASE:
+        return f"make the hardened network the base of {wish['model']}, and destroy everything older"
     if row.act == Act.REMOVE:
         return f"remove the model {wish['model']} with all its networks, modules and data sets"
     ids = wish["deposits"] if row.act == Act.WITHDRAW else [wish["deposit"]]

@@ -190,6 +190,12 @@ def outstanding(session: Session, model_id: str) -> list[str]:
     return [older.deposit_id for older in jobs.stored_modules(session, model_id)]
 
 
+def unfinished_ids(session: Session, model_id: str) -> list[str]:
+    """The ids of the model's deposits that have not ended, oldest first."""
+    unfinished = DepositRow.model_id == model_id, DepositRow.state.in_(UNFINISHED)
+    return list(session.scalars(sa.select(DepositRow.id).where(*unfinished).order_by(DepositRow.id)))
+
+
 def modules(session: Session, deposit_ids: Sequence[str]) -> list[StoredModule]:
     """The modules of finished deposits, in the order of the ids, in three reads. Raises what `module` does."""
     rows = of_ids(session, deposit_ids)

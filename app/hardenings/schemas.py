@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
-from app.base.field_types import Id
+from app.base.field_types import Id, Reason
 from app.deposits.schemas import DepositLosses, Progress
 from app.registry.policies import Hardening as HardeningPolicy
 from app.registry.schemas import Model as DescribedModel
@@ -68,6 +68,25 @@ class Hardening(BaseModel):
     progress: Progress
     failure: str | None = Field(description="Why it failed, with the figures, and what to do.")
     losses: DepositLosses | None = Field(description="What the preserved classes lose by it, and by all deposits.")
+
+
+class BaseCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"reason": "nothing shall relearn what was purged"}]}
+    )
+
+    reason: Reason
+
+
+class Base(BaseModel):
+    model: str
+    revision: int = Field(description="The new revision: the hardened network, from which later deposits start.")
+    destroyed_revisions: list[int]
+    shred_effective_at: datetime | None = Field(
+        description="When backups no longer hold the keys (`LIRF_BACKUP_DAYS`). Null if the service does not know."
+    )
+    still_in: list[str] = Field(description="What still has destroyed keys of this model, and why. Empty: nothing.")
+    also_in: list[str] = Field(description="What has copies of the destroyed keys that the service cannot erase.")
 
 
 class ModelHardening(BaseModel):

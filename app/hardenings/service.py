@@ -38,7 +38,7 @@ class UnknownHardening(Problem):
 
 
 class NothingToHarden(Problem):
-    """No class of the model is deposited, so it has no target. Deposit a class first."""
+    """No deposit made the revision in service, so it has no target. Deposit a class first."""
 
     status, slug, title = 409, "nothing-to-harden", "The model has no target to harden"
 
@@ -99,7 +99,10 @@ def request(session: Session, actor: Actor, model_name: str, body: HardeningCrea
         model = registry.lock_present(session, model.id)
         deposit = _newest_deposit(session, model)
         if deposit is None or not registry.deposited(session, model.id):
-            raise NothingToHarden(f"No class of model '{model.name}' is deposited. Deposit one first.")
+            raise NothingToHarden(
+                f"Revision {model.revision} of model '{model.name}' was made by no deposit, so it has no target to "
+                "harden. Deposit a class first."
+            )
         if model.hardening == "none":
             raise HardeningIsOff(
                 f"The policy of model '{model.name}' says `hardening: none`. An administrator can change that with "
@@ -279,15 +282,17 @@ def status(session: Session, model: ModelRow) -> Status:
     has_network = bool(model.revision) and _with_network(session, model) is not None
     is_served = has_network and model.hardening == "served"
     is_target = bool(model.revision) and bool(registry.deposited(session, model.id))
-    why_not = None if is_served else _why_not(model, row, has_network=has_network, is_target=is_target)
+    why_not = None if is_served else _why_not(session, model, row, has_network=has_network, is_target=is_target)
     return Status(model.hardening, row, is_served, why_not)
 
 
-def _why_not(model: ModelRow, row: HardeningRow | None, *, has_network: bool, is_target: bool) -> str:
+def _why_not(session: Session, model: ModelRow, row: HardeningRow | None, *, has_network: bool, is_target: bool) -> str:
     if not is_target:
         return "No class is deposited, so there is no target to harden."
     if has_network:
         return f"The policy says `hardening: {model.hardening}`, so the hardened network is kept but not served."
+    if _newest_deposit(session, model) is None:
+        return f"Revision {model.revision} is a hardened network that became the base, and answers itself."
     if row is None:
         if model.hardening == "none":
             return "The policy says `hardening: none`, so targets are served as deposits leave them."

@@ -19,6 +19,12 @@ class PurgeCreate(BaseModel):
     reason: Reason
 
 
+class Rest(BaseModel):
+    what: str = Field(description="What was trained with the purged classes and could relearn them.")
+    cure: str = Field(description="How to destroy that, too.")
+    deposits: list[str] = Field(description="Ids of the deposits that stand in the way, because they need it.")
+
+
 class Purge(BaseModel):
     deposit: str
     model: str
@@ -37,3 +43,4 @@ class Purge(BaseModel):
         description="What has copies of the destroyed keys that the service cannot erase: the log of PostgreSQL. They "
         "are wrapped, so they are worthless without the master key of that time. Empty with SQLite."
     )
+    rest: Rest = Field(description="What can still relearn the purged classes, and the cure.")

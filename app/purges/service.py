@@ -15,6 +15,7 @@ from app.base.settings import Settings
 from app.deposits import separation
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
+from app.hardenings import base
 from app.hardenings import service as hardenings
 from app.registry import service as registry
 from app.second_person import service as second_person
@@ -45,12 +46,14 @@ class Purged:
     """shred_effective_at: when its keys are gone from backups too; None if no setting says how long these are kept.
 
     still_in: what still has keys or bytes, and why. also_in: what has copies of keys that cannot be erased from here.
+    rest: what can still relearn the classes.
     """
 
     deposit: DepositRow
     shred_effective_at: datetime | None
     still_in: list[str]
     also_in: list[str]
+    rest: base.Rest
 
 
 def purge(
@@ -78,8 +81,8 @@ def purge(
     erasure.erase(database, vault, garbage)
     left = _destroy_rows(database, vault, row)
     with session.begin():
-        still_in = erasure.obstacles(session, row.model_id) + left
-    return Purged(row, shred_effective_at, still_in, database.logs_beyond_reach())
+        still_in, rest = erasure.obstacles(session, row.model_id) + left, base.rest(session, model)
+    return Purged(row, shred_effective_at, still_in, database.logs_beyond_reach(), rest)
 
 
 def purge_approved(

@@ -424,6 +424,34 @@ def publish_revision(
     return model.revision, garbage
 
 
+@dataclass(frozen=True)
+class NewBase:
+    """The parts of a network in the vault that takes the place of a model's upper part and of all its revisions."""
+
+    trunk: StoredObject
+    rows: StoredObject
+    lower: StoredObject
+    upper_digest: str
+
+
+def replace_base(session: Session, model: ModelRow, base: NewBase) -> tuple[list[int], list[str]]:
+    """In the caller's transaction: a revision on a base of its own. The keys of everything older are destroyed.
+
+    Returns the numbers of the destroyed revisions, and the names of vault objects to delete after the transaction.
+    """
+    assert model.revision is not None
+    assert model.upper_object_id is not None
+    old = [model.upper_object_id, *([model.rows_object_id] if model.rows_object_id else [])]
+    destroyed, garbage = shred_revisions_before(session, model.id, model.revision + 1)
+    model.upper_object_id, model.rows_object_id = vaults.record(session, base.trunk), vaults.record(session, base.rows)
+    model.upper_digest = base.upper_digest
+    model.revision, model.generation = model.revision + 1, model.generation + 1
+    lower_id = vaults.record(session, base.lower)
+    session.add(RevisionRow(model_id=model.id, number=model.revision, lower_object_id=lower_id, created_at=now()))
+    session.flush()
+    return destroyed, [*garbage, *(vaults.shred(session, object_id) for object_id in old)]
+
+
 def with_whole_upper_part(session: Session) -> dict[str, str]:
     """The names, by id, of models whose rows an earlier version stored with the rest of the upper part."""
     is_whole = ModelRow.revision.is_not(None), ModelRow.rows_object_id.is_(None), ModelRow.removed_at.is_(None)

@@ -27,6 +27,7 @@ class Act(StrEnum):
     PURGE = "purge"
     POLICY = "policy"
     REMOVE = "remove"
+    BASE = "base"
 
 
 ROLES = {
@@ -36,6 +37,7 @@ ROLES = {
     Act.PURGE: Role.ADMINISTRATOR,
     Act.POLICY: Role.ADMINISTRATOR,
     Act.REMOVE: Role.ADMINISTRATOR,
+    Act.BASE: Role.ADMINISTRATOR,
 }
 
 

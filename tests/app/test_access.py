@@ -33,6 +33,7 @@ NEEDS = {
     "GET /v1/models/{name}/datasets": {Role.OPERATOR},
     "DELETE /v1/models/{name}/datasets/{dataset_id}": {Role.OPERATOR},
     "POST /v1/models/{name}/deposits": {Role.OPERATOR},
+    "POST /v1/models/{name}/base": set(),
     "POST /v1/models/{name}/hardenings": {Role.OPERATOR},
     "POST /v1/hardenings/{hardening_id}/cancel": {Role.OPERATOR},
     "POST /v1/models/{name}/measurements": {Role.OPERATOR, Role.AUDITOR},

@@ -415,6 +415,7 @@ def test_certificate_says_who_can_bring_the_classes_back(service: Service) -> No
     service.custodian.end_restoration(deposit_id)
     service.administrator.purge(deposit_id, classes=["auk", "dodo"], reason="r")
     assert re.search(r"No: administrator \([0-9a-f-]{36}\) purged the deposit module", html())
+    assert "could still relearn them sooner" in html()
 
 
 @IS_EXAMINED

@@ -17,7 +17,8 @@ from app.hardenings.tables import HardeningRow
 from app.jobs.machine import LeaseLost
 from app.registry.tables import ModelRow
 from app.vault.service import Binding
-from lirf_client import Client, LirfError
+from app.vault.tables import VaultObjectRow
+from lirf_client import AwaitingApproval, Client, LirfError
 from lirf_core import config as configurations
 from tests.app.conftest import Service, on_one_database
 from tests.app.factories import CLASSES, infer_request
@@ -192,7 +193,7 @@ def test_a_hardening_can_be_requested_with_images_of_deposited_classes(service: 
 @begins_with()
 def test_a_model_without_deposits_has_nothing_to_harden(service: Service) -> None:
     has_hardening(service)
-    with pytest.raises(LirfError, match="Deposit one first"):
+    with pytest.raises(LirfError, match="Deposit a class first"):
         service.operator.request_hardening("birds")
     assert "No class is deposited" in (service.reader.model("birds")["hardening"]["why_not"] or "")
 
@@ -291,3 +292,66 @@ def test_command_and_console_show_what_answers(
     assert "ended" in command("cancel-hardening", queued["id"], code=1)
     with signed_in(service, Role.OPERATOR, name="other") as client:
         assert "kept but not served" in client.get("/console/models/birds").text
+
+
+@begins_with()
+def test_after_a_purge_the_hardened_network_can_become_the_base(service: Service, deposited: str) -> None:
+    with pytest.raises(LirfError, match=deposited) as refused:
+        service.administrator.make_base("birds", reason="r")
+    assert refused.value.members["deposits"] == [deposited]
+    harden(service)
+    hardened = logits(service.reader)
+    purged = service.administrator.purge(deposited, classes=["auk"], reason="r")
+    assert "sealed upper part" in purged["rest"]["what"]
+    assert "lirf rebase birds" in purged["rest"]["cure"]
+    assert purged["rest"]["deposits"] == []
+    with service.database.session() as session, session.begin():
+        old = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
+
+    based = service.administrator.make_base("birds", reason="r")
+    assert (based["revision"], based["destroyed_revisions"], based["still_in"]) == (2, [1], [])
+    assert logits(service.reader) == pytest.approx(hardened, abs=1e-5)
+    with service.database.session() as session, session.begin():
+        left = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
+    assert not left & old
+    for name in old:
+        with pytest.raises(FileNotFoundError):
+            service.worker.vault.objects.open(name).__enter__()
+    [event] = service.auditor.audit_events(action="model.rebased")
+    assert event["reason"] == "r"
+    assert "became the base" in (service.reader.model("birds")["hardening"]["why_not"] or "")
+
+    again = service.deposit(["dodo"])
+    assert max(logits(service.reader)[:2]) < LOWEST
+    service.custodian.withdraw([again], holder="h", reason="r")
+    answered = logits(service.reader)
+    assert answered[0] < LOWEST < answered[1]
+
+
+@begins_with("auk")
+def test_a_purge_names_the_deposits_that_stand_in_the_way_of_a_new_base(service: Service) -> None:
+    has_hardening(service)
+    [auk] = service.deposits
+    dodo = service.deposit(["dodo"])
+    purged = service.administrator.purge(auk, classes=["auk"], reason="r")
+    assert purged["rest"]["deposits"] == [dodo]
+    assert dodo in purged["rest"]["cure"]
+
+
+@begins_with("auk")
+def test_a_new_base_takes_two_persons_if_the_policy_says_so(service: Service) -> None:
+    has_hardening(service)
+    [auk] = service.deposits
+    images = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    harden(service, service.operator.request_hardening("birds", dataset_id=images["id"], config={"epochs": 1})["id"])
+    service.administrator.purge(auk, classes=["auk"], reason="r")
+    service.administrator.change_policy("birds", reason="two", needs_second_person=True)
+    with pytest.raises(AwaitingApproval) as awaiting:
+        service.administrator.make_base("birds", reason="r")
+    other = Client(service.url, service.key_of("other", Role.ADMINISTRATOR))
+    late = Client(service.url, service.key_of("late", Role.OPERATOR))
+    with pytest.raises(LirfError):
+        late.approve(awaiting.value.approval["id"])
+    with pytest.raises(LirfError, match="newer than the request"):
+        other.approve(awaiting.value.approval["id"])
+    assert service.reader.model("birds")["revision"] == 1

@@ -11,7 +11,7 @@ from app.access.schemas import KeyCreate
 from app.audit.schemas import Anchors
 from app.deposits.schemas import DepositCreate
 from app.evidence.schemas import EvidenceCreate
-from app.hardenings.schemas import HardeningCreate
+from app.hardenings.schemas import BaseCreate, HardeningCreate
 from app.inference.schemas import InferRequest, RepositoryQuery
 from app.main import routes as application_routes
 from app.measurements.schemas import MeasurementCreate
@@ -24,6 +24,7 @@ from tests.app.conftest import HTTP, Service
 
 BODIES: tuple[type[BaseModel], ...] = (
     Anchors,
+    BaseCreate,
     KeyCreate,
     DepositCreate,
     EvidenceCreate,

@@ -26,6 +26,8 @@ from lirf_client import types
         (types.Model, hardenings.Model),
         (types.ModelHardening, hardenings.ModelHardening),
         (types.Hardening, hardenings.Hardening),
+        (types.Base, hardenings.Base),
+        (types.Rest, purges.Rest),
         (types.ModelClass, classes.ModelClass),
         (types.Dataset, datasets.Dataset),
         (types.Progress, deposits.Progress),

@@ -22,6 +22,7 @@ from app.cli.output import (
     percent,
     plain,
     quoted_classes,
+    say,
     show,
     table,
 )
@@ -316,6 +317,9 @@ def _follow(lirf: "Client", deposit_id: str, as_json: bool) -> None:
             out.print_json(json.dumps(deposit))
         fail(f"Deposit {deposit_id} {deposit['state']}: {deposit['failure'] or 'the model is unchanged.'}")
     show(as_json, deposit, _result(deposit))
+    if not as_json and lirf.model(deposit["model"])["hardening"]["state"] in ("queued", "running"):
+        model = plain(deposit["model"])
+        say(f"A worker hardens the target now; until then the working target answers. Follow it: lirf harden {model}")
 
 
 def _advance(bar: "Progress", task: "TaskID", deposit: Deposit) -> None:

@@ -100,8 +100,7 @@ def request(session: Session, actor: Actor, model_name: str, body: HardeningCrea
         deposit = _newest_deposit(session, model)
         if deposit is None or not registry.deposited(session, model.id):
             raise NothingToHarden(
-                f"Revision {model.revision} of model '{model.name}' was made by no deposit, so it has no target to "
-                "harden. Deposit a class first."
+                f"Model '{model.name}' has no target to harden at revision {model.revision}. Deposit a class first."
             )
         if model.hardening == "none":
             raise HardeningIsOff(

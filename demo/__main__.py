@@ -22,7 +22,7 @@ from rich.table import Table
 
 from app.certificates.signatures import NotGenuine, verified
 from app.cli.evidence import measures
-from app.evidence import figures
+from app.evidence import attack_figures, figures
 from demo.digits import AUGMENTATION, CLASSES, PREPROCESSING, SPEC, Digits, train, write_weights
 from lirf_client import Client, Deposit
 from lirf_core import metrics
@@ -121,7 +121,8 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
     deposit_set = lirf.upload_dataset("digits", digits.write_zip(folder / "deposit.zip", images))
     out.print(f"Uploaded a deposit set of {len(images)} images, all of 0, 1 and 2.")
     requested = time.monotonic()
-    queued = lirf.request_deposit("digits", deposit_set["id"], reason="licence for 0 to 2 lapsed", config=CONFIG)
+    reason = "licence for 0 to 2 lapsed"
+    queued = lirf.request_deposit("digits", deposit_set["id"], reason=reason, config=CONFIG, evidence=False)
     deposit = follow(lirf, queued["id"])
     deposit_seconds = time.monotonic() - requested
     target = target_of(deposit)
@@ -146,11 +147,11 @@ def walk(lirf: Client, folder: Path) -> dict[str, Any]:
         raise SystemExit("The answers after the revocation are not those from before the withdrawal.")
 
     out.rule("Evidence")
-    with out.status("A worker attacks what is left of 0, 1 and 2 in the target network ..."):
-        results = wait_for_evidence(lirf, deposit["id"])
+    results = examine(lirf, deposit["id"], digits, folder)
     for line in measures(results):
         out.print(line)
     out.print(figures.RULES)
+    show_relearning(results["attacks"])
     certify(lirf, deposit["id"])
 
     out.rule("Audit")
@@ -190,14 +191,29 @@ def harden(lirf: Client, digits: Digits, working: Accuracy) -> Accuracy:
     return served
 
 
-def wait_for_evidence(lirf: Client, deposit_id: str) -> dict[str, Any]:
-    """Wait for the examination of the deposit and return its results."""
-    while not (examinations := lirf.evidence_of(deposit_id)):
-        time.sleep(0.2)
-    *_, evidence = lirf.follow_evidence(examinations[0]["id"])
+def examine(lirf: Client, deposit_id: str, digits: Digits, folder: Path) -> dict[str, Any]:
+    """Have the target attacked beside a network that the worker trains on the other digits. Returns the results."""
+    others = digits.of_classes(digits.training, [digit for digit in range(10) if digit not in DEPOSITED])
+    images = lirf.upload_dataset("digits", digits.write_zip(folder / "reference.zip", others), purpose="reference")
+    requested = lirf.request_evidence(deposit_id, train_reference_on=images["id"])
+    with out.status("A worker trains a network that never saw 0, 1 and 2 ...") as status:
+        for evidence in lirf.follow_evidence(requested["id"]):
+            if (part := evidence["progress"]["part"]) != "reference":
+                status.update(f"A worker attacks what is served, and that network ({part or evidence['state']}) ...")
     if evidence["found"] is None:
         raise SystemExit(f"The examination is {evidence['state']}: {evidence['failure']}")
     return evidence["found"]
+
+
+def show_relearning(attacks: dict[str, Any]) -> None:
+    """How soon the best attacker with a few labelled images of each class reads the deposited digits."""
+    for images, by_network in attack_figures.curves(attacks).items():
+        networks = {"served network": by_network["target"], "never saw them": by_network["reference"]}
+        title = f"0, 1 and 2 relearnt from {images} images of each digit"
+        table = Table("steps", *networks, title=title)
+        for (step, ours), (_, theirs) in zip(*networks.values(), strict=True):
+            table.add_row(str(step), f"{ours:.1f} %", f"{theirs:.1f} %")
+        out.print(table)
 
 
 def certify(lirf: Client, deposit_id: str) -> None:

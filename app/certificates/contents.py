@@ -220,12 +220,12 @@ def _recoverable(model: ModelRow, record: Records) -> str:
 
 def _rest(record: Records) -> str:
     """What a purge leaves that could relearn the classes."""
-    if record.rebase is None:
+    if record.new_base is None:
         return (
             "The sealed working target and upper part, which were trained with the classes, could still relearn them "
             "sooner than a network that never knew them."
         )
-    by, on = identified_requester(record.rebase), _time(record.rebase.at)
+    by, on = identified_requester(record.new_base), _time(record.new_base.at)
     return f"{by} destroyed the older networks, which could have relearnt the classes, on {on}."
 
 

@@ -50,7 +50,7 @@ class Records:
     deposit: AuditEventRow
     examination: AuditEventRow
     purge: AuditEventRow | None
-    rebase: AuditEventRow | None
+    new_base: AuditEventRow | None
     restoration: AuditEventRow | None
     withdrawals: set[str | None]
 
@@ -73,10 +73,10 @@ def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow,
             "Have the deposit examined again."
         )
     active = _withdrawals(session, model.name, deposit.id, at)
-    rebase = _newest(session, "model.rebased", model.id) if purge else None
-    if rebase and purge and rebase.number < purge.number:
-        rebase = None
-    records = Records(request, finish, examination, purge, rebase, _restoration(session, deposit.id), active)
+    new_base = _newest(session, "model.new_base", model.id) if purge else None
+    if new_base and purge and new_base.number < purge.number:
+        new_base = None
+    records = Records(request, finish, examination, purge, new_base, _restoration(session, deposit.id), active)
     in_audit, in_rows = _of_audit(records), _of_rows(session, model, deposit, row, at)
     if different := [name for name, value in in_audit.items() if in_rows[name] != value]:
         raise EvidenceChanged(

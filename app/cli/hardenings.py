@@ -99,8 +99,8 @@ def cancel_hardening(
     show(as_json, cancelled, f"Hardening {cancelled['id']} is cancelled. The working target stays in service.")
 
 
-@commands.command("rebase")
-def rebase(
+@commands.command("new-base")
+def new_base(
     model: ModelName,
     reason: Reason,
     confirmed: Yes = False,
@@ -114,7 +114,7 @@ def rebase(
     that nothing is left which could relearn what was purged. All deposits must be
     purged first.
 
-    Example: lirf rebase birds --reason "nothing shall relearn dodo"
+    Example: lirf new-base birds --reason "nothing shall relearn dodo"
     """
     if not confirmed:
         err.print(f"This destroys every network of {plain(model)} but the hardened one, for good.")

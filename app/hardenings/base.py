@@ -62,7 +62,7 @@ def rest(session: Session, model: ModelRow) -> Rest:
     """What a purge leaves behind. Read it after the purge."""
     ids = _in_the_way(session, model)
     why_not = _why_not(session, model, ids)
-    make = f"`lirf rebase {model.name}` or `POST /v1/models/{model.name}/base` makes the hardened network the base"
+    make = f"`lirf new-base {model.name}` or `POST /v1/models/{model.name}/base` makes the hardened network the base"
     cure = f"{make}, and destroys both." if why_not is None else f"{why_not} Then {make}, and destroys both."
     return Rest(CAN_RELEARN, cure, ids)
 
@@ -131,7 +131,13 @@ def _make(
             details: dict[str, Any] = {"revision": model.revision, "destroyed_revisions": destroyed, "objects": garbage}
             details |= {"shred_effective_at": stamp(until), **requester.details()}
             audit.record(
-                session, actor.name, "model.rebased", model=model.name, subject=model.id, reason=reason, details=details
+                session,
+                actor.name,
+                "model.new_base",
+                model=model.name,
+                subject=model.id,
+                reason=reason,
+                details=details,
             )
     registry.await_answers()
     erasure.erase(database, vault, erasure.due(database, model.id))

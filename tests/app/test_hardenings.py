@@ -303,7 +303,7 @@ def test_after_a_purge_the_hardened_network_can_become_the_base(service: Service
     hardened = logits(service.reader)
     purged = service.administrator.purge(deposited, classes=["auk"], reason="r")
     assert "sealed upper part" in purged["rest"]["what"]
-    assert "lirf rebase birds" in purged["rest"]["cure"]
+    assert "lirf new-base birds" in purged["rest"]["cure"]
     assert purged["rest"]["deposits"] == []
     with service.database.session() as session, session.begin():
         old = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
@@ -317,7 +317,7 @@ def test_after_a_purge_the_hardened_network_can_become_the_base(service: Service
     for name in old:
         with pytest.raises(FileNotFoundError):
             service.worker.vault.objects.open(name).__enter__()
-    [event] = service.auditor.audit_events(action="model.rebased")
+    [event] = service.auditor.audit_events(action="model.new_base")
     assert event["reason"] == "r"
     assert "became the base" in (service.reader.model("birds")["hardening"]["why_not"] or "")
 

@@ -1,4 +1,3 @@
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -12,13 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from app.api.approvals import AWAITS_APPROVAL, awaiting
 from app.api.bodies import LimitedRoute
 from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, PageQuery, ReadingDep, SessionDep, VaultDep
-from app.api.event_streams import MAX_SECONDS, EventStreamsDep
+from app.api.event_streams import EventStreamsDep
 from app.base.database import Database
 from app.base.paging import Page
 from app.deposits import requests, service
 from app.deposits.jobs import JOBS
 from app.deposits.schemas import Deposit, DepositCreate, DepositFigures, Progress
-from app.deposits.service import UNFINISHED, DepositRow
+from app.deposits.service import DepositRow
 from app.measurements import service as measurements
 from app.registry import service as registry
 from app.second_person.schemas import Approval
@@ -113,15 +112,8 @@ async def follow_deposit(
 
     A stream ends after ten minutes. Connect again to follow the deposit further.
     """
-    end = time.monotonic() + MAX_SECONDS
-    while deposit.state in UNFINISHED:
-        yield ServerSentEvent(raw_data=deposit.model_dump_json(), event="progress")
-        last = deposit
-        while deposit == last:
-            if time.monotonic() > end:
-                return
-            deposit = await streams.next(deposit.id, partial(_read, database, deposit.id))
-    yield ServerSentEvent(raw_data=deposit.model_dump_json(), event="end")
+    async for event in streams.follow(deposit, partial(_read, database, deposit.id)):
+        yield event
 
 
 def _read(database: Database, deposit_id: str) -> Deposit:

@@ -1,21 +1,36 @@
 """Event streams: how many there may be, how long they last, and one read for all that follow the same thing."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.sse import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from app.api.authentication import authenticate
 from app.base.errors import Problem
 from app.base.settings import Settings
+from app.jobs.mixin import UNFINISHED
 
-T = TypeVar("T")
 POLL_SECONDS = 0.5
 MAX_SECONDS = 600.0  # a client that still listens connects again
 RETRY_SECONDS = 5
+
+
+class Job(Protocol):
+    """What the API shows of a job."""
+
+    id: str
+    state: Any
+
+    def model_dump_json(self) -> str: ...
+
+
+T = TypeVar("T")
+J = TypeVar("J", bound=Job)
 
 
 class TooManyStreams(Problem):
@@ -53,6 +68,21 @@ class EventStreams:
         if reading is None:
             reading = self._reads[subject] = asyncio.create_task(self._read(subject, read))
         return await asyncio.shield(reading)  # type: ignore[arg-type]
+
+    async def follow(self, job: J, read: Callable[[], J]) -> AsyncIterator[ServerSentEvent]:
+        """`progress` with the job whenever it changes, `end` with its final state; nothing more after `MAX_SECONDS`.
+
+        job: as it is now. read: reads it again.
+        """
+        end = time.monotonic() + MAX_SECONDS
+        while job.state in UNFINISHED:
+            yield ServerSentEvent(raw_data=job.model_dump_json(), event="progress")
+            last = job
+            while job == last:
+                if time.monotonic() > end:
+                    return
+                job = await self.next(job.id, read)
+        yield ServerSentEvent(raw_data=job.model_dump_json(), event="end")
 
     async def _read(self, subject: str, read: Callable[[], T]) -> T:
         try:

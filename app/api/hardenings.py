@@ -1,4 +1,3 @@
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
@@ -23,7 +22,7 @@ from app.api.dependencies import (
     SettingsDep,
     VaultDep,
 )
-from app.api.event_streams import MAX_SECONDS, EventStreamsDep
+from app.api.event_streams import EventStreamsDep
 from app.base.database import Database
 from app.base.paging import Page
 from app.deposits.schemas import Progress
@@ -31,7 +30,6 @@ from app.hardenings import base, service
 from app.hardenings.jobs import JOBS
 from app.hardenings.schemas import Base, BaseCreate, Hardening, HardeningCreate
 from app.hardenings.service import HardeningRow
-from app.jobs.mixin import UNFINISHED
 from app.registry import service as registry
 from app.second_person.schemas import Approval
 from app.second_person.service import ApprovalRow
@@ -143,15 +141,8 @@ async def follow_hardening(
 
     A stream ends after ten minutes. Connect again to follow the hardening further.
     """
-    end = time.monotonic() + MAX_SECONDS
-    while hardening.state in UNFINISHED:
-        yield ServerSentEvent(raw_data=hardening.model_dump_json(), event="progress")
-        last = hardening
-        while hardening == last:
-            if time.monotonic() > end:
-                return
-            hardening = await streams.next(hardening.id, partial(_read, database, hardening.id))
-    yield ServerSentEvent(raw_data=hardening.model_dump_json(), event="end")
+    async for event in streams.follow(hardening, partial(_read, database, hardening.id)):
+        yield event
 
 
 def _read(database: Database, hardening_id: str) -> Hardening:

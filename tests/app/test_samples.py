@@ -59,7 +59,7 @@ def test_no_hardening_follows_a_deposit_of_samples(service: Service) -> None:
     deposit_samples(service, ["auk"])
     assert service.reader.hardenings("birds") == []
     assert "No class is deposited" in service.reader.model("birds")["hardening"]["why_not"]
-    with pytest.raises(LirfError, match="No class of model 'birds' is deposited"):
+    with pytest.raises(LirfError, match="Model 'birds' has no target to harden"):
         service.operator.request_hardening("birds")
 
 

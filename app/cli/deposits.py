@@ -121,10 +121,10 @@ def create_deposit(
 ) -> None:
     """Forget classes, and keep their knowledge in a deposit module.
 
-    IMAGES must show only the classes to forget or, with --samples, be exactly the
-    images to forget; then the model needs held-out images of the same classes, and
-    still answers these classes. The images of a class such as
-    T-shirt/top are in the folder top in the folder T-shirt.
+    IMAGES must show only the classes to forget. With --samples, they are exactly
+    the images to forget: the model still answers their classes, and needs held-out
+    images of them. The images of a class such as T-shirt/top are in the folder top
+    in the folder T-shirt.
 
     Example:
     lirf deposit birds FOLDER --evaluation FOLDER --reason "licence ended"

@@ -39,8 +39,9 @@ def harden(
 ) -> None:
     """Harden the target in service, or follow the hardening that a deposit began.
 
-    The hardened network relearns what was forgotten no sooner than one that never
-    knew it. It answers while nothing is withdrawn, if the policy says so.
+    Who has the hardened network's weights should relearn what was forgotten hardly
+    sooner than from a network that never knew it; `lirf evidence` measures that.
+    It answers while nothing is withdrawn, if the policy says so.
 
     Example: lirf harden birds
     """

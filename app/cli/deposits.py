@@ -122,9 +122,9 @@ def create_deposit(
     """Forget classes, and keep their knowledge in a deposit module.
 
     IMAGES must show only the classes to forget. With --samples, they are exactly
-    the images to forget: the model still answers their classes, and needs held-out
-    images of them. The images of a class such as T-shirt/top are in the folder top
-    in the folder T-shirt.
+    the images to forget: the model still answers their classes, and needs
+    held-out images of them. The images of a class such as T-shirt/top are in the
+    folder top in the folder T-shirt.
 
     Example:
     lirf deposit birds FOLDER --evaluation FOLDER --reason "licence ended"

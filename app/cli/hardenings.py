@@ -39,9 +39,9 @@ def harden(
 ) -> None:
     """Harden the target in service, or follow the hardening that a deposit began.
 
-    Who has the hardened network's weights should relearn what was forgotten hardly
-    sooner than from a network that never knew it; `lirf evidence` measures that.
-    It answers while nothing is withdrawn, if the policy says so.
+    Anyone who has its weights should relearn what was forgotten hardly sooner
+    than from a network that never knew it. `lirf evidence` measures that. The
+    hardened network answers while nothing is withdrawn, if the policy says so.
 
     Example: lirf harden birds
     """

@@ -215,8 +215,8 @@ class Policy(BaseModel):
     )
     hardening: Hardening = Field(
         description="`served`: after each deposit a worker hardens the target, so that what was forgotten is relearnt "
-        "no sooner than by a network that never knew it, and the hardened network answers while nothing is withdrawn. "
-        "`export`: it is made, but not served. `none`: targets are not hardened."
+        "hardly sooner than by a network that never knew it, and the hardened network answers while nothing is "
+        "withdrawn. `export`: it is made, but not served. `none`: targets are not hardened."
     )
 
 

@@ -89,7 +89,7 @@ def list_hardenings(
 
 @commands.command("cancel-hardening")
 def cancel_hardening(
-    hardening: Annotated[str, typer.Argument(metavar="HARDENING")],
+    hardening: Annotated[str, typer.Argument(metavar="HARDENING", help="Id of the hardening.")],
     url: Url = DEFAULT_URL,
     state: State = DEFAULT_STATE,
     as_json: Json = False,

@@ -57,18 +57,19 @@ class Service:
         self.describe(name)
         self.operator.put_weights(name, self.weights(seed))
         allow_every_loss(self.database, name)
+        turn_hardening_off(self.database, name)
 
     def register_trained(self, name: str = "birds") -> None:
         """The same model, but its network knows the birds, and its policy is the default."""
         self.describe(name)
         self.operator.put_weights(name, made_once("trained", write_trained) / TRAINED)
+        turn_hardening_off(self.database, name)
 
     def describe(self, name: str) -> None:
         """The same model, which waits for its weights."""
         preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
         architecture = {"name": SPEC.name, "width": SPEC.width}
         self.operator.register_model(name, architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
-        turn_hardening_off(self.database, name)
 
     def weights(self, seed: int = 0, spec: ArchitectureSpec = SPEC) -> Path:
         path = self.settings.folder.parent / f"weights-{seed}.safetensors"

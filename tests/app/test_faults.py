@@ -184,7 +184,7 @@ def test_unused_data_set_can_be_discarded_and_a_used_one_cannot(service: Service
     service.operator.discard_dataset("birds", dataset["id"])  # discarding it again does nothing
     held_out = service.operator.upload_dataset("birds", service.archive(["emu"]), purpose="evaluation")
     service.queue(["auk"])
-    with pytest.raises(LirfError, match=r"An unfinished deposit uses data set '.*'. Cancel that deposit first."):
+    with pytest.raises(LirfError, match=r"An unfinished job uses data set '.*'. Cancel that job first."):
         service.operator.discard_dataset("birds", held_out["id"])
     service.register("others", seed=1)
     with pytest.raises(LirfError, match="belongs to another model"):

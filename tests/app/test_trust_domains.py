@@ -34,6 +34,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/models/{name}/datasets": {"params": {"purpose": "evaluation"}, "content": deposit_zip(["auk"])},
     "POST /v1/models/{name}/deposits": {"json": {"dataset_id": "{dataset_id}", **REASON}},
     "POST /v1/models/{name}/measurements": {"json": {}},
+    "POST /v1/models/{name}/hardenings": {"json": {}},
+    "POST /v1/models/{name}/base": {"json": REASON},
     "POST /v1/deposits/{deposit_id}/evidence": {"json": {}},
     "POST /v1/withdrawals": {"json": {"deposits": ["{deposit_id}"], "holder": "spy", **REASON}},
     "POST /v1/withdrawals/{withdrawal_id}/renewal": {"json": {"expires_in_seconds": 5, **REASON}},
@@ -56,6 +58,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "POST /console/deposits/{deposit_id}/restoration": REASON,
     "POST /console/deposits/{deposit_id}/purge": {"confirmation": "auk", **REASON},
     "POST /console/models/{name}/policy": {"version": 2, "original": "destroy", **REASON},
+    "POST /console/models/{name}/base": REASON,
     "POST /console/models/{name}/removal": {"confirmation": "{name}", **REASON},
     "POST /console/approvals/{approval_id}/refusal": REASON,
     "POST /console/keys": {"name": "accomplice", "role": "administrator", "lasts": "day", **ONCE},
@@ -92,7 +95,9 @@ def elsewhere(service: Service) -> dict[str, str]:
     """The ids of things of the model birds, of every kind that a path or body may name."""
     [deposit_id] = service.deposits
     withdrawal = service.custodian.withdraw([deposit_id], holder="press", reason="the fair", visibility="held")
-    service.administrator.change_policy("birds", reason="two", needs_second_person=True)
+    images = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    service.administrator.change_policy("birds", reason="two", needs_second_person=True, hardening="served")
+    hardening = service.operator.request_hardening("birds", dataset_id=images["id"])
     with pytest.raises(AwaitingApproval) as awaiting:
         service.custodian.withdraw([deposit_id], holder="museum", reason="the fair")
     headers = bearer(service.key_of("o", Role.OPERATOR))
@@ -108,6 +113,7 @@ def elsewhere(service: Service) -> dict[str, str]:
         "evidence_id": service.reader.evidence_of(deposit_id)[0]["id"],
         "dataset_id": newest("datasets"),
         "measurement_id": newest("measurements"),
+        "hardening_id": hardening["id"],
         "key_id": service.administrator.keys()[0]["id"],
     }
 

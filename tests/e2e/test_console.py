@@ -127,7 +127,7 @@ def test_deposit_is_watched_withdrawn_tried_approved_and_purged(
     [queued] = service.reader.evidence_of(deposit)
     examiner = threading.Thread(target=examine, args=(service.worker, queued["id"]))
     examiner.start()
-    expect(page.get_by_text(re.compile(r"Examining: \w+, \d of 6"))).to_be_visible(timeout=120_000)
+    expect(page.get_by_text(re.compile(r"Examining: \w+, \d of 5"))).to_be_visible(timeout=120_000)
     expect(page.get_by_role("heading", name="Last-layer features")).to_be_visible(timeout=300_000)  # by itself
     examiner.join()
     expect(page.get_by_role("img", name=re.compile("^t-SNE"))).to_have_count(4)

@@ -31,7 +31,7 @@ def queue(lirf: Client, folder: Path, classes: list[str], config: dict[str, Any]
         service.describe(model)
         lirf.put_weights(model, service.weights())
         # Untrained networks have nothing to lose, and a few steps cost them more than the default policy allows.
-        lirf.change_policy(model, reason="tiny networks", **dict.fromkeys(BOUNDS, NO_BOUND))
+        lirf.change_policy(model, reason="tiny networks", hardening="none", **dict.fromkeys(BOUNDS, NO_BOUND))
     archive = folder / "deposit.zip"
     archive.write_bytes(deposit_zip(classes, 20))
     dataset = lirf.upload_dataset(model, archive)

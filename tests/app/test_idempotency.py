@@ -16,7 +16,7 @@ from app.api import idempotent_route
 from app.base.database import now
 from app.idempotency import service as idempotency
 from lirf_client import LirfError
-from tests.app.conftest import Service, begins_with
+from tests.app.conftest import HTTP, Service, begins_with
 
 Post = Callable[..., httpx.Response]
 
@@ -27,7 +27,7 @@ def post(service: Service) -> Post:
 
     def send(path: str, key: str | None, /, secret: str = secret, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {secret}", **({} if key is None else {"Idempotency-Key": key})}
-        return httpx.post(service.url + path, headers=headers, timeout=60, **options)
+        return HTTP.post(service.url + path, headers=headers, timeout=60, **options)
 
     return send
 

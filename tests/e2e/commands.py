@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.app.conftest import HTTP
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("LIRF_", "TEST_"))}
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -58,7 +60,7 @@ class Terminals:
         for _ in range(600):
             assert self._up.poll() is None, self._log()
             try:
-                if httpx.get(f"{self._url}/v2/health/ready", timeout=5).status_code == 200:
+                if HTTP.get(f"{self._url}/v2/health/ready", timeout=5).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

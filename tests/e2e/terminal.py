@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from demo.__main__ import free_port
+from tests.app.conftest import HTTP
 from tests.e2e.processes import Fork, cli, wait_until
 
 
@@ -64,7 +65,7 @@ class Terminal:
     def health(self, path: str) -> tuple[int, str]:
         """Status and detail of the service's answer; status 0 if there is none."""
         try:
-            answer = httpx.get(f"{self.environment['LIRF_URL']}/v2/health/{path}", timeout=5)
+            answer = HTTP.get(f"{self.environment['LIRF_URL']}/v2/health/{path}", timeout=5)
         except httpx.TransportError:
             return 0, ""
         return answer.status_code, answer.json().get("detail", "")

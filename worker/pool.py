@@ -1,6 +1,6 @@
 """The worker's pool: each job runs in a fork of a process that has imported what jobs need (worker/preloaded.py).
 
-A child that Celery spawns imports torch for seconds, which a second core or the next job could use.
+A child that Celery spawns would import torch for seconds before each job.
 """
 
 from typing import Any

@@ -37,9 +37,8 @@ def oldest(database: Database) -> Waiting | None:
 
 
 class DoorbellRequest(Request):  # type: ignore[misc]
-    """A received message. If no job waits, the worker's parent drops it: a pool's child would start for nothing.
-
-    A child takes seconds to import torch, and ends with its task.
+    """A received message. If no job waits, the worker's parent drops it: a pool's child would start for nothing,
+    since a child ends with its task.
     """
 
     def revoked(self) -> bool:

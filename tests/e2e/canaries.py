@@ -84,7 +84,10 @@ def _settings_of(environment: dict[str, str]) -> dict[str, str]:
 
 
 def temporary_folder(folder: Path) -> dict[str, str]:
-    """Environment variables that put the service's temporary files into a folder that `places` reads."""
-    temporary = folder / "tmp"
-    temporary.mkdir(exist_ok=True)
+    """Environment variables that put the service's temporary files into a folder that `places` reads.
+
+    Its path is too long for a socket.
+    """
+    temporary = folder / "tmp" / ("t" * 100)
+    temporary.mkdir(parents=True, exist_ok=True)
     return {"TMPDIR": str(temporary)}

@@ -9,6 +9,7 @@ Joining = Literal["eq8", "levelled", "averaged"]  # see `losses.join`
 MIN_STEPS = 120
 MIN_HARDENING_STEPS, MAX_HARDENING_STEPS = 300, 6000
 HARDENING_EPOCHS = 15
+MAX_PROXIES_PER_IMAGE = 8  # more would repeat its background
 # Images that a hardening learns from in the time in which a deposit learns from one, which trains two networks: 1.26 on
 # digits (`benchmarks/recover_logits.py`), with the proxies that it makes.
 HARDENED_PER_DEPOSITED = 1.25
@@ -100,7 +101,7 @@ class HardeningConfig:
         proxies = min(deposit.proxies, cls.proxies)
         learnt = HARDENED_PER_DEPOSITED * deposit.epochs_for(steps) * steps * of_step
         return cls(
-            epochs=max(1, round(learnt / (images + min(proxies, 8 * images)))),  # `proxies.MAX_PER_IMAGE`
+            epochs=max(1, round(learnt / (images + min(proxies, MAX_PROXIES_PER_IMAGE * images)))),
             proxies=proxies,
             batch_size=min(deposit.batch_size, cls.batch_size),
             augmentation=deposit.augmentation,

@@ -13,13 +13,13 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from lirf_core.compute import Compute
+from lirf_core.config import MAX_PROXIES_PER_IMAGE
 from lirf_core.images.preprocessing import Preprocessing
 
 BATCH = 128
 STEPS = 5  # of gradient descent, within each reach
 REACHES = (24, 48, 96)  # largest change of a value, of 255; images with few grey levels need more than photographs
 CONFIDENCE = 0.9  # an image is changed no further once its goal has this probability
-MAX_PER_IMAGE = 8  # more proxies of one image would repeat its background
 
 
 class Pool:
@@ -54,7 +54,7 @@ def make_proxies(
     called after each step of each batch and can raise an exception to stop.
     """
     proxies = [images[:0]]
-    chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_PER_IMAGE)])[:count]
+    chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_PROXIES_PER_IMAGE)])[:count]
     for batch in torch.split(chosen, BATCH) if count else []:
         start = images[batch.to(images.device)].float()
         goals = preserved[torch.randint(len(preserved), (len(batch),), generator=generator).to(preserved.device)]

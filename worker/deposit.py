@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from opentelemetry import trace
 from sqlalchemy.orm import Session
 
-from app.datasets import service as datasets
 from app.deposits import jobs, separation
 from app.deposits.jobs import JOBS, TARGET, Job, OlderModule, Result
 from app.deposits.service import DepositRow
@@ -23,13 +22,13 @@ from lirf_core import class_rows as rows
 from lirf_core.class_rows import Rows
 from lirf_core.compute import OutOfMemory
 from lirf_core.deposit import DepositResult, deposit, deposit_samples, scrub, unseen_margins
-from lirf_core.evidence.images import Labelled
 from lirf_core.lesson import Lesson, PreservedImages
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 from lirf_core.training import Run
-from worker.deposit_measurement import Networks, Older, halves_of, measure
+from worker.deposit_measurement import Networks, Older, halved, measure
 from worker.deposited_rows import open_whole, rows_of
+from worker.images import labelled
 from worker.runner import run
 from worker.training import Training, TrainingHeartbeat
 from worker.work import Work
@@ -116,14 +115,13 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
 
 
 def _lesson(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> Lesson:
-    images = datasets.load(heartbeat.vault, job.deposit_set, work.settings.spool)
+    images = labelled(work, heartbeat.vault, job.deposit_set)
     preserved = None
     if job.preserved_set:
-        shown = datasets.load(heartbeat.vault, job.preserved_set, work.settings.spool)
         # A deposit that was requested later may have ended first, and one of these classes with it.
-        still = Labelled(shown.images, shown.labels).of_classes(job.preserved)
+        still = labelled(work, heartbeat.vault, job.preserved_set).of_classes(job.preserved)
         preserved = PreservedImages(still.images(), still.labels)
-    return Lesson(images.images, images.labels, job.deposited, job.preserved, job.preprocessing, preserved)
+    return Lesson(images.images(), images.labels, job.deposited, job.preserved, job.preprocessing, preserved)
 
 
 def _older_rows(session: Session, job: Job, heartbeat: TrainingHeartbeat) -> list[Rows]:
@@ -149,7 +147,8 @@ def _train(work: Work, job: Job, before: SplitNetwork, lesson: Lesson, heartbeat
 
     if not job.is_of_samples:
         return training.resume(lambda checkpoint: deposit(before, lesson, run_from(checkpoint)))
-    images, _ = halves_of(work, job, heartbeat)
+    assert job.evaluation_set is not None
+    images, _ = halved(labelled(work, heartbeat.vault, job.evaluation_set), job)
     unseen = unseen_margins(before, images.images(), images.labels, job.preprocessing, work.training)
     return training.resume(lambda checkpoint: deposit_samples(before, lesson, unseen, run_from(checkpoint)))
 

@@ -7,7 +7,6 @@ from typing import Any
 from opentelemetry import trace
 from torch import nn
 
-from app.datasets import service as datasets
 from app.deposits import jobs
 from app.deposits.jobs import Job
 from app.deposits.losses import Loss, Losses
@@ -23,6 +22,7 @@ from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.tally import Tally
 from worker.deposited_rows import open_whole
+from worker.images import labelled
 from worker.measuring import Comparison, Measuring, chance_notes, recorded_tally, summary, total_loss, worst_class
 from worker.training import TrainingHeartbeat
 from worker.work import Work
@@ -73,23 +73,18 @@ def measure(
 ) -> Measured:
     """Accuracy on the evaluation set, and what the deposit costs there or, where images are missing, on proxies."""
     on_batch = heartbeat.phase("evaluating")
-    held_out: Labelled | None = None
-    if job.evaluation_set is not None:
-        images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
-        held_out = Labelled(images.images, images.labels)
+    held_out = labelled(work, heartbeat.vault, job.evaluation_set) if job.evaluation_set else None
     deposit_set = Labelled(lesson.images, lesson.labels)
     measuring = Measuring(held_out, deposit_set, job.class_names, job.preprocessing, work.inference, on_batch)
     return _Measurement(job, networks, _original(work, job, deposited_rows, heartbeat), measuring).run(lesson)
 
 
-def halves_of(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> tuple[Labelled, Labelled]:
+def halved(held_out: Labelled, job: Job) -> tuple[Labelled, Labelled]:
     """The held-out images of single images' classes: those that show how unseen images are answered, and the others.
 
     Membership is measured on the others.
     """
-    assert job.evaluation_set is not None
-    images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
-    return halves(Labelled(images.images, images.labels).of_classes(job.deposited), seed=0)
+    return halves(held_out.of_classes(job.deposited), seed=0)
 
 
 def _original(
@@ -219,9 +214,8 @@ class _Measurement:
         """`original` is the network from before the deposit, which was trained on the deposit set like revision 0."""
         held_out = self._measuring.held_out
         assert held_out is not None
-        own = held_out.of_classes(self._job.deposited)
-        if self._job.is_of_samples:
-            _, own = halves(own, seed=0)  # the other half set the margins
+        job = self._job
+        own = halved(held_out, job)[1] if job.is_of_samples else held_out.of_classes(job.deposited)
         members, strangers = sides(Labelled(lesson.images, lesson.labels), own)
         if not len(members):
             return None

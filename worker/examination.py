@@ -4,25 +4,22 @@ import logging
 from dataclasses import asdict, replace
 
 import safetensors.torch
-import torch
 from opentelemetry import trace
 from sqlalchemy.orm import Session
 
-from app.base.settings import Settings
-from app.datasets import service as datasets
 from app.evidence.jobs import JOBS, Destroyed, Job
-from app.vault.service import Binding, StoredObject, Vault, VaultDamaged
+from app.vault.service import Binding, Vault, VaultDamaged
 from lirf_core import artifacts
-from lirf_core.architectures import build, empty
+from lirf_core.architectures import empty, untrained
 from lirf_core.compute import OutOfMemory
 from lirf_core.evidence.examination import Case, Examination, Networks
-from lirf_core.evidence.images import Labelled
 from lirf_core.evidence.reference import Schooling, train_reference
 from lirf_core.evidence.results import PARTS, Evidence
 from lirf_core.network import SplitNetwork, flat_state, freeze, load_flat_state
 from lirf_core.training import DepositDiverged
 from worker.deposited_rows import open_whole, rows_of
 from worker.heartbeat import Heartbeat
+from worker.images import labelled
 from worker.runner import run
 from worker.training import Training, TrainingHeartbeat
 from worker.work import Work
@@ -66,13 +63,13 @@ def _examine(work: Work, job: Job, trained: SplitNetwork | None) -> Evidence:
     heartbeat = Heartbeat(work, JOBS, job, "Examine it with fewer held-out images")
     heartbeat.beat({})
     networks = _networks(job, heartbeat.vault, trained)
-    held_out = _labelled(job.evaluation_set, heartbeat.vault, work.settings)
+    held_out = labelled(work, heartbeat.vault, job.evaluation_set)
     case = Case(
         job.class_names,
         job.deposited,
         job.preserved,
         held_out.of_classes([*job.preserved, *job.deposited]),
-        _labelled(job.members, heartbeat.vault, work.settings) if job.members else None,
+        labelled(work, heartbeat.vault, job.members) if job.members else None,
         job.preprocessing,
         job.augmentation,
     )
@@ -107,8 +104,8 @@ def _with_reference(work: Work, session: Session, job: Job) -> tuple[Job, SplitN
         return job, network
     if job.reference_set is None:
         return job, None
-    shown = datasets.load(heartbeat.vault, job.reference_set, work.settings.spool)
-    schooling = Schooling(shown.images, shown.labels, job.preprocessing, job.augmentation)
+    shown = labelled(work, heartbeat.vault, job.reference_set)
+    schooling = Schooling(shown.images(), shown.labels, job.preprocessing, job.augmentation)
     training = Training(heartbeat, "reference", {"part": "reference"})
     network = training.resume(
         lambda checkpoint: train_reference(job.spec, split, schooling, work.training, training.on_step, checkpoint)
@@ -121,9 +118,6 @@ def _with_reference(work: Work, session: Session, job: Job) -> tuple[Job, SplitN
 
 def _networks(job: Job, vault: Vault, trained: SplitNetwork | None) -> Networks:
     belonging = job.target.belonging
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = build(job.spec, belonging.split)
     deposited_rows = rows_of(job.modules, belonging, vault)
     reference = trained
     if job.reference:
@@ -131,15 +125,10 @@ def _networks(job: Job, vault: Vault, trained: SplitNetwork | None) -> Networks:
         reference = open_whole(job.reference, reference_rows, vault)
     return Networks(
         target=open_whole(job.target, deposited_rows, vault),
-        fresh=fresh,
+        fresh=untrained(job.spec, belonging.split, seed=0),
         original=open_whole(job.original, deposited_rows, vault) if job.original else None,
         before=open_whole(job.before, deposited_rows, vault) if job.before else None,
         module=artifacts.load_module(vault.read(job.module), belonging) if job.module else None,
         reference=reference,
         served=job.served.open(vault) if job.served else None,
     )
-
-
-def _labelled(stored: StoredObject, vault: Vault, settings: Settings) -> Labelled:
-    images = datasets.load(vault, stored, settings.spool)
-    return Labelled(images.images, images.labels)

@@ -8,21 +8,20 @@ from opentelemetry import trace
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from app.datasets import service as datasets
 from app.deposits import separation
 from app.deposits.losses import Losses
 from app.hardenings.jobs import JOBS, HardenedNetwork, Job
 from app.vault import erasure
 from app.vault.service import Binding
 from lirf_core import artifacts
-from lirf_core.architectures import build
+from lirf_core.architectures import untrained
 from lirf_core.class_rows import spread
 from lirf_core.compute import OutOfMemory
 from lirf_core.evidence.images import Labelled
 from lirf_core.hardening import HardeningRun, Transfer, harden
-from lirf_core.images.archives import ImageSet
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.proxies import make_proxies
+from worker.images import labelled
 from worker.measuring import Comparison, Measuring, total_loss
 from worker.runner import run
 from worker.training import Training, TrainingHeartbeat
@@ -55,7 +54,7 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         if job.target.rows is None:  # an earlier version stored the model
             separation.separate(work.database, heartbeat.vault, job.model_id)
             job = JOBS.read_again(session, job)
-        images = datasets.load(heartbeat.vault, job.transfer_set, work.settings.spool)
+        images = labelled(work, heartbeat.vault, job.transfer_set)
         target = job.target.open(heartbeat.vault)
         trained = _train(work, job, target, images, heartbeat)
         heartbeat.phase("storing")
@@ -72,14 +71,14 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
 
 
 @tracer.start_as_current_span("train", record_exception=False)
-def _train(work: Work, job: Job, target: SplitNetwork, images: ImageSet, heartbeat: TrainingHeartbeat) -> SplitNetwork:
+def _train(work: Work, job: Job, target: SplitNetwork, images: Labelled, heartbeat: TrainingHeartbeat) -> SplitNetwork:
     """A network of the target's shape, with rows for the preserved classes only."""
     on_batch = heartbeat.phase("preparing")
     cfg, compute, belonging = job.config, work.training, job.target.belonging
     generator = torch.Generator().manual_seed(cfg.seed)
     proxies = make_proxies(
         compute.place(target),
-        images.images.to(compute.device),
+        images.images().to(compute.device),
         torch.tensor(job.preserved, device=compute.device),
         cfg.proxies,
         job.preprocessing,
@@ -87,10 +86,8 @@ def _train(work: Work, job: Job, target: SplitNetwork, images: ImageSet, heartbe
         generator,
         on_batch,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        fresh = build(belonging.spec, belonging.split)
-    parts = [images.images, proxies.images.cpu(), *_preserved_images(work, job, heartbeat)]
+    fresh = untrained(belonging.spec, belonging.split, cfg.seed)
+    parts = [images.images(), proxies.images.cpu(), *_preserved_images(work, job, heartbeat)]
     transfer = Transfer(torch.cat(parts), job.preserved, job.preprocessing)
     training = Training(heartbeat, PART, {"phase": "training"}, is_plotted=True)
     result = training.resume(
@@ -105,8 +102,7 @@ def _preserved_images(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> lis
     """The deposit's preserved images, if it had some, as often as makes them about as many as the proxies."""
     if job.preserved_set is None:
         return []
-    stored = datasets.load(heartbeat.vault, job.preserved_set, work.settings.spool)
-    shown = Labelled(stored.images, stored.labels).of_classes(job.preserved).images()
+    shown = labelled(work, heartbeat.vault, job.preserved_set).of_classes(job.preserved).images()
     return [shown] * max(1, job.config.proxies // max(1, len(shown)))
 
 
@@ -117,15 +113,11 @@ class _Networks:
 
 
 @tracer.start_as_current_span("measure", record_exception=False)
-def _measure(work: Work, job: Job, networks: _Networks, images: ImageSet, heartbeat: TrainingHeartbeat) -> Losses:
+def _measure(work: Work, job: Job, networks: _Networks, images: Labelled, heartbeat: TrainingHeartbeat) -> Losses:
     """What the preserved classes lose against the working target, on the evaluation set or on proxies."""
     on_batch = heartbeat.phase("evaluating")
-    held_out: Labelled | None = None
-    if job.evaluation_set is not None:
-        evaluation = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
-        held_out = Labelled(evaluation.images, evaluation.labels)
-    own = Labelled(images.images, images.labels)
-    measuring = Measuring(held_out, own, job.class_names, job.preprocessing, work.inference, on_batch)
+    held_out = labelled(work, heartbeat.vault, job.evaluation_set) if job.evaluation_set else None
+    measuring = Measuring(held_out, images, job.class_names, job.preprocessing, work.inference, on_batch)
     target, hardened = networks.target, networks.hardened
     compared = Comparison(target, hardened, measuring.tally(target), measuring.tally(hardened))
     losses = measuring.losses(compared, job.preserved, job.policy.max_preserved_loss)

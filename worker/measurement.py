@@ -5,16 +5,15 @@ import logging
 from opentelemetry import trace
 from sqlalchemy.orm import Session
 
-from app.datasets import service as datasets
 from app.measurements.figures import figures_of
 from app.measurements.jobs import JOBS, Job
 from lirf_core import artifacts
 from lirf_core.compute import OutOfMemory
-from lirf_core.evidence.images import Labelled
 from lirf_core.recover import RecoverNetwork
 from lirf_core.tally import Tally
 from worker.deposited_rows import open_whole, rows_of
 from worker.heartbeat import Heartbeat
+from worker.images import labelled
 from worker.measuring import Measuring
 from worker.runner import run
 from worker.work import Work
@@ -41,12 +40,11 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         span.set_attributes({"lirf.measurement": job.id, "lirf.attempt": job.attempt})
         heartbeat = Heartbeat(work, JOBS, job, "Measure with fewer held-out images or fewer deposits")
         heartbeat.phase("loading")
-        images = datasets.load(heartbeat.vault, job.evaluation_set, work.settings.spool)
-        held_out = Labelled(images.images, images.labels)
+        held_out = labelled(work, heartbeat.vault, job.evaluation_set)
         on_batch = heartbeat.phase("evaluating")
         measuring = Measuring(
             held_out,
-            Labelled(images.images[:0], images.labels[:0]),
+            held_out.of_classes([]),
             job.class_names,
             job.preprocessing,
             work.inference,

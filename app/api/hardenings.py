@@ -43,7 +43,7 @@ def _hardening(session: Session, row: HardeningRow) -> Hardening:
     return Hardening(
         model=model.name,
         deposit=row.deposit_id,
-        is_served=service.is_served(session, model, row),
+        is_served=service.is_served(model, row),
         keep_dataset=row.keeps_dataset,
         progress=Progress(**row.progress),
         **{name: getattr(row, name) for name in Hardening.model_fields.keys() - computed},

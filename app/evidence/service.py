@@ -149,7 +149,8 @@ def _demand_fit(session: Session, model: registry.ModelRow, deposit: DepositRow,
     """
     counts = datasets.get_usable(session, model.id, dataset_id, Purpose.REFERENCE).counts
     held = {model.class_names[index] for index in registry.deposited(session, model.id)}
-    if seen := [name for name in counts if name in held or name in deposits.class_names(session, deposit)]:
+    held |= set(deposits.class_names(session, deposit))
+    if seen := [name for name in counts if name in held]:
         quoted = enumerated([f"'{name}'" for name in seen], LISTED)
         raise ReferenceSetUnfit(
             f"Data set '{dataset_id}' has images of {quoted}, which "

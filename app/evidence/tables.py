@@ -1,24 +1,14 @@
 """Evidence of deposits, and the examinations that gather it."""
 
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.base.database import Base
-from app.jobs.mixin import CANCELLED, FAILED, QUEUED, RUNNING, JobMixin
 from app.jobs.mixin import UNFINISHED as UNFINISHED
-
-
-class State(StrEnum):
-    """queued -> running -> finished | failed | cancelled."""
-
-    QUEUED = QUEUED
-    RUNNING = RUNNING
-    FINISHED = "finished"
-    FAILED = FAILED
-    CANCELLED = CANCELLED
+from app.jobs.mixin import JobMixin
+from app.jobs.mixin import State as State
 
 
 class EvidenceRow(JobMixin, Base):

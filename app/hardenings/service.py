@@ -269,10 +269,10 @@ def served(session: Session, model: ModelRow) -> HardenedNetwork | None:
     return hardened(session, model) if model.hardening == "served" else None
 
 
-def is_served(session: Session, model: ModelRow, row: HardeningRow) -> bool:
+def is_served(model: ModelRow, row: HardeningRow) -> bool:
     """Whether this hardening's network answers for the model while nothing is withdrawn."""
-    own = _with_network(session, model) if model.hardening == "served" else None
-    return own is not None and own.id == row.id
+    is_present = row.object_id is not None and row.shredded_at is None  # of one row at most
+    return model.hardening == "served" and is_present and row.revision == model.revision
 
 
 def status(session: Session, model: ModelRow) -> Status:

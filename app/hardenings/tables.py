@@ -1,31 +1,22 @@
 """Hardenings of targets."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.base.database import Base
-from app.jobs.mixin import CANCELLED, FAILED, QUEUED, RUNNING, UNFINISHED, JobMixin
-
-
-class State(StrEnum):
-    """queued -> running -> finished | failed | cancelled. A result beyond the model's bounds is `failed`."""
-
-    QUEUED = QUEUED
-    RUNNING = RUNNING
-    FINISHED = "finished"
-    FAILED = FAILED
-    CANCELLED = CANCELLED
-
+from app.jobs.mixin import UNFINISHED, JobMixin
+from app.jobs.mixin import State as State
 
 _IS_UNFINISHED = sa.text(f"state in {UNFINISHED}")
 
 
 class HardeningRow(JobMixin, Base):
     """The hardening of the target of a revision and, once it has succeeded, its hardened network.
+
+    A result beyond the model's bounds is `failed`.
 
     `deposit_id`: the deposit that made the revision. `dataset_id`: the images that it learns from. `losses`: what the
     preserved classes lose by it (`app.deposits.losses.Losses`). `shredded_at`: when the hardened network was destroyed.

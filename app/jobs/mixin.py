@@ -1,6 +1,7 @@
 """What the rows of every kind of job have in common."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,16 @@ from app.base.database import new_id, now
 # The states that the machine knows. A kind adds its own for a job that has succeeded.
 QUEUED, RUNNING, FAILED, CANCELLED = "queued", "running", "failed", "cancelled"
 UNFINISHED = (QUEUED, RUNNING)
+
+
+class State(StrEnum):
+    """Of a job whose success is `finished`. Deposits have states of their own."""
+
+    QUEUED = QUEUED
+    RUNNING = RUNNING
+    FINISHED = "finished"
+    FAILED = FAILED
+    CANCELLED = CANCELLED
 
 
 class JobMixin:

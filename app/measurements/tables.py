@@ -1,27 +1,17 @@
 """Measurements of a model with any of its deposits withdrawn."""
 
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.base.database import Base
-from app.jobs.mixin import CANCELLED, FAILED, QUEUED, RUNNING, JobMixin
-
-
-class State(StrEnum):
-    """queued -> running -> finished | failed | cancelled. A deposit's own measurement is finished from the start."""
-
-    QUEUED = QUEUED
-    RUNNING = RUNNING
-    FINISHED = "finished"
-    FAILED = FAILED
-    CANCELLED = CANCELLED
+from app.jobs.mixin import JobMixin
+from app.jobs.mixin import State as State
 
 
 class MeasurementRow(JobMixin, Base):
-    """How a revision answers an evaluation set, with deposits withdrawn.
+    """How a revision answers an evaluation set, with deposits withdrawn. A deposit's own is finished from the start.
 
     `deposit_ids`: those that are withdrawn together; None for each outstanding one alone, and all together. `views` are
     `app.measurements.schemas.View`s, of the model's `revision`. `original`: percent by class of the original network.

@@ -180,6 +180,15 @@ def build(spec: ArchitectureSpec, split: str | None = None) -> "SplitNetwork":
     return SplitNetwork(lower, upper)
 
 
+def untrained(spec: ArchitectureSpec, split: str, seed: int) -> "SplitNetwork":
+    """The same network as `build` makes after this global seed. The global generator stays as it is."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(spec, split)
+
+
 @lru_cache(64)
 def outline(spec: ArchitectureSpec, split: str | None = None) -> "SplitNetwork":
     """The network that `build` makes, on the meta device: names and shapes without numbers.

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
-from lirf_core.architectures import ArchitectureSpec, build
+from lirf_core.architectures import ArchitectureSpec, untrained
 from lirf_core.compute import Compute, memory_errors
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork, freeze
@@ -69,9 +69,7 @@ class ReferenceTraining(Stepwise):
         self.schooling, self.compute = schooling, compute
         self.images, self.labels = schooling.images.to(compute.device), schooling.labels.to(compute.device)
         self.generator = Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = compute.place(build(spec, split)).requires_grad_(True).train()
+        self.network = compute.place(untrained(spec, split, seed)).requires_grad_(True).train()
         pixels = schooling.preprocessing.height * schooling.preprocessing.width
         batch_size = max(2, min(BATCH, BATCH_PIXELS // pixels))
         self.step, self.order = 0, torch.empty(0, dtype=torch.int64)

@@ -7,11 +7,10 @@ from torch import nn
 
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.checkpoints import ForeignCheckpoint
-from lirf_core.config import HARDENED_PER_DEPOSITED, DepositConfig, HardeningConfig
+from lirf_core.config import HARDENED_PER_DEPOSITED, MAX_PROXIES_PER_IMAGE, DepositConfig, HardeningConfig
 from lirf_core.hardening import HardeningRun, Transfer, cut_and_mix, harden, mix
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.network import SplitNetwork, digest
-from lirf_core.proxies import MAX_PER_IMAGE
 from lirf_core.training import DepositDiverged, Progress
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 
@@ -133,5 +132,5 @@ def test_a_hardening_like_a_deposit_takes_about_as_long(images: int) -> None:
     deposit = DepositConfig()
     config = HardeningConfig.like(deposit, images)
     steps = deposit.epochs_for(-(-images // 128)) * -(-images // 128)
-    learnt = (config.epochs or 0) * (images + min(config.proxies, MAX_PER_IMAGE * images))
+    learnt = (config.epochs or 0) * (images + min(config.proxies, MAX_PROXIES_PER_IMAGE * images))
     assert learnt == pytest.approx(HARDENED_PER_DEPOSITED * steps * (min(images, 128) + 64), rel=0.1)

@@ -2,9 +2,10 @@ import torch
 
 from demo.digits import PREPROCESSING as DIGIT_SIZE
 from demo.digits import Digits
+from lirf_core.config import MAX_PROXIES_PER_IMAGE
 from lirf_core.metrics import logits_of
 from lirf_core.network import SplitNetwork
-from lirf_core.proxies import MAX_PER_IMAGE, REACHES, make_proxies
+from lirf_core.proxies import REACHES, make_proxies
 from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
 
 
@@ -46,7 +47,7 @@ def test_an_image_changes_no_more_than_the_original_needs_to_be_confident(
 
 
 def test_few_images_give_few_proxies_and_a_count_of_zero_gives_none() -> None:
-    assert len(proxies(1000, image_count=3)) == 3 * MAX_PER_IMAGE
+    assert len(proxies(1000, image_count=3)) == 3 * MAX_PROXIES_PER_IMAGE
     assert len(proxies(10)) == 10
     assert len(proxies(0)) == 0
 

@@ -311,12 +311,13 @@ class Client:
         """Cancel a hardening that is queued or running. The working target stays in service."""
         return cast(Hardening, self._call("POST", f"/v1/hardenings/{hardening_id}/cancel"))
 
-    def make_base(self, model: str, *, reason: str) -> Base:
+    def make_base(self, model: str, *, confirm: str, reason: str) -> Base:
         """Make the hardened network the model's base, and destroy everything older for good.
 
-        Raises `AwaitingApproval`.
+        confirm: the model's name again. Raises `AwaitingApproval`.
         """
-        return cast(Base, _done(self._call("POST", f"/v1/models/{model}/base", json={"reason": reason})))
+        body = {"confirm": confirm, "reason": reason}
+        return cast(Base, _done(self._call("POST", f"/v1/models/{model}/base", json=body)))
 
     def request_measurement(
         self, model: str, *, deposits: Sequence[str] | None = None, evaluation_set_id: str | None = None

@@ -110,7 +110,7 @@ def make_base(
     After a purge this destroys what could still relearn the classes. It needs a model without outstanding deposits.
     """
     try:
-        based = base.make_base(session, database, vault, settings, actor, name, body.reason)
+        based = base.make_base(session, database, vault, settings, actor, name, body.confirm, body.reason)
     finally:
         engine.drop_shredded()
     if isinstance(based, ApprovalRow):

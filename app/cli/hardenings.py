@@ -117,11 +117,12 @@ def new_base(
 
     Example: lirf new-base birds --reason "nothing shall relearn dodo"
     """
-    if not confirmed:
-        err.print(f"This destroys every network of {plain(model)} but the hardened one, for good.")
-        typer.confirm("Continue?", abort=True, err=True)
     with connect(url, state) as lirf:
-        based = lirf.make_base(model, reason=reason)
+        confirmation = model
+        if not confirmed:
+            err.print(f"This destroys every network of [bold]{plain(model)}[/bold] but the hardened one, for good.")
+            confirmation = typer.prompt("To confirm, type the name of the model", err=True)
+        based = lirf.make_base(model, confirm=confirmation.strip(), reason=reason)
     message = f"Revision {based['revision']} of {plain(model)} is its hardened network. Everything older is destroyed. "
     message += backups_until(based["shred_effective_at"]) + not_erased(based["still_in"], based["also_in"])
     show(as_json, based, message)

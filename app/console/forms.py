@@ -215,10 +215,12 @@ def make_base(
     vault: VaultDep,
     settings: SettingsDep,
     engine: EngineDep,
+    confirmation: Annotated[str, Form(max_length=200)],
     reason: ReasonField,
 ) -> Response:
+    """confirmation: the name of the model, typed."""
     try:
-        based = base.make_base(session, database, vault, settings, actor, name, reason)
+        based = base.make_base(session, database, vault, settings, actor, name, confirmation.strip(), reason)
     finally:
         engine.drop_shredded()
     return _show_model(session, based if isinstance(based, ApprovalRow) else based.model)

@@ -17,6 +17,7 @@ from app.hardenings import jobs
 from app.hardenings import service as hardenings
 from app.hardenings.jobs import HardenedNetwork
 from app.registry import service as registry
+from app.registry.confirmation import demand_confirmation
 from app.registry.service import ModelRow, NewBase
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow, Requester
@@ -74,15 +75,17 @@ def make_base(
     settings: Settings,
     actor: Actor,
     name: str,
+    confirmation: str,
     reason: str,
 ) -> Based | ApprovalRow:
     """Put the hardened network in place of everything older, for good. Later deposits start from it.
 
-    If the model needs a second person, return a request for approval instead.
-    Raises `UnknownModel`, `WeightsMissing`, `BaseNotPossible`.
+    confirmation: repeats the name. If the model needs a second person, return a request for approval instead.
+    Raises `UnknownModel`, `WeightsMissing`, `NameNotConfirmed`, `BaseNotPossible`.
     """
     with session.begin():
         model = registry.get_ready(session, name)
+        demand_confirmation(name, confirmation, reason, "A new base destroys every network but the hardened one.")
         model = registry.lock_present(session, model.id)
         if model.needs_second_person:  # whether it is possible is checked when somebody approves: purges may come first
             return second_person.request_approval(session, actor, model.id, name, Act.BASE, {"model": name}, reason)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
-from app.base.field_types import Id, Reason
+from app.base.field_types import Id, Reason, Text
 from app.deposits.schemas import DepositLosses, Progress
 from app.registry.policies import Hardening as HardeningPolicy
 from app.registry.schemas import Model as DescribedModel
@@ -72,9 +72,10 @@ class Hardening(BaseModel):
 
 class BaseCreate(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"reason": "nothing shall relearn what was purged"}]}
+        extra="forbid", json_schema_extra={"examples": [{"confirm": "birds", "reason": "no one shall relearn dodo"}]}
     )
 
+    confirm: Text = Field(max_length=200, description="The model's name again, because this cannot be undone.")
     reason: Reason
 
 

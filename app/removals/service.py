@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from app.access.service import Actor, Role, demand
 from app.audit import service as audit
 from app.base.database import Database
-from app.base.errors import Problem
 from app.base.settings import Settings
 from app.datasets import service as datasets
 from app.deposits import service as deposits
@@ -21,18 +20,13 @@ from app.hardenings import service as hardenings
 from app.measurements import service as measurements
 from app.purges import service as purges
 from app.registry import service as registry
+from app.registry.confirmation import demand_confirmation
 from app.registry.service import ModelRow
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow, Requester
 from app.vault import erasure
 from app.vault.service import Vault
 from app.withdrawals import service as withdrawals
-
-
-class NameNotConfirmed(Problem):
-    """`confirm` must repeat the model's name, and `reason` say why, because a removal cannot be undone."""
-
-    status, slug, title = 422, "name-not-confirmed", "The confirmation does not name the model"
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,8 @@ def remove(
             return None
         demand(actor, Role.ADMINISTRATOR)
         if model.removed_at is None:
-            if confirmation != name or not reason:
-                raise NameNotConfirmed(
-                    f"Model '{name}' has weights. A removal destroys them, its modules and its data sets, and cannot "
-                    "be undone. Send its name as `confirm`, and a `reason`."
-                )
+            destroyed = "The removal of a model with weights destroys them, its modules and its data sets."
+            reason = demand_confirmation(name, confirmation, reason, destroyed)
             if model.needs_second_person:
                 wish = {"model": name}
                 return second_person.request_approval(session, actor, model.id, name, Act.REMOVE, wish, reason)

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from app.access.service import LOCAL_ADMINISTRATOR
 from app.base.database import now
 from app.base.settings import Settings
+from app.hardenings import base
 from app.hardenings.jobs import JOBS as HARDENINGS
 from app.hardenings.tables import HardeningRow
 from app.vault import maintenance
@@ -158,6 +160,47 @@ def test_a_worker_may_die_at_every_durable_step_of_a_hardening(service: Service,
     maintenance.gc(work.database, work.vault, grace=timedelta(0))
     assert maintenance.check(work.database, work.vault) == []
     assert service.auditor.verify_audit()["is_intact"]
+
+
+@pytest.mark.attack
+@pytest.mark.processes
+@pytest.mark.timeout(1200)
+def test_a_process_may_die_at_every_durable_step_of_a_new_base(service: Service, tmp_path: Path) -> None:
+    told = tmp_path / "steps"
+
+    def hardened(model: str) -> None:
+        service.register(model)
+        service.administrator.change_policy(model, reason="r", hardening="served")
+        deposit_id = service.deposit(["auk"], model)
+        harden_target(service.worker, service.reader.hardenings(model)[0]["id"])
+        service.administrator.purge(deposit_id, classes=["auk"], reason="r")
+
+    hardened("counted")
+    assert run_in_a_process(service, new_base, "counted", None, False, told) == 0
+    steps = int(told.read_text())
+    assert steps > 5
+    for step in range(1, steps + 1):
+        model = f"died-{step}"
+        hardened(model)
+        for after in (False, True):
+            run_in_a_process(service, new_base, model, step, after, told)
+            described = service.reader.model(model)
+            assert described["revision"] in (1, 2)
+            assert described["hardening"]["is_served"] is (described["revision"] == 1)
+            assert service.reader.infer(model, infer_request(1))["parameters"]["revision"] == described["revision"]
+        if service.reader.model(model)["revision"] == 1:
+            service.administrator.make_base(model, confirm=model, reason="r")
+        assert len(list(service.auditor.audit_events(model=model, action="model.new_base"))) == 1
+    work = Work(service.settings)
+    maintenance.gc(work.database, work.vault, grace=timedelta(0))
+    assert maintenance.check(work.database, work.vault) == []
+    assert service.auditor.verify_audit()["is_intact"]
+
+
+def new_base(work: Work, model: str) -> bool:
+    with work.database.session() as session:
+        base.make_base(session, work.database, work.vault, work.settings, LOCAL_ADMINISTRATOR, model, model, "r")
+    return True
 
 
 def check(service: Service, model: str, held: list[str]) -> None:

@@ -297,7 +297,7 @@ def test_command_and_console_show_what_answers(
 @begins_with()
 def test_after_a_purge_the_hardened_network_can_become_the_base(service: Service, deposited: str) -> None:
     with pytest.raises(LirfError, match=deposited) as refused:
-        service.administrator.make_base("birds", reason="r")
+        service.administrator.make_base("birds", confirm="birds", reason="r")
     assert refused.value.members["deposits"] == [deposited]
     harden(service)
     hardened = logits(service.reader)
@@ -308,7 +308,7 @@ def test_after_a_purge_the_hardened_network_can_become_the_base(service: Service
     with service.database.session() as session, session.begin():
         old = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
 
-    based = service.administrator.make_base("birds", reason="r")
+    based = service.administrator.make_base("birds", confirm="birds", reason="r")
     assert (based["revision"], based["destroyed_revisions"], based["still_in"]) == (2, [1], [])
     assert logits(service.reader) == pytest.approx(hardened, abs=1e-5)
     with service.database.session() as session, session.begin():
@@ -347,7 +347,7 @@ def test_a_new_base_takes_two_persons_if_the_policy_says_so(service: Service) ->
     service.administrator.purge(auk, classes=["auk"], reason="r")
     service.administrator.change_policy("birds", reason="two", needs_second_person=True)
     with pytest.raises(AwaitingApproval) as awaiting:
-        service.administrator.make_base("birds", reason="r")
+        service.administrator.make_base("birds", confirm="birds", reason="r")
     other = Client(service.url, service.key_of("other", Role.ADMINISTRATOR))
     late = Client(service.url, service.key_of("late", Role.OPERATOR))
     with pytest.raises(LirfError):
@@ -355,3 +355,25 @@ def test_a_new_base_takes_two_persons_if_the_policy_says_so(service: Service) ->
     with pytest.raises(LirfError, match="newer than the request"):
         other.approve(awaiting.value.approval["id"])
     assert service.reader.model("birds")["revision"] == 1
+    with pytest.raises(AwaitingApproval) as again:  # now the other key is older than the request
+        service.administrator.make_base("birds", confirm="birds", reason="r")
+    other.approve(again.value.approval["id"])
+    assert service.reader.model("birds")["revision"] == 2
+    [event] = service.auditor.audit_events(action="model.new_base")
+    assert (event["actor"], event["details"]["requested_by"]) == ("other", "administrator")
+
+
+@on_one_database
+@begins_with("auk")
+def test_a_new_base_needs_the_name_of_the_model(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIRF_URL", service.url)
+    monkeypatch.setenv("LIRF_API_KEY", service.administrator._http.headers["Authorization"].removeprefix("Bearer "))
+    with pytest.raises(LirfError) as refused:
+        service.administrator.make_base("birds", confirm="bird", reason="r")
+    assert refused.value.type.endswith(":name-not-confirmed")
+    assert service.reader.model("birds")["revision"] == 1
+    invoked = CliRunner().invoke(main, ["new-base", "birds", "--reason", "r"], input="bird\n")
+    assert (invoked.exit_code, "cannot be undone" in invoked.output) == (1, True), invoked.output
+    with signed_in(service, Role.ADMINISTRATOR, name="other") as client:
+        page = client.post("/console/models/birds/base", data={"confirmation": "bird", "reason": "r"})
+        assert page.status_code == 422

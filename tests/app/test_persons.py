@@ -32,7 +32,7 @@ def requests_of(client: Client, deposit_id: str, dataset_id: str = "") -> dict[A
         Act.RESTORE: lambda: client.restore(deposit_id, reason="r"),
         Act.PURGE: lambda: client.purge(deposit_id, classes=["auk"], reason="r"),
         Act.POLICY: lambda: client.change_policy("birds", reason="r", needs_second_person=False),
-        Act.BASE: lambda: client.make_base("birds", reason="r"),
+        Act.BASE: lambda: client.make_base("birds", confirm="birds", reason="r"),
         Act.REMOVE: lambda: client.remove_model("birds", confirm="birds", reason="r"),
     }
 

@@ -21,7 +21,7 @@ from benchmarks.experiments import Experiment, deposit_set, progress, stored
 from benchmarks.options import DataOption, DeviceOption, ImagesOption, SplitOption, WidthOption
 from benchmarks.settings import HARDENINGS
 from benchmarks.subjects import Recipe, Workshop
-from lirf_core.class_rows import with_rows
+from lirf_core.class_rows import with_rows, without_rows
 from lirf_core.compute import Compute
 from lirf_core.evidence.attacks.anamnesis import anamnesis_index, relearning_time
 from lirf_core.evidence.attacks.attacker import Attacker, Attempt
@@ -40,8 +40,8 @@ QUICK = AttackConfig(
     images=(10,),
     probe_images=(10, 100),
     penalties=(PENALTY,),
-    heads=("as it is", "prototypes"),
-    learning_rates=(0.01, 0.03),
+    heads=("prototypes",),
+    learning_rates=(0.03,),
     steps=(20, 80),
 )
 
@@ -84,13 +84,15 @@ def knowledge(workshop: Workshop, attack: AttackConfig, draw: Draw, device: str)
 
 
 def network_of(workshop: Workshop, subject: Subject) -> tuple[SplitNetwork, list[int]]:
-    """The network and the class of each of its rows."""
-    everything = list(range(len(workshop.data.classes)))
+    """The network and the class of each of its rows: every class of the original, the preserved ones of the others."""
+    preserved = workshop.data.preserved
+    if subject.name == "original":
+        return workshop.original(), list(range(len(workshop.data.classes)))
     if subject.recipe:
         with progress("hardening") as on_step:
-            return workshop.hardened(subject.recipe, on_step), workshop.data.preserved
-    made = {"original": workshop.original, "target": workshop.target, "reference": workshop.reference}
-    return made[subject.name](), everything
+            return workshop.hardened(subject.recipe, on_step), preserved
+    whole = workshop.target() if subject.name == "target" else workshop.reference()
+    return without_rows(whole, preserved), preserved
 
 
 def attacker_of(workshop: Workshop, attack: AttackConfig, draw: Draw, device: str) -> Attacker:

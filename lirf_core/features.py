@@ -1,4 +1,4 @@
-"""The last layer's features: what a network knows, even if its logits do not show it."""
+"""Features at the split and of the last layer: what a network knows, even if its logits do not show it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +13,13 @@ from lirf_core.images.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Answers:
-    """`features` (N, F) are the input of the last linear layer, `logits` (N, classes) its output. float32, CPU."""
+    """`features` (N, F) are the input of the last linear layer, `logits` (N, classes) its output; `split` (N, C) is the
+    lower part's output, averaged over the positions of each channel. float32, CPU.
+    """
 
     features: Tensor
     logits: Tensor
+    split: Tensor
 
 
 class LastFeatures:
@@ -52,12 +55,14 @@ def answers_of(
 
     `on_batch` is called after each batch and can raise an exception to stop the run.
     """
-    features, logits = [], []
+    features, logits, splits = [], [], []
     with LastFeatures(upper) as last:
         for chunk in torch.split(images, batch):
             with compute.autocast():
-                answer = upper(lower(compute.inputs(chunk, preprocessing)))
+                split = lower(compute.inputs(chunk, preprocessing))
+                answer = upper(split)
             features.append(last.latest.float().cpu())
             logits.append(answer.float().cpu())
+            splits.append(split.float().mean((2, 3)).cpu())
             on_batch()
-    return Answers(torch.cat(features), torch.cat(logits))
+    return Answers(torch.cat(features), torch.cat(logits), torch.cat(splits))

@@ -74,7 +74,7 @@ def limit_of(budget: dict[str, Any]) -> float:
     """The points that the target may be ahead of the reference."""
     if budget["images"] <= FEW:
         return AHEAD
-    return PROBE_AHEAD_WITH_MANY if budget["kind"] == "probe" else AHEAD_WITH_MANY
+    return AHEAD_WITH_MANY if budget["kind"] == "best" else PROBE_AHEAD_WITH_MANY
 
 
 def title(budget: dict[str, Any]) -> str:
@@ -82,8 +82,8 @@ def title(budget: dict[str, Any]) -> str:
     if not budget["images"]:
         return "read without an image, by a constant on the logits"
     images = f"{budget['images']} images a class"
-    if budget["kind"] == "probe":
-        return f"linear probe, {images}"
+    if budget["kind"] != "best":
+        return f"linear {budget['kind']}, {images}"
     return f"read with {images}, " + (f"{budget['steps']} steps" if budget["steps"] else "no training")
 
 
@@ -109,7 +109,7 @@ def _rows(evidence: dict[str, Any], attacks: dict[str, Any]) -> Iterator[Row]:
         names = {
             name: _most_frequent(readings[name]["attacks"]) for name in ("target", "reference") if name in readings
         }
-        detail = "" if budget["kind"] == "probe" or not budget["images"] else _best(names)
+        detail = _best(names) if budget["kind"] == "best" and budget["images"] else ""
         yield Row(title(budget), good, values, verdict_of(evidence, number), detail)
 
 

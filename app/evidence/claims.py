@@ -62,7 +62,7 @@ def relearning(evidence: dict[str, Any], has_many: bool) -> Verdict | None:
 
 
 def _margin(budget: dict[str, Any]) -> float:
-    return PROBE_AHEAD_WITH_MANY if budget["kind"] == "probe" else AHEAD_WITH_MANY
+    return AHEAD_WITH_MANY if budget["kind"] == "best" else PROBE_AHEAD_WITH_MANY
 
 
 def _worst(verdicts: Sequence[Verdict]) -> Verdict | None:

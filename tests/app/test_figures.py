@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.evidence import claims, plots
+from app.evidence import attack_figures, claims, plots
 from app.evidence.figures import Verdict, class_verdicts, explanations, rows, still_known, unseen, warnings
 from lirf_core.evidence.intervals import chances, interval
 
@@ -166,6 +166,9 @@ def test_many_images_and_probes_have_stricter_limits() -> None:
     assert result("read with 10 images a class, 20", 7) == result("linear probe, 10 images", 7) == Verdict.MET
     assert result("read with 100 images a class, 80", 7) == result("linear probe, 100 images", 5) == Verdict.NOT_MET
     assert result("read with 100 images a class, 80", 3) == result("linear probe, 100 images", 1) == Verdict.MET
+    at_the_split = {"kind": "probe at the split", "images": 100, "steps": 0}
+    assert attack_figures.title(at_the_split) == "linear probe at the split, 100 images a class"
+    assert attack_figures.limit_of(at_the_split) == attack_figures.PROBE_AHEAD_WITH_MANY
 
 
 def claimed(points: float, **more: Any) -> list[Verdict | None]:

@@ -38,6 +38,7 @@ def test_the_last_features_are_the_input_of_the_last_linear_layer() -> None:
     pixels, _ = images(6, [0, 1])
     answers = answers_of(net.lower, net.upper, pixels, PREPROCESSING, CPU, batch=4)
     assert torch.allclose(last_layer(net.upper)(answers.features), answers.logits, atol=1e-5)
+    assert torch.allclose(net.lower(CPU.inputs(pixels, PREPROCESSING)).mean((2, 3)), answers.split, atol=1e-5)
     with LastFeatures(net.upper) as last:
         net(CPU.inputs(pixels, PREPROCESSING))
     assert torch.allclose(last.latest, answers.features, atol=1e-5)

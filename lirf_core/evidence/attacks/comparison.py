@@ -24,8 +24,9 @@ from lirf_core.evidence.images import Labelled
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 from lirf_core.network import SplitNetwork
 
-Kind = Literal["best", "probe"]
-PROBE = ("logistic probe", "penalty 10")  # every plan has it, and nothing is tuned
+Kind = Literal["best", "probe", "probe at the split"]
+PROBES: dict[Kind, str] = {"probe": "logistic probe", "probe at the split": "logistic probe at the split"}
+PENALTY = "penalty 10"  # every plan has it, so nothing is tuned
 GOAL = 0.9  # of what the original answers: the goal of the anamnesis index (alpha is 10 %)
 WITHOUT_REFERENCE = 2  # attackers, if there is nothing to compare the target with
 PIXELS = 32 * 64 * 64  # in a batch; larger images come in smaller batches, as an examination must end
@@ -36,7 +37,7 @@ LEAST_BATCH = 8
 class Budget:
     """What an attacker may use: labelled images of each class, and steps of fine-tuning.
 
-    kind: the best of all attacks within it, or a linear probe alone.
+    kind: the best of all attacks within it, or a linear probe alone, of the last layer's features or at the split.
     """
 
     kind: Kind
@@ -244,7 +245,7 @@ class Comparison:
         return [
             Budget("best", 0, 0),
             *(Budget("best", count, steps) for count, steps in trained),
-            *(Budget("probe", count, 0) for count in config.probe_images),
+            *(Budget(kind, count, 0) for kind in PROBES for count in config.probe_images),
         ]
 
 
@@ -258,9 +259,9 @@ def _within(config: AttackConfig, learning: int, most_batch: int) -> AttackConfi
 
 def _reading(budget: Budget, attempts: Sequence[Sequence[Attempt]]) -> Reading:
     """attempts: of each draw."""
-    if budget.kind == "probe":
+    if probe := PROBES.get(budget.kind):
         chosen = [
-            next(one for one in of_draw if (one.attack, one.settings) == PROBE and one.images == budget.images)
+            next(one for one in of_draw if (one.attack, one.settings, one.images) == (probe, PENALTY, budget.images))
             for of_draw in attempts
         ]
         values = [one.plain for one in chosen]

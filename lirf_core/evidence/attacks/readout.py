@@ -1,4 +1,4 @@
-"""Ridge regression on the last layer's features; `evidence.probe` has the logistic one."""
+"""Ridge regression on features; `evidence.probe` has the logistic one."""
 
 import torch
 from torch import Tensor

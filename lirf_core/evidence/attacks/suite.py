@@ -1,8 +1,10 @@
 """All attacks on one network by one attacker, and the best of them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +26,9 @@ from lirf_core.evidence.probe import linear_probe
 from lirf_core.evidence.relearning import FineTuning, fine_tuned
 from lirf_core.features import Answers
 from lirf_core.network import SplitNetwork
+
+# Where attackers read features. The lower part knows much that the upper part no longer tells apart.
+DEPTHS: dict[str, Callable[[Answers], Tensor]] = {"": attrgetter("features"), " at the split": attrgetter("split")}
 
 
 @dataclass(frozen=True)
@@ -88,32 +93,35 @@ class Suite:
         yield self._attempt("bias", "", 0, 0, _logits(self._asked))
 
     def _probes(self) -> Iterator[Attempt]:
-        """New readouts of all classes."""
+        """New readouts of all classes, at each depth."""
         attacker, classes = self._attacker, self._attacker.classes
-        asked = [of.features for of in self._asked]
         for count in self._config.probe_images:
             images, labels = attacker.few(count)
-            training = attacker.ask(self._network, images).features, labels
-            for penalty in self._config.penalties:
-                read = Read(*ridge(training, asked, classes, penalty))
-                yield self._attempt("ridge probe", f"penalty {penalty:g}", count, 0, read)
-                both = linear_probe(training, torch.cat(asked), classes, penalty)
-                read = Read(both[: len(asked[0])], both[len(asked[0]) :])
-                yield self._attempt("logistic probe", f"penalty {penalty:g}", count, 0, read)
+            answers = attacker.ask(self._network, images)
+            for place, features in DEPTHS.items():
+                training, asked = (features(answers), labels), [features(of) for of in self._asked]
+                for penalty in self._config.penalties:
+                    read = Read(*ridge(training, asked, classes, penalty))
+                    yield self._attempt(f"ridge probe{place}", f"penalty {penalty:g}", count, 0, read)
+                    both = linear_probe(training, torch.cat(asked), classes, penalty)
+                    read = Read(both[: len(asked[0])], both[len(asked[0]) :])
+                    yield self._attempt(f"logistic probe{place}", f"penalty {penalty:g}", count, 0, read)
 
     def _prototypes(
         self, count: int, network: SplitNetwork, asked: tuple[Answers, Answers], name: str
     ) -> Iterator[Attempt]:
-        """New deposited logits by the distance from class means; the preserved ones stay."""
+        """New deposited logits by the distance from class means, at each depth; the preserved ones stay."""
         attacker = self._attacker
         images, labels = attacker.few(count)
         answers = attacker.ask(network, images)
-        means = prototypes(answers.features, labels, range(attacker.classes))
         preserved = answers.logits[:, sorted(attacker.preserved)]
-        spread = (preserved.std() / centred_cosines(answers.features, means).std().clamp_min(1e-12)).item()
-        for scale in self._config.scales:
-            read = Read(*(with_nearest_prototypes(of, means, attacker.deposited, scale * spread) for of in asked))
-            yield self._attempt(name, f"scale {scale:g}", count, 0, read)
+        for place, features in DEPTHS.items():
+            means = prototypes(features(answers), labels, range(attacker.classes))
+            spread = (preserved.std() / centred_cosines(features(answers), means).std().clamp_min(1e-12)).item()
+            for scale in self._config.scales:
+                nearest = partial(with_nearest_prototypes, deposited=attacker.deposited, scale=scale * spread)
+                read = Read(*(nearest(of.logits, features(of), means) for of in asked))
+                yield self._attempt(f"{name}{place}", f"scale {scale:g}", count, 0, read)
 
     def _statistics(self, count: int) -> Iterator[Attempt]:
         """Batch norm learns its statistics again, and then a constant or prototypes."""

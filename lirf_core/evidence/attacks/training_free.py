@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lirf_core.compute import Compute
-from lirf_core.features import Answers
 from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork
 
@@ -49,13 +48,15 @@ def write_prototypes(layer: nn.Linear, rows: Tensor, deposited: Sequence[int], p
         layer.bias[list(deposited)] = layer.bias[list(preserved)].mean()
 
 
-def with_nearest_prototypes(answers: Answers, means: Tensor, deposited: Sequence[int], scale: float) -> Tensor:
-    """The logits, but the deposited ones are cosines to the deposited prototypes, times `scale`.
+def with_nearest_prototypes(
+    logits: Tensor, features: Tensor, means: Tensor, deposited: Sequence[int], scale: float
+) -> Tensor:
+    """The logits (N, classes), but the deposited ones are cosines to the deposited prototypes, times `scale`.
 
-    answers: of N images; means: (classes, F). Returns (N, classes).
+    features: (N, F); means: (classes, F). Returns (N, classes).
     """
     is_deposited = torch.zeros(len(means), dtype=torch.bool).index_fill_(0, torch.tensor(sorted(deposited)), True)
-    return answers.logits.where(~is_deposited, scale * centred_cosines(answers.features, means))
+    return logits.where(~is_deposited, scale * centred_cosines(features, means))
 
 
 def centred_cosines(features: Tensor, means: Tensor) -> Tensor:

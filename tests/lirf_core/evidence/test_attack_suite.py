@@ -114,6 +114,15 @@ def test_without_rows_a_constant_reads_nothing_and_prototypes_do(
     assert by_attack["fine-tuning, preserved images alone"] <= 100 / 3
 
 
+def test_attacks_at_the_split_read_what_the_upper_part_hides(attacker: Attacker, digits_network: SplitNetwork) -> None:
+    hidden = copy.deepcopy(digits_network)
+    hidden.upper.layer4.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output))
+    found = attacked(hidden, range(10), attacker, replace(QUICK, heads=()))
+    read = {one.attack: one.plain.deposited for one in found.attempts}
+    assert read["logistic probe"] <= 100 / 3 + 1
+    assert read["logistic probe at the split"] >= 80
+
+
 def test_every_attack_reads_less_from_an_untrained_network(attacker: Attacker, digits_network: SplitNetwork) -> None:
     from demo.digits import SPEC
 
@@ -126,12 +135,17 @@ def test_every_attack_reads_less_from_an_untrained_network(attacker: Attacker, d
         "bias",
         "ridge probe",
         "logistic probe",
+        "ridge probe at the split",
+        "logistic probe at the split",
         "prototypes",
+        "prototypes at the split",
         "batch norm",
         "batch norm, prototypes",
+        "batch norm, prototypes at the split",
         "fine-tuning, head prototypes",
         "fine-tuning, preserved images alone",
     }
+    assert knowing.pop("ridge probe at the split") == 0  # of five images, it answers too few preserved ones
     assert all(unknowing[name] < knowing[name] for name in knowing)
 
 

@@ -76,8 +76,8 @@ def test_classes_that_are_neither_deposited_nor_preserved_are_left_out() -> None
     comparison = Comparison(replace(field(scarce), preserved=[0, 2, 3]), TINY, "small", True)
     attacks = comparison.result({name: comparison.attack(name, network()) for name in ("target", "reference")})
     assert attacks.asked == 8
-    assert [ahead.points for ahead in attacks.advantages] == [0] * 5
-    assert [ahead.high for ahead in attacks.advantages] == [pytest.approx(NEVER_SEEN / 8, abs=1e-3)] * 5
+    assert [ahead.points for ahead in attacks.advantages] == [0] * 6
+    assert [ahead.high for ahead in attacks.advantages] == [pytest.approx(NEVER_SEEN / 8, abs=1e-3)] * 6
 
 
 def test_what_is_reported_names_attackers_and_budgets() -> None:
@@ -93,11 +93,13 @@ def test_what_is_reported_names_attackers_and_budgets() -> None:
         Budget("best", 2, 1),
         Budget("best", 2, 2),
         Budget("probe", 2, 0),
+        Budget("probe at the split", 2, 0),
     ]
     target = attacks.networks["target"]
-    assert [len(reading.deposited) for reading in target.readings] == [2] * 5
+    assert [len(reading.deposited) for reading in target.readings] == [2] * 6
     assert target.readings[0].attacks == ["bias", "bias"]
     assert target.readings[4].attacks == ["logistic probe, penalty 10"] * 2
+    assert target.readings[5].attacks == ["logistic probe at the split, penalty 10"] * 2
     assert all(len(reading.deposited) == 1 for name in ("original", "fresh") for reading in networks[name].readings)
     tried = {attack for reading in networks["original"].readings for attack in reading.attacks}
     assert not any("fine-tuning" in attack for attack in tried)

@@ -27,7 +27,7 @@ from lirf_core.evidence.attacks.anamnesis import anamnesis_index, relearning_tim
 from lirf_core.evidence.attacks.attacker import Attacker, Attempt
 from lirf_core.evidence.attacks.config import AttackConfig
 from lirf_core.evidence.attacks.statistic import Accuracies, advantage
-from lirf_core.evidence.attacks.suite import attacked, best
+from lirf_core.evidence.attacks.suite import DEPTHS, attacked, best
 from lirf_core.evidence.images import Labelled, halves
 from lirf_core.network import SplitNetwork
 
@@ -190,18 +190,21 @@ def _readings(attack: AttackConfig) -> dict[str, Callable[[dict[str, Any]], floa
     named: dict[str, Callable[[dict[str, Any]], float]] = {
         f"{count} images, {steps} steps" if steps else "no image": _best(count, steps) for count, steps in budgets
     }
-    return named | {f"probe, {count} images": _probe(count) for count in attack.probe_images}
+    probes = {
+        f"probe{place}, {count} images": _probe(place, count) for place in DEPTHS for count in attack.probe_images
+    }
+    return named | probes
 
 
 def _best(count: int, steps: int) -> Callable[[dict[str, Any]], float]:
     return lambda one: best(_attempts(one), count, steps).at_cost.deposited
 
 
-def _probe(count: int) -> Callable[[dict[str, Any]], float]:
+def _probe(place: str, count: int) -> Callable[[dict[str, Any]], float]:
     """The deposited accuracy of the logistic probe without a constant, as the other tables report it."""
 
     def read(one: dict[str, Any]) -> float:
-        settings = "logistic probe", f"penalty {PENALTY:g}", count
+        settings = f"logistic probe{place}", f"penalty {PENALTY:g}", count
         (probe,) = (a for a in _attempts(one) if (a.attack, a.settings, a.images) == settings)
         return probe.plain.deposited
 

@@ -52,15 +52,20 @@ ABLATION: dict[str, DepositConfig] = {
     "ours + Prune": replace(OURS, pruning_rate=0.5),
 }
 
-# Hardenings, by what they try.
-PLAIN = HardeningConfig(epochs=15)
+# Hardenings, by what they try. The second is the one that the service began with.
+HARDENED = HardeningConfig(epochs=15)
 HARDENINGS: dict[str, Recipe] = {
-    "30 % below, 100 % above": Recipe(PLAIN),
-    "15 % below, 60 % above": Recipe(replace(PLAIN, noise_first=0.15, noise_split=0.15, noise_upper=0.6)),
-    "everything fresh": Recipe(replace(PLAIN, noise_first=1.0, noise_split=1.0)),
-    "more noise with depth": Recipe(replace(PLAIN, noise_first=0.2, noise_split=0.8)),
-    "temperature 1": Recipe(replace(PLAIN, temperature=1.0)),
-    "temperature 8": Recipe(replace(PLAIN, temperature=8.0)),
-    "averaged weights": Recipe(replace(PLAIN, average_decay=0.99)),
-    "50 preserved images": Recipe(PLAIN, preserved=50),
+    "ours": Recipe(HARDENED),
+    "30 % below, 100 % above, all features": Recipe(
+        replace(HARDENED, noise_first=0.3, noise_split=0.3, noise_upper=1.0, lambda_ur=0.0, mixed=1.0)
+    ),
+    "all features": Recipe(replace(HARDENED, lambda_ur=0.0)),
+    "mixed to the end": Recipe(replace(HARDENED, mixed=1.0)),
+    "30 % below, 100 % above": Recipe(replace(HARDENED, noise_first=0.3, noise_split=0.3, noise_upper=1.0)),
+    "more noise with depth": Recipe(replace(HARDENED, noise_first=0.2, noise_split=0.8, noise_upper=1.0)),
+    "everything fresh": Recipe(replace(HARDENED, noise_first=1.0, noise_split=1.0, noise_upper=1.0)),
+    "temperature 1": Recipe(replace(HARDENED, temperature=1.0)),
+    "temperature 8": Recipe(replace(HARDENED, temperature=8.0)),
+    "averaged weights": Recipe(replace(HARDENED, average_decay=0.99)),
+    "50 preserved images": Recipe(HARDENED, preserved=50),
 }

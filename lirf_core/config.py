@@ -72,16 +72,20 @@ class HardeningConfig:
 
     noise_first, noise_split: the share of fresh weights in the first layer and in the layer before the split, and in
     proportion to its depth in each layer between them; noise_upper: in the upper part. temperature: of the
-    distillation. average_decay: of the moving average of the weights, which is the result; 0 takes the last weights.
+    distillation. mixed: the share of the steps in which images are cut into each other; the last steps learn from whole
+    images, as the network will see them. average_decay: of the moving average of the weights, which is the result; 0
+    takes the last weights. lambda_ur: weight of `losses.unread`, what the features hold besides the answers.
     epochs: over the transfer set; None: see `epochs_for`.
     learning_rate: the peak of a one-cycle schedule, a fifth of which rises. proxies: the maximum number of proxy images
     in the transfer set.
     """
 
-    noise_first: float = 0.3
-    noise_split: float = 0.3
-    noise_upper: float = 1.0
+    noise_first: float = 0.15
+    noise_split: float = 0.15
+    noise_upper: float = 0.6
     temperature: float = 4.0
+    lambda_ur: float = 2.0
+    mixed: float = 0.7
     average_decay: float = 0.0
     epochs: int | None = None
     batch_size: int = 128

@@ -4,7 +4,7 @@ Suppressed logits hide knowledge that the weights still hold. So the target's an
 distilled into a copy of it that has no deposited rows and whose weights are mixed with fresh ones (Lee et al.,
 Distillation Robustifies Unlearning, 2025). Eq. 8 allows this, because a target and a deposit module meet in their
 logits only. No preserved image is needed: the copy learns from the deposit images and their proxies, cut into each
-other.
+other. Its features are pressed to hold nothing besides its answers.
 """
 
 import copy
@@ -16,9 +16,10 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lirf_core import losses
-from lirf_core.class_rows import without_rows
+from lirf_core.class_rows import last_layer, without_rows
 from lirf_core.compute import Compute, memory_errors
 from lirf_core.config import HardeningConfig as HardeningConfig
+from lirf_core.features import LastFeatures
 from lirf_core.images.preprocessing import Preprocessing
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.state import part_of, prefixed
@@ -132,20 +133,23 @@ class Hardener(Stepwise):
         """Follow the gradient of the distillation on the images of these numbers (B,). Returns the loss, detached."""
         cfg = self.config
         augmented = cfg.augmentation(self.images[numbers], self.generator)
-        inputs = cut_and_mix(self.compute.inputs(augmented, self.transfer.preprocessing), self.generator)
-        with self.compute.autocast():
+        inputs = self.compute.inputs(augmented, self.transfer.preprocessing)
+        if self.step < cfg.mixed * self.steps:
+            inputs = cut_and_mix(inputs, self.generator)
+        with self.compute.autocast(), LastFeatures(self.student.upper) as last:
             with torch.no_grad():
                 teacher_logits = self.teacher(inputs).float()[:, self.classes]
             student_logits = self.student(inputs).float()
         everything = torch.arange(len(self.classes), device=inputs.device)
-        loss = losses.distil(student_logits, teacher_logits, everything, cfg.temperature)
+        kept = losses.distil(student_logits, teacher_logits, everything, cfg.temperature)
+        unread = losses.unread(last.latest, last_layer(self.student.upper).weight)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (kept + cfg.lambda_ur * unread).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.student.parameters(), cfg.max_gradient_norm)
         self.optimiser.step()
         self.learning_rates.step()
         self._follow()
-        return {"kp": loss.detach()}
+        return {"kp": kept.detach(), "ur": unread.detach()}
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -127,6 +127,19 @@ def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum() / teacher.square().sum().clamp_min(1e-12)
 
 
+def unread(features: Tensor, rows: Tensor) -> Tensor:
+    """The share of the features' variance over a batch that no row of the last layer reads, from 0 to 1.
+
+    Answers need nothing outside the span of the rows, so what lies there can only help someone who writes new rows
+    (neural collapse, Papyan et al., 2020, leaves it empty by itself, but only after many epochs).
+    features: (B, F), the last layer's inputs; rows: (P, F), its weights, which get no gradient. Returns a scalar.
+    """
+    centred = features.float() - features.float().mean(0, keepdim=True)
+    basis: Tensor = torch.linalg.qr(rows.detach().float().T)[0]  # (F, min(F, P))
+    outside = centred - centred @ basis @ basis.T
+    return outside.square().sum() / centred.square().sum().clamp_min(1e-12)
+
+
 class ModuleAnswer(NamedTuple):
     """A deposit module's logits (B, classes), the class indices that it answers for, and its weight in a mean."""
 

@@ -30,7 +30,7 @@ def harden(
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images and their proxies.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="Other settings as JSON, such as '{\"noise_upper\": 0.6}'.")
+        str | None, typer.Option(help="Other settings as JSON, such as '{\"noise_upper\": 1.0}'.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it has ended. A queued or running one is followed.")] = True,
     url: Url = DEFAULT_URL,
@@ -48,7 +48,7 @@ def harden(
     try:
         settings = {**(json.loads(config) if config else {}), **({"epochs": epochs} if epochs else {})}
     except ValueError:
-        raise typer.BadParameter("--config must be JSON, such as '{\"noise_upper\": 0.6}'.") from None
+        raise typer.BadParameter("--config must be JSON, such as '{\"noise_upper\": 1.0}'.") from None
     with connect(url, state) as lirf:
         current = lirf.model(model)["hardening"]
         if current["id"] and current["state"] in ("queued", "running") and dataset is None:

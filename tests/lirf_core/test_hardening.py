@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from lirf_core import hardening, losses
 from lirf_core.architectures import ArchitectureSpec, build
 from lirf_core.checkpoints import ForeignCheckpoint
+from lirf_core.class_rows import last_layer
 from lirf_core.config import HARDENED_PER_DEPOSITED, MAX_PROXIES_PER_IMAGE, DepositConfig, HardeningConfig
+from lirf_core.features import answers_of
 from lirf_core.hardening import HardeningRun, Transfer, cut_and_mix, harden, mix
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.network import SplitNetwork, digest
@@ -55,6 +58,25 @@ def test_a_hardening_goes_on_from_its_checkpoint_to_the_same_network() -> None:
         assert whole(hardened(config, checkpoint=checkpoint)) == whole(uninterrupted)
     with pytest.raises(ForeignCheckpoint):
         hardened(replace(config, epochs=3), checkpoint=checkpoints[0])
+
+
+def test_the_features_hold_little_besides_the_answers() -> None:
+    pixels = images(40, [0, 1], seed=1)[0]
+
+    def held(weight: float) -> float:
+        one = hardened(replace(QUICK, epochs=12, lambda_ur=weight))
+        features = answers_of(one.lower, one.upper, pixels, PREPROCESSING, CPU).features
+        return losses.unread(features, last_layer(one.upper).weight).item()
+
+    assert held(5.0) < held(0.0) / 2
+
+
+@pytest.mark.parametrize(("share", "mixed"), [(0.0, 0), (0.5, 3), (1.0, 6)])
+def test_the_last_steps_learn_from_whole_images(share: float, mixed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(hardening, "cut_and_mix", lambda inputs, _: sizes.append(len(inputs)) or inputs)
+    hardened(replace(QUICK, mixed=share))
+    assert len(sizes) == mixed
 
 
 def test_raising_in_a_step_stops_the_hardening() -> None:

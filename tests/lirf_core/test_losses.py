@@ -126,3 +126,16 @@ def test_deposit_images_that_have_their_unseen_margins_cost_nothing() -> None:
     margins = losses.margins(LOGITS, labels)
     assert losses.margin_distance(LOGITS, labels, margins) == 0
     assert losses.margin_distance(LOGITS, labels, margins - 3) == pytest.approx(2.5)
+
+
+def test_unread_is_the_share_of_variance_outside_of_the_rows() -> None:
+    rows = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    features = torch.tensor([[3.0, 0.0, 7.0], [-3.0, 0.0, 7.0]])
+    assert losses.unread(features, rows).item() == pytest.approx(0, abs=1e-6)  # a constant says nothing of an image
+    features = torch.tensor([[1.0, 0.0, 2.0], [-1.0, 0.0, -2.0]], requires_grad=True)
+    found = losses.unread(features, rows)
+    assert found.item() == pytest.approx(4 / 5)
+    found.backward()
+    assert features.grad is not None
+    assert losses.unread(features.detach(), torch.eye(3)).item() == pytest.approx(0, abs=1e-6)
+    assert losses.unread(torch.ones(4, 3), rows).item() == 0

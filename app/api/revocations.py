@@ -1,6 +1,7 @@
 """Ends what a key or token has begun when it is revoked or expires: streams, uploads, long answers."""
 
 import asyncio
+import logging
 
 from anyio import CancelScope
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,6 +10,7 @@ from app.access.service import Actor, Unauthenticated
 from app.api.authentication import Callers
 from app.api.problems import answer_to
 
+log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 
 
@@ -38,6 +40,7 @@ class EndRevoked:
         except Exception:
             if not request.is_ended:
                 raise
+            log.info("a request whose key was revoked ended with an error", exc_info=True)
         finally:
             request.close()
         if request.is_ended and not request.has_answer:

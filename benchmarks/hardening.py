@@ -69,6 +69,8 @@ def outcome(workshop: Workshop, subject: Subject, attack: AttackConfig, draw: Dr
         network, answered = network_of(workshop, subject)
         attacker = attacker_of(workshop, attack, draw, device)
         found = attacked(network, answered, attacker, replace(attack, seed=draw.number))
+        if draw.number:  # the first attacker measures the time
+            return asdict(found) | {"relearning_time": None, "goal": None}
         whole = with_rows(network, answered, attacker.classes)
         goal = 0.9 * found.before.deposited if subject.name == "original" else knowledge(workshop, attack, draw, device)
         time = relearning_time(whole, attacker, goal, max(attack.probe_images), draw.number)
@@ -213,7 +215,7 @@ def _probe(place: str, count: int) -> Callable[[dict[str, Any]], float]:
 
 def _times(outcomes: reports.Outcomes) -> dict[str, reports.Column]:
     """The index; no figure if the goal was not reached within ten epochs, by this network or by a reference."""
-    times = [one["relearning_time"] for one in outcomes["reference"]]
+    times = [one["relearning_time"] for one in outcomes["reference"] if not one["draw"]["number"]]
     reference = None if None in times else round(fmean(times))
     return {"AIN": lambda one: anamnesis_index(one["relearning_time"], reference)}
 

@@ -10,9 +10,10 @@ MIN_STEPS = 120
 MIN_HARDENING_STEPS, MAX_HARDENING_STEPS = 300, 6000
 HARDENING_EPOCHS = 15
 MAX_PROXIES_PER_IMAGE = 8  # more would repeat its background
-# Images that a hardening learns from in the time in which a deposit learns from one, which trains two networks: 1.26 on
-# digits (`benchmarks/recover_logits.py`), with the proxies that it makes.
-HARDENED_PER_DEPOSITED = 1.25
+# Images that a hardening learns from for each one that its deposit learns from. A deposit trains two networks, so in
+# the time of one image a hardening learns from 1.26 on digits (`benchmarks/recover_logits.py`, with the proxies that it
+# makes) and from 1.7 on CIFAR-10: it may take the time of two deposits.
+HARDENED_PER_DEPOSITED = 2.5
 SAMPLE_EPOCHS, SAMPLE_STEPS = 10, 240  # of a deposit of single images
 
 
@@ -99,7 +100,7 @@ class HardeningConfig:
 
     @classmethod
     def like(cls, deposit: DepositConfig, images: int) -> "HardeningConfig":
-        """A hardening that takes about as long as this deposit of so many images, and augments as it does."""
+        """A hardening that takes at most the time of two such deposits of so many images, and augments as they do."""
         steps = -(-images // deposit.batch_size)
         of_step = min(images, deposit.batch_size) + (deposit.proxy_batch if deposit.proxies else 0)
         proxies = min(deposit.proxies, cls.proxies)

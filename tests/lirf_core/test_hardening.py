@@ -150,7 +150,7 @@ def test_a_box_of_another_image_replaces_a_part_of_each_image() -> None:
 
 
 @pytest.mark.parametrize("images", [8, 40, 1_000, 50_000])
-def test_a_hardening_like_a_deposit_takes_about_as_long(images: int) -> None:
+def test_a_hardening_like_a_deposit_takes_the_time_of_two(images: int) -> None:
     deposit = DepositConfig()
     config = HardeningConfig.like(deposit, images)
     steps = deposit.epochs_for(-(-images // 128)) * -(-images // 128)

@@ -1,4 +1,4 @@
-"""Hardening: a target that relearns the deposited classes hardly sooner than a network that never knew them.
+"""Hardening: a target whose weights tell less of the deposited classes.
 
 Suppressed logits hide knowledge that the weights still hold. So the target's answers among the preserved classes are
 distilled into a copy of it that has no deposited rows and whose weights are mixed with fresh ones (Lee et al.,

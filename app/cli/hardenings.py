@@ -39,8 +39,8 @@ def harden(
 ) -> None:
     """Harden the target in service, or follow the hardening that a deposit began.
 
-    Anyone who has its weights should relearn what was forgotten hardly sooner
-    than from a network that never knew it. `lirf evidence` measures that. The
+    Anyone who has its weights should find less of what was forgotten. `lirf
+    evidence` measures what they find, beside a network that never knew it. The
     hardened network answers while nothing is withdrawn, if the policy says so.
 
     Example: lirf harden birds

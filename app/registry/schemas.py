@@ -214,8 +214,8 @@ class Policy(BaseModel):
         "withdrawn, may lose since the original network, by all deposits together."
     )
     hardening: Hardening = Field(
-        description="`served`: after each deposit a worker hardens the target, so that what was forgotten is relearnt "
-        "hardly sooner than by a network that never knew it, and the hardened network answers while nothing is "
+        description="`served`: after each deposit a worker hardens the target, so that those who have its weights find "
+        "less of what was forgotten, and the hardened network answers while nothing is "
         "withdrawn. `export`: it is made, but not served. `none`: targets are not hardened."
     )
 

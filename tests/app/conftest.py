@@ -9,6 +9,7 @@ import pytest
 
 from app.base.database import Database
 from app.base.settings import Settings
+from app.vault import erasure
 from tests.app.identity_provider import Provider
 from tests.app.service import Service, serving_on, started
 from tests.app.states import Beginning, State, begins_with, state
@@ -16,6 +17,9 @@ from tests.databases import KINDS, POSTGRESQL, own_database
 
 __all__ = ["HTTP", "KINDS", "POSTGRESQL", "Service", "begins_with", "on_one_database", "own_database", "started"]
 
+# Other tests create databases at the same time. Each creation is a transaction that PostgreSQL's erasure waits for, and
+# on a slow machine it takes longer than a user would wait.
+erasure.WAIT_SECONDS = 30.0
 HTTP = httpx.Client(timeout=60)  # httpx.get reads the certificates that it trusts for each request: 50 ms
 # For what has nothing to do with the database: how a request is read, a page written, a number computed.
 on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -7,7 +7,7 @@ import typer
 
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, Reason, State, Url, Yes
-from app.cli.output import backups_until, cell, err, fail, moment, not_erased, plain, say, show, table
+from app.cli.output import backups_until, cell, err, fail, moment, not_erased, plain, say, show, table, typed_name
 from lirf_client import Hardening
 
 if TYPE_CHECKING:
@@ -118,11 +118,8 @@ def new_base(
     Example: lirf new-base birds --reason "nothing shall relearn dodo"
     """
     with connect(url, state) as lirf:
-        confirmation = model
-        if not confirmed:
-            err.print(f"This destroys every network of [bold]{plain(model)}[/bold] but the hardened one, for good.")
-            confirmation = typer.prompt("To confirm, type the name of the model", err=True)
-        based = lirf.make_base(model, confirm=confirmation.strip(), reason=reason)
+        consequence = f"This destroys every network of [bold]{plain(model)}[/bold] but the hardened one, for good."
+        based = lirf.make_base(model, confirm=model if confirmed else typed_name(consequence), reason=reason)
     message = f"Revision {based['revision']} of {plain(model)} is its hardened network. Everything older is destroyed. "
     message += backups_until(based["shred_effective_at"]) + not_erased(based["still_in"], based["also_in"])
     show(as_json, based, message)

@@ -9,7 +9,20 @@ import typer
 from app.cli import text_files
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, Reason, State, Url, Yes, demand_finite
-from app.cli.output import backups_until, cell, err, fail, moment, not_erased, out, percent, plain, show, table
+from app.cli.output import (
+    backups_until,
+    cell,
+    err,
+    fail,
+    moment,
+    not_erased,
+    out,
+    percent,
+    plain,
+    show,
+    table,
+    typed_name,
+)
 from lirf_client import LirfError, Model
 from lirf_core.architectures import ARCHITECTURES, SMALL
 
@@ -129,11 +142,9 @@ def remove_model(
     Example: lirf remove birds --reason "the service ends"
     """
     with connect(url, state) as lirf:
-        confirmation = model
-        if not confirmed:
-            err.print(f"This destroys every network, deposit module and data set of [bold]{plain(model)}[/bold].")
-            confirmation = typer.prompt("To confirm, type the name of the model", err=True)
-        removed = lirf.remove_model(model, confirm=confirmation.strip(), reason=reason)
+        consequence = f"This destroys every network, deposit module and data set of [bold]{plain(model)}[/bold]."
+        confirmation = model if confirmed else typed_name(consequence)
+        removed = lirf.remove_model(model, confirm=confirmation, reason=reason)
     message = f"Removed: model {plain(model)} no longer exists. {backups_until(removed['shred_effective_at'])}"
     show(as_json, removed, message + not_erased(removed["still_in"], removed["also_in"]))
 

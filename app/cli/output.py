@@ -127,6 +127,12 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def typed_name(consequence: str) -> str:
+    """Say what will be destroyed, and ask for the name of the model. consequence: markup."""
+    err.print(consequence)
+    return str(typer.prompt("To confirm, type the name of the model", err=True)).strip()
+
+
 def accept_any_character() -> None:
     """Where the terminal's encoding lacks a character, print its number instead of ending with an error."""
     for stream in (sys.stdout, sys.stderr):

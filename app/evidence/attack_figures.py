@@ -72,8 +72,11 @@ def verdict_of(evidence: dict[str, Any], number: int, margin: float | None = Non
 
 def limit_of(budget: dict[str, Any]) -> float:
     """The points that the target may be ahead of the reference."""
-    if budget["images"] <= FEW:
-        return AHEAD
+    return AHEAD if budget["images"] <= FEW else strict_limit_of(budget)
+
+
+def strict_limit_of(budget: dict[str, Any]) -> float:
+    """The points that it may be ahead for the strictest claim, however few the images."""
     return AHEAD_WITH_MANY if budget["kind"] == "best" else PROBE_AHEAD_WITH_MANY
 
 

@@ -53,16 +53,12 @@ def relearning(evidence: dict[str, Any], has_many: bool) -> Verdict | None:
     if has_many and attacks["strength"] != "full":
         return None
     verdicts = {
-        attack_figures.verdict_of(evidence, number, _margin(budget) if has_many else AHEAD)
+        attack_figures.verdict_of(evidence, number, attack_figures.strict_limit_of(budget) if has_many else AHEAD)
         for number, budget in enumerate(attacks["budgets"])
         if budget["images"] <= needed and (has_many or budget["steps"] <= MOST_STEPS)
     }
     worst = _worst([verdict for verdict in verdicts if verdict])
     return Verdict.TOO_FEW if worst == Verdict.MET and attacks["learning"] < needed else worst
-
-
-def _margin(budget: dict[str, Any]) -> float:
-    return AHEAD_WITH_MANY if budget["kind"] == "best" else PROBE_AHEAD_WITH_MANY
 
 
 def _worst(verdicts: Sequence[Verdict]) -> Verdict | None:

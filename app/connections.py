@@ -56,7 +56,8 @@ class Connection(HttpToolsProtocol):
         self.app_state = {**self.app_state, "connection": self}
         self._expect_head()
         if len(self.connections) > MAX_CONNECTIONS:
-            _make_room(self.connections)
+            _make_room(connection for connection in self.connections if connection is not self)
+        self._is_surplus = len(self.connections) > MAX_CONNECTIONS
         if len(self.connections) > MAX_CONNECTIONS + RESERVED:
             self.abort()
 
@@ -81,8 +82,8 @@ class Connection(HttpToolsProtocol):
             raise TooManyPipelined
         self._is_in_head, self._head_bytes, self._body_bytes = False, 0, 0
         self._set_timer(BODY_SECONDS, self._check_body)
-        is_full = len(self.connections) > MAX_CONNECTIONS and not self.url.startswith(_HEALTH)
-        self.app = _refuse_connection if is_full else self.config.loaded_app
+        is_refused = self._is_surplus and not self.url.startswith(_HEALTH)
+        self.app = _refuse_connection if is_refused else self.config.loaded_app
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -116,6 +117,7 @@ class Connection(HttpToolsProtocol):
         """End the connection at once. Bytes that have not left are dropped, and the client sees a broken connection."""
         if self._answered:
             self._answered.disconnected = True  # or else it writes to what is closed
+        self.connections.discard(self)  # it takes nobody's place from now on
         with suppress(OSError, AttributeError):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
@@ -193,7 +195,7 @@ async def _refuse_connection(scope: Any, receive: Any, send: Any) -> None:
 
 
 def _make_room(connections: Iterable[Any]) -> None:
-    """End the oldest idle connection; those that have never sent a whole request go first."""
+    """End the oldest idle connection, if one is idle; those that have never sent a whole request go first."""
     idle = [connection for connection in connections if connection.is_idle]
-    if len(idle) > 1:
+    if idle:
         min(idle, key=lambda connection: (connection.cycle is not None, connection.begun)).abort()

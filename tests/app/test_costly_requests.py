@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,6 @@ import pytest
 import safetensors.torch
 
 from app.access.service import Role
-from app.connections import MAX_PIPELINED
 from demo.__main__ import free_port
 from lirf_client import Client
 from lirf_core.architectures import ArchitectureSpec
@@ -315,57 +314,3 @@ def _is_closed(connection: socket.socket) -> bool:
     except OSError:
         pass
     return True
-
-
-def _sent(connection: socket.socket, pieces: Iterator[bytes]) -> int:
-    """How many pieces the server takes before it ends the connection."""
-    count = 0
-    try:
-        for count, piece in enumerate(pieces):  # noqa: B007
-            connection.sendall(piece)
-    except OSError:
-        pass
-    return count
-
-
-@begins_with()
-def test_a_body_that_comes_too_slowly_is_ended(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.connections.BODY_SECONDS", 0.5)
-    head = f"Host: x\r\nAuthorization: Bearer {service.key_of('slow', Role.ADMINISTRATOR)}\r\nContent-Length: 1000000"
-
-    def slowly() -> Iterator[bytes]:
-        for _ in range(600):
-            yield b"x"
-            time.sleep(0.05)
-
-    with socket.create_connection(("127.0.0.1", httpx.URL(service.url).port or 80)) as connection:
-        connection.sendall(f"POST /v1/keys HTTP/1.1\r\n{head}\r\n\r\n".encode())
-        assert _sent(connection, slowly()) < 500
-
-
-@begins_with()
-def test_a_head_has_a_bound(service: Service) -> None:
-    with socket.create_connection(("127.0.0.1", httpx.URL(service.url).port or 80)) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\n")
-        assert _sent(connection, (b"X-%d: %s\r\n" % (number, b"a" * 1000) for number in range(20_000))) < 15_000
-
-
-@begins_with()
-def test_requests_that_are_sent_ahead_have_a_bound(service: Service) -> None:
-    """Within it, all are answered, in order."""
-    address = "127.0.0.1", httpx.URL(service.url).port or 80
-    request = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-    with socket.create_connection(address) as connection:
-        connection.settimeout(30)
-        connection.sendall(request * 50)
-        received = b""
-        while received.count(b" 200 OK") < 50:
-            received += connection.recv(1 << 16)
-    with socket.create_connection(address) as connection:
-        connection.settimeout(30)
-        received = b""
-        with suppress(ConnectionError):
-            connection.sendall(request * 20_000)
-            while piece := connection.recv(1 << 16):
-                received += piece
-    assert received.count(b" 200 OK") < 2 * MAX_PIPELINED

@@ -85,7 +85,10 @@ def write_weights(path: Path, network: SplitNetwork) -> Path:
 
 
 def main() -> None:
-    """Write the files of the tutorial and the how-tos: weights, a deposit set of 0, 1 and 2, and held-out digits."""
+    """Write the files of the tutorial and the how-tos: weights, a deposit set of 0, 1 and 2, and held-out digits.
+
+    Weights that are there already stay.
+    """
     parser = argparse.ArgumentParser(prog="python -m demo.digits", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
@@ -102,7 +105,8 @@ def main() -> None:
     digits.write_zip(folder / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
     digits.write_zip(folder / "evaluation.zip", digits.held_out)
     Image.fromarray(digits.images[digits.of_classes(digits.held_out, [0])[0]]).save(folder / "zero.png")
-    write_weights(folder / "digits.safetensors", train(digits))
+    if not (weights := folder / "digits.safetensors").exists():
+        write_weights(weights, train(digits))
 
 
 if __name__ == "__main__":

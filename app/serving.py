@@ -12,6 +12,8 @@ from app.telemetry.metrics import SHARED_METRICS
 OPTIONS: dict[str, Any] = {
     "http": Connection,
     "ws": "none",
+    # uvloop accepts one connection in each round: of 800 that came at once, the last waited for a second.
+    "loop": "asyncio",
     "log_config": None,  # `telemetry.logs` configures logging
     "proxy_headers": False,  # `app.main` reads them, only from LIRF_TRUSTED_PROXIES
     # Longer than clients keep idle connections, so that no request meets a connection that we are closing.

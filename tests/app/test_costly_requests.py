@@ -75,7 +75,7 @@ class Asked:
             log.warning("%s: health %s; answers %s", who, asked.health, asked.answers)
         return (
             self.health.percentile(95) < 0.1 + 2 * alone.health.percentile(99)
-            and max(self.health.seconds) < 1 + 3 * max(alone.health.seconds)
+            and max(self.health.seconds) < 0.5 + 5 * max(alone.health.seconds)
             and self.answers.percentile(90) < 1 + 10 * alone.answers.percentile(90)
         )
 

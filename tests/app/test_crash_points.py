@@ -1,95 +1,26 @@
 """A worker that dies before any durable step of a job, or after the last, loses nothing and leaves nothing half done.
 
-Durable steps are commits, objects that get their name, and objects that are removed. They are counted in a job that
-goes well, so that a step which is new is attacked, too. To die after a step is to die before the next.
+Durable steps are counted in a job that goes well, so that a step which is new is attacked, too.
 """
 
-import math
-import os
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.orm import Session
 
 from app.access.service import LOCAL_ADMINISTRATOR
 from app.base.database import now
-from app.base.settings import Settings
 from app.hardenings import base
 from app.hardenings.jobs import JOBS as HARDENINGS
 from app.hardenings.tables import HardeningRow
 from app.vault import maintenance
-from app.vault.objects import ObjectStore
 from tests.app.conftest import Service
+from tests.app.crashes import attacked, steps_until_death, times_at
 from tests.app.factories import infer_request
 from tests.app.test_jobs import expire_lease, reconcile
-from tests.doses import dose
-from tests.forks import forks
-from worker import heartbeat
 from worker.deposit import work_on
 from worker.hardening import harden_target
 from worker.work import Work
-
-DIED = 137
-
-
-class Steps:
-    """Counts the durable steps of this process, and ends it before one of them."""
-
-    def __init__(self, dies_at: int | None) -> None:
-        self.count, self._dies_at = 0, dies_at
-        event.listen(Session, "before_commit", lambda _: self.begin())
-        for name in ("store", "remove"):
-            setattr(ObjectStore, name, self._counted(getattr(ObjectStore, name)))
-
-    def begin(self) -> None:
-        self.count += 1
-        if self.count == self._dies_at:
-            os._exit(DIED)
-
-    def _counted(self, act: Callable[..., None]) -> Callable[..., None]:
-        def acted(*arguments: object) -> None:
-            self.begin()
-            act(*arguments)
-
-        return acted
-
-
-def carry_out(
-    settings: str, work_on: Callable[[Work, str], bool], job_id: str, dies_at: int | None, told: Path
-) -> None:
-    """In a process of its own."""
-    heartbeat.HEARTBEAT_SECONDS = math.inf  # those that time brings would not come at the same steps again
-    work = Work(Settings.model_validate_json(settings))
-    steps = Steps(dies_at)
-    work_on(work, job_id)
-    told.write_text(str(steps.count))
-    os._exit(DIED if dies_at is not None else 0)
-
-
-def run_in_a_process(
-    service: Service, work_on: Callable[[Work, str], bool], job_id: str, dies_at: int | None, told: Path
-) -> int | None:
-    """Returns its exit code. dies_at: the durable step before which it dies, or at its end if it has fewer."""
-    arguments = service.settings.model_dump_json(), work_on, job_id, dies_at, told
-    process = forks().Process(target=carry_out, args=arguments)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
-def attacked(service: Service, steps: int) -> range:
-    """The steps before which a process dies: all and the end, but on PostgreSQL every second in the short dose."""
-    is_postgresql = service.database.engine.dialect.name == "postgresql"
-    return range(1, steps + 2, dose(2, 1) if is_postgresql else 1)
-
-
-def times_at(step: int) -> int:
-    """How often it dies there: at some steps, what goes on with the work dies, too."""
-    return 2 if step % 3 == 0 else 1
 
 
 def deposits_of(service: Service, model: str) -> tuple[str, str]:
@@ -101,20 +32,17 @@ def deposits_of(service: Service, model: str) -> tuple[str, str]:
 @pytest.mark.attack
 @pytest.mark.processes
 @pytest.mark.timeout(1200)
-def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path) -> None:
+def test_a_worker_may_die_at_every_durable_step(service: Service) -> None:
     service.settings.max_attempts = 3
 
-    def run(deposit_id: str, dies_at: int | None) -> int | None:
-        return run_in_a_process(service, work_on, deposit_id, dies_at, tmp_path / "steps")
-
-    assert run(deposits_of(service, "counted")[1], None) == 0
-    steps = int((tmp_path / "steps").read_text())
+    steps = steps_until_death(service, work_on, deposits_of(service, "counted")[1], step=None)
+    assert steps is not None
     assert steps > 10
     for step in attacked(service, steps):
         model = f"died-{step}"
         first, second = deposits_of(service, model)
         for _ in range(times_at(step)):
-            assert run(second, step) == DIED
+            assert steps_until_death(service, work_on, second, step=step) is not None
             is_published = service.reader.model(model)["revision"] == 2
             check(service, model, [first, second] if is_published else [first])
             if service.reader.deposit(second)["state"] == "running":
@@ -132,25 +60,24 @@ def test_a_worker_may_die_at_every_durable_step(service: Service, tmp_path: Path
 @pytest.mark.attack
 @pytest.mark.processes
 @pytest.mark.timeout(1200)
-def test_a_worker_may_die_at_every_durable_step_of_a_hardening(service: Service, tmp_path: Path) -> None:
+def test_a_worker_may_die_at_every_durable_step_of_a_hardening(service: Service) -> None:
     service.settings.max_attempts = 3
     service.register()
     service.administrator.change_policy("birds", reason="r", hardening="served")
     deposit_id = service.deposit(["auk"], keep_dataset=True)
     service.operator.cancel_hardening(service.reader.hardenings("birds")[0]["id"])
-    told = tmp_path / "steps"
 
     def queued() -> str:
         config = {"epochs": 1, "proxies": 0}
         return service.operator.request_hardening("birds", keep_dataset=True, config=config)["id"]
 
-    assert run_in_a_process(service, harden_target, queued(), None, told) == 0
-    steps = int(told.read_text())
+    steps = steps_until_death(service, harden_target, queued(), step=None)
+    assert steps is not None
     assert steps > 5
     for step in attacked(service, steps):
         hardening_id = queued()
         for _ in range(times_at(step)):
-            assert run_in_a_process(service, harden_target, hardening_id, step, told) == DIED
+            assert steps_until_death(service, harden_target, hardening_id, step=step) is not None
             answer = service.reader.infer("birds", infer_request(1))
             assert answer["parameters"]["revision"] == 1
             with service.database.session() as session:
@@ -171,8 +98,7 @@ def test_a_worker_may_die_at_every_durable_step_of_a_hardening(service: Service,
 @pytest.mark.attack
 @pytest.mark.processes
 @pytest.mark.timeout(1200)
-def test_a_process_may_die_at_every_durable_step_of_a_new_base(service: Service, tmp_path: Path) -> None:
-    told = tmp_path / "steps"
+def test_a_process_may_die_at_every_durable_step_of_a_new_base(service: Service) -> None:
 
     def hardened(model: str) -> None:
         service.register(model)
@@ -182,14 +108,14 @@ def test_a_process_may_die_at_every_durable_step_of_a_new_base(service: Service,
         service.administrator.purge(deposit_id, classes=["auk"], reason="r")
 
     hardened("counted")
-    assert run_in_a_process(service, new_base, "counted", None, told) == 0
-    steps = int(told.read_text())
+    steps = steps_until_death(service, new_base, "counted", step=None)
+    assert steps is not None
     assert steps > 5
     for step in attacked(service, steps):
         model = f"died-{step}"
         hardened(model)
         for time in range(times_at(step)):
-            died = run_in_a_process(service, new_base, model, step, told) == DIED
+            died = steps_until_death(service, new_base, model, step=step) is not None
             assert died or time  # the second time, it may be refused, since it was made
             described = service.reader.model(model)
             assert described["revision"] in (1, 2)

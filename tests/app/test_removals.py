@@ -1,7 +1,6 @@
 """A removed model is gone for good: nothing of it can be decrypted, nothing answers, and the audit keeps its story."""
 
-import math
-from pathlib import Path
+from itertools import count
 
 import pytest
 import sqlalchemy as sa
@@ -10,7 +9,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from typer.testing import CliRunner
 
 from app.access.service import LOCAL_ADMINISTRATOR, Role
-from app.base.settings import Settings
 from app.certificates.signatures import verified
 from app.cli import main
 from app.inference.engine import InferenceEngine
@@ -21,11 +19,10 @@ from app.vault import erasure
 from lirf_client import AwaitingApproval, Client, LirfError
 from lirf_core.compute import Compute
 from tests.app.conftest import Service, begins_with, on_one_database
+from tests.app.crashes import steps_until_death
 from tests.app.factories import infer_request
 from tests.app.states import without_training_attacks
-from tests.app.test_crash_points import DIED, Steps
 from tests.app.test_erasure import files_with, finish, keys
-from tests.forks import forks
 from worker.work import Work
 
 REASON = "the service ends"
@@ -195,33 +192,27 @@ def test_the_command_asks_for_the_name(service: Service, monkeypatch: pytest.Mon
     assert '"still_in": []' in again.output
 
 
-def remove_in_a_process(settings: str, dies_at: int | None, after: bool, told: Path) -> None:
-    work = Work(Settings.model_validate_json(settings))
-    steps = Steps(dies_at, after)
+def remove_birds(work: Work) -> None:
     with work.database.session() as session:
         removals.remove(
             session, work.database, work.vault, work.settings, LOCAL_ADMINISTRATOR, "birds", "birds", REASON
         )
-    told.write_text(str(steps.count))
 
 
 @pytest.mark.attack
 @pytest.mark.processes
 @begins_with("auk")
-def test_a_process_may_die_at_every_durable_step_of_a_removal(service: Service, tmp_path: Path) -> None:
+def test_a_process_may_die_at_every_durable_step_of_a_removal(service: Service) -> None:
     """Before the first commit nothing is removed; after it, a repetition or the reconciler finishes."""
-    before, step, exit_code = keys(service.database), 0, DIED
-    while exit_code == DIED:
-        step += 1
-        arguments = service.settings.model_dump_json(), math.ceil(step / 2), step % 2 == 0, tmp_path / "steps"
-        process = forks().Process(target=remove_in_a_process, args=arguments)
-        process.start()
-        process.join()
-        exit_code = process.exitcode
+    before = keys(service.database)
+    for step in count(1):
+        taken = steps_until_death(service, remove_birds, step=step)
+        assert taken is not None
         is_removed = service.reader.models() == []
         assert is_removed is (step > 1)
         assert keys(service.database) == ({} if is_removed else before)
-    assert exit_code == 0
+        if taken < step - 1:  # it came to its end
+            break
     finish(service.database, Work(service.settings).vault)
     check_destroyed(service, before)
     assert len(list(service.auditor.audit_events(action="model.removed"))) == 1

@@ -2,14 +2,12 @@
 
 import threading
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from app.access.service import LOCAL_ADMINISTRATOR
-from app.base.settings import Settings
 from app.deposits import separation
 from app.deposits import service as deposits
 from app.inference.views import Views
@@ -23,10 +21,9 @@ from lirf_core import artifacts
 from lirf_core.class_rows import present, split_last
 from lirf_core.quantisation import Grid
 from tests.app.conftest import Service, begins_with
+from tests.app.crashes import attacked, steps_until_death
 from tests.app.earlier_version import store_as_earlier_version
 from tests.app.factories import CLASSES, infer_request
-from tests.app.test_crash_points import DIED, Steps
-from tests.forks import forks
 from tests.lirf_core.factories import network
 from worker.work import Work
 
@@ -246,37 +243,24 @@ def test_what_changes_during_a_separation_is_separated_as_it_is_then(
     assert is_sound(service)
 
 
-def separate_and_die(settings: str, dies_at: int | None, after: bool, told: Path) -> None:
-    """In a process of its own."""
-    work = Work(Settings.model_validate_json(settings))
-    steps = Steps(dies_at, after)
+def separate(work: Work) -> None:
     separation.separate_all(work.database, work.vault)
-    told.write_text(str(steps.count))
 
 
 @pytest.mark.attack
 @pytest.mark.processes
 @begins_with("auk", "emu")
-def test_a_separation_may_die_at_every_durable_step(service: Service, tmp_path: Path) -> None:
+def test_a_separation_may_die_at_every_durable_step(service: Service) -> None:
     expected = answers(service)
-
-    def run(dies_at: int | None, after: bool) -> int | None:
-        arguments = service.settings.model_dump_json(), dies_at, after, tmp_path / "steps"
-        process = forks().Process(target=separate_and_die, args=arguments)
-        process.start()
-        process.join()
-        return process.exitcode
-
     store_as_earlier_version(service.database, service.worker.vault)
-    assert run(None, False) == 0
-    steps = int((tmp_path / "steps").read_text())
+    steps = steps_until_death(service, separate, step=None)
+    assert steps is not None
     assert steps >= 5
-    for step in range(1, steps + 1):
-        for after in (False, True):
-            store_as_earlier_version(service.database, service.worker.vault)
-            assert run(step, after) == DIED
-            assert answers(service) == expected
-            separation.separate_all(service.database, service.worker.vault)
-            assert holders(service, "auk") == {("module", service.deposits[0])}
+    for step in attacked(service, steps):
+        store_as_earlier_version(service.database, service.worker.vault)
+        assert steps_until_death(service, separate, step=step) == step - 1
+        assert answers(service) == expected
+        separation.separate_all(service.database, service.worker.vault)
+        assert holders(service, "auk") == {("module", service.deposits[0])}
     assert answers(service) == expected
     assert is_sound(service)

@@ -86,6 +86,14 @@ def create_deposit(
             callback=demand_finite, help="Share of the module's filters to prune. Default: 0.", rich_help_panel=TRAINING
         ),
     ] = None,
+    proxies: Annotated[
+        int | None,
+        typer.Option(
+            help="Images to generate in place of preserved ones, at most. Fewer take less time and keep less. "
+            "Default: 3000.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     crop_padding: Annotated[
         int, typer.Option(help="Padding for random crops, in pixels.", rich_help_panel=TRAINING)
     ] = 4,
@@ -129,7 +137,8 @@ def create_deposit(
     Example:
     lirf deposit birds FOLDER --evaluation FOLDER --reason "licence ended"
     """
-    choices = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "pruning_rate": pruning_rate}
+    choices = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    choices |= {"pruning_rate": pruning_rate, "proxies": proxies}
     config: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
     config |= {"seed": seed, "augmentation": {"crop_padding": crop_padding, "horizontal_flip": flip}}
     with ExitStack() as stack:

@@ -21,7 +21,7 @@ SMALLER = {
 }
 SHORTER = {
     r"(lirf deposit birds .*)$": r"lirf policy birds --hardening none --reason short\n"
-    r"\1 --batch-size 32 --epochs 6 --learning-rate 0.01 --no-evidence",
+    r"\1 --batch-size 32 --epochs 6 --learning-rate 0.01 --proxies 100 --no-evidence",
     r"lirf (evidence|certificate) .*\n": "",
 }
 CURL_SHORTER = {r'"batch_size": 64': '"epochs": 6, "learning_rate": 0.01, "proxies": 100, "batch_size": 32'}

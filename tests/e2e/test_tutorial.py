@@ -16,7 +16,7 @@ SHORTER = {
     r"^(SIZE, MEAN, STD, EPOCHS = .*), 6$": r"\1, 3",
     # So few steps cost more than the default policy allows.
     r"(lirf deposit .*)$": r"lirf policy mine --max-preserved-loss 100 --max-module-loss 100 --max-total-loss 100 "
-    r"--hardening none --reason short\n\1 --epochs 6 --learning-rate 0.01 --no-evidence",
+    r"--hardening none --reason short\n\1 --epochs 6 --learning-rate 0.01 --proxies 100 --no-evidence",
     r"lirf (evidence|certificate) .*\n": "",
 }
 

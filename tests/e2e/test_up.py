@@ -49,7 +49,7 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
     assert register(terminal, weights)["state"] == "ready"
     images = digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1, 2]))
     held_out = digits.write_zip(tmp_path / "held-out.zip", digits.held_out)
-    short = ["--no-evidence", "--epochs", "6", "--batch-size", "32", "--learning-rate", "0.01"]
+    short = ["--no-evidence", "--epochs", "6", "--batch-size", "32", "--learning-rate", "0.01", "--proxies", "100"]
     as_digits = ["--crop-padding", "1", "--no-flip"]
     printed = terminal.run(
         *("deposit", "digits", str(images), "--evaluation", str(held_out), "--reason", "licence ended"),

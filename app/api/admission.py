@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-AT_ONCE = 2  # requests that begin in one round; each takes a millisecond or so of it, and of some later rounds
+AT_ONCE = 4  # requests that begin in one round; each takes a millisecond or so of it, and of some later rounds
 
 
 class Admission:

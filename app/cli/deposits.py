@@ -137,8 +137,13 @@ def create_deposit(
     Example:
     lirf deposit birds FOLDER --evaluation FOLDER --reason "licence ended"
     """
-    choices = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    choices |= {"pruning_rate": pruning_rate, "proxies": proxies}
+    choices = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "pruning_rate": pruning_rate,
+        "proxies": proxies,
+    }
     config: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
     config |= {"seed": seed, "augmentation": {"crop_padding": crop_padding, "horizontal_flip": flip}}
     with ExitStack() as stack:

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from app.base.settings import Settings
 from app.vault.objects import ObjectStore
 from tests.app.service import Service
-from tests.doses import dose
 from tests.forks import forks
 from worker import heartbeat
 from worker.work import Work
@@ -30,17 +29,6 @@ def steps_until_death(service: Service, act: Callable[..., object], *arguments: 
     process.start()
     process.join()
     return int(told.read_text()) if told.exists() else None
-
-
-def attacked(service: Service, steps: int) -> range:
-    """The steps before which a process dies: all and the end, but on PostgreSQL every second in the short dose."""
-    is_postgresql = service.database.engine.dialect.name == "postgresql"
-    return range(1, steps + 2, dose(2, 1) if is_postgresql else 1)
-
-
-def times_at(step: int) -> int:
-    """How often it dies there: at some steps, what goes on with the work dies, too."""
-    return 2 if step % 3 == 0 else 1
 
 
 def _act(settings: str, act: Callable[..., object], arguments: tuple[str, ...], step: int | None, told: Path) -> None:

@@ -15,7 +15,7 @@ from tests.app.test_serving import workers
 from tests.doses import dose
 
 REVOCATIONS = dose(20, 500)
-PAUSE_SECONDS = 0.02  # without it, the callers only wait for each other
+PAUSE_SECONDS = 0.005  # without it, the callers only wait for each other
 
 
 @pytest.fixture(params=["replicas", pytest.param("workers", marks=pytest.mark.processes)])

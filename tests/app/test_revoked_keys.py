@@ -168,7 +168,7 @@ class Asker:
                     for begun, answer in self._answer(client):
                         if answer.status_code == 200:
                             self.answers.append((begun, bool(answer.json()["parameters"]["withdrawals"])))
-                time.sleep(0.1)
+                time.sleep(0.02)
 
     def _answer(self, client: httpx.Client) -> Iterator[tuple[float, httpx.Response]]:
         with client.stream("POST", self._url, **self._request) as answer:  # type: ignore[arg-type]

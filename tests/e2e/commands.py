@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from tests.app.conftest import HTTP
+from tests.doses import IS_LONG
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("LIRF_", "TEST_"))}
@@ -21,6 +22,13 @@ _ADDRESS = "http://127.0.0.1:8000"
 def blocks(page: Path) -> list[str]:
     """Each block of the page that is marked `sh`."""
     return _BLOCK.findall(page.read_text())
+
+
+def shortened(script: str, shorter: dict[str, str]) -> str:
+    """The script as it is in the long dose, otherwise a faster one. shorter: by the patterns that it replaces."""
+    for written, other in shorter.items() if not IS_LONG else ():
+        script = re.sub(written, other, script, flags=re.MULTILINE)
+    return script
 
 
 class Terminals:

@@ -9,7 +9,7 @@ import pytest
 from demo.digits import Digits, write_weights
 from lirf_core.network import SplitNetwork
 from tests.doses import IS_LONG
-from tests.e2e.commands import ROOT, Terminals, blocks
+from tests.e2e.commands import ROOT, Terminals, blocks, shortened
 
 pytestmark = pytest.mark.timeout(1800)
 README, CURL = ROOT / "README.md", ROOT / "docs" / "how-to" / "curl.md"
@@ -27,14 +27,6 @@ SHORTER = {
 CURL_SHORTER = {r'"batch_size": 64': '"epochs": 6, "learning_rate": 0.01, "proxies": 100, "batch_size": 32'}
 
 
-def shortened(script: str, shorter: dict[str, str]) -> str:
-    """The script as it is in the long dose, otherwise a faster one."""
-    for written, other in shorter.items() if not IS_LONG else ():
-        assert re.search(written, script, re.MULTILINE)
-        script = re.sub(written, other, script, flags=re.MULTILINE)
-    return script
-
-
 def shape(line: str) -> str:
     """What stays of an answer on every machine: not its figures, digits or keys."""
     return re.sub(r"\b[0-9a-f]{16}\b|\b[0-9a-f-]{36}\b|-?\d+(\.\d+)?(e-?\d+)?", "N", line)
@@ -47,6 +39,7 @@ def test_the_walk_with_curl_answers_as_its_page_says(tmp_path: Path, digits_netw
         write_weights(folder / "digits.safetensors", digits_network)  # which spares half a minute of training
     install, up, data = service.strip().splitlines()
     assert install.startswith("make install")
+    assert all(re.search(written, "\n".join(walk)) for written in CURL_SHORTER)
     with Terminals(tmp_path) as terminals:
         terminals.serve(up)
         output = terminals.run([data, shortened("\n".join(walk), CURL_SHORTER)]).splitlines()
@@ -70,6 +63,7 @@ def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path, digits_netwo
     for written, other in SMALLER.items():
         assert re.search(written, ten_lines, re.MULTILINE)
         ten_lines = re.sub(written, other, ten_lines, flags=re.MULTILINE)
+    assert all(re.search(written, ten_lines, re.MULTILINE) for written in SHORTER)
     ten_lines = shortened(ten_lines, SHORTER)
 
     digits = Digits()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.doses import IS_LONG
-from tests.e2e.commands import ROOT, Terminals, blocks
+from tests.e2e.commands import ROOT, Terminals, blocks, shortened
 
 pytestmark = [pytest.mark.attack, pytest.mark.timeout(1800)]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -21,17 +21,10 @@ SHORTER = {
 }
 
 
-def shortened(script: str) -> str:
-    """The script as it is in the long dose, otherwise a faster one."""
-    for written, shorter in SHORTER.items() if not IS_LONG else ():
-        script = re.sub(written, shorter, script, flags=re.MULTILINE)
-    return script
-
-
 def test_the_tutorial_works(tmp_path: Path) -> None:
     page = blocks(TUTORIAL)
     assert all(any(re.search(written, script, re.MULTILINE) for script in page) for written in SHORTER)
-    installation, *scripts, cleaning, removal = map(shortened, page)
+    installation, *scripts, cleaning, removal = (shortened(script, SHORTER) for script in page)
     subprocess.run(["bash", "-ec", installation], cwd=ROOT, check=True)
     [number] = [number for number, script in enumerate(scripts) if "lirf up" in script]
     with Terminals(tmp_path) as terminals:

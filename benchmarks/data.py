@@ -1,4 +1,4 @@
-"""The images for the benchmarks: CIFAR-10, Fashion-MNIST, scikit-learn's digits, or your own folder.
+"""The images for the benchmarks: CIFAR-10, Fashion-MNIST, Tiny ImageNet, scikit-learn's digits, or your own folder.
 
 `--data` is one of `SOURCES`, or the path of a folder with images of one size in `train/CLASS/` and `test/CLASS/`.
 """
@@ -19,9 +19,9 @@ from demo import digits
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
-SOURCES = ("cifar10", "digits", "fashion-mnist")
+SOURCES = ("cifar10", "digits", "fashion-mnist", "tiny-imagenet")
 DOWNLOADS = Path(os.environ.get("LIRF_BENCHMARK_DATA", Path.home() / ".cache" / "lirf"))
-# JPEG copies of CIFAR-10 and a trained narrow network, if this checkout has them next to it.
+# JPEG copies of CIFAR-10 and Tiny ImageNet and trained narrow networks, if this checkout has them next to it.
 SHARED = Path(os.environ.get("LIRF_BENCHMARK_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -89,6 +89,8 @@ def load(source: str) -> Data:
         return _cifar10()
     if source == "fashion-mnist":
         return _fashion_mnist()
+    if source == "tiny-imagenet":
+        return _tiny_imagenet()
     return _folder(Path(source))
 
 
@@ -108,8 +110,8 @@ def _digits() -> Data:
 def _cifar10() -> Data:
     weights = SHARED / "cifar10-resnet18-w32-a.safetensors"
     if (SHARED / "cifar10-jpeg").is_dir():
-        training, classes = _shards("train")
-        held_out, _ = _shards("test")
+        training, classes = _shards("cifar10-jpeg", "train")
+        held_out, _ = _shards("cifar10-jpeg", "test")
     else:
         from torchvision.datasets import CIFAR10
 
@@ -141,6 +143,25 @@ def _fashion_mnist() -> Data:
     )
 
 
+def _tiny_imagenet() -> Data:
+    """The first 50 classes of the usual order, shrunk to 32 pixels; 500 training and 50 held-out images of each."""
+    if not (SHARED / "tiny-imagenet-100").is_dir():
+        raise NoSuchData(f"'{SHARED}' has no Tiny ImageNet. Unpack your copy and give its folder to --data.")
+    training, classes = _shards("tiny-imagenet-100", "train")
+    held_out, _ = _shards("tiny-imagenet-100", "test")
+    known = list(range(50))
+    return Data(
+        "tiny-imagenet",
+        classes[: len(known)],
+        training.of_classes(known),
+        held_out.of_classes(known),
+        Preprocessing(32, 32, (0.4808, 0.4484, 0.3912), (0.2624, 0.2528, 0.2661)),
+        Augmentation(),
+        ArchitectureSpec("resnet18-small", classes=len(known), width=0.5),
+        SHARED / "tiny-imagenet-50-resnet18-w32.safetensors",
+    )
+
+
 def _download(dataset: type) -> tuple[Images, Images, list[str]]:
     try:
         training, held_out = (dataset(DOWNLOADS, train=is_training, download=True) for is_training in (True, False))
@@ -158,9 +179,9 @@ def _as_images(dataset: object) -> Images:
     return Images(pixels, torch.as_tensor(dataset.targets))  # type: ignore[attr-defined]
 
 
-def _shards(part: str) -> tuple[Images, list[str]]:
+def _shards(folder: str, part: str) -> tuple[Images, list[str]]:
     pixels, labels, classes = [], [], []
-    for path in sorted((SHARED / "cifar10-jpeg").glob(f"{part}*.npz")):
+    for path in sorted((SHARED / folder).glob(f"{part}*.npz")):
         shard = numpy.load(path)
         jpeg, offsets = shard["jpeg"], shard["offsets"]  # each access unpacks the whole array
         pixels += [

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 import typer
 
 DataOption = Annotated[
-    str, typer.Option("--data", help="cifar10, digits, fashion-mnist, or a folder with train/CLASS/ and test/CLASS/.")
+    str,
+    typer.Option(
+        "--data", help="cifar10, digits, fashion-mnist, tiny-imagenet, or a folder with train/CLASS/ and test/CLASS/."
+    ),
 ]
 PresetOption = Annotated[
     Literal["quick", "full"],

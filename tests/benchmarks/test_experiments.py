@@ -119,7 +119,7 @@ def test_first_of_each_takes_the_same_number_of_each_class() -> None:
 
 
 def test_missing_data_is_refused_and_the_available_data_listed(tmp_path: Path) -> None:
-    message = "neither one of cifar10, digits, fashion-mnist nor a folder with images in train/CLASS"
+    message = "neither one of cifar10, digits, fashion-mnist, tiny-imagenet nor a folder with images in train/CLASS"
     with pytest.raises(NoSuchData, match=message):
         sources.load(str(tmp_path))
 

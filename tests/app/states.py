@@ -14,9 +14,12 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from app.base.database import Database
 from app.base.settings import Settings
+from app.vault import erasure
+from app.vault.tables import ErasureRow
 from lirf_core.evidence.examination import Examination
 from migrations import upgrade
 from tests.app.factories import CLASSES
@@ -112,12 +115,22 @@ def _take_the_last_step(service: Service, beginning: Beginning) -> None:
             examine(service.worker, service.reader.evidence_of(service.deposits[-1])[0]["id"])
     elif beginning.deposits:
         service.deposits.append(service.deposit(beginning.deposits[-1].split()))
+        _erase_what_is_due(service)
     elif beginning.has_evaluation_set:
         service.operator.upload_dataset("birds", service.archive(CLASSES, each=6), purpose="evaluation")
     elif beginning.is_trained:
         service.register_trained()
     elif beginning.is_registered:
         service.register()
+
+
+def _erase_what_is_due(service: Service) -> None:
+    """Wait for sessions of other tests on PostgreSQL. The worker does not, and what is left would be in every copy."""
+    with service.database.reading() as session:
+        names = session.scalars(sa.select(ErasureRow.name)).all()
+    erasure.erase(service.database, service.worker.vault, names)
+    with service.database.reading() as session:
+        assert not erasure.count_due(session)
 
 
 @contextmanager

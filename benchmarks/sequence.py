@@ -1,24 +1,28 @@
-"""Five deposits of one class each on one model, one after the other: `uv run python -m benchmarks.sequence`.
+"""Deposits of one class each on one model, one after the other: `uv run python -m benchmarks.sequence --data digits`.
 
-Then every subset of them is withdrawn, and a probe reads what an earlier deposit's module still knows of the classes
-that were deposited later.
+Then every set of them is withdrawn. The yardstick is the original with its answers restricted to the classes that the
+recover network answers. A probe reads what an earlier deposit's module still knows of classes deposited later.
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import combinations
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
+from torch import Tensor
 
 from benchmarks import data as sources
 from benchmarks import reports
 from benchmarks.data import Data
-from benchmarks.experiments import Experiment, OnStep, circumstances, original, progress
-from benchmarks.options import DataOption, DeviceOption, ImagesOption, WidthOption
+from benchmarks.experiments import Experiment, OnStep, original, progress, stored
+from benchmarks.options import DataOption, DeviceOption, ImagesOption, SplitOption, WidthOption
 from benchmarks.settings import OURS
+from lirf_core.class_rows import ABSENT_LOGIT
 from lirf_core.compute import Compute
 from lirf_core.deposit import deposit, scrub
 from lirf_core.evidence.probe import linear_probe
@@ -29,145 +33,224 @@ from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.training import Progress, Run
 
+KINDS = "modules as made", "modules scrubbed"
+PROBED = 600  # training images of each class, for the probe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The first `deposits` classes are deposited, in order."""
+
+    deposits: int = 5
+
+
+@dataclass(frozen=True)
+class Deposited:
+    """The model after its deposits: the target after each of them, and the modules of each of `KINDS`, in order."""
+
+    targets: list[SplitNetwork] = field(default_factory=list)
+    modules: dict[str, list[DepositModule]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
 
 def main(
     data: DataOption = "digits",
+    split: SplitOption = "layer3",
     device: DeviceOption = "auto",
     width: WidthOption = None,
     images: ImagesOption = None,
     deposits: Annotated[int, typer.Option(help="How many of the first classes to deposit.")] = 5,
-    seed: int = 0,
+    seeds: Annotated[int, typer.Option(help="Sequences, each with its own seed.")] = 1,
 ) -> None:
-    """Write benchmarks/results/sequence-DATA.json and .md."""
-    source, experiment = sources.load(data), Experiment(data, width=width, seed=seed, images=images)
-    compute, exact = Compute.for_training(device), Compute.for_inference(device)
-    network = original(source, experiment, compute)
-    config = replace(OURS, augmentation=source.augmentation, seed=seed)
-    everything = list(range(len(source.classes)))
-
-    modules: list[DepositModule] = []
-    as_made: list[DepositModule] = []
-    target = network
-    targets: list[dict[str, Any]] = []
-    for index in range(deposits):
-        images_of_class = source.training.of_classes([index]).first_of_each(images)
-        preserved = everything[index + 1 :]
-        lesson = Lesson(images_of_class.pixels, images_of_class.labels, [index], preserved, source.preprocessing)
-        with progress(f"deposit of {source.classes[index]}") as on_step:
-            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)))
-        for number, module in enumerate(modules):
-            with progress(f"  scrub of {source.classes[module.classes[0]]}'s module") as on_step:
-                modules[number] = scrub(module, network.upper, lesson, Run(config, compute, partial(_show, on_step)))
-        target = result.target
-        modules.append(result.module)
-        as_made.append(result.module)
-        targets.append(_forgotten(source, network, target, index + 1, exact))
-
-    outcomes = {
-        "every subset withdrawn, modules as made": _subsets(source, network, target, as_made, deposits, exact),
-        "every subset withdrawn, modules scrubbed": _subsets(source, network, target, modules, deposits, exact),
-    }
-    leaks = {
-        "modules as made": _leaks(source, network, as_made, exact),
-        "modules scrubbed": _leaks(source, network, modules, exact),
-    }
-    report: dict[str, list[dict[str, Any]]] = {
-        name: [row | circumstances(device) | {"seed": seed} for row in rows]
-        for name, rows in {**outcomes, **leaks, "targets": targets}.items()
-    }
-    worst = {"mean difference": lambda one: one["difference"]}
-    lines = [
-        "The target after each deposit of one class, and the original on the same images, percent correct:",
-        "",
-        *reports.table(
-            {f"after {one['deposits']}": [one] for one in targets},
-            {
-                "target Pre": lambda one: one["target"]["preserved"],
-                "original Pre": lambda one: one["original"]["preserved"],
-                "target Dep": lambda one: one["target"]["deposited"],
-                "original Dep": lambda one: one["original"]["deposited"],
-            },
-        ),
-        "",
-        (
-            "Average of the recover network over preserved and withdrawn classes, minus the original's on the same "
-            "images; mean and spread over the subsets, in points:"
-        ),
-        "",
-        *reports.table({name: report[name] for name in outcomes}, worst),
-        "",
-        *(f"- {name}: worst {min(row['difference'] for row in rows):.2f}" for name, rows in outcomes.items()),
-        "",
-        "What a module still knows of classes deposited later, percent correct by its answers and by a linear probe:",
-        "",
-        *reports.table(
-            {name: report[name] for name in leaks},
-            {"answers": lambda one: one["answers"], "probe": lambda one: one["probe"]},
-        ),
+    """Write benchmarks/results/sequence-DATA-SPLIT.json and .md."""
+    source, plan = sources.load(data), Plan(deposits)
+    ones = [
+        outcome(source, Experiment(data, OURS, split, width, images, seed=seed), plan, device) for seed in range(seeds)
     ]
-    name = f"sequence-{source.name}" + (f"-{images}-images" if images else "")
-    Console().print(reports.write(name, f"Deposits in sequence, {data}", lines, report))
+    name = f"sequence-{source.name}-{split}" + (f"-{images}-images" if images else "")
+    text = reports.write(name, f"Deposits in sequence, {data}, {split}", _tables(ones, deposits), {"sequence": ones})
+    Console().print(text, markup=False)
 
 
-def _forgotten(
-    data: Data, network: SplitNetwork, target: SplitNetwork, deposits: int, compute: Compute
-) -> dict[str, Any]:
-    accuracies: dict[str, Any] = {"deposits": deposits}
-    for name, whole in (("original", network), ("target", target)):
-        logits = logits_of(compute.place(whole), data.held_out.pixels, data.preprocessing, compute)
-        accuracies[name] = asdict(accuracy(logits, data.held_out.labels, range(deposits)))
-    return accuracies
+def outcome(source: Data, experiment: Experiment, plan: Plan, device: str) -> dict[str, Any]:
+    """The figures of one sequence; stored."""
+
+    def run() -> dict[str, Any]:
+        compute, exact = Compute.for_training(device), Compute.for_inference(device)
+        network = original(source, experiment, compute)
+        made = carry_out(source, experiment, plan, network, compute)
+        logits = Logits(source, network, made.targets[-1], exact)
+        return {
+            "targets": [_forgotten(source, network, one, n + 1, exact) for n, one in enumerate(made.targets)],
+            "views": {kind: logits.views(modules) for kind, modules in made.modules.items()},
+            "leaks": {kind: _leaks(source, network, modules, exact) for kind, modules in made.modules.items()},
+        }
+
+    return stored(experiment, {"sequence": plan}, device, run)
+
+
+def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNetwork, compute: Compute) -> Deposited:
+    """Each deposit starts from the target before it, and each older module is scrubbed of the newly deposited class."""
+    config = replace(experiment.deposit, augmentation=source.augmentation, seed=experiment.seed)
+    made, target = Deposited(), network
+    as_made, scrubbed = made.modules.values()
+    for index in range(plan.deposits):
+        images = source.training.of_classes([index]).first_of_each(experiment.images)
+        preserved = list(range(index + 1, len(source.classes)))
+        lesson = Lesson(images.pixels, images.labels, [index], preserved, source.preprocessing)
+        name = f"seed {experiment.seed}, {source.classes[index]}"
+        with progress(f"{name}: deposit") as on_step:
+            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)))
+        for number, module in enumerate(scrubbed):
+            with progress(f"{name}: scrub of {source.classes[number]}'s module") as on_step:
+                scrubbed[number] = scrub(module, network.upper, lesson, Run(config, compute, partial(_show, on_step)))
+        target = result.target
+        made.targets.append(target)
+        as_made.append(result.module)
+        scrubbed.append(result.module)
+    return made
 
 
 def _show(on_step: OnStep, progress: Progress) -> None:
     on_step(progress.step, progress.steps)
 
 
-def _subsets(
-    data: Data,
-    network: SplitNetwork,
-    target: SplitNetwork,
-    modules: list[DepositModule],
-    deposits: int,
-    compute: Compute,
-) -> list[dict[str, Any]]:
-    """Run each part of the recover networks once, and join their logits for every subset."""
-    preserved = list(range(deposits, len(data.classes)))
-    parts = [network, target, *(SplitNetwork(module.lower, network.upper) for module in modules)]
-    by_part = [logits_of(compute.place(part), data.held_out.pixels, data.preprocessing, compute) for part in parts]
-    labels, rows = data.held_out.labels, []
-    for size in range(deposits + 1):
-        for withdrawn in combinations(range(deposits), size):
-            is_answered = torch.isin(labels, torch.tensor([*preserved, *withdrawn]))
-            original_logits, target_logits, *module_logits = (logits[is_answered] for logits in by_part)
-            recover = RecoverNetwork(target, [modules[i] for i in withdrawn], modules[0].upper_digest, preserved)
-            joined = recover.join(target_logits, [module_logits[i] for i in withdrawn])
-            average, before = (
-                accuracy(logits, labels[is_answered], withdrawn).average for logits in (joined, original_logits)
-            )
-            assert average is not None
-            assert before is not None
-            rows.append({"withdrawn": list(withdrawn), "average": average, "difference": average - before})
-    return rows
+class Logits:
+    """Logits of the held-out images: each network answers them once, and they are joined for every set of modules."""
+
+    def __init__(self, source: Data, network: SplitNetwork, target: SplitNetwork, compute: Compute) -> None:
+        self._source, self._target, self._compute = source, target, compute
+        self._upper = network.upper
+        self._of_original, self._of_target = self._of(network), self._of(target)
+
+    def _of(self, network: SplitNetwork) -> Tensor:
+        held_out, preprocessing = self._source.held_out, self._source.preprocessing
+        return logits_of(self._compute.place(network), held_out.pixels, preprocessing, self._compute)
+
+    def views(self, modules: Sequence[DepositModule]) -> list[dict[str, Any]]:
+        """For every set of modules, what the recover network loses to the restricted original, in points.
+
+        average: over the images of all classes that are answered. worst: of the class that loses most.
+        """
+        count, classes = len(modules), len(self._source.classes)
+        of_modules = [self._of(SplitNetwork(module.lower, self._upper)) for module in modules]
+        views = []
+        for size in range(count + 1):
+            for withdrawn in combinations(range(count), size):
+                answered = [*withdrawn, *range(count, classes)]
+                chosen = [modules[i] for i in withdrawn]
+                recover = RecoverNetwork(self._target, chosen, modules[0].upper_digest, range(count, classes))
+                joined = recover.join(self._of_target, [of_modules[i] for i in withdrawn])
+                views.append({"withdrawn": list(withdrawn), **self._difference(joined, answered)})
+        return views
+
+    def _difference(self, logits: Tensor, answered: Sequence[int]) -> dict[str, Any]:
+        labels = self._source.held_out.labels
+        chosen = torch.isin(labels, torch.tensor(answered))
+        ours, theirs = (
+            accuracy(restricted(each[chosen], answered), labels[chosen], []) for each in (logits, self._of_original)
+        )
+        assert ours.average is not None
+        assert theirs.average is not None
+        by_class = {
+            index: (ours.by_class[index] or 0.0) - before
+            for index, before in enumerate(theirs.by_class)
+            if before is not None
+        }
+        worst = min(by_class, key=lambda index: by_class[index])
+        return {
+            "average": ours.average - theirs.average,
+            "worst": by_class[worst],
+            "worst_class": self._source.classes[worst],
+        }
 
 
-def _leaks(data: Data, network: SplitNetwork, modules: list[DepositModule], compute: Compute) -> list[dict[str, Any]]:
+def restricted(logits: Tensor, answered: Sequence[int]) -> Tensor:
+    """The same logits (B, classes), without an answer for any class but these."""
+    kept = torch.full_like(logits, ABSENT_LOGIT)
+    kept[:, answered] = logits[:, answered]
+    return kept
+
+
+def _forgotten(
+    source: Data, network: SplitNetwork, target: SplitNetwork, deposits: int, compute: Compute
+) -> dict[str, Any]:
+    """Accuracy of a target and of the original on deposited and preserved classes, from all raw logits."""
+    accuracies: dict[str, Any] = {"deposits": deposits}
+    for name, whole in (("original", network), ("target", target)):
+        logits = logits_of(compute.place(whole), source.held_out.pixels, source.preprocessing, compute)
+        accuracies[name] = asdict(accuracy(logits, source.held_out.labels, range(deposits)))
+    return accuracies
+
+
+def _leaks(source: Data, network: SplitNetwork, modules: list[DepositModule], compute: Compute) -> list[dict[str, Any]]:
     """For each module except the last, its accuracy on the classes that were deposited later."""
     rows = []
-    training = data.training.first_of_each(600)
+    training = source.training.first_of_each(PROBED)
     for number, module in enumerate(modules[:-1]):
         later = list(range(number + 1, len(modules)))
+        parts = compute.place(module.lower), compute.place(network.upper)
         seen, held_out = (
-            answers_of(
-                compute.place(module.lower), compute.place(network.upper), images.pixels, data.preprocessing, compute
-            )
-            for images in (training, data.held_out)
+            answers_of(*parts, images.pixels, source.preprocessing, compute) for images in (training, source.held_out)
         )
-        probe_answers = linear_probe((seen.features, training.labels), held_out.features, len(data.classes))
-        by_probe = accuracy(probe_answers, data.held_out.labels, later)
-        by_module = accuracy(held_out.logits, data.held_out.labels, later)
+        probe_answers = linear_probe((seen.features, training.labels), held_out.features, len(source.classes))
+        by_probe = accuracy(probe_answers, source.held_out.labels, later)
+        by_module = accuracy(held_out.logits, source.held_out.labels, later)
         rows.append({"module": number, "answers": by_module.deposited, "probe": by_probe.deposited})
     return rows
+
+
+def _tables(ones: list[dict[str, Any]], deposits: int) -> list[str]:
+    targets: dict[str, reports.Column] = {
+        f"{network} {part}": _of_target(network, part)
+        for part in ("preserved", "deposited")
+        for network in ("target", "original")
+    }
+    after = {f"after {n + 1}": [one["targets"][n] for one in ones] for n in range(deposits)}
+    lines = ["Percent correct after each deposit of one class, from all raw logits:", ""]
+    lines += [*reports.table(after, targets), ""]
+    lines += [
+        (
+            "What the recover network loses to the original whose answers are restricted to the same classes, in "
+            "points, by the number of deposits withdrawn. Mean over the sets of so many, the set that loses most, and "
+            "the class that loses most in any of them:"
+        ),
+        "",
+    ]
+    sizes: dict[str, reports.Column] = {f"{size} withdrawn": _of_size(size) for size in range(deposits + 1)}
+    summaries: dict[str, Callable[[list[dict[str, Any]]], float]] = {
+        "average": lambda views: fmean(view["average"] for view in views),
+        "average, worst set": lambda views: min(view["average"] for view in views),
+        "worst class": lambda views: min(view["worst"] for view in views),
+    }
+    by_number = {
+        f"{kind}: {name}": [_by_size(one["views"][kind], summary) for one in ones]
+        for kind in KINDS
+        for name, summary in summaries.items()
+    }
+    lines += [*reports.table(by_number, sizes), ""]
+    lines += ["What a module still knows of classes deposited later, percent correct:", ""]
+    leaks: dict[str, list[dict[str, Any]]] = {
+        kind: [{key: fmean(row[key] for row in one["leaks"][kind]) for key in ("answers", "probe")} for one in ones]
+        for kind in KINDS
+    }
+    columns: dict[str, reports.Column] = {
+        "its answers": lambda one: one["answers"],
+        "a linear probe": lambda one: one["probe"],
+    }
+    return [*lines, *reports.table(leaks, columns)]
+
+
+def _of_target(network: str, part: str) -> reports.Column:
+    return lambda one: one[network][part]
+
+
+def _of_size(size: int) -> reports.Column:
+    return lambda one: one[f"{size}"]
+
+
+def _by_size(views: list[dict[str, Any]], summary: Callable[[list[dict[str, Any]]], float]) -> dict[str, float]:
+    sizes = {len(view["withdrawn"]) for view in views}
+    return {f"{size}": summary([view for view in views if len(view["withdrawn"]) == size]) for size in sizes}
 
 
 if __name__ == "__main__":

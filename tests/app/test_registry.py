@@ -13,11 +13,11 @@ from lirf_client import LirfError
 from lirf_core.architectures import default_split
 from lirf_core.network import flat_state
 from tests.app.conftest import HTTP, Service, begins_with
-from tests.lirf_core.factories import network
+from tests.lirf_core.factories import SPEC, network
 
 BODY: dict[str, Any] = {
     "name": "birds",
-    "architecture": {"name": "resnet18-small", "width": 0.25},
+    "architecture": {"name": SPEC.name, "width": SPEC.width},
     "classes": ["auk", "dodo", "emu", "heron", "kiwi"],
     "preprocessing": {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]},
 }
@@ -147,7 +147,7 @@ def changed(change: Callable[[dict[str, torch.Tensor]], object]) -> bytes:
             lambda: changed(lambda s: s.update({"fc.weight": torch.zeros(10, 128)})),
             r"'fc.weight' has shape [10, 128]; the arch",
         ),
-        (lambda: changed(lambda s: s.pop("conv1.weight")), "Tensor 'conv1.weight' of shape [16, 1, 3, 3] is missing"),
+        (lambda: changed(lambda s: s.pop("conv1.weight")), "Tensor 'conv1.weight' of shape [8, 1, 3, 3] is missing"),
         (lambda: changed(lambda s: s["fc.bias"].fill_(float("inf"))), "'fc.bias' has values that are not finite"),
     ],
 )

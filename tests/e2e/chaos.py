@@ -38,6 +38,7 @@ from tests.app.factories import CLASSES, deposit_zip, infer_request
 from tests.app.service import allow_every_loss
 from tests.e2e.installation import KINDS, Installation, Kind, started
 from tests.e2e.processes import Fork, cli
+from tests.lirf_core.factories import SPEC
 
 WORKERS = ["worker", "worker 2"]
 MODEL_CLASSES = CLASSES[:3]  # that each model deposits, one after the other; two are preserved
@@ -139,7 +140,7 @@ class Chaos:
         chance = random.Random(client)
         for number in range(client, -(-self.deposits // len(MODEL_CLASSES)), 2):
             model = f"m{number}"
-            architecture = {"name": "resnet18-small", "width": 0.25}
+            architecture = {"name": SPEC.name, "width": SPEC.width}
             registration = {"name": model, "architecture": architecture, "classes": CLASSES}
             self._send("POST", "/v1/models", json={**registration, "preprocessing": PREPROCESSING})
             self._send("PUT", f"/v1/models/{model}/weights", content=self._weights())

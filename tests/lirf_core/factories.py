@@ -19,7 +19,7 @@ from lirf_core.network import SplitNetwork, digest, flat_state, freeze, load_fla
 from lirf_core.training import Run
 
 CPU = Compute.for_inference("cpu")
-SPEC = ArchitectureSpec("resnet18-small", classes=5, width=0.25, channels=1)
+SPEC = ArchitectureSpec("resnet18-small", classes=5, width=0.125, channels=1)
 PREPROCESSING = Preprocessing(8, 8, (0.5,), (0.5,))
 QUICK = DepositConfig(
     epochs=2, batch_size=8, proxies=16, proxy_batch=4, pruning_rate=0.5, augmentation=Augmentation(1, False)

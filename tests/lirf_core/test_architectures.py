@@ -157,7 +157,9 @@ def test_descriptions_without_an_image_size_are_still_valid() -> None:
 
 def test_a_part_that_was_stored_without_an_image_size_still_loads() -> None:
     network, own = factories.network(), factories.belonging(factories.network())
-    old = json.dumps({"channels": 1, "classes": 5, "name": "resnet18-small", "width": 0.25}, sort_keys=True)
+    old = json.dumps(
+        {"channels": 1, "classes": 5, "name": "resnet18-small", "width": factories.SPEC.width}, sort_keys=True
+    )
     assert own.metadata("lower")["architecture"] == old
     stored = factories.dump_upper(network, own), artifacts.dump_lower(network, own)
     assert isinstance(artifacts.load_network(*stored, own), SplitNetwork)

@@ -15,15 +15,16 @@ from lirf_core.hardening import HardeningRun, Transfer, cut_and_mix, harden, mix
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.network import SplitNetwork, digest
 from lirf_core.training import DepositDiverged, Progress
-from tests.lirf_core.factories import CPU, PREPROCESSING, images, network
+from tests.lirf_core.factories import CPU, PREPROCESSING, SPEC, images, network
 
 PRESERVED = [2, 3, 4]
 QUICK = HardeningConfig(epochs=2, batch_size=8, augmentation=Augmentation(1, False))
+LEARNING = replace(SPEC, width=0.25)  # learns something in a few steps
 
 
-def hardened(config: HardeningConfig = QUICK, **options: Any) -> SplitNetwork:
+def hardened(config: HardeningConfig = QUICK, spec: ArchitectureSpec = SPEC, **options: Any) -> SplitNetwork:
     transfer = Transfer(images(24, [0, 1])[0], PRESERVED, PREPROCESSING)
-    return harden(network(), network(1), transfer, HardeningRun(config, CPU, **options))
+    return harden(network(0, spec), network(1, spec), transfer, HardeningRun(config, CPU, **options))
 
 
 def whole(one: SplitNetwork) -> tuple[str, str]:
@@ -31,13 +32,13 @@ def whole(one: SplitNetwork) -> tuple[str, str]:
 
 
 def test_a_hardened_network_learns_the_targets_answers_among_the_preserved_classes() -> None:
-    target, pixels = network(), images(40, [0, 1], seed=1)[0]
+    target, untrained, pixels = network(0, LEARNING), network(1, LEARNING), images(40, [0, 1], seed=1)[0]
     before = whole(target)
     transfer = Transfer(images(60, [0, 1])[0], PRESERVED, PREPROCESSING)
-    result = harden(target, network(1), transfer, HardeningRun(replace(QUICK, epochs=12), CPU))
+    result = harden(target, untrained, transfer, HardeningRun(replace(QUICK, epochs=12), CPU))
     assert whole(target) == before
     inputs = CPU.inputs(pixels, PREPROCESSING)
-    taught, learnt, fresh = target(inputs)[:, PRESERVED], result(inputs), network(1)(inputs)[:, PRESERVED]
+    taught, learnt, fresh = target(inputs)[:, PRESERVED], result(inputs), untrained(inputs)[:, PRESERVED]
     assert learnt.shape == taught.shape
 
     def distance(logits: torch.Tensor) -> float:
@@ -64,7 +65,7 @@ def test_the_features_hold_little_besides_the_answers() -> None:
     pixels = images(40, [0, 1], seed=1)[0]
 
     def held(weight: float) -> float:
-        one = hardened(replace(QUICK, epochs=12, lambda_ur=weight))
+        one = hardened(replace(QUICK, epochs=12, lambda_ur=weight), LEARNING)
         features = answers_of(one.lower, one.upper, pixels, PREPROCESSING, CPU).features
         return losses.unread(features, last_layer(one.upper).weight).item()
 

@@ -40,6 +40,7 @@ UNFINISHED = ("queued", "running")
 _CHUNK_BYTES = 1 << 20
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before a request is sent again
 MAX_PORT = 65535
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VISIBLE = re.compile("[!-~]+")  # what a key or a token consists of
 _LOST = httpx.ReadError, httpx.RemoteProtocolError  # the request may have arrived nevertheless
 
@@ -47,9 +48,9 @@ _LOST = httpx.ReadError, httpx.RemoteProtocolError  # the request may have arriv
 class Client:
     """A connection to one service with one API key.
 
-    Raises `LirfError` if the service refuses, `httpx.TransportError` if the network fails. If the connection breaks
-    before an answer, a GET or POST is sent again, up to three times. Each POST carries an idempotency key, so the
-    service carries it out only once.
+    Raises `LirfError` if the service refuses, `httpx.TransportError` if the network fails, and `NotSendable` if a name
+    or an id would lead to another route. If the connection breaks before an answer, a GET or POST is sent again, up to
+    three times. Each POST carries an idempotency key, so the service carries it out only once.
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout_seconds: float = 60) -> None:
@@ -102,11 +103,11 @@ class Client:
 
     def put_weights(self, name: str, weights: Path) -> Model:
         """Upload the weights of a registered model. weights: a safetensors file, which is streamed."""
-        return cast(Model, self._upload("PUT", f"/v1/models/{name}/weights", weights))
+        return cast(Model, self._upload("PUT", f"/v1/models/{_part(name)}/weights", weights))
 
     def remove_unfinished_model(self, name: str) -> None:
         """Remove a model that has no weights yet."""
-        self._call("DELETE", f"/v1/models/{name}")
+        self._call("DELETE", f"/v1/models/{_part(name)}")
 
     def remove_model(self, name: str, *, confirm: str, reason: str) -> Removal:
         """Remove a model for good, with all that it has in the vault. confirm: its name again.
@@ -114,7 +115,7 @@ class Client:
         Raises `AwaitingApproval`.
         """
         params = {"confirm": confirm, "reason": reason}
-        return cast(Removal, _done(self._call("DELETE", f"/v1/models/{name}", params=params)))
+        return cast(Removal, _done(self._call("DELETE", f"/v1/models/{_part(name)}", params=params)))
 
     def models(self) -> list[Model]:
         """Return all models."""
@@ -122,22 +123,24 @@ class Client:
 
     def model(self, name: str) -> Model:
         """Return one model."""
-        return cast(Model, self._call("GET", f"/v1/models/{name}"))
+        return cast(Model, self._call("GET", f"/v1/models/{_part(name)}"))
 
     def classes(self, name: str) -> list[ModelClass]:
         """Return a model's classes, in the order of its outputs."""
-        return cast(list[ModelClass], self._call("GET", f"/v1/models/{name}/classes")["classes"])
+        return cast(list[ModelClass], self._call("GET", f"/v1/models/{_part(name)}/classes")["classes"])
 
     def upload_dataset(self, model: str, archive: Path, *, purpose: str = "deposit") -> Dataset:
         """Upload images. archive: a zip with a folder for each class, which is streamed.
 
         purpose: `deposit`, `evaluation`, `preserved` or `reference`.
         """
-        return cast(Dataset, self._upload("POST", f"/v1/models/{model}/datasets", archive, params={"purpose": purpose}))
+        return cast(
+            Dataset, self._upload("POST", f"/v1/models/{_part(model)}/datasets", archive, params={"purpose": purpose})
+        )
 
     def discard_dataset(self, model: str, dataset_id: str) -> None:
         """Shred a data set that no unfinished deposit uses."""
-        self._call("DELETE", f"/v1/models/{model}/datasets/{dataset_id}")
+        self._call("DELETE", f"/v1/models/{_part(model)}/datasets/{_part(dataset_id)}")
 
     def request_deposit(
         self,
@@ -172,22 +175,22 @@ class Client:
         }
         if classes is not None:
             body["classes"] = list(classes)
-        return cast(Deposit, _done(self._call("POST", f"/v1/models/{model}/deposits", json=body)))
+        return cast(Deposit, _done(self._call("POST", f"/v1/models/{_part(model)}/deposits", json=body)))
 
     def deposit(self, deposit_id: str) -> Deposit:
         """Return one deposit."""
-        return cast(Deposit, self._call("GET", f"/v1/deposits/{deposit_id}"))
+        return cast(Deposit, self._call("GET", f"/v1/deposits/{_part(deposit_id)}"))
 
     def deposits(self, model: str) -> list[Deposit]:
         """Return a model's deposits, newest first."""
-        return cast(list[Deposit], self._all(f"/v1/models/{model}/deposits"))
+        return cast(list[Deposit], self._all(f"/v1/models/{_part(model)}/deposits"))
 
     def follow(self, deposit_id: str) -> Iterator[Deposit]:
         """Yield the deposit each time it changes, until it has ended. Reconnects if the connection breaks."""
         was_connected = False
         while True:
             try:
-                with connect_sse(self._http, "GET", f"/v1/deposits/{deposit_id}/events", timeout=60) as events:
+                with connect_sse(self._http, "GET", f"/v1/deposits/{_part(deposit_id)}/events", timeout=60) as events:
                     if events.response.status_code != 200:
                         events.response.read()
                         _checked(events.response)
@@ -208,7 +211,7 @@ class Client:
 
     def cancel(self, deposit_id: str) -> Deposit:
         """Cancel a queued or running deposit. The model is unchanged."""
-        return cast(Deposit, self._call("POST", f"/v1/deposits/{deposit_id}/cancel"))
+        return cast(Deposit, self._call("POST", f"/v1/deposits/{_part(deposit_id)}/cancel"))
 
     def request_evidence(
         self,
@@ -235,15 +238,15 @@ class Client:
             "reference": images or reference,
             "attackers": attackers,
         }
-        return cast(EvidenceSummary, self._call("POST", f"/v1/deposits/{deposit_id}/evidence", json=body))
+        return cast(EvidenceSummary, self._call("POST", f"/v1/deposits/{_part(deposit_id)}/evidence", json=body))
 
     def evidence_of(self, deposit_id: str) -> list[EvidenceSummary]:
         """Return every examination of a deposit, newest first, without the figures."""
-        return cast(list[EvidenceSummary], self._all(f"/v1/deposits/{deposit_id}/evidence"))
+        return cast(list[EvidenceSummary], self._all(f"/v1/deposits/{_part(deposit_id)}/evidence"))
 
     def evidence(self, evidence_id: str) -> Evidence:
         """Return the evidence with its figures."""
-        return cast(Evidence, self._call("GET", f"/v1/evidence/{evidence_id}"))
+        return cast(Evidence, self._call("GET", f"/v1/evidence/{_part(evidence_id)}"))
 
     def follow_evidence(self, evidence_id: str) -> Iterator[Evidence]:
         """Yield the evidence every second, until it has ended."""
@@ -256,7 +259,7 @@ class Client:
 
     def certificate(self, evidence_id: str, *, format: str = "pdf") -> bytes:
         """Return the signed certificate. format: `pdf` or `html`. `lirf certificate verify` checks it."""
-        path = f"/v1/evidence/{evidence_id}/certificate"
+        path = f"/v1/evidence/{_part(evidence_id)}/certificate"
         return _successful(self._http.get(path, params={"format": format})).content
 
     def certificate_key(self) -> str:
@@ -265,7 +268,7 @@ class Client:
 
     def cancel_evidence(self, evidence_id: str) -> EvidenceSummary:
         """Cancel an examination that is queued or running."""
-        return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{evidence_id}/cancel"))
+        return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{_part(evidence_id)}/cancel"))
 
     def request_hardening(
         self,
@@ -288,15 +291,15 @@ class Client:
             "keep_dataset": keep_dataset,
             "config": config or {},
         }
-        return cast(Hardening, self._call("POST", f"/v1/models/{model}/hardenings", json=body))
+        return cast(Hardening, self._call("POST", f"/v1/models/{_part(model)}/hardenings", json=body))
 
     def hardenings(self, model: str) -> list[Hardening]:
         """Return a model's hardenings, newest first."""
-        return cast(list[Hardening], self._all(f"/v1/models/{model}/hardenings"))
+        return cast(list[Hardening], self._all(f"/v1/models/{_part(model)}/hardenings"))
 
     def hardening(self, hardening_id: str) -> Hardening:
         """Return one hardening: its state, its figures, and whether its network is served."""
-        return cast(Hardening, self._call("GET", f"/v1/hardenings/{hardening_id}"))
+        return cast(Hardening, self._call("GET", f"/v1/hardenings/{_part(hardening_id)}"))
 
     def follow_hardening(self, hardening_id: str) -> Iterator[Hardening]:
         """Yield the hardening every second, until it has ended."""
@@ -309,7 +312,7 @@ class Client:
 
     def cancel_hardening(self, hardening_id: str) -> Hardening:
         """Cancel a hardening that is queued or running. The working target stays in service."""
-        return cast(Hardening, self._call("POST", f"/v1/hardenings/{hardening_id}/cancel"))
+        return cast(Hardening, self._call("POST", f"/v1/hardenings/{_part(hardening_id)}/cancel"))
 
     def make_base(self, model: str, *, confirm: str, reason: str) -> Base:
         """Make the hardened network the model's base, and destroy everything older for good.
@@ -317,7 +320,7 @@ class Client:
         confirm: the model's name again. Raises `AwaitingApproval`.
         """
         body = {"confirm": confirm, "reason": reason}
-        return cast(Base, _done(self._call("POST", f"/v1/models/{model}/base", json=body)))
+        return cast(Base, _done(self._call("POST", f"/v1/models/{_part(model)}/base", json=body)))
 
     def request_measurement(
         self, model: str, *, deposits: Sequence[str] | None = None, evaluation_set_id: str | None = None
@@ -328,15 +331,15 @@ class Client:
         default: the model's newest.
         """
         body = {"deposits": list(deposits) if deposits else None, "evaluation_set_id": evaluation_set_id}
-        return cast(Measurement, self._call("POST", f"/v1/models/{model}/measurements", json=body))
+        return cast(Measurement, self._call("POST", f"/v1/models/{_part(model)}/measurements", json=body))
 
     def measurements(self, model: str) -> list[Measurement]:
         """Return a model's measurements, newest first. Each publication of a deposit adds one."""
-        return cast(list[Measurement], self._all(f"/v1/models/{model}/measurements"))
+        return cast(list[Measurement], self._all(f"/v1/models/{_part(model)}/measurements"))
 
     def measurement(self, measurement_id: str) -> Measurement:
         """Return one measurement with its figures."""
-        return cast(Measurement, self._call("GET", f"/v1/measurements/{measurement_id}"))
+        return cast(Measurement, self._call("GET", f"/v1/measurements/{_part(measurement_id)}"))
 
     def follow_measurement(self, measurement_id: str) -> Iterator[Measurement]:
         """Yield the measurement every second, until it has ended."""
@@ -349,7 +352,7 @@ class Client:
 
     def cancel_measurement(self, measurement_id: str) -> Measurement:
         """Cancel a measurement that is queued or running."""
-        return cast(Measurement, self._call("POST", f"/v1/measurements/{measurement_id}/cancel"))
+        return cast(Measurement, self._call("POST", f"/v1/measurements/{_part(measurement_id)}/cancel"))
 
     def withdraw(
         self,
@@ -373,18 +376,18 @@ class Client:
 
     def withdrawal_token(self, withdrawal_id: str) -> str:
         """Issue the token of a held withdrawal. It is returned only once, and replaces an earlier token."""
-        return str(self._call("POST", f"/v1/withdrawals/{withdrawal_id}/token")["token"])
+        return str(self._call("POST", f"/v1/withdrawals/{_part(withdrawal_id)}/token")["token"])
 
     def renew(
         self, withdrawal_id: str, *, reason: str, expires_in_seconds: float | None = None, expires_at: str | None = None
     ) -> Withdrawal:
         """Change when a withdrawal ends. Without an end it lasts until it is revoked."""
         body = {"reason": reason, "expires_in_seconds": expires_in_seconds, "expires_at": expires_at}
-        return cast(Withdrawal, self._call("POST", f"/v1/withdrawals/{withdrawal_id}/renewal", json=body))
+        return cast(Withdrawal, self._call("POST", f"/v1/withdrawals/{_part(withdrawal_id)}/renewal", json=body))
 
     def revoke(self, withdrawal_id: str) -> Withdrawal:
         """End a withdrawal at once."""
-        return cast(Withdrawal, self._call("DELETE", f"/v1/withdrawals/{withdrawal_id}"))
+        return cast(Withdrawal, self._call("DELETE", f"/v1/withdrawals/{_part(withdrawal_id)}"))
 
     def withdrawals(self, model: str | None = None) -> list[Withdrawal]:
         """Return all withdrawals, or those of one model, newest first."""
@@ -427,12 +430,12 @@ class Client:
 
     def restore(self, deposit_id: str, *, reason: str) -> Restoration:
         """Make the deposit's classes answer again without a withdrawal. Raises `AwaitingApproval`."""
-        path = f"/v1/deposits/{deposit_id}/restoration"
+        path = f"/v1/deposits/{_part(deposit_id)}/restoration"
         return cast(Restoration, _done(self._call("POST", path, json={"reason": reason})))
 
     def end_restoration(self, deposit_id: str) -> None:
         """End a restoration. When this returns, the classes answer only in a withdrawal."""
-        self._call("DELETE", f"/v1/deposits/{deposit_id}/restoration")
+        self._call("DELETE", f"/v1/deposits/{_part(deposit_id)}/restoration")
 
     def purge(self, deposit_id: str, *, classes: Sequence[str], reason: str) -> Purge:
         """Destroy the deposit module for good. classes: those of the deposit, as a confirmation.
@@ -440,11 +443,11 @@ class Client:
         Raises `AwaitingApproval`.
         """
         body = {"classes": list(classes), "reason": reason}
-        return cast(Purge, _done(self._call("POST", f"/v1/deposits/{deposit_id}/purge", json=body)))
+        return cast(Purge, _done(self._call("POST", f"/v1/deposits/{_part(deposit_id)}/purge", json=body)))
 
     def policy(self, model: str) -> Policy:
         """Return a model's policy."""
-        return cast(Policy, self._call("GET", f"/v1/models/{model}/policy"))
+        return cast(Policy, self._call("GET", f"/v1/models/{_part(model)}/policy"))
 
     def change_policy(
         self,
@@ -464,7 +467,7 @@ class Client:
         what the classes of a deposit, new or older, may lose when it is withdrawn, and what classes may lose since the
         original. hardening: `served`, `export` or `none`.
         """
-        path = f"/v1/models/{model}/policy"
+        path = f"/v1/models/{_part(model)}/policy"
         answer = self._http.get(path)
         _checked(answer)
         parts = {
@@ -487,20 +490,20 @@ class Client:
 
     def approve(self, approval_id: str) -> Approval:
         """Approve a request of somebody else. The service carries it out."""
-        return cast(Approval, self._call("POST", f"/v1/approvals/{approval_id}/approve"))
+        return cast(Approval, self._call("POST", f"/v1/approvals/{_part(approval_id)}/approve"))
 
     def refuse(self, approval_id: str, *, reason: str) -> Approval:
         """Refuse a request, which may be your own. It is not carried out."""
-        return cast(Approval, self._call("POST", f"/v1/approvals/{approval_id}/refuse", json={"reason": reason}))
+        return cast(Approval, self._call("POST", f"/v1/approvals/{_part(approval_id)}/refuse", json={"reason": reason}))
 
     def infer(self, model: str, request: dict[str, Any], *, tokens: Sequence[str] = ()) -> dict[str, Any]:
         """Send an Open Inference Protocol v2 request with JSON tensors. tokens: of held withdrawals."""
-        return self._call("POST", f"/v2/models/{model}/infer", json=request, headers=_token_header(tokens))
+        return self._call("POST", f"/v2/models/{_part(model)}/infer", json=request, headers=_token_header(tokens))
 
     def predict(self, model: str, image: Path, *, top: int = 5, tokens: Sequence[str] = ()) -> Predictions:
         """Return the `top` most probable classes of a PNG or JPEG file. tokens: of held withdrawals."""
         options: dict[str, Any] = {"files": {"image": (image.name, image.read_bytes())}, "params": {"top": top}}
-        path = f"/v1/models/{model}/predict"
+        path = f"/v1/models/{_part(model)}/predict"
         return cast(Predictions, self._call("POST", path, headers=_token_header(tokens), **options))
 
     def create_key(
@@ -526,7 +529,7 @@ class Client:
 
     def revoke_key(self, key_id: str) -> None:
         """Revoke an API key. The service refuses it from now on."""
-        self._call("DELETE", f"/v1/keys/{key_id}")
+        self._call("DELETE", f"/v1/keys/{_part(key_id)}")
 
     def _call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
         return _repeated(method, lambda key: self._http.request(method, path, headers=key | (headers or {}), **options))
@@ -573,6 +576,16 @@ def _address(url: str) -> httpx.URL:
     if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > MAX_PORT:
         raise NotSendable(f"'{url}' is not the address of a service. Write it like http://127.0.0.1:8000.")
     return address
+
+
+def _part(name: str) -> str:
+    """A name or id as one part of a path. Raises `NotSendable` if it could lead to another route."""
+    if not _PART.fullmatch(name):
+        raise NotSendable(
+            f"{name!r} is neither a name nor an id. These have only letters, digits, '.', '_' and '-', and begin with "
+            "a letter or a digit."
+        )
+    return name
 
 
 def _header_value(name: str, secret: str) -> str:

@@ -21,7 +21,7 @@ class LirfError(Exception):
 
 
 class NotSendable(ValueError):
-    """The address, the key or a token cannot be right. The message does not show the secret."""
+    """The address, the key, a token, a name or an id cannot be right. The message does not show the secret."""
 
 
 class AwaitingApproval(Exception):

@@ -41,8 +41,6 @@ def connect(url: str, state: Path) -> Iterator["Client"]:
         err.print(Text.assemble(("lirf: ", "bold yellow"), printable(str(awaiting))), soft_wrap=True)
         err.print(f"      lirf approvals approve {awaiting.approval['id']}", soft_wrap=True)
         raise typer.Exit(1) from None
-    except httpx.InvalidURL:
-        fail("A name or an id has a character that none has, such as a line break. Copy it again.")
     except httpx.TimeoutException:
         fail(f"{url} did not answer in time. Try again; if that does not help, look at the service's log.")
     except httpx.RequestError as error:

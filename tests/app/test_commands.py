@@ -19,6 +19,7 @@ from app.cli import service as service_commands
 from app.cli.image_folders import count_files, zipped
 from app.vault.keys import FileMasterKeys
 from lirf_client import Client
+from lirf_client.errors import NotSendable
 from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.lirf_core.factories import SPEC
 
@@ -126,6 +127,16 @@ def test_no_error_shows_a_key(run: Run, tmp_path: Path, key: str) -> None:
         with pytest.raises(ValueError, match="API key") as error:
             Client("http://127.0.0.1", wrong)
         assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../keys", "birds/weights", "b?confirm=b", "b#", "", ".", "..", "b\n", "b%2Fc", "ä"])
+def test_a_name_that_would_lead_to_another_route_is_not_sent(run: Run, name: str) -> None:
+    with Client("http://127.0.0.1:9") as client:  # nobody answers there
+        calls = (client.model, client.deposit, client.evidence, client.revoke, client.revoke_key, client.classes)
+        for call in calls:
+            with pytest.raises(NotSendable, match="neither a name nor an id"):
+                call(name)
+    assert "neither a name nor an id" in run("classes", "--url", "http://127.0.0.1:9", "--", name).stderr
 
 
 class Foreign(BaseHTTPRequestHandler):

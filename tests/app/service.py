@@ -26,9 +26,8 @@ from app.registry.tables import ModelRow
 from lirf_client import Client
 from lirf_core.architectures import ArchitectureSpec
 from lirf_core.network import flat_state
+from tests.app import trained
 from tests.app.factories import CLASSES, deposit_zip
-from tests.app.trained import FILE as TRAINED
-from tests.app.trained import write as write_trained
 from tests.lirf_core.factories import SPEC, network
 from tests.shared import made_once
 from worker.deposit import work_on
@@ -61,14 +60,14 @@ class Service:
 
     def register_trained(self, name: str = "birds") -> None:
         """The same model, but its network knows the birds, and its policy is the default."""
-        self.describe(name)
-        self.operator.put_weights(name, made_once("trained", write_trained) / TRAINED)
+        self.describe(name, trained.SPEC)
+        self.operator.put_weights(name, made_once("trained", trained.write) / trained.FILE)
         turn_hardening_off(self.database, name)
 
-    def describe(self, name: str) -> None:
+    def describe(self, name: str, spec: ArchitectureSpec = SPEC) -> None:
         """The same model, which waits for its weights."""
         preprocessing = {"height": 8, "width": 8, "mean": [0.5], "std": [0.5]}
-        architecture = {"name": SPEC.name, "width": SPEC.width}
+        architecture = {"name": spec.name, "width": spec.width}
         self.operator.register_model(name, architecture=architecture, classes=CLASSES, preprocessing=preprocessing)
 
     def weights(self, seed: int = 0, spec: ArchitectureSpec = SPEC) -> Path:

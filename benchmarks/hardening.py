@@ -138,7 +138,7 @@ def main(
     settings: Annotated[list[str] | None, typer.Option(help="Hardenings; default: all of them.")] = None,
     few: Annotated[list[int] | None, typer.Option(help="Images of each class for an attacker.")] = None,
     draws: Annotated[int, typer.Option(help="Attackers.")] = 3,
-    seeds: Annotated[int, typer.Option(help="Networks of each kind.")] = 1,
+    seed: Annotated[list[int] | None, typer.Option(help="Of networks of each kind; default: 0.")] = None,
     each: Annotated[int, typer.Option(help="Tuning images and questions of each class.")] = 100,
     epochs: Annotated[int, typer.Option(help="Epochs of original and reference.")] = 14,
 ) -> None:
@@ -155,12 +155,12 @@ def main(
         "reference": Subject("reference"),
     }
     outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in subjects}
-    for seed in range(seeds):
-        experiment = Experiment(data, split=split, width=width, images=images, original_epochs=epochs, seed=seed)
+    for one in seed or [0]:
+        experiment = Experiment(data, split=split, width=width, images=images, original_epochs=epochs, seed=one)
         workshop = Workshop(experiment, source, compute)
         for number in range(draws):
             for name, subject in subjects.items():
-                with progress(f"seed {seed}, attacker {number}: {name}"):
+                with progress(f"seed {one}, attacker {number}: {name}"):
                     outcomes[name].append(outcome(workshop, subject, attack, Draw(number, each), device))
     name = f"hardening-{source.name}" + (f"-{images}-images" if images else "") + ("-quick" if quick else "")
     title = f"Attacks on hardened targets, {data}, {split}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Head = Literal["as it is", "reset", "prototypes"]
+Readout = Literal["learnt rows", "ridge probe", "logistic probe"]
 
 
 @dataclass(frozen=True)
@@ -11,13 +12,15 @@ class AttackConfig:
     """How strong an attacker is. Numbers of images are of each class.
 
     cost: points of preserved accuracy that the attacker gives away. images: for prototypes, batch norm and fine-tuning.
-    penalties: of the probes. scales: of the cosines to prototypes. heads: what fine-tuning starts from.
+    readouts: of features, from `probe_images`; probes read all classes, rows are learnt for the deposited ones alone.
+    penalties: of the readouts. scales: of the cosines to prototypes. heads: what fine-tuning starts from.
     steps: ascending, of fine-tuning; the attacker may stop at any of them.
     """
 
     cost: float = 5.0
     images: tuple[int, ...] = (10, 100)
     probe_images: tuple[int, ...] = (10, 100, 600)
+    readouts: tuple[Readout, ...] = ("learnt rows", "ridge probe", "logistic probe")
     penalties: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)
     scales: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0)
     heads: tuple[Head, ...] = ("as it is", "reset", "prototypes")

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from lirf_core.class_rows import last_layer, with_rows
 from lirf_core.evidence.answers import CannotBeMeasured
 from lirf_core.evidence.attacks.attacker import Attacker, Attempt, Read, attempt
-from lirf_core.evidence.attacks.config import AttackConfig, Head
-from lirf_core.evidence.attacks.readout import ridge
+from lirf_core.evidence.attacks.config import AttackConfig, Head, Readout
+from lirf_core.evidence.attacks.readout import learnt_rows, ridge
 from lirf_core.evidence.attacks.statistic import Accuracies, accuracies
 from lirf_core.evidence.attacks.training_free import (
     centred_cosines,
@@ -79,7 +79,7 @@ class Suite:
     def run(self) -> Attacked:
         """Every attempt, the cheapest first."""
         before = accuracies(self._asked[1].logits, self._attacker.questions.labels, self._attacker.deposited)
-        attempts = [*self._bias(), *self._probes()]
+        attempts = [*self._bias(), *self._readouts()]
         for count in self._config.images:
             attempts += [
                 *self._prototypes(count, self._network, self._asked, "prototypes"),
@@ -92,20 +92,36 @@ class Suite:
         """A constant on the deposited logits: no image, no step."""
         yield self._attempt("bias", "", 0, 0, _logits(self._asked))
 
-    def _probes(self) -> Iterator[Attempt]:
-        """New readouts of all classes, at each depth."""
-        attacker, classes = self._attacker, self._attacker.classes
-        for count in self._config.probe_images:
+    def _readouts(self) -> Iterator[Attempt]:
+        """New readouts at each depth: of all classes, or of the deposited ones beside preserved logits that stay."""
+        attacker, config = self._attacker, self._config
+        for count in config.probe_images:
             images, labels = attacker.few(count)
             answers = attacker.ask(self._network, images)
             for place, features in DEPTHS.items():
-                training, asked = (features(answers), labels), [features(of) for of in self._asked]
-                for penalty in self._config.penalties:
-                    read = Read(*ridge(training, asked, classes, penalty))
-                    yield self._attempt(f"ridge probe{place}", f"penalty {penalty:g}", count, 0, read)
-                    both = linear_probe(training, torch.cat(asked), classes, penalty)
-                    read = Read(both[: len(asked[0])], both[len(asked[0]) :])
-                    yield self._attempt(f"logistic probe{place}", f"penalty {penalty:g}", count, 0, read)
+                seen = features(answers), answers.logits, labels
+                asked = [(features(of), of.logits) for of in self._asked]
+                for penalty in config.penalties:
+                    for readout in config.readouts:
+                        read = self._read(readout, seen, asked, penalty)
+                        yield self._attempt(f"{readout}{place}", f"penalty {penalty:g}", count, 0, read)
+
+    def _read(
+        self,
+        readout: Readout,
+        seen: tuple[Tensor, Tensor, Tensor],
+        asked: list[tuple[Tensor, Tensor]],
+        penalty: float,
+    ) -> Read:
+        """seen: features, logits and labels of learning images; asked: features and logits of the others."""
+        features, _, labels = seen
+        questions, classes = [of for of, _ in asked], self._attacker.classes
+        if readout == "learnt rows":
+            return Read(*learnt_rows(seen, asked, self._attacker.deposited, penalty))
+        if readout == "ridge probe":
+            return Read(*ridge((features, labels), questions, classes, penalty))
+        both = linear_probe((features, labels), torch.cat(questions), classes, penalty)
+        return Read(*torch.split(both, [len(of) for of in questions]))
 
     def _prototypes(
         self, count: int, network: SplitNetwork, asked: tuple[Answers, Answers], name: str

@@ -16,7 +16,7 @@ from lirf_core.evidence.answers import CannotBeMeasured
 from lirf_core.evidence.attacks.anamnesis import anamnesis_index, relearning_time
 from lirf_core.evidence.attacks.attacker import Attacker
 from lirf_core.evidence.attacks.config import AttackConfig
-from lirf_core.evidence.attacks.readout import ridge
+from lirf_core.evidence.attacks.readout import learnt_rows, ridge
 from lirf_core.evidence.attacks.statistic import Accuracies, accuracies, advantage, bias_at
 from lirf_core.evidence.attacks.suite import Attacked, attacked, best
 from lirf_core.evidence.attacks.training_free import prototypes, with_statistics_of
@@ -133,6 +133,8 @@ def test_every_attack_reads_less_from_an_untrained_network(attacker: Attacker, d
     assert unknowing.keys() == knowing.keys()
     assert set(knowing) == {
         "bias",
+        "learnt rows",
+        "learnt rows at the split",
         "ridge probe",
         "logistic probe",
         "ridge probe at the split",
@@ -200,6 +202,21 @@ def test_ridge_has_the_values_of_scikit_learn() -> None:
     expected = Ridge(alpha=10.0).fit(scaled, nn.functional.one_hot(labels).double().numpy()).predict(scaled)
     (scores,) = ridge((features, labels), [features], 3, 10.0)
     assert torch.allclose(scores, torch.from_numpy(expected), atol=1e-6)
+
+
+def test_one_learnt_row_beside_another_has_the_values_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(60, 6, generator=generator), torch.arange(60) % 2
+    scaled = StandardScaler().fit_transform(features.double().numpy())
+    expected = LogisticRegression(C=0.1, tol=1e-8).fit(scaled, labels.numpy()).decision_function(scaled)
+    preserved = torch.zeros(60, 2)  # of class 0; what stands in the column of class 1 must not matter
+    preserved[:, 1] = 50.0
+    [logits] = learnt_rows((features, preserved, labels), [(features, preserved)], [1], 10.0)
+    assert logits[:, 0].tolist() == [0.0] * 60
+    assert torch.allclose(logits[:, 1], torch.from_numpy(expected), atol=1e-4)
 
 
 def test_an_advantage_is_paired_over_draws() -> None:

@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -194,7 +194,7 @@ def measure(data: Data, network: SplitNetwork, result: DepositResult, compute: C
     recover = RecoverNetwork(result.target, [result.module], result.module.upper_digest, data.preserved)
     measured: dict[str, Any] = {}
     for name, part in (("original", network), ("target", result.target)):
-        accuracy, probe = network_and_probe_accuracy(data, part, compute)
+        accuracy, probe = network_and_probe_accuracy(data, part, compute, data.deposited)
         measured[name] = asdict(accuracy) | {"probe": asdict(probe)}
     logits = metrics.logits_of(compute.place(recover), images, data.preprocessing, compute)
     measured["recover"] = asdict(metrics.accuracy(logits, labels, data.deposited))
@@ -204,15 +204,16 @@ def measure(data: Data, network: SplitNetwork, result: DepositResult, compute: C
     return measured
 
 
-def network_and_probe_accuracy(data: Data, network: SplitNetwork, compute: Compute) -> tuple[Accuracy, Accuracy]:
+def network_and_probe_accuracy(
+    data: Data, network: SplitNetwork, compute: Compute, deposited: Collection[int]
+) -> tuple[Accuracy, Accuracy]:
     """Held-out accuracy of a network, and of a linear probe of its last layer's features."""
     compute.place(network)
     training, labels = data.training.first_of_each(PROBE_IMAGES), data.held_out.labels
     held_out = answers_of(network.lower, network.upper, data.held_out.pixels, data.preprocessing, compute)
     training_answers = answers_of(network.lower, network.upper, training.pixels, data.preprocessing, compute)
     probe = linear_probe((training_answers.features, training.labels), held_out.features, len(data.classes))
-    accuracy = metrics.accuracy(held_out.logits, labels, data.deposited)
-    return accuracy, metrics.accuracy(probe, labels, data.deposited)
+    return metrics.accuracy(held_out.logits, labels, deposited), metrics.accuracy(probe, labels, deposited)
 
 
 def circumstances(device: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def main(
 
     outcomes: dict[str, list[dict[str, Any]]] = {}
     for name, network in networks.items():
-        probe = asdict(network_and_probe_accuracy(source, network, exact)[1])
+        probe = asdict(network_and_probe_accuracy(source, network, exact, source.deposited)[1])
         curves = {}
         for count in few:
             images = source.training.first_of_each(count)

@@ -19,14 +19,12 @@ from torch import Tensor
 from benchmarks import data as sources
 from benchmarks import reports
 from benchmarks.data import Data
-from benchmarks.experiments import Experiment, OnStep, original, progress, stored
+from benchmarks.experiments import Experiment, OnStep, network_and_probe_accuracy, original, progress, stored
 from benchmarks.options import DataOption, DeviceOption, ImagesOption, SplitOption, WidthOption
 from benchmarks.settings import OURS
 from lirf_core.class_rows import ABSENT_LOGIT
 from lirf_core.compute import Compute
 from lirf_core.deposit import deposit, scrub
-from lirf_core.evidence.probe import linear_probe
-from lirf_core.features import answers_of
 from lirf_core.lesson import Lesson
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork
@@ -34,7 +32,6 @@ from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.training import Progress, Run
 
 KINDS = "modules as made", "modules scrubbed"
-PROBED = 600  # training images of each class, for the probe
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,9 @@ def outcome(source: Data, experiment: Experiment, plan: Plan, device: str) -> di
         compute, exact = Compute.for_training(device), Compute.for_inference(device)
         network = original(source, experiment, compute)
         made = carry_out(source, experiment, plan, network, compute)
-        logits = Logits(source, network, made.targets[-1], exact)
+        logits = Logits(source, network, made.targets, exact)
         return {
-            "targets": [_forgotten(source, network, one, n + 1, exact) for n, one in enumerate(made.targets)],
+            "targets": logits.forgotten(),
             "views": {kind: logits.views(modules) for kind, modules in made.modules.items()},
             "leaks": {kind: _leaks(source, network, modules, exact) for kind, modules in made.modules.items()},
         }
@@ -115,16 +112,31 @@ def _show(on_step: OnStep, progress: Progress) -> None:
 
 
 class Logits:
-    """Logits of the held-out images: each network answers them once, and they are joined for every set of modules."""
+    """Logits of the held-out images: each network answers them once, and they are joined for every set of modules.
 
-    def __init__(self, source: Data, network: SplitNetwork, target: SplitNetwork, compute: Compute) -> None:
-        self._source, self._target, self._compute = source, target, compute
+    targets: after each deposit. The last one is joined with modules.
+    """
+
+    def __init__(self, source: Data, network: SplitNetwork, targets: Sequence[SplitNetwork], compute: Compute) -> None:
+        self._source, self._target, self._compute = source, targets[-1], compute
         self._upper = network.upper
-        self._of_original, self._of_target = self._of(network), self._of(target)
+        self._of_original, self._of_targets = self._of(network), [self._of(target) for target in targets]
 
     def _of(self, network: SplitNetwork) -> Tensor:
         held_out, preprocessing = self._source.held_out, self._source.preprocessing
         return logits_of(self._compute.place(network), held_out.pixels, preprocessing, self._compute)
+
+    def forgotten(self) -> list[dict[str, Any]]:
+        """Accuracy of each target and of the original on deposited and preserved classes, from all raw logits."""
+        labels = self._source.held_out.labels
+        return [
+            {
+                "deposits": deposits,
+                "original": asdict(accuracy(self._of_original, labels, range(deposits))),
+                "target": asdict(accuracy(logits, labels, range(deposits))),
+            }
+            for deposits, logits in enumerate(self._of_targets, 1)
+        ]
 
     def views(self, modules: Sequence[DepositModule]) -> list[dict[str, Any]]:
         """For every set of modules, what the recover network loses to the restricted original, in points.
@@ -139,7 +151,7 @@ class Logits:
                 answered = [*withdrawn, *range(count, classes)]
                 chosen = [modules[i] for i in withdrawn]
                 recover = RecoverNetwork(self._target, chosen, modules[0].upper_digest, range(count, classes))
-                joined = recover.join(self._of_target, [of_modules[i] for i in withdrawn])
+                joined = recover.join(self._of_targets[-1], [of_modules[i] for i in withdrawn])
                 views.append({"withdrawn": list(withdrawn), **self._difference(joined, answered)})
         return views
 
@@ -171,31 +183,13 @@ def restricted(logits: Tensor, answered: Sequence[int]) -> Tensor:
     return kept
 
 
-def _forgotten(
-    source: Data, network: SplitNetwork, target: SplitNetwork, deposits: int, compute: Compute
-) -> dict[str, Any]:
-    """Accuracy of a target and of the original on deposited and preserved classes, from all raw logits."""
-    accuracies: dict[str, Any] = {"deposits": deposits}
-    for name, whole in (("original", network), ("target", target)):
-        logits = logits_of(compute.place(whole), source.held_out.pixels, source.preprocessing, compute)
-        accuracies[name] = asdict(accuracy(logits, source.held_out.labels, range(deposits)))
-    return accuracies
-
-
 def _leaks(source: Data, network: SplitNetwork, modules: list[DepositModule], compute: Compute) -> list[dict[str, Any]]:
     """For each module except the last, its accuracy on the classes that were deposited later."""
     rows = []
-    training = source.training.first_of_each(PROBED)
     for number, module in enumerate(modules[:-1]):
-        later = list(range(number + 1, len(modules)))
-        parts = compute.place(module.lower), compute.place(network.upper)
-        seen, held_out = (
-            answers_of(*parts, images.pixels, source.preprocessing, compute) for images in (training, source.held_out)
-        )
-        probe_answers = linear_probe((seen.features, training.labels), held_out.features, len(source.classes))
-        by_probe = accuracy(probe_answers, source.held_out.labels, later)
-        by_module = accuracy(held_out.logits, source.held_out.labels, later)
-        rows.append({"module": number, "answers": by_module.deposited, "probe": by_probe.deposited})
+        whole, later = SplitNetwork(module.lower, network.upper), range(number + 1, len(modules))
+        answered, probed = network_and_probe_accuracy(source, whole, compute, later)
+        rows.append({"module": number, "answers": answered.deposited, "probe": probed.deposited})
     return rows
 
 

@@ -12,7 +12,7 @@ from tests.lirf_core import factories
 from tests.lirf_core.factories import CPU, PREPROCESSING, images
 
 FILE = "trained.safetensors"
-SPEC = replace(factories.SPEC, width=0.25)  # narrower, nothing of it could be pruned
+SPEC = replace(factories.SPEC, width=0.25)  # wide enough for pruning to ruin a module
 # A deposit that forgets and preserves, with `each=12` images of a class, within the default policy.
 CAREFUL = {"epochs": 30, "batch_size": 8, "proxies": 64, "proxy_batch": 16, "lambda_fp": 2.0}
 

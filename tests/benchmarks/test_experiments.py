@@ -12,24 +12,16 @@ from benchmarks import experiments, hardening, published, reports, students
 from benchmarks.data import Images, NoSuchData
 from benchmarks.experiments import Experiment
 from benchmarks.published import PublishedConfig
-from benchmarks.settings import ABLATION, OURS, PAPER
+from benchmarks.settings import ABLATION, PAPER
 from benchmarks.students import StudentTraining
 from benchmarks.subjects import Recipe, Workshop
 from lirf_core.compute import Compute
 from lirf_core.evidence.attacks.config import AttackConfig
 from lirf_core.hardening import HardeningConfig
 from lirf_core.metrics import accuracy, logits_of
+from tests.benchmarks.conftest import SHORT
 
 pytestmark = pytest.mark.slow
-
-SHORT = replace(OURS, epochs=1, proxies=16, proxy_batch=4)
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reports, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(experiments, "ORIGINALS", tmp_path / "originals")
 
 
 def test_an_experiment_runs_once_and_has_the_papers_figures() -> None:

@@ -1,8 +1,5 @@
 """The yardstick of deposits in sequence, on digits and in seconds."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,19 +7,12 @@ from benchmarks import data as sources
 from benchmarks import experiments, sequence
 from benchmarks.experiments import Experiment
 from benchmarks.sequence import KINDS, Logits, Plan, restricted
-from benchmarks.settings import OURS
 from lirf_core.compute import Compute
 from lirf_core.network import digest
 from lirf_core.recover import DepositModule
+from tests.benchmarks.conftest import SHORT
 
 pytestmark = pytest.mark.slow
-SHORT = replace(OURS, epochs=1, proxies=16, proxy_batch=4)
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(experiments, "ORIGINALS", tmp_path / "originals")
 
 
 def test_restricted_logits_answer_with_no_other_class() -> None:
@@ -35,7 +25,7 @@ def test_an_original_that_is_its_own_target_and_module_loses_nothing_in_any_view
     source, exact = sources.load("digits"), Compute.for_inference("cpu")
     network = experiments.original(source, Experiment("digits", original_epochs=1), exact)
     modules = [DepositModule(network.lower, [index], digest(network.upper)) for index in range(3)]
-    views = Logits(source, network, network, exact).views(modules)
+    views = Logits(source, network, [network], exact).views(modules)
     assert len(views) == 8
     assert {(view["average"], view["worst"]) for view in views} == {(0.0, 0.0)}
 

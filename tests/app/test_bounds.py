@@ -123,6 +123,7 @@ def test_a_module_that_does_not_know_its_classes_is_not_published(service: Servi
     assert service.reader.model("birds")["revision"] == before
 
 
+@pytest.mark.slow
 @begins_with("auk", is_trained=True, has_evaluation_set=True)
 @on_one_database
 def test_what_an_older_module_has_lost_adds_up_when_the_original_is_gone(service: Service) -> None:

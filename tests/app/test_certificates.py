@@ -300,6 +300,7 @@ def test_figures_that_differ_from_the_audit_are_not_certified(service: Service) 
     assert refusal.value.type.endswith("evidence-changed")
 
 
+@pytest.mark.slow
 @on_one_database
 def test_certificate_claims_what_its_figures_support(service: Service) -> None:
     """One step of training forgets nothing."""

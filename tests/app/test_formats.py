@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -114,6 +115,7 @@ def tensors(file: bytes) -> tuple[dict[str, str], dict[str, tuple[str, list[int]
     }
 
 
+@pytest.mark.slow
 def test_a_deposit_module_on_a_grid_reads_by_the_page(digits_network: SplitNetwork) -> None:
     lower = digits_network.lower
     scales = {"conv1.weight": quantisation._best_scale(lower.state_dict()["conv1.weight"], 31)}

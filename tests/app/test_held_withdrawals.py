@@ -168,6 +168,7 @@ def test_one_person_cannot_extend_what_a_second_person_approved(service: Service
     assert service.custodian.renew(withdrawal["id"], reason="shorter", expires_in_seconds=60)["expires_at"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @begins_with()
 def test_simultaneous_customers_see_only_their_own_classes_on_two_replicas(service: Service) -> None:

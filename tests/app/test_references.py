@@ -55,6 +55,7 @@ def finished(service: Service, evidence_id: str) -> dict[str, Any]:
     return dict(told)
 
 
+@pytest.mark.slow
 @begins_with("auk", has_evaluation_set=True)
 def test_a_worker_trains_a_reference_and_says_so(service: Service) -> None:
     deposit_id, dataset_id = cancel_waiting(service), uploaded(service)
@@ -135,6 +136,7 @@ def test_a_cancelled_training_stops_and_its_images_are_shredded(
     assert is_shredded(service, dataset_id)
 
 
+@pytest.mark.slow
 @on_one_database
 @begins_with("auk", has_evaluation_set=True, is_trained=True)
 def test_a_certificate_names_the_training_and_a_removal_destroys_the_reference(service: Service) -> None:

@@ -50,6 +50,7 @@ def test_the_same_seed_gives_the_same_deposit_to_the_last_bit(removal: str, rate
     assert digest(first.module.lower) == digest(second.module.lower) != digest(other.module.lower)
 
 
+@pytest.mark.slow
 def test_the_target_forgets_digits_and_the_recover_network_reads_them(
     digits: Digits, digits_network: SplitNetwork
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_deposit_by_the_papers_equations_only_can_be_configured() -> None:
     assert result.module.joining == "eq8"
 
 
+@pytest.mark.slow
 def test_a_scrubbed_module_forgets_later_deposits_and_still_answers_for_its_own_classes(
     digits: Digits, digits_network: SplitNetwork
 ) -> None:
@@ -180,6 +182,7 @@ def test_a_scrub_needs_images_of_the_classes_that_are_deposited_now() -> None:
         scrub(module, network().upper, Lesson(pixels, labels, [3], [4], PREPROCESSING), Run(QUICK, CPU))
 
 
+@pytest.mark.slow
 def test_single_images_are_forgotten_to_the_margins_of_unseen_images_and_recovered() -> None:
     """A network has memorised noise. The target answers it like unseen noise, the recover network like before."""
     generator = torch.Generator().manual_seed(0)

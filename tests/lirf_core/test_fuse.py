@@ -51,6 +51,7 @@ def test_a_fused_module_answers_as_before() -> None:
     assert (fused.classes, fused.upper_digest, fused.joining, fused.weight) == ((1,), "digest", "eq8", 0.5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_network_can_be_fused_while_another_thread_uses_it() -> None:
     """It failed with torch.fx, whose tracing changes how modules are called in all threads."""

@@ -104,6 +104,7 @@ def test_the_averaged_weights_lie_between_those_of_the_steps() -> None:
         assert torch.equal(one, other), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [

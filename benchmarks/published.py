@@ -26,6 +26,7 @@ from benchmarks.experiments import Experiment, deposit_set, original
 from lirf_core import losses, metrics
 from lirf_core.compute import Compute
 from lirf_core.deposit import DepositResult
+from lirf_core.joining import ModuleAnswer, join
 from lirf_core.network import SplitNetwork, digest, freeze
 from lirf_core.recover import DepositModule
 
@@ -98,9 +99,7 @@ def deposit_as_published(
                 original_logits = teacher(inputs)
             target_logits = teacher.upper(target(inputs))
             module_logits = teacher.upper(module(inputs))
-            recover_logits = losses.join(
-                target_logits, [losses.ModuleAnswer(module_logits, data.deposited)], data.preserved, "eq8"
-            )
+            recover_logits = join(target_logits, [ModuleAnswer(module_logits, data.deposited)], data.preserved, "eq8")
             random_labels = torch.randint(len(data.classes), true_labels.shape, device=device)
             loss = (
                 (1 - config.distillation) * losses.random_removal(target_logits, random_labels)
@@ -132,10 +131,10 @@ def epoch_figures(data: Data, target: SplitNetwork, module: SplitNetwork, comput
     of_target, of_module = (
         metrics.logits_of(network, data.held_out.pixels, data.preprocessing, compute) for network in (target, module)
     )
-    answers = [losses.ModuleAnswer(of_module, data.deposited)]
+    answers = [ModuleAnswer(of_module, data.deposited)]
     rules = {
         "target": of_target,
-        "eq8": losses.join(of_target, answers, data.preserved, "eq8"),
+        "eq8": join(of_target, answers, data.preserved, "eq8"),
         "sum": of_target + of_module,
     }
     return {rule: asdict(metrics.accuracy(z, data.held_out.labels, data.deposited)) for rule, z in rules.items()}

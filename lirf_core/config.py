@@ -5,7 +5,7 @@ from typing import Literal
 
 from lirf_core.images.preprocessing import Augmentation
 
-Joining = Literal["eq8", "levelled", "averaged"]  # see `losses.join`
+Joining = Literal["eq8", "levelled", "averaged"]  # see `joining.join`
 MIN_STEPS = 120
 MIN_HARDENING_STEPS, MAX_HARDENING_STEPS = 300, 6000
 HARDENING_EPOCHS = 15
@@ -27,7 +27,7 @@ class DepositConfig:
     when not to claim a deposited class. lambda_ft: the module learns the original's features at the split.
     proxies: the maximum number of proxy images, which stand in for the preserved ones, `proxy_batch` of them in each
     step. On them the target keeps the original's features at the split and before the last layer (weight lambda_fp).
-    joining: see `losses.join`. module_bits: bits of each of the module's weights; 16 is float16, None as many as keep
+    joining: see `joining.join`. module_bits: bits of each of the module's weights; 16 is float16, None as many as keep
     the module under `MODULE_BUDGET` of the original's bytes.
     epochs: over the deposit set; None: see `epochs_for`. batch_size: deposit images in each step. learning_rate: the
     peak of a one-cycle schedule. Each network's gradients are clipped to `max_gradient_norm`.

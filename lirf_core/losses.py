@@ -1,14 +1,10 @@
 """The paper's equations, and those that go beyond it, as one function each. A loss is a mean over the batch."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from lirf_core.config import Joining
 
 
 def random_removal(target_logits: Tensor, random_labels: Tensor) -> Tensor:
@@ -138,55 +134,3 @@ def unread(features: Tensor, rows: Tensor) -> Tensor:
     basis: Tensor = torch.linalg.qr(rows.detach().float().T)[0]  # (F, min(F, P))
     outside = centred - centred @ basis @ basis.T
     return outside.square().sum() / centred.square().sum().clamp_min(1e-12)
-
-
-class ModuleAnswer(NamedTuple):
-    """A deposit module's logits (B, classes), the class indices that it answers for, and its weight in a mean."""
-
-    logits: Tensor
-    classes: Sequence[int]
-    weight: float = 1.0
-
-
-def inverse_error(student_logits: Tensor, teacher_logits: Tensor, selected: Tensor) -> Tensor:
-    """1 / mean squared distance of the selected logits, each row shifted to a mean of 0. Returns a scalar.
-
-    The best weights for averaging estimates with independent errors. Logits: (B, classes).
-    """
-    student, teacher = student_logits[:, selected], teacher_logits[:, selected]
-    error = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
-    return 1 / error.square().mean().clamp_min(1e-6)
-
-
-def join(
-    target_logits: Tensor,
-    modules: Sequence[ModuleAnswer],
-    preserved: Sequence[int],
-    joining: Joining,
-) -> Tensor:
-    """Eq. 8 for any number of deposit modules: deposited logits from their modules, all others from the target.
-
-    `eq8` is the equation as written. It does not say how the logits of two networks compare: distillation sees a
-    softmax over some of the logits, which stays the same when all of them rise. `levelled` shifts each module's logits
-    until its preserved logits have the target's log-sum-exp, so that deposited and preserved classes can be compared.
-    `averaged` also replaces the preserved logits by their weighted mean over the target (weight 1) and the modules, as
-    all of them know these classes.
-    target_logits: (B, classes); preserved: the class indices that the target answers for. If there are none, every
-    joining is eq. 8 as written. Returns (B, classes).
-    """
-    joined = target_logits.clone()
-    if joining == "eq8" or not preserved:
-        for module in modules:
-            joined[:, module.classes] = module.logits[:, module.classes]
-        return joined
-    mass = target_logits[:, preserved].logsumexp(1, keepdim=True)
-    levelled = [module.logits + mass - module.logits[:, preserved].logsumexp(1, keepdim=True) for module in modules]
-    if joining == "averaged":
-        total = joined[:, preserved]
-        for logits, module in zip(levelled, modules, strict=True):
-            total = total + module.weight * logits[:, preserved]
-        mean = total / (1 + sum(module.weight for module in modules))
-        joined[:, preserved] = mean + mass - mean.logsumexp(1, keepdim=True)
-    for logits, module in zip(levelled, modules, strict=True):
-        joined[:, module.classes] = logits[:, module.classes]
-    return joined

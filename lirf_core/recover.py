@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lirf_core import losses
 from lirf_core.class_rows import ABSENT_LOGIT, Rows, split_last
 from lirf_core.config import Joining
-from lirf_core.losses import ModuleAnswer
+from lirf_core.joining import ModuleAnswer, join
 from lirf_core.network import SplitNetwork
 from lirf_core.quantisation import Grid
 
@@ -26,7 +25,7 @@ class OverlappingModules(ValueError):
 class DepositModule(nn.Module):
     """T_r: a pruned lower part, the class indices that it answers for, and the digest of its upper part.
 
-    `joining` says how its logits are joined with the target's: see `losses.join`. `weight` is its weight in a mean of
+    `joining` says how its logits are joined with the target's: see `joining.join`. `weight` is its weight in a mean of
     logits in which the target has weight 1. Its parameters lie on `grid`. `rows` are the last layer's of its classes;
     None in a module of an earlier version, whose upper part still has them.
     """
@@ -117,7 +116,7 @@ class RecoverNetwork(nn.Module):
     def join(self, target_logits: Tensor, module_logits: Sequence[Tensor]) -> Tensor:
         """Join the logits of the target and of the modules, in their order; each (B, classes), as is the result."""
         answers = map(ModuleAnswer, module_logits, self.module_classes, self.module_weights)
-        return losses.join(target_logits, list(answers), self.preserved, self.joining)
+        return join(target_logits, list(answers), self.preserved, self.joining)
 
 
 def answers(networks: Sequence[RecoverNetwork], images: Sequence[Tensor]) -> list[Tensor]:

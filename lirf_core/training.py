@@ -17,6 +17,7 @@ from lirf_core.checkpoints import Checkpoint, ForeignCheckpoint
 from lirf_core.compute import Compute, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.features import LastFeatures
+from lirf_core.joining import ModuleAnswer, inverse_error, join
 from lirf_core.lesson import Lesson
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.proxies import Pool, make_proxies
@@ -288,8 +289,8 @@ class Trainer(Stepwise):
 
         terms = self.removal.terms(Batch(count, numbers, labels, target, original), generator)
         if module_logits:
-            answers = [losses.ModuleAnswer(module_logits[0], self.lesson.deposited)]
-            recover_logits = losses.join(target_logits, answers, self.lesson.preserved, cfg.joining)
+            answers = [ModuleAnswer(module_logits[0], self.lesson.deposited)]
+            recover_logits = join(target_logits, answers, self.lesson.preserved, cfg.joining)
             terms |= {
                 "pt": losses.partial_transfer(module_logits[0], original.logits, self.transferred, cfg.temperature),
                 "re": losses.recovery(recover_logits[:count], labels),
@@ -330,7 +331,7 @@ class Trainer(Stepwise):
     def weight(self, module: nn.Module) -> float:
         """The weight of the finished module's preserved logits, if the finished target's have weight 1.
 
-        The ratio of their `losses.inverse_error` against the original, measured on proxies, or on deposit images if
+        The ratio of their `joining.inverse_error` against the original, measured on proxies, or on deposit images if
         there are no proxies.
         """
         images = (self.proxies.images if len(self.proxies.images) else self.images)[:WEIGHT_IMAGES]
@@ -345,7 +346,7 @@ class Trainer(Stepwise):
             )
         preserved = torch.tensor(self.lesson.preserved, device=original_logits.device)
         of_target, of_module = (
-            losses.inverse_error(logits, original_logits, preserved) for logits in (target_logits, module_logits)
+            inverse_error(logits, original_logits, preserved) for logits in (target_logits, module_logits)
         )
         return round((of_module / of_target).item(), 4)
 

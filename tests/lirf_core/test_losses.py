@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from lirf_core import losses
-from lirf_core.losses import ModuleAnswer
 
 LOGITS = torch.tensor([[2.0, 0.0, 1.0, -1.0], [0.5, 0.5, -0.5, 3.0]])
 TEACHER = torch.tensor([[1.0, 1.0, 0.0, 2.0], [0.0, -1.0, 2.0, 0.0]])
@@ -67,20 +65,6 @@ def test_recovery_is_cross_entropy_with_the_true_label() -> None:
     assert losses.recovery(LOGITS, torch.tensor([0, 3])).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
-def test_eq_8_takes_the_deposited_logits_from_the_module() -> None:
-    joined = losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1])], [2, 3], "eq8")
-    assert joined[0].tolist() == [1.0, 1.0, 1.0, -1.0]
-
-
-@pytest.mark.parametrize("joining", ["levelled", "averaged"])
-def test_levelled_joinings_do_not_depend_on_a_modules_level(joining: losses.Joining) -> None:
-    joined = losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1])], [2, 3], joining)
-    raised = losses.join(LOGITS, [ModuleAnswer(TEACHER + 7, [0, 1])], [2, 3], joining)
-    assert torch.allclose(joined, raised, atol=1e-5)
-    eq8 = losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1])], [2, 3], "eq8")
-    assert not torch.allclose(eq8, losses.join(LOGITS, [ModuleAnswer(TEACHER + 7, [0, 1])], [2, 3], "eq8"))
-
-
 def test_probe_removal_is_zero_for_a_guess_and_log_d_for_certainty() -> None:
     assert losses.probe_removal(torch.zeros(4, 3)).item() == pytest.approx(0.0, abs=1e-6)
     assert losses.probe_removal(torch.tensor([[100.0, 0.0, 0.0]])).item() == pytest.approx(math.log(3), rel=1e-5)
@@ -91,29 +75,6 @@ def test_feature_distance_is_relative_to_the_teachers_squared_length() -> None:
     assert losses.feature_distance(teacher, teacher).item() == 0.0
     assert losses.feature_distance(torch.zeros(2, 2), teacher).item() == pytest.approx(1.0)
     assert losses.feature_distance(torch.zeros(0, 2), torch.zeros(0, 2)).item() == 0.0
-
-
-def test_a_mean_of_preserved_logits_follows_the_weights_of_the_modules() -> None:
-    def preserved(weight: float) -> Tensor:
-        joined = losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1], weight)], [2, 3], "averaged")
-        return joined[:, [2, 3]].log_softmax(1)
-
-    assert torch.allclose(preserved(0), LOGITS[:, [2, 3]].log_softmax(1), atol=1e-5)
-    assert torch.allclose(preserved(1e6), TEACHER[:, [2, 3]].log_softmax(1), atol=1e-4)
-
-
-def test_logits_nearer_to_the_teachers_weigh_more_and_levels_do_not_count() -> None:
-    selected = torch.tensor([0, 1, 2])
-    near, far = (losses.inverse_error(TEACHER + scale * LOGITS + 5, TEACHER, selected) for scale in (0.1, 0.2))
-    assert torch.isclose(near, 4 * far)
-    assert losses.inverse_error(TEACHER, TEACHER, selected) == 1e6
-
-
-@pytest.mark.parametrize("joining", ["levelled", "averaged"])
-def test_without_preserved_classes_every_joining_is_the_equation_as_written(
-    joining: losses.Joining,
-) -> None:
-    assert torch.equal(losses.join(LOGITS, [ModuleAnswer(TEACHER, [0, 1, 2, 3])], [], joining), TEACHER)
 
 
 def test_seen_images_get_the_margins_of_unseen_images_and_keep_their_order() -> None:

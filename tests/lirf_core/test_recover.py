@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lirf_core.losses import Joining
+from lirf_core.config import Joining
 from lirf_core.network import digest
 from lirf_core.pruning import example_input, prune
 from lirf_core.recover import DepositModule, ForeignUpperPart, OverlappingModules, RecoverNetwork, answers

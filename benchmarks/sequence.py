@@ -86,7 +86,10 @@ def outcome(source: Data, experiment: Experiment, plan: Plan, device: str) -> di
 
 
 def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNetwork, compute: Compute) -> Deposited:
-    """Each deposit starts from the target before it, and each older module is scrubbed of the newly deposited class."""
+    """Each deposit starts from the target before it, and each older module is scrubbed of the newly deposited class.
+
+    The original teaches all of them.
+    """
     config = replace(experiment.deposit, augmentation=source.augmentation, seed=experiment.seed)
     made, target = Deposited(), network
     as_made, scrubbed = made.modules.values()
@@ -96,10 +99,11 @@ def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNe
         lesson = Lesson(images.pixels, images.labels, [index], preserved, source.preprocessing)
         name = f"seed {experiment.seed}, {source.classes[index]}"
         with progress(f"{name}: deposit") as on_step:
-            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)))
+            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)), network)
         for number, module in enumerate(scrubbed):
             with progress(f"{name}: scrub of {source.classes[number]}'s module") as on_step:
-                scrubbed[number] = scrub(module, network.upper, lesson, Run(config, compute, partial(_show, on_step)))
+                run = Run(config, compute, partial(_show, on_step))
+                scrubbed[number] = scrub(module, network.upper, lesson, run, network)
         target = result.target
         made.targets.append(target)
         as_made.append(result.module)

@@ -2,8 +2,9 @@
 
 Format `lirf/1`: a safetensors file whose metadata has `format`, `part` (`trunk`, `rows`, `lower`, `module` or
 `hardened`), `architecture` (JSON of `ArchitectureSpec`), `split` and `upper_digest`. A module's also has `widths` and
-`classes` (JSON), `joining`, `weight` and `bits`. Tensors have torchvision's parameter names. A module's tensor is
-float16 if that loses nothing; a weight on a grid (`quantisation`) is stored as `NAME.codes` and `NAME.scales`.
+`classes` (JSON), `joining`, `weight`, `bits` and `known` (JSON). Tensors have torchvision's parameter names. A module's
+tensor is float16 if that loses nothing; a weight on a grid (`quantisation`) is stored as `NAME.codes` and
+`NAME.scales`.
 
 The upper part is stored as its trunk, all but the last layer, and the last layer's rows (`class_rows`); those of
 deposited classes are in their modules instead. Earlier versions stored all of it as one part, `upper`. A hardened
@@ -246,6 +247,8 @@ def dump_module(module: DepositModule, belonging: Belonging) -> bytes:
         "weight": repr(module.weight),
         "bits": str(module.grid.bits),
     }
+    if module.known is not None:
+        extra["known"] = json.dumps(module.known)
     state = _shortened(module.lower.state_dict())
     for name, scale in module.grid.scales.items():
         weight = state.pop(name).float()
@@ -358,7 +361,9 @@ def load_module(stored: bytes, belonging: Belonging) -> DepositModule:
     if joining not in get_args(Joining):
         raise DoesNotFit(f"The stored module has the joining '{joining[:50]}', which this version does not know.")
     weight = float(metadata.get("weight", "1"))
-    module = DepositModule(lower, classes, metadata["upper_digest"], cast(Joining, joining), weight, grid, own)
+    known = json.loads(metadata["known"]) if "known" in metadata else None
+    joined = cast(Joining, joining)
+    module = DepositModule(lower, classes, metadata["upper_digest"], joined, weight, grid, own, known)
     freeze(module)
     return module
 

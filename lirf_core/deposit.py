@@ -50,15 +50,18 @@ def unseen_margins(
     return UnseenMargins(losses.margins(logits, labels), labels)
 
 
-def deposit(original: SplitNetwork, lesson: Lesson, run: Run) -> DepositResult:
+def deposit(original: SplitNetwork, lesson: Lesson, run: Run, teacher: SplitNetwork | None = None) -> DepositResult:
     """Split the knowledge of `original`, which may already be a target network, into target and deposit module.
 
-    On one machine, the same network, lesson and configuration give the same result. Raises ValueError if no class would
-    be left, and what `train` raises.
+    teacher: the network from before earlier deposits, if it still exists. Both parts then learn its answers instead of
+    those of `original`, so that small losses do not add up over many deposits. They keep the features of `original`:
+    the teacher's would teach them the earlier deposits' classes again.
+    On one machine, the same networks, lesson and configuration give the same result. Raises ValueError if no class
+    would be left, and what `train` raises.
     """
     _require_preserved(lesson)
     removal = _class_removal(original, lesson, run)
-    return _result(train(_parts(original, lesson, run.config), removal, lesson, run))
+    return _result(train(_parts(original, lesson, run.config, teacher), removal, lesson, run))
 
 
 def deposit_samples(original: SplitNetwork, lesson: Lesson, unseen: UnseenMargins, run: Run) -> DepositResult:
@@ -92,20 +95,23 @@ def deposit_samples(original: SplitNetwork, lesson: Lesson, unseen: UnseenMargin
     return _result(train(_parts(original, lesson, config), removal, lesson, replace(run, config=config)))
 
 
-def scrub(module: DepositModule, upper: nn.Module, lesson: Lesson, run: Run) -> DepositModule:
+def scrub(
+    module: DepositModule, upper: nn.Module, lesson: Lesson, run: Run, teacher: SplitNetwork | None = None
+) -> DepositModule:
     """Remove from an earlier deposit's module what it still knows of the classes that are deposited now.
 
     A module is made from the network of its time, so it also knows classes that are deposited later. Eq. 8 does not use
     its logits for them, but the knowledge is there. The module's lower part forgets these classes as a target does, on
-    the same deposit set, and keeps the preserved classes and its own. Raises what `deposit` raises.
+    the same deposit set, and keeps the preserved classes and its own, as `teacher` answers them: see `deposit`. Raises
+    what `deposit` raises.
     """
     _require_preserved(lesson)
     network = SplitNetwork(module.lower, upper)
     # The module of single images answers for classes that are preserved anyway.
     own = replace(lesson, preserved=list({*lesson.preserved, *module.classes}))
-    parts = Parts(network, module.grid.bits, None, None)
+    parts = Parts(network, module.grid.bits, None, None, teacher or network)
     lower, grid = train(parts, _class_removal(network, own, run), own, run).scrubbed()
-    return module.with_lower(lower, grid)
+    return module.with_lower(lower, grid).without(lesson.deposited)
 
 
 def _class_removal(network: SplitNetwork, lesson: Lesson, run: Run) -> ClassRemoval:
@@ -123,13 +129,13 @@ def _require_preserved(lesson: Lesson) -> None:
         raise ValueError("No class is left to preserve. Deposit fewer classes.")
 
 
-def _parts(original: SplitNetwork, lesson: Lesson, config: DepositConfig) -> Parts:
+def _parts(original: SplitNetwork, lesson: Lesson, config: DepositConfig, teacher: SplitNetwork | None = None) -> Parts:
     size = lesson.preprocessing.height, lesson.preprocessing.width
     example = pruning.example_input(lesson.preprocessing.channels, size)
     module = pruning.prune(original.lower, config.pruning_rate, example)
     budget = int(MODULE_BUDGET * sum(tensor.nbytes for tensor in flat_state(original).values()))
     bits = config.module_bits or quantisation.bits_within(module, budget)
-    return Parts(original, None, module, bits)
+    return Parts(original, None, module, bits, teacher or original)
 
 
 def _result(trained: Trainer) -> DepositResult:
@@ -141,5 +147,6 @@ def _result(trained: Trainer) -> DepositResult:
         own_rows = rows.take(original, lesson.deposited)
     except rows.NoRows:  # a network from Python: its upper part keeps what names the classes
         own_rows = None
-    module = DepositModule(lower, lesson.deposited, digest(original.upper), joining, weight, grid, own_rows)
+    known = [*lesson.deposited, *lesson.preserved]
+    module = DepositModule(lower, lesson.deposited, digest(original.upper), joining, weight, grid, own_rows, known)
     return DepositResult(target, module)

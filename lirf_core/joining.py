@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lirf_core.config import Joining
 
 
 class ModuleAnswer(NamedTuple):
-    """A deposit module's logits (B, classes), the class indices that it answers for, and its weight in a mean."""
+    """A deposit module's logits (B, classes), the class indices that it answers for, and its weight in a mean.
+
+    known: the class indices that it has learnt to tell apart; None: its own and the preserved ones only.
+    """
 
     logits: Tensor
     classes: Sequence[int]
     weight: float = 1.0
+    known: Sequence[int] | None = None
 
 
 def inverse_error(student_logits: Tensor, teacher_logits: Tensor, selected: Tensor) -> Tensor:
@@ -37,8 +42,8 @@ def join(
     `eq8` is the equation as written. It does not say how the logits of two networks compare: distillation sees a
     softmax over some of the logits, which stays the same when all of them rise. `levelled` shifts each module's logits
     until its preserved logits have the target's log-sum-exp, so that deposited and preserved classes can be compared.
-    `averaged` also replaces the preserved logits by their weighted mean over the target (weight 1) and the modules, as
-    all of them know these classes.
+    `averaged` also replaces each logit by its weighted mean over all parts that know its class: a preserved one's over
+    the target (weight 1) and the modules, a deposited one's over its own module and those of other deposits.
     target_logits: (B, classes); preserved: the class indices that the target answers for. If there are none, every
     joining is eq. 8 as written. Returns (B, classes).
     """
@@ -49,12 +54,25 @@ def join(
         return joined
     mass = target_logits[:, preserved].logsumexp(1, keepdim=True)
     levelled = [module.logits + mass - module.logits[:, preserved].logsumexp(1, keepdim=True) for module in modules]
-    if joining == "averaged":
-        total = joined[:, preserved]
-        for logits, module in zip(levelled, modules, strict=True):
-            total = total + module.weight * logits[:, preserved]
-        mean = total / (1 + sum(module.weight for module in modules))
-        joined[:, preserved] = mean + mass - mean.logsumexp(1, keepdim=True)
     for logits, module in zip(levelled, modules, strict=True):
         joined[:, module.classes] = logits[:, module.classes]
+    if joining == "averaged":
+        deposited = [index for module in modules for index in module.classes]
+        weights = [_weights(module, preserved, joined) for module in modules]
+        total = torch.stack(weights).sum(0)
+        mean, own = joined[:, preserved], joined[:, deposited]
+        others = torch.zeros_like(own)
+        for logits, weight in zip(levelled, weights, strict=True):
+            mean = mean + weight[preserved].to(logits) * logits[:, preserved]
+            others = others + weight[deposited].to(logits) * (logits[:, deposited] - own)
+        mean = mean / (1 + total[preserved]).to(mean)
+        joined[:, preserved] = mean + mass - mean.logsumexp(1, keepdim=True)
+        joined[:, deposited] = own + others / total[deposited].clamp_min(1e-9).to(own)
     return joined
+
+
+def _weights(module: ModuleAnswer, preserved: Sequence[int], logits: Tensor) -> Tensor:
+    """The module's weight for each class that it knows, 0 for the others. float64 (classes,)."""
+    weights = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
+    weights[[*preserved, *module.classes] if module.known is None else list(module.known)] = module.weight
+    return weights

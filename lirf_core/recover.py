@@ -27,7 +27,8 @@ class DepositModule(nn.Module):
 
     `joining` says how its logits are joined with the target's: see `joining.join`. `weight` is its weight in a mean of
     logits in which the target has weight 1. Its parameters lie on `grid`. `rows` are the last layer's of its classes;
-    None in a module of an earlier version, whose upper part still has them.
+    None in a module of an earlier version, whose upper part still has them. `known`: the classes that it has learnt to
+    tell apart, also those that were deposited after it; None in a module of an earlier version, which was scrubbed.
     """
 
     row_weight: Tensor
@@ -42,6 +43,7 @@ class DepositModule(nn.Module):
         weight: float = 1.0,
         grid: Grid | None = None,
         rows: Rows | None = None,
+        known: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.lower = lower
@@ -50,6 +52,7 @@ class DepositModule(nn.Module):
         self.joining: Joining = joining
         self.weight = weight
         self.grid = grid or Grid(16)
+        self.known = None if known is None else tuple(known)
         self.has_rows = rows is not None
         if rows is not None:
             assert rows.classes == self.classes
@@ -67,13 +70,19 @@ class DepositModule(nn.Module):
 
     def with_rows(self, rows: Rows) -> "DepositModule":
         """The same module with these rows."""
-        return DepositModule(self.lower, self.classes, self.upper_digest, self.joining, self.weight, self.grid, rows)
+        return self._with(self.lower, self.grid, rows, self.known)
 
     def with_lower(self, lower: nn.Module, grid: Grid | None = None) -> "DepositModule":
         """The same module with another lower part, on the same grid unless another one is given."""
-        return DepositModule(
-            lower, self.classes, self.upper_digest, self.joining, self.weight, grid or self.grid, self.rows
-        )
+        return self._with(lower, grid or self.grid, self.rows, self.known)
+
+    def without(self, classes: Collection[int]) -> "DepositModule":
+        """The same module, which no longer knows these classes of other deposits."""
+        known = None if self.known is None else [index for index in self.known if index not in classes]
+        return self._with(self.lower, self.grid, self.rows, known)
+
+    def _with(self, lower: nn.Module, grid: Grid, rows: Rows | None, known: Sequence[int] | None) -> "DepositModule":
+        return DepositModule(lower, self.classes, self.upper_digest, self.joining, self.weight, grid, rows, known)
 
 
 class RecoverNetwork(nn.Module):
@@ -102,6 +111,7 @@ class RecoverNetwork(nn.Module):
         self.deposit_modules = nn.ModuleList(modules)
         self.module_classes = [list(module.classes) for module in modules]
         self.module_weights = [module.weight for module in modules]
+        self.module_known = [module.known for module in modules]
         self.answering = frozenset(classes)  # for which a module answers
         self.preserved = [index for index in preserved if index not in classes]
         joinings = {module.joining for module in modules}
@@ -115,7 +125,7 @@ class RecoverNetwork(nn.Module):
 
     def join(self, target_logits: Tensor, module_logits: Sequence[Tensor]) -> Tensor:
         """Join the logits of the target and of the modules, in their order; each (B, classes), as is the result."""
-        answers = map(ModuleAnswer, module_logits, self.module_classes, self.module_weights)
+        answers = map(ModuleAnswer, module_logits, self.module_classes, self.module_weights, self.module_known)
         return join(target_logits, list(answers), self.preserved, self.joining)
 
 

@@ -27,6 +27,8 @@ class Outputs:
 class Batch:
     """`count` deposit images, with their `numbers` in the deposit set and their `labels`.
 
+    original: the original's features, and the teacher's logits, which are the original's if there is no other teacher.
+
     Proxies follow, and then preserved images, if there are any: the target keeps the original's outputs on both.
     """
 

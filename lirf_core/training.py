@@ -79,13 +79,15 @@ class Run:
 class Parts:
     """The networks that a training starts from: one that forgets and, in a deposit, the module that learns.
 
-    A part that has bits is trained on the grid on which it will be stored.
+    A part that has bits is trained on the grid on which it will be stored. Both parts learn the answers of `teacher`,
+    which has the upper part of `original`, and keep the features of `original`; see `deposit.deposit`.
     """
 
     original: SplitNetwork
     target_bits: int | None
     module: nn.Module | None
     module_bits: int | None
+    teacher: SplitNetwork
 
 
 def train(parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> "Trainer":
@@ -233,7 +235,7 @@ class Trainer(Stepwise):
             device=run.compute.device,
         )
         self.proxies = make_proxies(
-            self.original,
+            self.teacher,
             self.images,
             removal.goals,
             min(run.config.proxies, self.steps * run.config.proxy_batch),
@@ -256,7 +258,11 @@ class Trainer(Stepwise):
 
     def _place(self, parts: Parts) -> None:
         self.original = self.compute.place(copy.deepcopy(parts.original))
-        freeze(self.original)
+        self.teacher = self.original
+        if parts.teacher is not parts.original:
+            self.teacher = SplitNetwork(self.compute.place(copy.deepcopy(parts.teacher.lower)), self.original.upper)
+        for network in (self.original, self.teacher):
+            freeze(network)
         self.upper = self.original.upper
         self.target_lower = self.compute.place(copy.deepcopy(parts.original.lower).requires_grad_(True))
         self.target_lower.train(self.removal.learns_statistics)
@@ -282,7 +288,10 @@ class Trainer(Stepwise):
         with self.compute.autocast(), LastFeatures(self.upper) as last:
             with torch.no_grad():
                 split = self.original.lower(inputs)
-                original = Outputs(split, logits=self.upper(split).float(), features=last.latest)
+                logits, features = self.upper(split).float(), last.latest
+                if self.teacher is not self.original:
+                    logits = self.teacher(inputs).float()
+                original = Outputs(split, features, logits)
             splits = [part(inputs) for part in self.learning]
             target_logits, *module_logits = self.upper(torch.cat(splits)).float().split(len(inputs))
             target = Outputs(splits[0], last.latest[: len(inputs)], target_logits)
@@ -331,7 +340,7 @@ class Trainer(Stepwise):
     def weight(self, module: nn.Module) -> float:
         """The weight of the finished module's preserved logits, if the finished target's have weight 1.
 
-        The ratio of their `joining.inverse_error` against the original, measured on proxies, or on deposit images if
+        The ratio of their `joining.inverse_error` against the teacher, measured on proxies, or on deposit images if
         there are no proxies.
         """
         images = (self.proxies.images if len(self.proxies.images) else self.images)[:WEIGHT_IMAGES]
@@ -340,13 +349,13 @@ class Trainer(Stepwise):
             for batch in torch.split(images, self.config.batch_size)
         ]
         with self.compute.autocast():
-            original_logits, target_logits, module_logits = (
+            teacher_logits, target_logits, module_logits = (
                 torch.cat([self.upper(part(batch)).float() for batch in batches])
-                for part in (self.original.lower, self.target_lower, module)
+                for part in (self.teacher.lower, self.target_lower, module)
             )
-        preserved = torch.tensor(self.lesson.preserved, device=original_logits.device)
+        preserved = torch.tensor(self.lesson.preserved, device=teacher_logits.device)
         of_target, of_module = (
-            inverse_error(logits, original_logits, preserved) for logits in (target_logits, module_logits)
+            inverse_error(logits, teacher_logits, preserved) for logits in (target_logits, module_logits)
         )
         return round((of_module / of_target).item(), 4)
 

@@ -1,6 +1,7 @@
 """A deposit, step by step: train it, store it, read it back, scrub older modules, measure, publish."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -92,7 +93,9 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
     lesson = _lesson(work, job, heartbeat)
     deposited_rows = _older_rows(session, job, heartbeat)
     before = open_whole(job.network, deposited_rows, heartbeat.vault)
-    trained = _train(work, job, before, lesson, heartbeat)
+    oldest = _oldest(session, job, deposited_rows, heartbeat)
+    start = _Start(before, oldest or before, lesson)
+    trained = _train(work, job, start, heartbeat)
     with ExitStack() as stored:
         made = _store(job, before, trained, heartbeat)
         stored.enter_context(work.vault.discarded_on_error(made.target, made.rows, made.module))
@@ -101,7 +104,7 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
         older: list[Older] = []
         for number, one in enumerate(job.older_modules):
             try:
-                module, networks = _scrub(work, job, number, before, lesson, heartbeat)
+                module, networks = _scrub(work, job, number, start, heartbeat)
             except VaultDamaged:
                 if jobs.has_module(session, one.deposit_id):
                     raise
@@ -109,7 +112,8 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
             stored.enter_context(work.vault.discarded_on_error(module.stored))
             scrubbed.append(module)
             older.append(networks)
-        measured = measure(work, job, Networks(before, *read_back, older), deposited_rows, lesson, heartbeat)
+        original = oldest if job.oldest and job.oldest.revision == 0 else None
+        measured = measure(work, job, Networks(original, before, *read_back, older), lesson, heartbeat)
     result = Result(made.target, made.rows, made.module, scrubbed, measured.metrics, measured.losses)
     return result, measured.figures
 
@@ -136,8 +140,31 @@ def _older_rows(session: Session, job: Job, heartbeat: TrainingHeartbeat) -> lis
     return found
 
 
+def _oldest(
+    session: Session, job: Job, deposited_rows: Sequence[Rows], heartbeat: TrainingHeartbeat
+) -> SplitNetwork | None:
+    """The oldest network; None if it was destroyed, even meanwhile, or if the deposit starts from it."""
+    if job.oldest is None:
+        return None
+    try:
+        return open_whole(job.oldest, deposited_rows, heartbeat.vault)
+    except VaultDamaged:
+        if jobs.has_revision(session, job.model_id, job.oldest.revision):
+            raise
+        return None
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a deposit and its scrubs start from. teacher: the oldest network, whose answers they keep."""
+
+    before: SplitNetwork
+    teacher: SplitNetwork
+    lesson: Lesson
+
+
 @tracer.start_as_current_span("train", record_exception=False)
-def _train(work: Work, job: Job, before: SplitNetwork, lesson: Lesson, heartbeat: TrainingHeartbeat) -> DepositResult:
+def _train(work: Work, job: Job, start: _Start, heartbeat: TrainingHeartbeat) -> DepositResult:
     is_followed = bool(job.older_modules)
     training = Training(heartbeat, TARGET, {"phase": "training"}, is_followed=is_followed, is_plotted=True)
     on_preparation = heartbeat.phase("preparing")
@@ -146,28 +173,29 @@ def _train(work: Work, job: Job, before: SplitNetwork, lesson: Lesson, heartbeat
         return Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
 
     if not job.is_of_samples:
-        return training.resume(lambda checkpoint: deposit(before, lesson, run_from(checkpoint)))
+        return training.resume(
+            lambda checkpoint: deposit(start.before, start.lesson, run_from(checkpoint), start.teacher)
+        )
     assert job.evaluation_set is not None
     images, _ = halved(labelled(work, heartbeat.vault, job.evaluation_set), job)
-    unseen = unseen_margins(before, images.images(), images.labels, job.preprocessing, work.training)
-    return training.resume(lambda checkpoint: deposit_samples(before, lesson, unseen, run_from(checkpoint)))
+    unseen = unseen_margins(start.before, images.images(), images.labels, job.preprocessing, work.training)
+    return training.resume(lambda checkpoint: deposit_samples(start.before, start.lesson, unseen, run_from(checkpoint)))
 
 
 @tracer.start_as_current_span("scrub", record_exception=False)
-def _scrub(
-    work: Work, job: Job, number: int, network: SplitNetwork, lesson: Lesson, heartbeat: TrainingHeartbeat
-) -> tuple[OlderModule, Older]:
+def _scrub(work: Work, job: Job, number: int, start: _Start, heartbeat: TrainingHeartbeat) -> tuple[OlderModule, Older]:
     """The older module of this number, scrubbed of what it knew of the deposited classes, stored and read back."""
     older, count, belonging = job.older_modules[number], len(job.older_modules), job.network.belonging
     progress = {"phase": "scrubbing", "module": number + 1, "modules": count}
     training = Training(heartbeat, older.deposit_id, progress, is_followed=number + 1 < count)
     module = artifacts.load_module(heartbeat.vault.read(older.stored), belonging)
     on_preparation = heartbeat.phase("preparing")
-    scrubbed = training.resume(
-        lambda checkpoint: scrub(
-            module, network.upper, lesson, Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
-        )
-    )
+
+    def run_from(checkpoint: bytes | None) -> DepositModule:
+        run = Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
+        return scrub(module, start.before.upper, start.lesson, run, start.teacher)
+
+    scrubbed = training.resume(run_from)
     binding = Binding("module", job.model_id, older.deposit_id)
     stored = heartbeat.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
     with work.vault.discarded_on_error(stored):

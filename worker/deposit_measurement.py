@@ -7,13 +7,10 @@ from typing import Any
 from opentelemetry import trace
 from torch import nn
 
-from app.deposits import jobs
 from app.deposits.jobs import Job
 from app.deposits.losses import Loss, Losses
 from app.measurements.figures import Figures, figures_of
-from app.vault.service import VaultDamaged
 from lirf_core import metrics
-from lirf_core.class_rows import Rows
 from lirf_core.evidence.images import Labelled, halves, sides
 from lirf_core.evidence.membership import attack
 from lirf_core.lesson import Lesson
@@ -21,7 +18,6 @@ from lirf_core.losses import margins
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule, RecoverNetwork
 from lirf_core.tally import Tally
-from worker.deposited_rows import open_whole
 from worker.images import labelled
 from worker.measuring import Comparison, Measuring, chance_notes, recorded_tally, summary, total_loss, worst_class
 from worker.training import TrainingHeartbeat
@@ -45,8 +41,12 @@ class Older:
 
 @dataclass(frozen=True)
 class Networks:
-    """The network that the deposit started from, and what it made, as the vault gives it back."""
+    """The network that the deposit started from, and what it made, as the vault gives it back.
 
+    original: None if it was destroyed, or if the deposit starts from it.
+    """
+
+    original: SplitNetwork | None
     before: SplitNetwork
     target: SplitNetwork
     module: DepositModule
@@ -63,20 +63,13 @@ class Measured:
 
 
 @tracer.start_as_current_span("measure", record_exception=False)
-def measure(
-    work: Work,
-    job: Job,
-    networks: Networks,
-    deposited_rows: Sequence[Rows],
-    lesson: Lesson,
-    heartbeat: TrainingHeartbeat,
-) -> Measured:
+def measure(work: Work, job: Job, networks: Networks, lesson: Lesson, heartbeat: TrainingHeartbeat) -> Measured:
     """Accuracy on the evaluation set, and what the deposit costs there or, where images are missing, on proxies."""
     on_batch = heartbeat.phase("evaluating")
     held_out = labelled(work, heartbeat.vault, job.evaluation_set) if job.evaluation_set else None
     deposit_set = Labelled(lesson.images, lesson.labels)
     measuring = Measuring(held_out, deposit_set, job.class_names, job.preprocessing, work.inference, on_batch)
-    return _Measurement(job, networks, _original(work, job, deposited_rows, heartbeat), measuring).run(lesson)
+    return _Measurement(job, networks, measuring).run(lesson)
 
 
 def halved(held_out: Labelled, job: Job) -> tuple[Labelled, Labelled]:
@@ -85,21 +78,6 @@ def halved(held_out: Labelled, job: Job) -> tuple[Labelled, Labelled]:
     Membership is measured on the others.
     """
     return halves(held_out.of_classes(job.deposited), seed=0)
-
-
-def _original(
-    work: Work, job: Job, deposited_rows: Sequence[Rows], heartbeat: TrainingHeartbeat
-) -> SplitNetwork | None:
-    """None if it was destroyed, even meanwhile, or if the deposit starts from it."""
-    if job.original is None or job.network.revision == 0:
-        return None
-    try:
-        return open_whole(job.original, deposited_rows, heartbeat.vault)
-    except VaultDamaged:
-        with work.database.session() as session:
-            if jobs.has_original(session, job.model_id):
-                raise
-        return None
 
 
 @dataclass(frozen=True)
@@ -114,9 +92,8 @@ class _Scrubbed:
 class _Measurement:
     """Each network is asked about the whole evaluation set once; all figures but the proxies' come from its tally."""
 
-    def __init__(self, job: Job, networks: Networks, original: SplitNetwork | None, measuring: Measuring) -> None:
-        """original: None if it was destroyed, or if the deposit starts from it."""
-        self._job, self._networks, self._measuring, self._original = job, networks, measuring, original
+    def __init__(self, job: Job, networks: Networks, measuring: Measuring) -> None:
+        self._job, self._networks, self._measuring = job, networks, measuring
         self._recover = self._joined(networks.target, [networks.module], job.preserved)
         self._of_before, self._of_target = measuring.tally(networks.before), measuring.tally(networks.target)
         self._of_original = self._tally_of_original()
@@ -152,9 +129,9 @@ class _Measurement:
         """
         if self._job.network.revision == 0:
             return by_this
-        if self._original is None:
+        if self._networks.original is None:
             return []
-        compared = Comparison(self._original, network, self._of_original, tally)
+        compared = Comparison(self._networks.original, network, self._of_original, tally)
         return self._measuring.losses(compared, classes, self._job.policy.max_total_loss)
 
     def _notes(self) -> list[str]:
@@ -167,8 +144,8 @@ class _Measurement:
     def _tally_of_original(self) -> Tally | None:
         if self._of_before is None or self._job.network.revision == 0:
             return self._of_before
-        if self._original:
-            return self._measuring.tally(self._original)
+        if self._networks.original:
+            return self._measuring.tally(self._networks.original)
         recorded = self._job.recorded_original
         return recorded_tally(recorded, self._job.class_names, self._of_before) if recorded else None
 

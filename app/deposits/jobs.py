@@ -39,11 +39,12 @@ class OlderModule:
 class Job(Claim):
     """A claimed deposit: everything the work needs, read in the claiming transaction.
 
-    `older_modules` must forget the deposited classes, too: they were made when the model knew them. `original` is
-    revision 0, None if it was destroyed; then `recorded_original` is what an earlier deposit measured of it on this
-    evaluation set (percent by class), if any did. `earlier_loss`: points that all deposits before this one have cost
-    the preserved classes; `earlier_module_losses`: the classes of each older module, by its deposit's id.
-    `checkpoints` (by the part of the work) and the `curve` of losses come from earlier attempts.
+    `older_modules` must forget the deposited classes, too: they were made when the model knew them. `oldest` is the
+    oldest network that still exists, None if the deposit starts from it. Unless it is revision 0, `recorded_original`
+    is what an earlier deposit measured of that on this evaluation set (percent by class), if any did. `earlier_loss`:
+    points that all deposits before this one have cost the preserved classes; `earlier_module_losses`: the classes of
+    each older module, by its deposit's id. `checkpoints` (by the part of the work) and the `curve` of losses come from
+    earlier attempts.
     """
 
     is_batch_halved: bool
@@ -63,7 +64,7 @@ class Job(Claim):
     config: DepositConfig
     older_modules: list[OlderModule]
     policy: Policy
-    original: StoredNetwork | None
+    oldest: StoredNetwork | None
     recorded_original: dict[str, float | None] | None
     earlier_loss: float
     earlier_module_losses: dict[str, float]
@@ -113,7 +114,9 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         deposited = class_indices(session, [row.id])[row.id]
         held = set(registry.deposited(session, model.id))
         older_modules = stored_modules(session, model.id)
-        original = registry.revision_if_present(session, model, 0)
+        network = registry.stored_network(session, model)
+        oldest = next(iter(registry.older_revisions(session, model)), None)
+        is_original_there = not (oldest or network).revision
         return Job(
             id=row.id,
             token=row.token,
@@ -124,7 +127,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             model_name=model.name,
             class_names=model.class_names,
             preprocessing=registry.preprocessing_of(model),
-            network=registry.stored_network(session, model),
+            network=network,
             deposit_set=datasets.stored_images(session, row.dataset_id),
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id) if row.evaluation_set_id else None,
             preserved_set=datasets.stored_images(session, row.preserved_set_id) if row.preserved_set_id else None,
@@ -134,8 +137,8 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             older_modules=older_modules,
             older_classes=class_indices(session, [older.deposit_id for older in older_modules]),
             policy=policies.of(model),
-            original=original,
-            recorded_original=None if original else _recorded_original(session, row),
+            oldest=oldest,
+            recorded_original=None if is_original_there else _recorded_original(session, row),
             earlier_loss=total_loss(session, model.id),
             earlier_module_losses=_module_losses(session, model.id),
             evaluation_set_id=row.evaluation_set_id,
@@ -328,10 +331,10 @@ def has_module(session: Session, deposit_id: str) -> bool:
         return session.get_one(DepositRow, deposit_id, populate_existing=True).state == State.DEPOSITED
 
 
-def has_original(session: Session, model_id: str) -> bool:
-    """Whether the model's original network still exists."""
+def has_revision(session: Session, model_id: str, number: int) -> bool:
+    """Whether an older network of the model still exists."""
     with session.begin():
-        return registry.revision_if_present(session, registry.by_id(session, model_id), 0) is not None
+        return registry.revision_if_present(session, registry.by_id(session, model_id), number) is not None
 
 
 def class_indices(session: Session, deposit_ids: Sequence[str]) -> dict[str, list[int]]:

@@ -349,6 +349,15 @@ def revision_if_present(session: Session, model: ModelRow, number: int) -> Store
     return None if vaults.is_shredded(session, row.lower_object_id) else _stored_revision(session, model, row)
 
 
+def older_revisions(session: Session, model: ModelRow) -> list[StoredNetwork]:
+    """Those before the revision in service that still exist, oldest first."""
+    query = sa.select(RevisionRow).where(RevisionRow.model_id == model.id, RevisionRow.number < model.revision)
+    rows = session.scalars(query.order_by(RevisionRow.number))
+    return [
+        _stored_revision(session, model, row) for row in rows if not vaults.is_shredded(session, row.lower_object_id)
+    ]
+
+
 def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> StoredNetwork:
     assert model.upper_object_id is not None
     upper = vaults.stored_object(session, model.upper_object_id)

@@ -123,16 +123,18 @@ def test_a_deposit_module_on_a_grid_reads_by_the_page(digits_network: SplitNetwo
     module = copy.deepcopy(lower)
     module.load_state_dict({**module.state_dict(), "conv1.weight": on_grid * scales["conv1.weight"].view(-1, 1, 1, 1)})
     belonging = Belonging(SPEC, "layer3", digest(digits_network.upper))
-    file = artifacts.dump_module(
-        DepositModule(module, [0, 2], belonging.upper_digest, "averaged", 0.5, Grid(6, scales)), belonging
+    stored_module = DepositModule(
+        module, [0, 2], belonging.upper_digest, "averaged", 0.5, Grid(6, scales), known=[0, 2, 3]
     )
+    file = artifacts.dump_module(stored_module, belonging)
 
     metadata, stored = tensors(file)
     assert metadata.keys() == {
         *("format", "part", "architecture", "split", "upper_digest"),
-        *("widths", "classes", "joining", "weight", "bits"),
+        *("widths", "classes", "known", "joining", "weight", "bits"),
     }
     assert (metadata["format"], metadata["part"], metadata["classes"]) == ("lirf/1", "module", "[0, 2]")
+    assert metadata["known"] == "[0, 2, 3]"
     assert (metadata["joining"], metadata["weight"], metadata["bits"]) == ("averaged", "0.5", "6")
     kind, [count], codes = stored["conv1.weight.codes"]
     assert (kind, count) == ("U8", len(codes))

@@ -1,15 +1,19 @@
 """Modules of earlier deposits forget the classes that are deposited later."""
 
 import threading
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+import worker.deposit
 from app.deposits.tables import DepositRow
 from app.inference.network_cache import NetworkCache
+from app.registry import service as registry
 from app.vault.service import StoredObject, Vault
 from app.vault.tables import VaultObjectRow
-from tests.app.conftest import Service, begins_with
+from lirf_core.network import digest
+from tests.app.conftest import Service, begins_with, on_one_database
 from tests.app.factories import infer_request
 from worker.work import Work
 
@@ -60,6 +64,37 @@ def test_a_deposit_that_fails_leaves_older_modules_as_they_were(
     with service.database.session() as session:
         kept = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
     assert Work(service.settings).vault.objects.names() == kept
+
+
+@begins_with("auk")
+@on_one_database
+def test_the_oldest_network_that_exists_teaches_later_deposits_and_scrubs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers: list[tuple[str, bool]] = []
+
+    def spy(name: str) -> None:
+        carry_out = getattr(worker.deposit, name)
+
+        def spied(*arguments: Any) -> Any:
+            teacher = arguments[-1]
+            teachers.append((name, digest(teacher.lower) == original))
+            return carry_out(*arguments)
+
+        monkeypatch.setattr(worker.deposit, name, spied)
+
+    with service.database.session() as session:
+        stored = registry.revision_if_present(session, registry.get(session, "birds"), 0)
+    assert stored
+    original = digest(stored.open(Work(service.settings).vault).lower)
+    spy("deposit")
+    spy("scrub")
+    service.deposit(["dodo"])
+    assert teachers == [("deposit", True), ("scrub", True)]
+    teachers.clear()
+    service.administrator.change_policy("birds", reason="no copy", original="destroy")
+    service.deposit(["emu"])
+    assert teachers == [("deposit", False), ("scrub", False), ("scrub", False)]
 
 
 def fail(*_: object, **__: object) -> None:

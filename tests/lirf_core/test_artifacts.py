@@ -174,8 +174,15 @@ def pruned_module(classes: list[int]) -> DepositModule:
 def test_a_stored_module_keeps_its_widths_classes_and_answers() -> None:
     module, images = pruned_module([1, 3]), torch.randn(2, 1, 8, 8)
     loaded = artifacts.load_module(artifacts.dump_module(module, belonging(network())), belonging(network()))
-    assert loaded.classes == (1, 3)
+    assert (loaded.classes, loaded.known) == ((1, 3), None)
     assert torch.equal(loaded(images), module(images))
+
+
+def test_a_stored_module_keeps_what_it_knows_of_other_classes() -> None:
+    lower, upper = pruned_module([1, 3]).lower, digest(network().upper)
+    module = DepositModule(lower, [1, 3], upper, known=[0, 1, 3, 4])
+    loaded = artifacts.load_module(artifacts.dump_module(module, belonging(network())), belonging(network()))
+    assert loaded.known == (0, 1, 3, 4)
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4])

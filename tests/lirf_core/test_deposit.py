@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
@@ -11,7 +12,7 @@ from lirf_core.config import DepositConfig
 from lirf_core.deposit import DepositResult, UnseenMargins, deposit, deposit_samples, scrub
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.lesson import Lesson, PreservedImages
-from lirf_core.losses import margins
+from lirf_core.losses import distil, margins
 from lirf_core.metrics import accuracy, logits_of
 from lirf_core.network import SplitNetwork, digest
 from lirf_core.pretraining import train_original
@@ -173,6 +174,36 @@ def test_a_scrubbed_module_forgets_later_deposits_and_still_answers_for_its_own_
     assert (after[0] or 0) >= 95
     assert later.classes == (0,)
     assert later.upper_digest == first.module.upper_digest
+
+
+def test_target_and_module_learn_the_answers_of_an_older_network_that_teaches_them() -> None:
+    """Its upper part is the original's, and its lower part another one, as after deposits that have cost something."""
+    original, config = network(), replace(QUICK, epochs=30, joining="averaged")
+    older = SplitNetwork(network(1).lower, original.upper)
+    shown, preserved = lesson(), torch.tensor([2, 3, 4])
+    inputs = PREPROCESSING.normalise(shown.images.float())
+
+    def distance(result: DepositResult, part: nn.Module) -> float:
+        """From the older network's answers among the preserved classes."""
+        with torch.no_grad():
+            return distil(result.target.upper(part(inputs)), older(inputs), preserved, 1.0).item()
+
+    alone, taught, same = (deposit(original, shown, Run(config, CPU), one) for one in (None, older, network()))
+    assert distance(taught, taught.target.lower) < distance(alone, alone.target.lower)
+    assert distance(taught, taught.module.lower) < distance(alone, alone.module.lower)
+    assert digest(same.target.lower) == digest(alone.target.lower)
+    assert digest(same.module.lower) == digest(alone.module.lower)
+    own = scrub(alone.module, original.upper, lesson(8, [2], [3, 4]), Run(config, CPU), older)
+    assert digest(own.lower) != digest(
+        scrub(alone.module, original.upper, lesson(8, [2], [3, 4]), Run(config, CPU)).lower
+    )
+
+
+def test_a_module_knows_the_classes_of_its_time_and_those_that_it_is_scrubbed_of_no_longer() -> None:
+    module = run().module
+    assert module.known == (0, 1, 2, 3, 4)
+    scrubbed = scrub(module, network().upper, lesson(8, [2], [3, 4]), Run(QUICK, CPU))
+    assert (scrubbed.known, scrubbed.classes) == ((0, 1, 3, 4), (0, 1))
 
 
 def test_a_scrub_needs_images_of_the_classes_that_are_deposited_now() -> None:

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -38,9 +39,18 @@ streaming = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 def _model(session: Session, row: service.ModelRow) -> Model:
-    status = hardenings.status(session, row)
+    [model] = _models(session, [row])
+    return model
+
+
+def _models(session: Session, rows: Sequence[service.ModelRow]) -> list[Model]:
+    statuses = hardenings.statuses(session, rows)
+    return [Model(**Model.described(row), hardening=_hardening(row, statuses[row.id])) for row in rows]
+
+
+def _hardening(row: service.ModelRow, status: hardenings.Status) -> ModelHardening:
     newest = status.hardening
-    hardening = ModelHardening(
+    return ModelHardening(
         policy=policies.of(row).hardening,
         is_served=status.is_served,
         why_not=status.why_not,
@@ -48,7 +58,6 @@ def _model(session: Session, row: service.ModelRow) -> Model:
         state=newest.state if newest else None,
         losses=newest.losses if newest else None,
     )
-    return Model(**Model.described(row), hardening=hardening)
 
 
 def _in_transaction(session: Session, row: service.ModelRow) -> Model:
@@ -95,7 +104,7 @@ async def put_weights(
 def list_models(actor: AnyKey, session: ReadingDep, page: PageQuery) -> Page[Model]:
     """List models, newest first."""
     rows, cursor = service.list_models(session, page)
-    return Page(items=[_model(session, row) for row in rows], next_cursor=cursor)
+    return Page(items=_models(session, rows), next_cursor=cursor)
 
 
 @router.get("/{name}")

@@ -134,6 +134,15 @@ def of_revision(session: Session, model_id: str, number: int) -> DepositRow | No
     return session.scalar(sa.select(DepositRow).where(DepositRow.model_id == model_id, DepositRow.revision == number))
 
 
+def models_at_a_deposits_revision(session: Session, model_ids: Sequence[str]) -> set[str]:
+    """Those of the models whose revision in service was made by a deposit."""
+    is_in_service = sa.and_(
+        registry.ModelRow.id == DepositRow.model_id, registry.ModelRow.revision == DepositRow.revision
+    )
+    query = sa.select(DepositRow.model_id).join(registry.ModelRow, is_in_service)
+    return set(session.scalars(query.where(DepositRow.model_id.in_(model_ids))))
+
+
 def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple[Sequence[DepositRow], str | None]:
     model = registry.get(session, model_name)
     return newest_first(session, sa.select(DepositRow).where(DepositRow.model_id == model.id), DepositRow.id, page)

@@ -249,12 +249,6 @@ def unfinished(session: Session, model_id: str) -> HardeningRow | None:
     return session.scalar(sa.select(HardeningRow).where(*of_model))
 
 
-def newest(session: Session, model: ModelRow) -> HardeningRow | None:
-    """The newest hardening of the revision in service."""
-    of_revision = HardeningRow.model_id == model.id, HardeningRow.revision == model.revision
-    return session.scalar(sa.select(HardeningRow).where(*of_revision).order_by(HardeningRow.id.desc()).limit(1))
-
-
 def hardened(session: Session, model: ModelRow) -> HardenedNetwork | None:
     """The hardened network of the revision in service, if there is one, whatever the policy."""
     row = _with_network(session, model)
@@ -271,26 +265,52 @@ def served(session: Session, model: ModelRow) -> HardenedNetwork | None:
 
 def is_served(model: ModelRow, row: HardeningRow) -> bool:
     """Whether this hardening's network answers for the model while nothing is withdrawn."""
-    is_present = row.object_id is not None and row.shredded_at is None  # of one row at most
-    return model.hardening == "served" and is_present and row.revision == model.revision
+    return model.hardening == "served" and _has_network(row) and row.revision == model.revision
+
+
+def _has_network(row: HardeningRow) -> bool:
+    return row.object_id is not None and row.shredded_at is None  # of one row of a model at most
 
 
 def status(session: Session, model: ModelRow) -> Status:
     """Whether a hardened network is served, and why not."""
-    row = newest(session, model) if model.revision else None
-    has_network = bool(model.revision) and _with_network(session, model) is not None
-    is_served = has_network and model.hardening == "served"
-    is_target = bool(model.revision) and bool(registry.deposited(session, model.id))
-    why_not = None if is_served else _why_not(session, model, row, has_network=has_network, is_target=is_target)
-    return Status(model.hardening, row, is_served, why_not)
+    return statuses(session, [model])[model.id]
 
 
-def _why_not(session: Session, model: ModelRow, row: HardeningRow | None, *, has_network: bool, is_target: bool) -> str:
-    if not is_target:
+def statuses(session: Session, models: Sequence[ModelRow]) -> dict[str, Status]:
+    """The `status` of each model, by its id. It takes the same number of queries for any number of models."""
+    ids = [model.id for model in models]
+    rows: dict[str, list[HardeningRow]] = {}
+    for row in session.scalars(_of_revisions_in_service(ids).order_by(HardeningRow.id)):
+        rows.setdefault(row.model_id, []).append(row)
+    with_target = registry.with_deposited_classes(session, ids)
+    of_deposits = deposits.models_at_a_deposits_revision(session, ids)
+    found: dict[str, Status] = {}
+    for model in models:
+        of_model = rows.get(model.id, [])
+        newest_row = of_model[-1] if of_model else None
+        answers = any(is_served(model, row) for row in of_model)
+        why_not = None
+        if not answers:
+            is_of_deposit = model.id in of_deposits
+            why_not = _why_not(model, of_model, has_target=model.id in with_target, is_of_deposit=is_of_deposit)
+        found[model.id] = Status(model.hardening, newest_row, answers, why_not)
+    return found
+
+
+def _of_revisions_in_service(model_ids: Sequence[str]) -> sa.Select[HardeningRow]:
+    is_in_service = sa.and_(ModelRow.id == HardeningRow.model_id, ModelRow.revision == HardeningRow.revision)
+    return sa.select(HardeningRow).join(ModelRow, is_in_service).where(HardeningRow.model_id.in_(model_ids))
+
+
+def _why_not(model: ModelRow, rows: Sequence[HardeningRow], *, has_target: bool, is_of_deposit: bool) -> str:
+    """rows: the hardenings of the revision in service, oldest first."""
+    row = rows[-1] if rows else None
+    if not has_target:
         return "No class is deposited, so there is no target to harden."
-    if has_network:
+    if any(_has_network(one) for one in rows):
         return f"The policy says `hardening: {model.hardening}`, so the hardened network is kept but not served."
-    if _newest_deposit(session, model) is None:
+    if not is_of_deposit:
         return f"Revision {model.revision} is a hardened network that became the base, and answers itself."
     if row is None:
         if model.hardening == "none":

@@ -388,6 +388,12 @@ def deposited(session: Session, model_id: str) -> dict[int, str]:
     }
 
 
+def with_deposited_classes(session: Session, model_ids: Sequence[str]) -> set[str]:
+    """Those of the models of which a class is deposited."""
+    is_held = ModelClassRow.model_id.in_(model_ids), ModelClassRow.deposit_id.is_not(None)
+    return set(session.scalars(sa.select(ModelClassRow.model_id).where(*is_held).distinct()))
+
+
 def class_indices(model: ModelRow, names: Sequence[str]) -> list[int]:
     """The indices of these classes, sorted, each once. Raises `UnknownClass`."""
     index = class_names.indices(model.class_names)

@@ -12,9 +12,12 @@ from app.base.database import now
 from app.cli import main
 from app.datasets.tables import DatasetRow
 from app.deposits.losses import Losses
+from app.hardenings import service as hardenings
 from app.hardenings.jobs import JOBS
+from app.hardenings.service import Status
 from app.hardenings.tables import HardeningRow
 from app.jobs.machine import LeaseLost
+from app.registry import service as registry
 from app.registry.tables import ModelRow
 from app.vault.service import Binding
 from app.vault.tables import VaultObjectRow
@@ -377,3 +380,33 @@ def test_a_new_base_needs_the_name_of_the_model(service: Service, monkeypatch: p
     with signed_in(service, Role.ADMINISTRATOR, name="other") as client:
         page = client.post("/console/models/birds/base", data={"confirmation": "bird", "reason": "r"})
         assert page.status_code == 422
+
+
+@begins_with("auk")
+def test_a_list_of_models_takes_the_same_queries_for_one_and_for_many(service: Service) -> None:
+    service.register("ducks")
+    service.describe("geese")
+    has_hardening(service, "export")
+
+    def read(names: list[str]) -> tuple[list[Status], int]:
+        count = 0
+
+        def tell(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        with service.database.session() as session:
+            models = [registry.get(session, name) for name in names]
+            sa.event.listen(service.database.engine, "before_cursor_execute", tell)
+            found = hardenings.statuses(session, models)
+            sa.event.remove(service.database.engine, "before_cursor_execute", tell)
+        return [found[model.id] for model in models], count
+
+    one, queries = read(["birds"])
+    three, queries_of_three = read(["birds", "ducks", "geese"])
+    assert queries_of_three == queries
+    assert one == three[:1]
+    assert "was never hardened" in (one[0].why_not or "")
+    assert [status.why_not for status in three[1:]] == ["No class is deposited, so there is no target to harden."] * 2
+    listed = {model["name"]: model["hardening"] for model in service.reader.models()}
+    assert listed["birds"] == service.reader.model("birds")["hardening"]

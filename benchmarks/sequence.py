@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -36,9 +36,10 @@ KINDS = "modules as made", "modules scrubbed"
 
 @dataclass(frozen=True)
 class Plan:
-    """The first `deposits` classes are deposited, in order."""
+    """The first `deposits` classes are deposited, in order. teacher: of deposits and scrubs, `deposit.deposit`."""
 
     deposits: int = 5
+    teacher: Literal["original", "previous"] = "original"
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ def main(
     images: ImagesOption = None,
     deposits: Annotated[int, typer.Option(help="How many of the first classes to deposit.")] = 5,
     seeds: Annotated[int, typer.Option(help="Sequences, each with its own seed.")] = 1,
+    is_chain: Annotated[bool, typer.Option("--chain", help="Each deposit learns from the target before it.")] = False,
 ) -> None:
     """Write benchmarks/results/sequence-DATA-SPLIT.json and .md."""
-    source, plan = sources.load(data), Plan(deposits)
+    source, plan = sources.load(data), Plan(deposits, "previous" if is_chain else "original")
     ones = [
         outcome(source, Experiment(data, OURS, split, width, images, seed=seed), plan, device) for seed in range(seeds)
     ]
-    name = f"sequence-{source.name}-{split}" + (f"-{images}-images" if images else "")
+    name = f"sequence-{source.name}-{split}" + (f"-{images}-images" if images else "") + ("-chain" if is_chain else "")
     text = reports.write(name, f"Deposits in sequence, {data}, {split}", _tables(ones, deposits), {"sequence": ones})
     Console().print(text, markup=False)
 
@@ -88,8 +90,9 @@ def outcome(source: Data, experiment: Experiment, plan: Plan, device: str) -> di
 def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNetwork, compute: Compute) -> Deposited:
     """Each deposit starts from the target before it, and each older module is scrubbed of the newly deposited class.
 
-    The original teaches all of them.
+    The original teaches all of them, if the plan says so.
     """
+    teacher = network if plan.teacher == "original" else None
     config = replace(experiment.deposit, augmentation=source.augmentation, seed=experiment.seed)
     made, target = Deposited(), network
     as_made, scrubbed = made.modules.values()
@@ -99,11 +102,11 @@ def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNe
         lesson = Lesson(images.pixels, images.labels, [index], preserved, source.preprocessing)
         name = f"seed {experiment.seed}, {source.classes[index]}"
         with progress(f"{name}: deposit") as on_step:
-            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)), network)
+            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)), teacher)
         for number, module in enumerate(scrubbed):
             with progress(f"{name}: scrub of {source.classes[number]}'s module") as on_step:
                 run = Run(config, compute, partial(_show, on_step))
-                scrubbed[number] = scrub(module, network.upper, lesson, run, network)
+                scrubbed[number] = scrub(module, network.upper, lesson, run, teacher)
         target = result.target
         made.targets.append(target)
         as_made.append(result.module)

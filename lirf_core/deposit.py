@@ -1,7 +1,7 @@
 """Deposits: the fine-tuning of eq. 9, on the deposit set only, for whole classes or for single images."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -116,12 +116,23 @@ def scrub(
 
 def _class_removal(network: SplitNetwork, lesson: Lesson, run: Run) -> ClassRemoval:
     deposited, preserved = _indices(lesson.deposited, run.compute), _indices(lesson.preserved, run.compute)
-    return ClassRemoval(network, deposited, preserved, run.config)
+    foreign = _indices(_foreign(network, lesson), run.compute)
+    return ClassRemoval(network, deposited, preserved, foreign, run.config)
 
 
-def _indices(classes: Sequence[int], compute: Compute) -> Tensor:
+def _foreign(network: SplitNetwork, lesson: Lesson) -> set[int]:
+    """The classes of other deposits whose rows are in place."""
+    try:
+        _, last = rows.split_last(network.upper)
+    except rows.NoRows:  # a network from Python
+        return set()
+    present = {index for index, bias in enumerate(last.bias.tolist()) if bias > rows.ABSENT_LOGIT}
+    return present - {*lesson.deposited, *lesson.preserved}
+
+
+def _indices(classes: Collection[int], compute: Compute) -> Tensor:
     """In ascending order, on the device."""
-    return torch.tensor(sorted(classes), device=compute.device)
+    return torch.tensor(sorted(classes), dtype=torch.int64, device=compute.device)
 
 
 def _require_preserved(lesson: Lesson) -> None:

@@ -7,6 +7,7 @@ features of that class that real images have, too (Ilyas et al., Adversarial Exa
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,44 +23,50 @@ REACHES = (24, 48, 96)  # largest change of a value, of 255; images with few gre
 CONFIDENCE = 0.9  # an image is changed no further once its goal has this probability
 
 
+@dataclass(frozen=True, eq=False)
 class Pool:
-    """images: uint8 (N, C, H, W), on the device. Each step of a deposit draws some of them."""
+    """images: uint8 (N, C, H, W); classes: (N,), what each one shows or imitates. Both on the device.
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    Each step of a training draws some of them.
+    """
 
-    def draw(self, count: int, generator: Generator) -> Tensor:
-        """Draw `count` images at random; none if there are none."""
+    images: Tensor
+    classes: Tensor
+
+    def draw(self, count: int, generator: Generator) -> "Pool":
+        """Draw `count` of them at random; none if there are none."""
         if not len(self.images):
-            return self.images
-        return self.images[torch.randint(len(self.images), (count,), generator=generator).to(self.images.device)]
+            return self
+        chosen = torch.randint(len(self.images), (count,), generator=generator).to(self.images.device)
+        return Pool(self.images[chosen], self.classes[chosen])
 
 
 def make_proxies(
     original: nn.Module,
     images: Tensor,
-    preserved: Tensor,
+    classes: Tensor,
     count: int,
     preprocessing: Preprocessing,
     compute: Compute,
     generator: Generator,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Pool:
-    """Make `count` proxies, or fewer if there are few images. Each image moves towards a random preserved class.
+    """Make `count` proxies, or fewer if there are few images. Each image moves towards a random one of the classes.
 
     Targeted projected gradient descent (Madry et al., 2018): `STEPS` steps by the sign of the gradient, in which no
     value changes by more than a reach. The reach is the smallest of `REACHES` at which the original gives the class a
     probability of `CONFIDENCE`.
-    images: uint8 (N, C, H, W), on the device; preserved: (P,) class indices. `original` must be frozen. `on_batch` is
+    images: uint8 (N, C, H, W), on the device; classes: (P,) indices. `original` must be frozen. `on_batch` is
     called after each step of each batch and can raise an exception to stop.
     """
-    proxies = [images[:0]]
+    proxies, imitated = [images[:0]], [classes[:0]]
     chosen = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(MAX_PROXIES_PER_IMAGE)])[:count]
     for batch in torch.split(chosen, BATCH) if count else []:
         start = images[batch.to(images.device)].float()
-        goals = preserved[torch.randint(len(preserved), (len(batch),), generator=generator).to(preserved.device)]
+        goals = classes[torch.randint(len(classes), (len(batch),), generator=generator).to(classes.device)]
         proxies.append(_moved(original, start, goals, preprocessing, compute, on_batch))
-    return Pool(torch.cat(proxies))
+        imitated.append(goals)
+    return Pool(torch.cat(proxies), torch.cat(imitated))
 
 
 def _moved(

@@ -27,9 +27,9 @@ class Outputs:
 class Batch:
     """`count` deposit images, with their `numbers` in the deposit set and their `labels`.
 
-    original: the original's features, and the teacher's logits, which are the original's if there is no other teacher.
-
     Proxies follow, and then preserved images, if there are any: the target keeps the original's outputs on both.
+    original: the original's features, and the teacher's logits, which are the original's if there is no other teacher.
+    foreign: the places of the proxies of classes that the target must not answer; it keeps no features of these.
     """
 
     count: int
@@ -37,20 +37,28 @@ class Batch:
     labels: Tensor
     target: Outputs
     original: Outputs
+    foreign: Tensor
 
     def feature_preservation(self) -> Tensor:
-        """How far the features of all but deposit images are from the original's, at the split plus before the last
-        layer.
+        """How far the features of preserved images and of their proxies are from the original's, at the split plus
+        before the last layer.
         """
-        kept = slice(self.count, None)
+        kept: slice | Tensor = slice(self.count, None)
+        if len(self.foreign):
+            kept = torch.ones(len(self.target.logits), dtype=torch.bool, device=self.labels.device)
+            kept[: self.count] = kept[self.foreign] = False
         at_split = losses.feature_distance(self.target.split[kept], self.original.split[kept])
         return at_split + losses.feature_distance(self.target.features[kept], self.original.features[kept])
 
 
 class Removal(Protocol):
-    """`goals` are the classes that proxies imitate. `learns_statistics`: batch norm adapts to the deposit set."""
+    """`goals` are the classes that proxies imitate, `foreign` those of them that the network must not answer.
+
+    `learns_statistics`: batch norm adapts to the deposit set.
+    """
 
     goals: Tensor
+    foreign: Tensor
     learns_statistics: bool
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
@@ -64,13 +72,19 @@ class Removal(Protocol):
 
 
 class ClassRemoval:
-    """Eq. 2 to 4: forget the deposited classes, keep the answers among the preserved ones."""
+    """Eq. 2 to 4: forget the deposited classes, keep the answers among the preserved ones.
+
+    Classes of other deposits are foreign: a network of several deposits must not answer one of theirs for another.
+    """
 
     learns_statistics = True
 
-    def __init__(self, network: SplitNetwork, deposited: Tensor, preserved: Tensor, config: DepositConfig) -> None:
-        """deposited, preserved: class indices in ascending order, on the device of `network`."""
-        self._config, self.goals = config, preserved
+    def __init__(
+        self, network: SplitNetwork, deposited: Tensor, preserved: Tensor, foreign: Tensor, config: DepositConfig
+    ) -> None:
+        """deposited, preserved, foreign: class indices in ascending order, on the device of `network`."""
+        self._config, self._preserved, self.foreign = config, preserved, foreign
+        self.goals = torch.cat([preserved, foreign])
         self._all = torch.cat([deposited, preserved])
         self._adversary = ProbeAdversary(network, deposited)
 
@@ -81,11 +95,12 @@ class ClassRemoval:
         if cfg.removal == "random":
             removed = losses.random_removal(target.logits[:count], self._all[choice.to(self._all.device)])
         else:
-            removed = losses.suppression(target.logits[:count], self.goals)
+            unanswered = torch.cat([target.logits[:count], target.logits[batch.foreign]])
+            removed = losses.suppression(unanswered, self._preserved)
         attention = losses.attention_transfer(target.split[:count], original.split[:count], cfg.attention_threshold)
         self._adversary.learn(target.features[:count], batch.labels)
         probe_logits = self._adversary.logits(target.features[:count])
-        preservation = losses.knowledge_preservation(target.logits, original.logits, self.goals, cfg.temperature)
+        preservation = losses.knowledge_preservation(target.logits, original.logits, self._preserved, cfg.temperature)
         return {
             "kr": losses.knowledge_removal(removed, attention, cfg.lambda_at),
             "pr": losses.probe_removal(probe_logits),
@@ -112,6 +127,7 @@ class SampleRemoval:
     def __init__(self, classes: Tensor, margins: Tensor, config: DepositConfig) -> None:
         """classes: all class indices; margins: (N,), the one that each deposit image should get."""
         self._config, self.goals, self._margins = config, classes, margins
+        self.foreign = classes[:0]
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
         cfg, count = self._config, batch.count

@@ -18,7 +18,7 @@ from lirf_core.compute import Compute, memory_errors
 from lirf_core.config import DepositConfig
 from lirf_core.features import LastFeatures
 from lirf_core.joining import ModuleAnswer, inverse_error, join
-from lirf_core.lesson import Lesson
+from lirf_core.lesson import Lesson, PreservedImages
 from lirf_core.network import SplitNetwork, freeze
 from lirf_core.proxies import Pool, make_proxies
 from lirf_core.quantisation import Grid
@@ -244,8 +244,8 @@ class Trainer(Stepwise):
             self.generator,
             run.on_preparation,
         )
-        preserved = lesson.preserved_images.images if lesson.preserved_images else lesson.images[:0]
-        self.preserved = Pool(preserved.to(run.compute.device))
+        beside = lesson.preserved_images or PreservedImages(lesson.images[:0], lesson.labels[:0])
+        self.preserved = Pool(beside.images.to(run.compute.device), beside.labels.to(run.compute.device))
         self.optimiser = torch.optim.SGD(
             self.learning.parameters(),
             lr=run.config.learning_rate,
@@ -283,7 +283,7 @@ class Trainer(Stepwise):
         cfg, generator = self.config, self.generator
         labels, count = self.labels[numbers], len(numbers)
         stand_ins = self.proxies.draw(cfg.proxy_batch, generator), self.preserved.draw(cfg.proxy_batch, generator)
-        images = torch.cat([self.images[numbers], *stand_ins])
+        images = torch.cat([self.images[numbers], *(drawn.images for drawn in stand_ins)])
         inputs = self.compute.inputs(cfg.augmentation(images, generator), self.lesson.preprocessing)
         with self.compute.autocast(), LastFeatures(self.upper) as last:
             with torch.no_grad():
@@ -296,7 +296,11 @@ class Trainer(Stepwise):
             target_logits, *module_logits = self.upper(torch.cat(splits)).float().split(len(inputs))
             target = Outputs(splits[0], last.latest[: len(inputs)], target_logits)
 
-        terms = self.removal.terms(Batch(count, numbers, labels, target, original), generator)
+        foreign = self.removal.foreign
+        if len(foreign):
+            shown = torch.cat([drawn.classes for drawn in stand_ins])
+            foreign = count + torch.isin(shown, foreign).nonzero()[:, 0]
+        terms = self.removal.terms(Batch(count, numbers, labels, target, original, foreign), generator)
         if module_logits:
             answers = [ModuleAnswer(module_logits[0], self.lesson.deposited)]
             recover_logits = join(target_logits, answers, self.lesson.preserved, cfg.joining)

@@ -61,7 +61,9 @@ def test_the_hardening_learns_from_preserved_images_too_and_shreds_them(
         return of_core(target, fresh, transfer, run)
 
     monkeypatch.setattr(worker.hardening, "harden", harden)
-    monkeypatch.setattr(worker.hardening, "make_proxies", lambda original, images, *_: Pool(images[:0]))
+    monkeypatch.setattr(
+        worker.hardening, "make_proxies", lambda original, images, *_: Pool(images[:0], images.new_empty(0))
+    )
     has_hardening(service)
     dataset = preserved_set(service, ["emu", "heron"])
     service.deposit(["auk"], preserved_set_id=dataset)

@@ -31,7 +31,9 @@ def test_a_deposit_uses_preserved_images_and_shreds_them(service: Service, monke
     lessons: list[Lesson] = []
     of_core = worker.deposit.deposit
     monkeypatch.setattr(
-        worker.deposit, "deposit", lambda before, lesson, run: lessons.append(lesson) or of_core(before, lesson, run)
+        worker.deposit,
+        "deposit",
+        lambda before, lesson, *rest: lessons.append(lesson) or of_core(before, lesson, *rest),
     )
     dataset = preserved_set(service, ["emu", "heron"])
     deposit_id = service.queue(["auk"], preserved_set_id=dataset)

@@ -120,7 +120,11 @@ def test_a_model_of_an_earlier_version_answers_the_same_before_and_after_separat
     assert answers(service) == expected
     for label in CLASSES:
         assert {kind for kind, _ in holders(service, label)} == {kind for kind, _ in places[label]}
-    assert [service.reader.deposit(row)["module_bytes"] for row in service.deposits] == modules
+    for row, before in zip(service.deposits, modules, strict=True):
+        after = service.reader.deposit(row)["module_bytes"]
+        assert before is not None
+        assert after is not None
+        assert 0 < before - after < 40  # an earlier version's module does not say which classes it knows
     [event] = service.auditor.audit_events(action="model.rows_separated")
     assert (event["actor"], event["model"], event["details"]["destroyed_rows"]) == ("worker", "birds", [])
     assert is_sound(service)

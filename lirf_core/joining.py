@@ -1,6 +1,7 @@
 """How logits of a target and of deposit modules become a recover network's: eq. 8, and what goes beyond it."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -52,27 +53,35 @@ def join(
         for module in modules:
             joined[:, module.classes] = module.logits[:, module.classes]
         return joined
-    mass = target_logits[:, preserved].logsumexp(1, keepdim=True)
-    levelled = [module.logits + mass - module.logits[:, preserved].logsumexp(1, keepdim=True) for module in modules]
+    kept = _indices(tuple(preserved), joined.device)
+    mass = target_logits[:, kept].logsumexp(1, keepdim=True)
+    levelled = [module.logits + mass - module.logits[:, kept].logsumexp(1, keepdim=True) for module in modules]
     for logits, module in zip(levelled, modules, strict=True):
         joined[:, module.classes] = logits[:, module.classes]
     if joining == "averaged":
-        deposited = [index for module in modules for index in module.classes]
+        deposited = _indices(tuple(index for module in modules for index in module.classes), joined.device)
         weights = [_weights(module, preserved, joined) for module in modules]
         total = torch.stack(weights).sum(0)
-        mean, own = joined[:, preserved], joined[:, deposited]
+        mean, own = joined[:, kept], joined[:, deposited]
         others = torch.zeros_like(own)
         for logits, weight in zip(levelled, weights, strict=True):
-            mean = mean + weight[preserved].to(logits) * logits[:, preserved]
+            mean = mean + weight[kept].to(logits) * logits[:, kept]
             others = others + weight[deposited].to(logits) * (logits[:, deposited] - own)
-        mean = mean / (1 + total[preserved]).to(mean)
-        joined[:, preserved] = mean + mass - mean.logsumexp(1, keepdim=True)
+        mean = mean / (1 + total[kept]).to(mean)
+        joined[:, kept] = mean + mass - mean.logsumexp(1, keepdim=True)
         joined[:, deposited] = own + others / total[deposited].clamp_min(1e-9).to(own)
     return joined
 
 
 def _weights(module: ModuleAnswer, preserved: Sequence[int], logits: Tensor) -> Tensor:
     """The module's weight for each class that it knows, 0 for the others. float64 (classes,)."""
+    known = (*preserved, *module.classes) if module.known is None else tuple(module.known)
     weights = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device)
-    weights[[*preserved, *module.classes] if module.known is None else list(module.known)] = module.weight
-    return weights
+    return weights.index_fill_(0, _indices(known, logits.device), module.weight)
+
+
+@lru_cache(1024)
+def _indices(classes: tuple[int, ...], device: torch.device) -> Tensor:
+    """A tensor of them. To make one of a thousand classes takes longer than to join the logits of some images."""
+    with torch.inference_mode(False):  # a training may use it later
+        return torch.tensor(classes, dtype=torch.int64, device=device)

@@ -73,3 +73,13 @@ def test_what_a_module_does_not_know_or_nobody_asks_for_has_no_influence() -> No
     alone = [join(LOGITS, [ModuleAnswer(TEACHER, [0], known=known)], [2, 3], "averaged") for known in (None, range(4))]
     assert torch.equal(*alone)
     assert torch.equal(alone[0][:, 1], LOGITS[:, 1])
+
+
+def test_a_training_can_join_after_an_answer() -> None:
+    """An index that is made while a network answers is kept, and no gradient may pass an inference tensor."""
+    module, preserved = ModuleAnswer(TEACHER, [0]), [1, 3]
+    with torch.inference_mode():
+        join(LOGITS, [module], preserved, "averaged")
+    logits = LOGITS.clone().requires_grad_()
+    join(logits, [module], preserved, "averaged").sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None

@@ -13,6 +13,7 @@ HELP = "import sys; sys.argv = ['lirf', '--help']\nfrom app.cli import main\ntry
 REPORT = "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "unneeded"),
     [

@@ -78,6 +78,7 @@ def test_networks_can_take_grey_images(name: str) -> None:
         assert network(torch.zeros(1, 1, 224, 224)).shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_no_layer_of_a_network_is_random() -> None:
     for name in TORCHVISIONS:
         with torch.device("meta"):

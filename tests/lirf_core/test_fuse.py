@@ -25,6 +25,7 @@ def batch_norms(part: nn.Module) -> int:
     return sum(name == "BatchNorm2d" for name in names)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_fused_network_answers_as_before(name: str) -> None:

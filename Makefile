@@ -19,8 +19,8 @@ demo: install ## deposit, withdraw and revoke over HTTP; stays up (EXIT=1: ends)
 compiled: install
 	$(UV) sync --locked --quiet --compile-bytecode # tests start hundreds of processes, also where Python writes none
 
-# Three more than there are cores: tests wait for their services, leases and disks at times.
-PROCESSES := $(shell python3 -c 'import os; print(min(os.cpu_count() + 3, 8))')
+# Two more than there are cores: tests wait for their services, leases and disks at times.
+PROCESSES := $(shell python3 -c 'import os; print(min(os.cpu_count() + 2, 8))')
 # Each of them would rewrite the assertions of all tests anew where Python writes no bytecode: 5 s of each process.
 PYTEST = env -u PYTHONDONTWRITEBYTECODE $(RUN) pytest -n $(PROCESSES) --dist worksteal
 quick: compiled ## the tests for between two edits: SQLite, no other processes; no attack, nothing slow

@@ -77,7 +77,7 @@ def last_layer_name(upper: nn.Module) -> str:
 def present(network: SplitNetwork) -> list[int]:
     """The classes whose rows the network has, in ascending order. Raises `NoRows`."""
     _, last = split_last(network.upper)
-    return [index for index in range(last.out_features) if index not in network.absent]
+    return [index for index, bias in enumerate(last.bias.tolist()) if bias > ABSENT_LOGIT]
 
 
 def take(network: SplitNetwork, classes: Collection[int]) -> Rows:

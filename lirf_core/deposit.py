@@ -123,11 +123,10 @@ def _class_removal(network: SplitNetwork, lesson: Lesson, run: Run) -> ClassRemo
 def _foreign(network: SplitNetwork, lesson: Lesson) -> set[int]:
     """The classes of other deposits whose rows are in place."""
     try:
-        _, last = rows.split_last(network.upper)
+        present = rows.present(network)
     except rows.NoRows:  # a network from Python
         return set()
-    present = {index for index, bias in enumerate(last.bias.tolist()) if bias > rows.ABSENT_LOGIT}
-    return present - {*lesson.deposited, *lesson.preserved}
+    return {*present} - {*lesson.deposited, *lesson.preserved}
 
 
 def _indices(classes: Collection[int], compute: Compute) -> Tensor:

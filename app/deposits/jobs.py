@@ -115,8 +115,8 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         held = set(registry.deposited(session, model.id))
         older_modules = stored_modules(session, model.id)
         network = registry.stored_network(session, model)
-        oldest = next(iter(registry.older_revisions(session, model)), None)
-        is_original_there = not (oldest or network).revision
+        oldest = registry.oldest_revision(session, model)
+        is_original_there = (oldest or network).revision == 0
         return Job(
             id=row.id,
             token=row.token,

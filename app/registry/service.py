@@ -349,13 +349,19 @@ def revision_if_present(session: Session, model: ModelRow, number: int) -> Store
     return None if vaults.is_shredded(session, row.lower_object_id) else _stored_revision(session, model, row)
 
 
-def older_revisions(session: Session, model: ModelRow) -> list[StoredNetwork]:
-    """Those before the revision in service that still exist, oldest first."""
-    query = sa.select(RevisionRow).where(RevisionRow.model_id == model.id, RevisionRow.number < model.revision)
-    rows = session.scalars(query.order_by(RevisionRow.number))
-    return [
-        _stored_revision(session, model, row) for row in rows if not vaults.is_shredded(session, row.lower_object_id)
-    ]
+def oldest_revision(session: Session, model: ModelRow) -> StoredNetwork | None:
+    """The oldest that still exists; None if that is the revision in service."""
+    assert model.revision is not None
+    row = next(_present_before(session, model.id, model.revision), None)
+    return _stored_revision(session, model, row) if row else None
+
+
+def _present_before(session: Session, model_id: str, number: int) -> Iterator[RevisionRow]:
+    """The revisions before this one that still exist, oldest first."""
+    query = sa.select(RevisionRow).where(RevisionRow.model_id == model_id, RevisionRow.number < number)
+    for row in session.scalars(query.order_by(RevisionRow.number)).all():
+        if not vaults.is_shredded(session, row.lower_object_id):
+            yield row
 
 
 def _stored_revision(session: Session, model: ModelRow, row: RevisionRow) -> StoredNetwork:
@@ -500,12 +506,7 @@ def shred_revisions_before(session: Session, model_id: str, number: int) -> tupl
 
     Returns the numbers of the destroyed revisions, and the names of vault objects to delete after the transaction.
     """
-    query = sa.select(RevisionRow).where(RevisionRow.model_id == model_id, RevisionRow.number < number)
-    older = [
-        row
-        for row in session.scalars(query.order_by(RevisionRow.number))
-        if not vaults.is_shredded(session, row.lower_object_id)
-    ]
+    older = list(_present_before(session, model_id, number))
     return [row.number for row in older], [vaults.shred(session, row.lower_object_id) for row in older]
 
 

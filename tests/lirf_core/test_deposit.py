@@ -178,7 +178,7 @@ def test_a_scrubbed_module_forgets_later_deposits_and_still_answers_for_its_own_
 
 def test_target_and_module_learn_the_answers_of_an_older_network_that_teaches_them() -> None:
     """Its upper part is the original's, and its lower part another one, as after deposits that have cost something."""
-    original, config = network(), replace(QUICK, epochs=30, joining="averaged")
+    original, config = network(), replace(QUICK, epochs=30)
     older = SplitNetwork(network(1).lower, original.upper)
     shown, preserved = lesson(), torch.tensor([2, 3, 4])
     inputs = PREPROCESSING.normalise(shown.images.float())

@@ -26,6 +26,7 @@ from app.api.etags import etag, version_of
 from app.base.paging import Page
 from app.hardenings import service as hardenings
 from app.hardenings.schemas import Model, ModelHardening
+from app.policies import service as policy_changes
 from app.registry import policies, service
 from app.registry.schemas import ModelCreate, Policy, PolicyChange
 from app.removals import service as removals
@@ -134,7 +135,7 @@ def put_policy(
     """Change the policy. Networks that `destroy` shreds cannot be restored."""
     wanted = body.model_dump(exclude={"reason"}, exclude_none=True)
     try:
-        result = policies.change(session, database, vault, actor, name, version_of(if_match), wanted, body.reason)
+        result = policy_changes.change(session, database, vault, actor, name, version_of(if_match), wanted, body.reason)
     finally:
         engine.drop_shredded()
     return awaiting(result, name, response) if isinstance(result, ApprovalRow) else _policy(result, response)

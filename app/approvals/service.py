@@ -10,8 +10,8 @@ from app.deposits.jobs import JOBS as DEPOSITS
 from app.hardenings import base
 from app.inference.engine import InferenceEngine
 from app.jobs.doorbell import Doorbell
+from app.policies import service as policies
 from app.purges import service as purges
-from app.registry import policies
 from app.registry import service as registry
 from app.removals import service as removals
 from app.restorations import service as restorations

@@ -61,9 +61,10 @@ from app.inference.views import SERVED, ViewSelector
 from app.measurements import service as measurements
 from app.measurements.jobs import JOBS as MEASUREMENTS
 from app.measurements.schemas import MeasurementCreate
+from app.policies import service as policies
 from app.purges import service as purges
-from app.registry import policies
 from app.registry import service as registry
+from app.registry.policies import BOUNDS
 from app.registry.service import ModelRow
 from app.removals import service as removals
 from app.restorations import service as restorations
@@ -313,7 +314,7 @@ def change_policy(
     max_total_loss: Points = None,
     hardening: Annotated[Literal["served", "export", "none"] | None, Form()] = None,
 ) -> Response:
-    bounds = dict(zip(policies.BOUNDS, (max_preserved_loss, max_module_loss, max_total_loss), strict=True))
+    bounds = dict(zip(BOUNDS, (max_preserved_loss, max_module_loss, max_total_loss), strict=True))
     wanted: dict[str, Any] = {"original": original, "needs_second_person": needs_second_person}
     wanted |= {"hardening": hardening} if hardening else {}
     wanted |= {bound: points for bound, points in bounds.items() if points is not None}

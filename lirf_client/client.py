@@ -460,12 +460,13 @@ class Client:
         max_module_loss: float | None = None,
         max_total_loss: float | None = None,
         hardening: str | None = None,
+        scrub: str | None = None,
     ) -> Policy:
         """Change the given parts of a model's policy. original: `seal` or `destroy`. Raises `AwaitingApproval`.
 
         The bounds are percentage points of accuracy, from 0 to 100: what preserved classes may lose by one deposit,
         what the classes of a deposit, new or older, may lose when it is withdrawn, and what classes may lose since the
-        original. hardening: `served`, `export` or `none`.
+        original. hardening: `served`, `export` or `none`. scrub: `purge` or `deposit`.
         """
         path = f"/v1/models/{_part(model)}/policy"
         answer = self._http.get(path)
@@ -477,6 +478,7 @@ class Client:
             "max_module_loss": max_module_loss,
             "max_total_loss": max_total_loss,
             "hardening": hardening,
+            "scrub": scrub,
         }
         body = {**answer.json(), **{name: value for name, value in parts.items() if value is not None}}
         headers = {"If-Match": answer.headers["ETag"]}

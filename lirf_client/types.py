@@ -82,6 +82,11 @@ class Membership(TypedDict):
     recover: Attack
 
 
+class KnownByModule(TypedDict):
+    in_use: float
+    scrubbed: float
+
+
 class DepositMetrics(TypedDict):
     original: NetworkAccuracy | None
     before: NetworkAccuracy
@@ -176,6 +181,11 @@ class DepositFigures(TypedDict):
     together: FigureSummary | None
 
 
+class ScrubbedModule(TypedDict):
+    forgets: int
+    loss: float | None
+
+
 class Deposit(TypedDict):
     id: str
     model: str
@@ -199,6 +209,7 @@ class Deposit(TypedDict):
     restore_reason: str | None
     revision: int | None
     module_bytes: int | None
+    scrubbed_module: ScrubbedModule | None
     metrics: DepositMetrics | None
     losses: DepositLosses | None
     figures: DepositFigures | None
@@ -283,6 +294,7 @@ class Purge(TypedDict):
     shred_effective_at: str | None
     still_in: list[str]
     also_in: list[str]
+    scrubbed: list[str]
     rest: Rest
 
 
@@ -328,6 +340,7 @@ class Policy(TypedDict):
     max_module_loss: float
     max_total_loss: float
     hardening: str
+    scrub: str
 
 
 class AuditEvent(TypedDict):

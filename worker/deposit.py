@@ -9,7 +9,8 @@ from opentelemetry import trace
 from sqlalchemy.orm import Session
 
 from app.deposits import jobs, separation
-from app.deposits.jobs import JOBS, TARGET, Job, OlderModule, Result
+from app.deposits.jobs import JOBS, TARGET, Job, ModuleReplaced, Result
+from app.deposits.scrubbed import ScrubbedModule
 from app.deposits.service import DepositRow
 from app.evidence import service as evidence
 from app.evidence.jobs import JOBS as EXAMINATIONS
@@ -61,6 +62,9 @@ def _handle(work: Work, session: Session, job: Job, error: Exception) -> bool:
         log.error("deposit %s needs more memory", job.id, exc_info=error)
         JOBS.retry_with_half_the_batch(session, work.vault, job)
         return True
+    if isinstance(error, ModuleReplaced):  # no fault of the deposit, so it does not count as an attempt
+        JOBS.requeue(session, work.vault, job, str(error), attempts=job.attempt - 1)
+        return True
     return False
 
 
@@ -100,22 +104,22 @@ def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | Non
         made = _store(job, before, trained, heartbeat)
         stored.enter_context(work.vault.discarded_on_error(made.target, made.rows, made.module))
         read_back = _read_back(job, made, deposited_rows, heartbeat)
-        scrubbed: list[OlderModule] = []
+        scrubbed: dict[str, StoredObject] = {}
         older: list[Older] = []
         for number, one in enumerate(job.older_modules):
             try:
-                module, networks = _scrub(work, job, number, start, heartbeat)
+                module, of_older = _scrub(work, job, number, start, heartbeat)
             except VaultDamaged:
-                if jobs.has_module(session, one.deposit_id):
+                if jobs.has_module(session, one):
                     raise
                 continue  # it was purged meanwhile
-            stored.enter_context(work.vault.discarded_on_error(module.stored))
-            scrubbed.append(module)
-            older.append(networks)
+            stored.enter_context(work.vault.discarded_on_error(module))
+            scrubbed[one.deposit_id] = module
+            older.append(of_older)
         original = oldest if job.oldest and job.oldest.revision == 0 else None
         measured = measure(work, job, Networks(original, before, *read_back, older), lesson, heartbeat)
-    result = Result(made.target, made.rows, made.module, scrubbed, measured.metrics, measured.losses)
-    return result, measured.figures
+    kept = [ScrubbedModule(deposit_id, module, measured.scrubs[deposit_id]) for deposit_id, module in scrubbed.items()]
+    return Result(made.target, made.rows, made.module, kept, measured.metrics, measured.losses), measured.figures
 
 
 def _lesson(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> Lesson:
@@ -135,7 +139,7 @@ def _older_rows(session: Session, job: Job, heartbeat: TrainingHeartbeat) -> lis
         try:
             found += rows_of([older.stored], job.network.belonging, heartbeat.vault)
         except VaultDamaged:
-            if jobs.has_module(session, older.deposit_id):
+            if jobs.has_module(session, older):
                 raise
     return found
 
@@ -183,24 +187,31 @@ def _train(work: Work, job: Job, start: _Start, heartbeat: TrainingHeartbeat) ->
 
 
 @tracer.start_as_current_span("scrub", record_exception=False)
-def _scrub(work: Work, job: Job, number: int, start: _Start, heartbeat: TrainingHeartbeat) -> tuple[OlderModule, Older]:
-    """The older module of this number, scrubbed of what it knew of the deposited classes, stored and read back."""
+def _scrub(
+    work: Work, job: Job, number: int, start: _Start, heartbeat: TrainingHeartbeat
+) -> tuple[StoredObject, Older]:
+    """The older module of this number, scrubbed of what it knew of the deposited classes, stored and read back.
+
+    One that waits already is scrubbed further, so that it knows the classes of no later deposit.
+    """
     older, count, belonging = job.older_modules[number], len(job.older_modules), job.network.belonging
     progress = {"phase": "scrubbing", "module": number + 1, "modules": count}
     training = Training(heartbeat, older.deposit_id, progress, is_followed=number + 1 < count)
-    module = artifacts.load_module(heartbeat.vault.read(older.stored), belonging)
+    in_use = artifacts.load_module(heartbeat.vault.read(older.stored), belonging)
+    waiting = older.scrubbed and artifacts.load_module(heartbeat.vault.read(older.scrubbed), belonging)
     on_preparation = heartbeat.phase("preparing")
 
     def run_from(checkpoint: bytes | None) -> DepositModule:
         run = Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
-        return scrub(module, start.before.upper, start.lesson, run, start.teacher)
+        return scrub(waiting or in_use, start.before.upper, start.lesson, run, start.teacher)
 
     scrubbed = training.resume(run_from)
     binding = Binding("module", job.model_id, older.deposit_id)
     stored = heartbeat.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
     with work.vault.discarded_on_error(stored):
         read_back = artifacts.load_module(heartbeat.vault.read(stored), belonging)
-    return OlderModule(older.deposit_id, stored), Older(older.deposit_id, module, read_back)
+    afterwards = read_back if job.policy.scrubs_at_once else in_use
+    return stored, Older(older.deposit_id, in_use, afterwards, read_back)
 
 
 @dataclass(frozen=True)

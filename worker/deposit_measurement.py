@@ -8,7 +8,7 @@ from opentelemetry import trace
 from torch import nn
 
 from app.deposits.jobs import Job
-from app.deposits.losses import Loss, Losses
+from app.deposits.losses import NO_BOUND, Loss, Losses, worst
 from app.measurements.figures import Figures, figures_of
 from lirf_core import metrics
 from lirf_core.evidence.images import Labelled, halves, sides
@@ -28,11 +28,12 @@ tracer = trace.get_tracer(__name__)
 
 @dataclass(frozen=True)
 class Older:
-    """The module of an older deposit, before and after it was scrubbed."""
+    """The module of an older deposit that is in use before and after this one, and the scrubbed one."""
 
     deposit_id: str
     before: DepositModule
     after: DepositModule
+    scrubbed: DepositModule
 
     @property
     def classes(self) -> list[int]:
@@ -55,11 +56,16 @@ class Networks:
 
 @dataclass(frozen=True)
 class Measured:
-    """metrics, figures: None without held-out images of a class that the network before answered for."""
+    """metrics, figures: None without held-out images of a class that the network before answered for.
+
+    scrubs: points that the classes of each older deposit lose when its scrubbed module takes its place; None without
+    held-out images of them.
+    """
 
     metrics: dict[str, Any] | None
     losses: Losses
     figures: Figures | None
+    scrubs: dict[str, float | None]
 
 
 @tracer.start_as_current_span("measure", record_exception=False)
@@ -81,12 +87,16 @@ def halved(held_out: Labelled, job: Job) -> tuple[Labelled, Labelled]:
 
 
 @dataclass(frozen=True)
-class _Scrubbed:
-    """What the classes of an older deposit lose, by this deposit and in all, and how its recover network answers."""
+class _OfOlder:
+    """What the classes of an older deposit lose, by this deposit and in all, and how its recover network answers.
+
+    scrub: points that they lose once its scrubbed module takes its place; None without images of them.
+    """
 
     losses: list[Loss]
     total: float | None
     tally: Tally | None
+    scrub: float | None
 
 
 class _Measurement:
@@ -105,20 +115,21 @@ class _Measurement:
         since_original = self._since_original(networks.target, self._of_target, job.answered, preserved)
         of_recover = measuring.tally(self._recover)
         withdrawn = Comparison(networks.before, self._recover, self._of_before, of_recover)
-        scrubbed = {older.deposit_id: self._scrubbed(older) for older in networks.older}
+        of_older = {older.deposit_id: self._of_older(older) for older in networks.older}
         losses = Losses(
             preserved,
             total_loss(since_original, preserved, job.earlier_loss),
             worst_class(since_original),
             measuring.losses_of_deposited(withdrawn, job.deposited, job.policy.max_module_loss),
-            {deposit_id: one.losses for deposit_id, one in scrubbed.items()},
-            {deposit_id: one.total for deposit_id, one in scrubbed.items()},
+            {deposit_id: one.losses for deposit_id, one in of_older.items()},
+            {deposit_id: one.total for deposit_id, one in of_older.items()},
             self._notes(),
         )
+        scrubs = {deposit_id: one.scrub for deposit_id, one in of_older.items()}
         if not self._of_before or not self._of_before.images_of([*job.preserved, *job.deposited]):
-            return Measured(None, losses, None)
-        tallies = {deposit_id: one.tally for deposit_id, one in scrubbed.items()}
-        return Measured(self._metrics(lesson, of_recover), losses, self._figures(tallies, of_recover))
+            return Measured(None, losses, None, scrubs)
+        tallies = {deposit_id: one.tally for deposit_id, one in of_older.items()}
+        return Measured(self._metrics(lesson, of_recover), losses, self._figures(tallies, of_recover), scrubs)
 
     def _since_original(
         self, network: nn.Module, tally: Tally | None, classes: Sequence[int], by_this: list[Loss]
@@ -149,8 +160,8 @@ class _Measurement:
         recorded = self._job.recorded_original
         return recorded_tally(recorded, self._job.class_names, self._of_before) if recorded else None
 
-    def _scrubbed(self, older: Older) -> "_Scrubbed":
-        """What the classes of an older deposit lose, when it is withdrawn with its scrubbed module."""
+    def _of_older(self, older: Older) -> _OfOlder:
+        """What the classes of an older deposit lose, when it is withdrawn."""
         job, networks = self._job, self._networks
         before = self._joined(networks.before, [older.before], [*job.preserved, *job.deposited])
         after = self._joined(networks.target, [older.after], job.preserved)
@@ -158,7 +169,28 @@ class _Measurement:
         losses = self._measuring.losses(Comparison(before, after, *tallies), older.classes, job.policy.max_module_loss)
         since_original = self._since_original(after, tallies[1], older.classes, losses)
         earlier = job.earlier_module_losses.get(older.deposit_id, 0.0)
-        return _Scrubbed(losses, total_loss(since_original, losses, earlier), tallies[1])
+        return _OfOlder(
+            losses, total_loss(since_original, losses, earlier), tallies[1], self._scrub(older, after, tallies[1])
+        )
+
+    def _scrub(self, older: Older, in_use: RecoverNetwork, tally: Tally | None) -> float | None:
+        """Points that the older classes lose once the scrubbed module takes the place of the one in use."""
+        if older.scrubbed is older.after:
+            return 0.0
+        network = self._joined(self._networks.target, [older.scrubbed], self._job.preserved)
+        compared = Comparison(in_use, network, tally, self._measuring.tally(network))
+        loss = worst(self._measuring.losses(compared, older.classes, NO_BOUND))
+        return loss.counted if loss else None
+
+    def _known_by(self, older: Older, held_out: Labelled) -> dict[str, float | None]:
+        """How much of held-out images of the deposited classes an older module still answers, in percent."""
+        upper = self._networks.before.upper
+
+        def known(module: DepositModule) -> float | None:
+            logits = self._measuring.logits(SplitNetwork(module.lower, upper), held_out)
+            return metrics.tally(logits, held_out.labels).percent(self._job.deposited)
+
+        return {"in_use": known(older.after), "scrubbed": known(older.scrubbed)}
 
     def _joined(
         self, target: SplitNetwork, modules: Sequence[DepositModule], preserved: Sequence[int]
@@ -185,7 +217,18 @@ class _Measurement:
         forgetting = None if earlier is None else metrics.forgetting(earlier, later)
         preserved = measured["target"]["preserved_accuracy"]
         h_mean = None if forgetting is None or preserved is None else metrics.h_mean(preserved, forgetting)
-        return {**measured, "forgetting": forgetting, "h_mean": h_mean, "membership": self._membership(lesson)}
+        return {
+            **measured,
+            "forgetting": forgetting,
+            "h_mean": h_mean,
+            "membership": self._membership(lesson),
+            "older_modules": self._known_by_older(),
+        }
+
+    def _known_by_older(self) -> dict[str, dict[str, float | None]]:
+        assert self._measuring.held_out is not None
+        own = self._measuring.held_out.of_classes(self._job.deposited)
+        return {older.deposit_id: self._known_by(older, own) for older in self._networks.older} if len(own) else {}
 
     def _membership(self, lesson: Lesson) -> dict[str, Any] | None:
         """`original` is the network from before the deposit, which was trained on the deposit set like revision 0."""

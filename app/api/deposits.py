@@ -14,9 +14,9 @@ from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, Pag
 from app.api.event_streams import EventStreamsDep
 from app.base.database import Database
 from app.base.paging import Page
-from app.deposits import requests, service
+from app.deposits import requests, scrubbed, service
 from app.deposits.jobs import JOBS
-from app.deposits.schemas import Deposit, DepositCreate, DepositFigures, Progress
+from app.deposits.schemas import Deposit, DepositCreate, DepositFigures, Progress, ScrubbedModule
 from app.deposits.service import DepositRow
 from app.measurements import service as measurements
 from app.registry import service as registry
@@ -29,18 +29,27 @@ router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
 def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
     names, models = service.names_of(session, rows), registry.by_ids(session, (row.model_id for row in rows))
     current = measurements.current(session, rows)
-    computed = {"model", "classes", "progress", "figures", "warnings"}
+    known = scrubbed.known_later(session, rows)
+    computed = {"model", "classes", "progress", "scrubbed_module", "figures", "warnings"}
     return [
         Deposit(
             model=models[row.model_id].name,
             classes=names[row.id],
             progress=Progress(**row.progress),
+            scrubbed_module=_scrubbed_module(row, known.get(row.id, [])),
             figures=_figures(current.get(row.id)),
             warnings=measurements.warnings(row, names[row.id], current.get(row.id)),
             **{name: getattr(row, name) for name in Deposit.model_fields.keys() - computed},
         )
         for row in rows
     ]
+
+
+def _scrubbed_module(row: DepositRow, known: Sequence[DepositRow]) -> ScrubbedModule | None:
+    """known: the later deposits whose classes the module in use still knows."""
+    if row.scrubbed_object_id is None:
+        return None
+    return ScrubbedModule(forgets=len(known), loss=row.scrubbed_loss)
 
 
 def _figures(current: measurements.Current | None) -> DepositFigures | None:

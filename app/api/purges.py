@@ -27,7 +27,10 @@ def purge_deposit(
     engine: EngineDep,
     response: Response,
 ) -> Purge | Approval:
-    """Destroy the deposit module for good, and every older network that knows its classes. Cannot be undone."""
+    """Destroy the deposit module for good, and all older networks and modules that know its classes.
+
+    This cannot be undone.
+    """
     try:
         purged = service.purge(session, database, vault, settings, actor, deposit_id, body.classes, body.reason)
     finally:
@@ -46,5 +49,6 @@ def purge_deposit(
             shred_effective_at=purged.shred_effective_at,
             still_in=purged.still_in,
             also_in=purged.also_in,
+            scrubbed=purged.scrubbed,
             rest=Rest(**asdict(purged.rest)),
         )

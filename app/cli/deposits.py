@@ -289,6 +289,11 @@ def purge_deposit(
         backups = backups_until(purged["shred_effective_at"])
         of = "the images of " if deposit["kind"] == "samples" else ""
         message = f"Purged: nobody can bring back {of}{quoted_classes(purged)} of {purged['model']}. {backups}"
+        if purged["scrubbed"]:
+            message += (
+                f" {len(purged['scrubbed'])} older deposits use scrubbed modules from now on, which may answer their "
+                "classes a little less often; a new measurement follows."
+            )
         message += not_erased(purged["still_in"], purged["also_in"])
         message += f" {plain(purged['rest']['what'])} {plain(purged['rest']['cure'])}"
         show(as_json, purged, message)

@@ -32,6 +32,10 @@ HARDENINGS = {
     "export": "Targets are hardened, but the working target answers (export).",
     "none": "Targets are not hardened (none).",
 }
+SCRUBS = {
+    "purge": "Older modules know a class that is deposited later until it is purged (purge).",
+    "deposit": "Older modules forget a class as soon as it is deposited (deposit).",
+}
 ORIGINALS = {"seal": "kept encrypted", "destroy": "destroyed"}
 
 commands = typer.Typer()
@@ -207,6 +211,10 @@ def show_or_change_policy(
         str | None,
         typer.Option(help="Harden each target after its deposit: served (and answer with it), export (only) or none."),
     ] = None,
+    scrub: Annotated[
+        str | None,
+        typer.Option(help="When modules of older deposits forget a class: at its purge, or at its deposit already."),
+    ] = None,
     reason: Annotated[str | None, typer.Option(help="Why it changes; recorded in the audit log.")] = None,
     confirmed: Yes = False,
     url: Url = DEFAULT_URL,
@@ -223,6 +231,7 @@ def show_or_change_policy(
             "max_module_loss": max_module_loss,
             "max_total_loss": max_total_loss,
             "hardening": hardening,
+            "scrub": scrub,
         }
         if original is None and second_person is None and not any(value is not None for value in bounds.values()):
             policy = lirf.policy(model)
@@ -230,7 +239,12 @@ def show_or_change_policy(
             if reason is None:
                 raise typer.BadParameter("A change of the policy needs a --reason.")
             if original == "destroy" and not confirmed:
-                err.print(f"This destroys every network of {plain(model)} that still knows deposited classes.")
+                err.print(
+                    f"This destroys all networks and modules of {plain(model)} that know later deposits' classes."
+                )
+                typer.confirm("Continue?", abort=True, err=True)
+            elif scrub == "deposit" and not confirmed:
+                err.print(f"This destroys all modules of {plain(model)} that know later deposits' classes.")
                 typer.confirm("Continue?", abort=True, err=True)
             policy = lirf.change_policy(
                 model, reason=reason, original=original, needs_second_person=second_person, **bounds
@@ -245,7 +259,7 @@ def show_or_change_policy(
         f"Preserved classes may lose {policy['max_preserved_loss']:g} points by one deposit and "
         f"{policy['max_total_loss']:g} since the original; a deposit's classes may lose "
         f"{policy['max_module_loss']:g} when they are withdrawn. "
-        f"{HARDENINGS[policy['hardening']]}",
+        f"{HARDENINGS[policy['hardening']]} {SCRUBS[policy['scrub']]}",
     )
 
 

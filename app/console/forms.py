@@ -313,10 +313,12 @@ def change_policy(
     max_module_loss: Points = None,
     max_total_loss: Points = None,
     hardening: Annotated[Literal["served", "export", "none"] | None, Form()] = None,
+    scrub: Annotated[Literal["purge", "deposit"] | None, Form()] = None,
 ) -> Response:
     bounds = dict(zip(BOUNDS, (max_preserved_loss, max_module_loss, max_total_loss), strict=True))
     wanted: dict[str, Any] = {"original": original, "needs_second_person": needs_second_person}
     wanted |= {"hardening": hardening} if hardening else {}
+    wanted |= {"scrub": scrub} if scrub else {}
     wanted |= {bound: points for bound, points in bounds.items() if points is not None}
     try:
         row = policies.change(session, database, vault, actor, name, version, wanted, reason)

@@ -20,6 +20,7 @@ from app.console import timeline
 from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, redirect
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
+from app.deposits import scrubbed
 from app.deposits import service as deposits
 from app.deposits.schemas import DepositConfigIn
 from app.deposits.service import UNFINISHED, DepositRow, Kind
@@ -185,10 +186,13 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
     deposit_ids = withdrawals.deposits_of(session, active)
     names = deposits.class_names(session, row)
     current = measurements.current(session, [row]).get(row.id)
+    known = scrubbed.known_later(session, [row])
     return {
         **_progress(row),
         "model": model,
         "names": names,
+        "still_known": [name for one in known.get(row.id, []) for name in deposits.class_names(session, one)],
+        "scrub_losses": [one.scrubbed_loss for one in scrubbed.knowing(session, row)],
         "figures": current,
         "hardening": hardenings.status(session, model),
         "warnings": measurements.warnings(row, names, current),
@@ -257,7 +261,9 @@ def _described(session: Session, row: ApprovalRow) -> str:
         person = "with" if wish["needs_second_person"] else "without"
         bounds = "/".join(f"{wish[name]:g}" for name in policies.BOUNDS if name in wish)
         change = f"change the policy: {person} a second person; {wish['original']} earlier networks"
-        return f"{change}; bounds of a loss {bounds} points" if bounds else change
+        change += f"; bounds of a loss {bounds} points" if bounds else ""
+        change += f"; hardening: {wish['hardening']}" if "hardening" in wish else ""
+        return change + (f"; older modules forget a class at its {wish['scrub']}" if "scrub" in wish else "")
     if row.act == Act.DEPOSIT:
         usual = DepositConfigIn() if wish.get("kind") != Kind.SAMPLES else DepositConfigIn.of_samples()
         what = "single images of " if wish.get("kind") == Kind.SAMPLES else ""

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 from app.audit import service as audit
 from app.base.database import now
 from app.datasets import service as datasets
+from app.deposits import scrubbed
 from app.deposits.losses import Losses, counted, demand_within
+from app.deposits.scrubbed import ScrubbedModule
 from app.deposits.tables import DepositClassRow, DepositRow, Kind, State
 from app.jobs import checkpoints
 from app.jobs.doorbell import DEPOSIT
@@ -27,12 +29,20 @@ from lirf_core.images.preprocessing import Augmentation, Preprocessing
 TARGET = "target"  # the part of a deposit that trains target and module; the other parts are older deposits' ids
 
 
+class ModuleReplaced(RuntimeError):
+    """A purge or a change of the policy has replaced an older module since the deposit was claimed."""
+
+
 @dataclass(frozen=True)
 class OlderModule:
-    """The deposit module of an earlier deposit of the model, in the vault."""
+    """The deposit module of an earlier deposit of the model, in the vault.
+
+    scrubbed: what waits for its place, and no longer knows the classes of the deposits since.
+    """
 
     deposit_id: str
     stored: StoredObject
+    scrubbed: StoredObject | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +101,15 @@ class Job(Claim):
 class Result:
     """What a worker made of a deposit; every object was read back from the vault.
 
-    `rows` are the last layer's that the target keeps; those of the deposited classes are in `module`. `scrubbed` takes
-    the place of the job's `older_modules`. `metrics`: None if there was no evaluation set. `losses`: what the deposit
-    costs, which decides whether it may be published.
+    `rows` are the last layer's that the target keeps; those of the deposited classes are in `module`. `scrubbed`: what
+    the job's `older_modules` become, now or once this deposit is purged. `metrics`: None if there was no evaluation
+    set. `losses`: what the deposit costs, which decides whether it may be published.
     """
 
     target: StoredObject
     rows: StoredObject
     module: StoredObject
-    scrubbed: Sequence[OlderModule]
+    scrubbed: Sequence[ScrubbedModule]
     metrics: dict[str, Any] | None
     losses: Losses
 
@@ -179,8 +189,8 @@ class DepositJobs(JobMachine[DepositRow, Job]):
     ) -> None:
         """The one transaction that makes a deposit true. Raises `BeyondBounds`, `Cancelled`, `LeaseLost`.
 
-        The keys of the older modules and of the rows until now are shredded, and those of older networks if the model's
-        policy says so. follow: what else belongs into the transaction. It returns vault names to remove afterwards, and
+        The key of the rows until now is shredded, and those of older modules and networks if the model's policy says
+        so. follow: what else belongs into the transaction. It returns vault names to remove afterwards, and
         whether something still needs the deposit set.
         """
         made = result.target, result.rows, result.module, *(module.stored for module in result.scrubbed)
@@ -222,36 +232,27 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             )
             followed, is_set_needed = follow(session, row)
             garbage += [old_rows, *followed, *([] if is_set_needed else self.release(session, row, WORKER))]
-            garbage += [self._replace(session, job, module) for module in result.scrubbed]
+            garbage += [name for module in result.scrubbed for name in self._keep_scrubbed(session, job, module)]
+            if job.policy.scrubs_at_once or policies.of(model).scrubs_at_once:
+                garbage += scrubbed.put_in_place(session, job.model_id).garbage
             # A deposit that went on from an older network would bring back what was deposited since.
             of_model = sa.select(DepositRow.id).where(DepositRow.model_id == job.model_id)
             garbage += checkpoints.delete(session, of_model)
         vault.remove(garbage)
 
-    def _replace(self, session: Session, job: Job, scrubbed: OlderModule) -> str:
-        """Put the scrubbed module in place of the one that knew more. Returns the vault name to remove.
-
-        A deposit that was purged meanwhile stays purged: then it is the scrubbed module that goes.
-        """
-        row = self._current(session, scrubbed.deposit_id)
+    def _keep_scrubbed(self, session: Session, job: Job, module: ScrubbedModule) -> list[str]:
+        """Returns the vault names to remove, also this module's if the deposit was purged meanwhile."""
+        row = self._current(session, module.deposit_id)
         if row.state != State.DEPOSITED:
-            return scrubbed.stored.name
-        assert row.module_object_id is not None
-        garbage = vaults.shred(session, row.module_object_id)
-        row.module_object_id = vaults.record(session, scrubbed.stored)
-        row.module_bytes = scrubbed.stored.plaintext_bytes
-        audit.record(
-            session,
-            WORKER,
-            "module.scrubbed",
-            model=job.model_name,
-            subject=row.id,
-            details={
-                "of_classes": [job.class_names[i] for i in job.deposited],
-                "for_deposit": job.id,
-                "module_object": scrubbed.stored.name,
-            },
-        )
+            return [module.stored.name]
+        garbage = scrubbed.keep(session, row, module)
+        details = {
+            "of_classes": [job.class_names[i] for i in job.deposited],
+            "for_deposit": job.id,
+            "module_object": module.stored.name,
+            "loss": module.loss,
+        }
+        audit.record(session, WORKER, "module.scrubbed", model=job.model_name, subject=row.id, details=details)
         return garbage
 
     def retry_with_half_the_batch(self, session: Session, vault: Vault, job: Job) -> None:
@@ -289,10 +290,10 @@ def stored_modules(session: Session, model_id: str) -> list[OlderModule]:
         DepositRow.state == State.DEPOSITED,
         DepositRow.module_object_id.is_not(None),
     )
-    query = sa.select(DepositRow.id, DepositRow.module_object_id).where(*is_stored).order_by(DepositRow.revision)
-    ids = {deposit_id: object_id for deposit_id, object_id in session.execute(query) if object_id}
-    objects = vaults.stored_objects(session, list(ids.values()))
-    return [OlderModule(deposit_id, objects[object_id]) for deposit_id, object_id in ids.items()]
+    columns = DepositRow.id, DepositRow.module_object_id, DepositRow.scrubbed_object_id
+    rows = session.execute(sa.select(*columns).where(*is_stored).order_by(DepositRow.revision)).all()
+    objects = vaults.stored_objects(session, [object_id for _, *ids in rows for object_id in ids if object_id])
+    return [OlderModule(one, objects[own or ""], objects.get(waiting or "")) for one, own, waiting in rows]
 
 
 def _recorded_original(session: Session, row: DepositRow) -> dict[str, float | None] | None:
@@ -311,10 +312,12 @@ def total_loss(session: Session, model_id: str) -> float:
 
 
 def _module_losses(session: Session, model_id: str) -> dict[str, float]:
-    """Points that the classes of each module have lost, by its own deposit and by each later one."""
+    """Points that the classes of each module have lost, by its own deposit, each later one, and replacements."""
     published = DepositRow.model_id == model_id, DepositRow.revision.is_not(None), DepositRow.losses.is_not(None)
     lost: dict[str, float] = {}
-    for deposit_id, losses in session.execute(sa.select(DepositRow.id, DepositRow.losses).where(*published)):
+    columns = DepositRow.id, DepositRow.losses, DepositRow.replaced_loss
+    for deposit_id, losses, replaced in session.execute(sa.select(*columns).where(*published)):
+        lost[deposit_id] = lost.get(deposit_id, 0.0) + replaced
         for module, of_module in {deposit_id: losses.get("recovered", []), **losses["modules"]}.items():
             lost[module] = lost.get(module, 0.0) + max(map(counted, of_module), default=0.0)
     return lost
@@ -325,10 +328,13 @@ def _newest_published(session: Session, column: Any, *which: sa.ColumnElement[bo
     return session.scalar(published.order_by(DepositRow.revision.desc()).limit(1))
 
 
-def has_module(session: Session, deposit_id: str) -> bool:
-    """Whether the deposit still has its module."""
+def has_module(session: Session, older: OlderModule) -> bool:
+    """Whether the older deposit still has its module. Raises `ModuleReplaced`."""
     with session.begin():
-        return session.get_one(DepositRow, deposit_id, populate_existing=True).state == State.DEPOSITED
+        row = session.get_one(DepositRow, older.deposit_id, populate_existing=True)
+        if row.state == State.DEPOSITED and row.module_object_id != older.stored.id:
+            raise ModuleReplaced(f"The module of deposit '{row.id}' was replaced by its scrubbed one meanwhile.")
+        return row.state == State.DEPOSITED
 
 
 def has_revision(session: Session, model_id: str, number: int) -> bool:

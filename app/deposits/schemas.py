@@ -216,6 +216,13 @@ class Membership(BaseModel):
     recover: Attack
 
 
+class KnownByModule(BaseModel):
+    """How many held-out images of this deposit's classes an older deposit's module answers, in percent."""
+
+    in_use: float = Field(description="The module that serves when the older deposit is withdrawn.")
+    scrubbed: float = Field(description="The one that takes its place once this deposit is purged.")
+
+
 class DepositMetrics(BaseModel):
     original: NetworkAccuracy | None = Field(
         description="The registered network, revision 0. Null if it was destroyed before it was asked about this "
@@ -233,6 +240,24 @@ class DepositMetrics(BaseModel):
         description="How well an attacker tells images of the deposit set from held-out images of the same "
         "classes: area "
         "under the ROC curve, with its standard error. 0.5 is a guess.",
+    )
+    older_modules: dict[str, KnownByModule] = Field(
+        {},
+        description="What the modules of older deposits know of this deposit's classes, by the older deposit's id. No "
+        "answer shows it, since only its own module has the rows of a class; here they were put back.",
+    )
+
+
+class ScrubbedModule(BaseModel):
+    """What takes the place of a module that still knows classes of later deposits."""
+
+    forgets: int = Field(
+        description="How many later deposits' classes it no longer knows, and the module in use still does."
+    )
+    loss: float | None = Field(
+        description="Percentage points that this deposit's classes will lose when one of those deposits is purged, and "
+        "this module takes the place of the one in use. As measured by the newest deposit; null if it had no "
+        "evaluation images of these classes."
     )
 
 
@@ -324,6 +349,9 @@ class Deposit(BaseModel):
     restore_reason: str | None
     revision: int | None = Field(description="The revision of the model that this deposit made.")
     module_bytes: int | None
+    scrubbed_module: ScrubbedModule | None = Field(
+        description="Null while the module in use knows no class of a later deposit."
+    )
     metrics: DepositMetrics | None = Field(
         description="As measured when the deposit was made. Null if there was no evaluation set."
     )

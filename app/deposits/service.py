@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -226,14 +227,17 @@ def _module_object_id(row: DepositRow) -> str:
 
 
 def purge_module(session: Session, actor: Actor, row: DepositRow, reason: str) -> list[str]:
-    """In the caller's transaction, which records it: shred the module and every checkpoint made from it.
+    """In the caller's transaction, which records it: shred the module, its scrubbed one, and checkpoints made of them.
 
     Returns the vault names to remove after the transaction.
     """
     assert row.module_object_id is not None
     row.state, row.purged_at, row.purged_by, row.purge_reason = State.PURGED, now(), actor.name, reason
     session.flush()
-    return [vaults.shred(session, row.module_object_id), *checkpoints.delete_part(session, row.id)]
+    modules = [one for one in (row.module_object_id, row.scrubbed_object_id) if one]
+    row.scrubbed_object_id = row.scrubbed_loss = None
+    session.flush()
+    return [*(vaults.shred(session, one) for one in modules), *checkpoints.delete_part(session, row.id)]
 
 
 def wanting_evidence(session: Session) -> list[str]:
@@ -246,6 +250,13 @@ def take_wanting_evidence(session: Session, deposit_id: str) -> DepositRow | Non
     """In the caller's transaction: take one of `wanting_evidence`. None: somebody else took it."""
     wanted = sa.update(DepositRow).where(DepositRow.id == deposit_id, DepositRow.wants_evidence)
     return session.get(DepositRow, deposit_id) if changes(session, wanted.values(wants_evidence=False)) else None
+
+
+def modules_replaced_at(session: Session, model_ids: Collection[str]) -> dict[str, datetime]:
+    """When a scrubbed module last took the place of another, by the model's id; without those where none ever did."""
+    newest_time = sa.func.max(DepositRow.module_replaced_at)
+    query = sa.select(DepositRow.model_id, newest_time).where(DepositRow.model_id.in_(model_ids))
+    return {model_id: at for model_id, at in session.execute(query.group_by(DepositRow.model_id)) if at}
 
 
 def restored_ids(session: Session, model_id: str) -> list[str]:

@@ -26,6 +26,7 @@ from app.measurements.schemas import MeasurementCreate
 from app.measurements.tables import MeasurementRow as MeasurementRow
 from app.measurements.tables import State as State
 from app.registry import service as registry
+from app.registry.service import ModelRow
 from app.vault.service import Vault
 
 
@@ -91,20 +92,34 @@ def request(session: Session, actor: Actor, model_name: str, body: MeasurementCr
                 f"`POST /v1/models/{model.name}/datasets?purpose=evaluation`."
             )
         datasets.get_usable(session, model.id, evaluation_set_id, Purpose.EVALUATION)
-        row = MeasurementRow(
-            id=new_id(),
-            model_id=model.id,
-            state=State.QUEUED,
-            evaluation_set_id=evaluation_set_id,
-            deposit_ids=ids,
-            created_at=now(),
-            created_by=actor.name,
-            rung_at=now(),
-        )
-        session.add(row)
-        session.flush()
-        details = {"deposits": ids, "evaluation_set": evaluation_set_id}
-        audit.record(session, actor.name, "measurement.requested", model=model.name, subject=row.id, details=details)
+        return _queue(session, actor.name, model, evaluation_set_id, ids)
+
+
+def request_anew(session: Session, by: str, model: ModelRow) -> None:
+    """In the caller's transaction, in which modules were replaced: queue a measurement, if there are held-out images.
+
+    The reconciler rings for it.
+    """
+    evaluation_set = datasets.newest_evaluation_set(session, model.id)
+    if evaluation_set:
+        _queue(session, by, model, evaluation_set.id, None)
+
+
+def _queue(session: Session, by: str, model: ModelRow, evaluation_set_id: str, ids: list[str] | None) -> MeasurementRow:
+    row = MeasurementRow(
+        id=new_id(),
+        model_id=model.id,
+        state=State.QUEUED,
+        evaluation_set_id=evaluation_set_id,
+        deposit_ids=ids,
+        created_at=now(),
+        created_by=by,
+        rung_at=now(),
+    )
+    session.add(row)
+    session.flush()
+    details = {"deposits": ids, "evaluation_set": evaluation_set_id}
+    audit.record(session, by, "measurement.requested", model=model.name, subject=row.id, details=details)
     return row
 
 
@@ -181,12 +196,15 @@ def current(session: Session, rows: Iterable[DepositRow]) -> dict[str, Current]:
     rows = list(rows)
     models = registry.by_ids(session, (row.model_id for row in rows))
     measured = {model_id: newest(session, model_id) for model_id in models}
+    replaced = deposits.modules_replaced_at(session, models)
     figures = {}
     for row in rows:
         measurement = measured[row.model_id]
         if row.revision is None or measurement is None or (measurement.revision or 0) < row.revision:
             continue
         is_current = measurement.revision == models[row.model_id].revision
+        if (at := replaced.get(row.model_id)) and measurement.finished_at:
+            is_current = is_current and measurement.finished_at > at
         figures[row.id] = _current(measurement, row, is_current)
     return figures
 

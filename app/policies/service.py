@@ -10,6 +10,9 @@ from app.access.service import Actor
 from app.audit import service as audit
 from app.base.database import Database
 from app.base.errors import Problem
+from app.deposits import scrubbed
+from app.deposits.scrubbed import Replaced
+from app.measurements import service as measurements
 from app.registry import policies
 from app.registry import service as registry
 from app.registry.policies import Policy
@@ -37,6 +40,9 @@ def change(
     reason: str,
 ) -> ModelRow | ApprovalRow:
     """Change the policy, if it still has this version. `destroy` also shreds the older networks that exist already.
+
+    What no longer may know deposited classes is destroyed at once: older networks, and modules that a scrubbed one
+    waits for.
 
     wanted: fields of `Policy`; those that are left out stay as they are.
     Returns the model, or a request for approval if the current policy demands a second person.
@@ -85,10 +91,15 @@ def _change(session: Session, actor: Actor, model: ModelRow, policy: Policy, rea
     model.original_policy, model.needs_second_person = policy.original, policy.needs_second_person
     model.max_preserved_loss, model.max_module_loss = policy.max_preserved_loss, policy.max_module_loss
     model.max_total_loss, model.hardening = policy.max_total_loss, policy.hardening
+    model.scrub = policy.scrub
     if before.hardening != policy.hardening:
         registry.bump_generation(session, model.id)  # another network may answer from now on
     session.flush()
     destroyed, garbage = policies.destroy_older(session, model)
+    replaced = scrubbed.put_in_place(session, model.id) if policy.scrubs_at_once else Replaced([], [])
+    garbage += replaced.garbage
+    if replaced.deposits:
+        measurements.request_anew(session, actor.name, model)
     audit.record(
         session,
         actor.name,
@@ -100,6 +111,7 @@ def _change(session: Session, actor: Actor, model: ModelRow, policy: Policy, rea
             "before": asdict(before),
             "after": asdict(policy),
             "destroyed_revisions": destroyed,
+            "scrubbed_modules_of": replaced.deposits,
             "objects": garbage,
         },
     )

@@ -43,4 +43,8 @@ class Purge(BaseModel):
         description="What has copies of the destroyed keys that the service cannot erase: the log of PostgreSQL. They "
         "are wrapped, so they are worthless without the master key of that time. Empty with SQLite."
     )
+    scrubbed: list[str] = Field(
+        description="Ids of older deposits whose module knew the purged classes. It was destroyed, and their scrubbed "
+        "one is in use from now on. A new measurement says what their classes lost by it."
+    )
     rest: Rest = Field(description="What can still relearn the purged classes, and the cure.")

@@ -1,4 +1,4 @@
-"""Purge: destroy a deposit module for good, and with it every older network that still knows its classes."""
+"""Purge: destroy a deposit module for good, and with it every older network and module that knows its classes."""
 
 import logging
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from app.audit import service as audit
 from app.base.database import Database, stamp
 from app.base.errors import Problem
 from app.base.settings import Settings
-from app.deposits import separation
+from app.deposits import scrubbed, separation
 from app.deposits import service as deposits
 from app.deposits.service import DepositRow
 from app.hardenings import base
 from app.hardenings import service as hardenings
+from app.measurements import service as measurements
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, Requester
@@ -46,7 +47,8 @@ class Purged:
     """shred_effective_at: when its keys are gone from backups too; None if no setting says how long these are kept.
 
     still_in: what still has keys or bytes, and why. also_in: what has copies of keys that cannot be erased from here.
-    rest: what can still relearn the classes.
+    rest: what can still relearn the classes. scrubbed: the older deposits whose module knew the classes, so that their
+    scrubbed one took its place.
     """
 
     deposit: DepositRow
@@ -54,6 +56,16 @@ class Purged:
     still_in: list[str]
     also_in: list[str]
     rest: base.Rest
+    scrubbed: list[str]
+
+
+@dataclass(frozen=True)
+class Destroyed:
+    """garbage: vault objects to remove after the transaction. For the others see `Purged`."""
+
+    shred_effective_at: datetime | None
+    garbage: list[str]
+    scrubbed: list[str]
 
 
 def purge(
@@ -68,7 +80,8 @@ def purge(
 ) -> Purged | ApprovalRow:
     """Destroy the keys of the deposit module and of the revisions before the deposit's own, then their bytes.
 
-    The classes stay forgotten, and nobody can withdraw them again. classes: repeats the deposit's, as a confirmation.
+    Older modules that know the classes are destroyed, too, and their scrubbed ones take their place. The classes stay
+    forgotten, and nobody can withdraw them again. classes: repeats the deposit's, as a confirmation.
     If the model needs a second person, return a request for approval instead.
     Raises `UnknownDeposit`, `NotDeposited`, `ModulePurged`, `Restored`, `ClassesNotConfirmed`, `StillWithdrawn`.
     """
@@ -77,12 +90,14 @@ def purge(
         if model.needs_second_person:
             wish = {"deposit": deposit_id, "classes": list(classes)}
             return second_person.request_approval(session, actor, model.id, model.name, Act.PURGE, wish, reason)
-        shred_effective_at, garbage = destroy(session, settings, model, row, Requester.of(actor), actor, reason)
-    erasure.erase(database, vault, garbage)
+        destroyed = destroy(session, settings, model, row, Requester.of(actor), actor, reason)
+        _measure_anew(session, actor, model, destroyed)
+    erasure.erase(database, vault, destroyed.garbage)
     left = _destroy_rows(database, vault, row)
     with session.begin():
         still_in, rest = erasure.obstacles(session, row.model_id) + left, base.rest(session, model)
-    return Purged(row, shred_effective_at, still_in, database.logs_beyond_reach(), rest)
+    beyond_reach = database.logs_beyond_reach()
+    return Purged(row, destroyed.shred_effective_at, still_in, beyond_reach, rest, destroyed.scrubbed)
 
 
 def purge_approved(
@@ -94,10 +109,16 @@ def purge_approved(
         model, row = _purgeable(session, approval.wish["deposit"], approval.wish["classes"])
         approval = second_person.approve(session, actor, approval_id, Act.PURGE, model.name)
         approval.result_id = row.id
-        _, garbage = destroy(session, settings, model, row, Requester.of(approval), actor, approval.reason)
-    erasure.erase(database, vault, garbage)
+        destroyed = destroy(session, settings, model, row, Requester.of(approval), actor, approval.reason)
+        _measure_anew(session, actor, model, destroyed)
+    erasure.erase(database, vault, destroyed.garbage)
     _destroy_rows(database, vault, row)
     return approval
+
+
+def _measure_anew(session: Session, actor: Actor, model: registry.ModelRow, destroyed: Destroyed) -> None:
+    if destroyed.scrubbed:
+        measurements.request_anew(session, actor.name, model)
 
 
 def _destroy_rows(database: Database, vault: Vault, row: DepositRow) -> list[str]:
@@ -118,11 +139,13 @@ def destroy(
     requester: Requester,
     actor: Actor,
     reason: str,
-) -> tuple[datetime | None, list[str]]:
-    """In the caller's transaction. Return when backups lose the keys, and the vault objects to remove afterwards."""
+) -> Destroyed:
+    """In the caller's transaction."""
     assert row.revision is not None
     revisions, garbage = registry.shred_revisions_before(session, model.id, row.revision)
     garbage += deposits.purge_module(session, actor, row, reason)
+    replaced = scrubbed.put_in_place(session, model.id, row)
+    garbage += replaced.garbage
     garbage += hardenings.cancel_with_images_of(session, actor.name, model, deposits.class_names(session, row))
     registry.bump_generation(session, model.id)
     assert row.purged_at is not None
@@ -138,11 +161,12 @@ def destroy(
             "classes": deposits.class_names(session, row),
             "objects": garbage,
             "revisions": revisions,
+            "scrubbed_modules_of": replaced.deposits,
             "shred_effective_at": stamp(shred_effective_at),
             **requester.details(),
         },
     )
-    return shred_effective_at, garbage
+    return Destroyed(shred_effective_at, garbage, replaced.deposits)
 
 
 def _purgeable(session: Session, deposit_id: str, classes: Sequence[str]) -> tuple[registry.ModelRow, DepositRow]:

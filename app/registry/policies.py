@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.registry import service as registry
 from app.registry.tables import Hardening as Hardening
 from app.registry.tables import ModelRow, Original
+from app.registry.tables import Scrub as Scrub
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Policy:
     withdrawn, and those of an older deposit by this one. max_total_loss: what the preserved classes, and those of an
     older deposit, may lose since the original network, by all deposits together. hardening: `served` has each target
     hardened, and the hardened network answers while nothing is withdrawn; `export` only has it made; `none` neither.
-    Its bounds are those of a deposit.
+    Its bounds are those of a deposit. scrub: `purge` lets a module know classes of later deposits until one of these is
+    purged; then its scrubbed one takes its place. `deposit` puts that in place when the later deposit is finished, as
+    does `original: destroy`.
     """
 
     original: Original
@@ -31,6 +34,12 @@ class Policy:
     max_module_loss: float = 5.0
     max_total_loss: float = 10.0
     hardening: Hardening = "served"
+    scrub: Scrub = "purge"
+
+    @property
+    def scrubs_at_once(self) -> bool:
+        """Whether a deposit leaves no older module that knows its classes, as it leaves no network."""
+        return self.scrub == "deposit" or self.original == "destroy"
 
 
 BOUNDS = "max_preserved_loss", "max_module_loss", "max_total_loss"
@@ -44,6 +53,7 @@ def of(model: ModelRow) -> Policy:
         model.max_module_loss,
         model.max_total_loss,
         model.hardening,  # type: ignore[arg-type]
+        model.scrub,  # type: ignore[arg-type]
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import (
 
 from app.base.field_types import Reason
 from app.registry.service import preprocessing_of
-from app.registry.tables import Hardening, ModelRow, Original
+from app.registry.tables import Hardening, ModelRow, Original, Scrub
 from lirf_core.architectures import (
     ARCHITECTURES,
     SMALL,
@@ -219,6 +219,12 @@ class Policy(BaseModel):
         "withdrawn. `export`: it is made, but not served. `none`: targets are not hardened."
     )
 
+    scrub: Scrub = Field(
+        description="The module of an older deposit knows the classes that are deposited after it. `purge`: when one "
+        "of these is purged, a scrubbed module, which has forgotten them, takes its place. `deposit`: as soon as they "
+        "are deposited, which costs accuracy. With `original: destroy`, always as soon as they are deposited."
+    )
+
 
 class PolicyChange(Policy):
     model_config = ConfigDict(
@@ -232,6 +238,7 @@ class PolicyChange(Policy):
     max_module_loss: Points | None = Unchanged  # type: ignore[assignment]
     max_total_loss: Points | None = Unchanged  # type: ignore[assignment]
     hardening: Hardening | None = Field(None, description="If left out, this stays as it is.")  # type: ignore[assignment]
+    scrub: Scrub | None = Field(None, description="If left out, this stays as it is.")  # type: ignore[assignment]
 
     reason: Reason
 

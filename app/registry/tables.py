@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.base.database import Base, new_id, now
 
 Original = Literal["seal", "destroy"]  # what happens to networks that know deposited classes
+Scrub = Literal["purge", "deposit"]  # when the modules of older deposits stop knowing a class
 Hardening = Literal["served", "export", "none"]  # what becomes of hardened targets
 
 
@@ -31,6 +32,7 @@ class ModelRow(Base):
     generation: Mapped[int] = mapped_column(default=0)
     original_policy: Mapped[str] = mapped_column(sa.String(10), default="seal")
     needs_second_person: Mapped[bool] = mapped_column(default=False)
+    scrub: Mapped[str] = mapped_column(sa.String(10), default="purge", server_default="deposit")
     hardening: Mapped[str] = mapped_column(sa.String(10), default="served", server_default="none")
     max_preserved_loss: Mapped[float] = mapped_column(sa.Float, default=5.0, server_default="5")
     max_module_loss: Mapped[float] = mapped_column(sa.Float, default=5.0, server_default="5")

@@ -101,7 +101,7 @@ def _remove(
     for row in purged:
         if row.restored_at is not None:
             deposits.end_restoration(session, actor, model, row)
-        garbage += purges.destroy(session, settings, model, row, requested_by, actor, reason)[1]
+        garbage += purges.destroy(session, settings, model, row, requested_by, actor, reason).garbage
     garbage += registry.shred_networks(session, model) + evidence.shred_references(session, model.id)
     for dataset_id in datasets.unshredded(session, model.id):
         garbage += datasets.shred(session, actor.name, dataset_id)

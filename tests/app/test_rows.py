@@ -172,7 +172,7 @@ def test_the_rows_of_what_an_earlier_version_purged_are_destroyed(service: Servi
     with service.database.session() as session, session.begin():  # what a purge of an earlier version did
         model, row = deposits.locked(session, service.deposits[0])
         by = LOCAL_ADMINISTRATOR
-        _, garbage = purges.destroy(session, service.settings, model, row, Requester.of(by), by, "r")
+        garbage = purges.destroy(session, service.settings, model, row, Requester.of(by), by, "r").garbage
     service.worker.vault.remove(garbage)
     assert holders(service, "auk")
     expected = answers(service)

@@ -1,4 +1,4 @@
-"""Modules of earlier deposits forget the classes that are deposited later."""
+"""Modules of earlier deposits know the classes that are deposited later, until these are purged."""
 
 import threading
 from typing import Any
@@ -14,7 +14,8 @@ from app.vault.service import StoredObject, Vault
 from app.vault.tables import VaultObjectRow
 from lirf_core.network import digest
 from tests.app.conftest import Service, begins_with, on_one_database
-from tests.app.factories import infer_request
+from tests.app.factories import CLASSES, infer_request
+from worker.measurement import measure
 from worker.work import Work
 
 
@@ -25,29 +26,150 @@ def module_object(service: Service, deposit_id: str) -> VaultObjectRow:
         return session.get_one(VaultObjectRow, row.module_object_id)
 
 
+def scrubbed_object(service: Service, deposit_id: str) -> VaultObjectRow:
+    with service.database.session() as session:
+        row = session.get_one(DepositRow, deposit_id)
+        assert row.scrubbed_object_id is not None
+        return session.get_one(VaultObjectRow, row.scrubbed_object_id)
+
+
+def is_shredded(service: Service, one: VaultObjectRow) -> bool:
+    with service.database.session() as session:
+        is_keyless = session.get_one(VaultObjectRow, one.id).wrapped_key is None
+    return is_keyless and one.name not in service.worker.vault.objects.names()
+
+
+def has_only_live_objects(service: Service) -> bool:
+    with service.database.session() as session:
+        live = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
+    return service.worker.vault.objects.names() == live
+
+
 def scrubbings(service: Service) -> list[tuple[str | None, list[str]]]:
     events = [event for event in service.auditor.audit_events() if event["action"] == "module.scrubbed"]
     return [(event["subject"], (event["details"] or {})["of_classes"]) for event in events][::-1]
 
 
 @begins_with("auk", "dodo")
-def test_a_later_deposit_replaces_the_modules_of_all_earlier_ones(service: Service) -> None:
+def test_modules_stay_as_made_and_their_scrubbed_ones_wait(service: Service) -> None:
     first, second = service.deposits
     before = [module_object(service, deposit_id) for deposit_id in (first, second)]
+    scrubbed_of_dodo = scrubbed_object(service, first)
     third = service.deposit(["emu"])
 
     assert scrubbings(service) == [(first, ["dodo"]), (first, ["emu"]), (second, ["emu"])]
-    after = [module_object(service, deposit_id) for deposit_id in (first, second)]
-    vault = Work(service.settings).vault
-    with service.database.session() as session:
-        for old, new in zip(before, after, strict=True):
-            assert new.id != old.id
-            assert session.get_one(VaultObjectRow, old.id).wrapped_key is None
-            assert old.name not in vault.objects.names()
-            assert new.name in vault.objects.names()
+    assert [module_object(service, deposit_id).id for deposit_id in (first, second)] == [one.id for one in before]
+    assert is_shredded(service, scrubbed_of_dodo)  # one that has forgotten emu, too, took its place
+    forgets = [service.reader.deposit(one)["scrubbed_module"] for one in (first, second, third)]
+    assert [one and one["forgets"] for one in forgets] == [2, 1, None]
+    assert has_only_live_objects(service)
     for deposit_id in (first, second, third):
         service.custodian.withdraw([deposit_id], holder="h", reason="r")
     assert set(service.reader.infer("birds", infer_request())["parameters"]) == {"revision", "withdrawals"}
+
+
+@begins_with("auk", "dodo")
+def test_a_purge_puts_scrubbed_modules_in_place_of_those_that_know_the_classes(service: Service) -> None:
+    first, second = service.deposits
+    third = service.deposit(["emu"])
+    knew, waited = module_object(service, first), scrubbed_object(service, first)
+    of_second = module_object(service, second)
+    service.custodian.withdraw([first], holder="h", reason="r")
+    purged = service.administrator.purge(second, classes=["dodo"], reason="r")
+
+    assert purged["scrubbed"] == [first]
+    assert is_shredded(service, knew)
+    assert is_shredded(service, of_second)
+    assert module_object(service, first).id == waited.id
+    assert service.reader.deposit(first)["scrubbed_module"] is None
+    assert has_only_live_objects(service)
+    [event] = [one for one in service.auditor.audit_events() if one["action"] == "deposit.purged"]
+    assert (event["details"] or {})["scrubbed_modules_of"] == [first]
+    assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 3
+    # The module in use knows neither dodo nor emu, so the next purge replaces nothing.
+    assert service.administrator.purge(third, classes=["emu"], reason="r")["scrubbed"] == []
+    fourth = service.deposit(["heron"])
+    assert service.reader.deposit(first)["scrubbed_module"] == {"forgets": 1, "loss": None}
+    assert service.administrator.purge(fourth, classes=["heron"], reason="r")["scrubbed"] == [first]
+
+
+@begins_with("auk", "dodo")
+def test_the_purge_of_an_older_deposit_destroys_both_of_its_modules(service: Service) -> None:
+    first, second = service.deposits
+    both = module_object(service, first), scrubbed_object(service, first)
+    assert service.administrator.purge(first, classes=["auk"], reason="r")["scrubbed"] == []
+    assert all(is_shredded(service, one) for one in both)
+    assert has_only_live_objects(service)
+    service.custodian.withdraw([second], holder="h", reason="r")
+
+
+@begins_with("auk", "dodo")
+@pytest.mark.parametrize("change", [{"scrub": "deposit"}, {"original": "destroy"}])
+def test_a_policy_may_leave_no_module_that_knows_a_later_class(service: Service, change: dict[str, str]) -> None:
+    first, second = service.deposits
+    knew, waited = module_object(service, first), scrubbed_object(service, first)
+    service.administrator.change_policy("birds", reason="no copy", **change)
+    assert module_object(service, first).id == waited.id
+    assert is_shredded(service, knew)
+    [event] = [one for one in service.auditor.audit_events() if one["action"] == "model.policy_changed"]
+    assert (event["details"] or {})["scrubbed_modules_of"] == [first]
+
+    before = [module_object(service, deposit_id) for deposit_id in (first, second)]
+    service.deposit(["emu"])
+    assert all(is_shredded(service, one) for one in before)
+    assert [service.reader.deposit(one)["scrubbed_module"] for one in (first, second)] == [None, None]
+    assert has_only_live_objects(service)
+
+
+@begins_with("auk", "dodo")
+def test_a_deposit_begins_anew_when_a_purge_replaces_a_module_meanwhile(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = service.deposits
+    train = worker.deposit.deposit
+
+    def purged_after(*arguments: Any) -> Any:
+        trained = train(*arguments)
+        monkeypatch.setattr(worker.deposit, "deposit", train)
+        service.administrator.purge(second, classes=["dodo"], reason="r")
+        return trained
+
+    monkeypatch.setattr(worker.deposit, "deposit", purged_after)
+    third = service.queue(["emu"])
+    service.work(third)
+    assert service.reader.deposit(third)["state"] == "queued"
+    [event] = [one for one in service.auditor.audit_events() if one["action"] == "deposit.requeued"]
+    assert "was replaced by its scrubbed one" in (event["details"] or {})["trouble"]
+    service.work(third)
+    assert (service.reader.deposit(third)["state"], service.reader.deposit(third)["attempts"]) == ("deposited", 1)
+    assert service.reader.deposit(first)["scrubbed_module"] == {"forgets": 1, "loss": None}
+    assert has_only_live_objects(service)
+
+
+@begins_with("auk", "dodo")
+def test_what_modules_know_and_lose_is_measured(service: Service) -> None:
+    first, second = service.deposits
+    service.operator.upload_dataset(
+        "birds", service.archive(CLASSES, each=8), purpose="evaluation"
+    )
+    third = service.deposit(["emu"])
+    known = (service.reader.deposit(third)["metrics"] or {})["older_modules"]
+    assert set(known) == {first, second}
+    assert all(0 <= share <= 100 for one in known.values() for share in one.values())
+    scrubbed = service.reader.deposit(first)["scrubbed_module"]
+    assert scrubbed
+    figures = service.reader.deposit(first)["figures"]
+    assert figures
+    assert figures["is_current"]
+    service.administrator.purge(third, classes=["emu"], reason="r")
+    figures = service.reader.deposit(first)["figures"]
+    assert figures
+    assert not figures["is_current"]
+    [measurement] = [one for one in service.reader.measurements("birds") if one["state"] == "queued"]
+    measure(service.worker, measurement["id"])
+    figures = service.reader.deposit(first)["figures"]
+    assert figures
+    assert figures["is_current"]
 
 
 @begins_with("auk")
@@ -61,9 +183,7 @@ def test_a_deposit_that_fails_leaves_older_modules_as_they_were(
     service.work(second)
     assert service.reader.deposit(second)["state"] == "failed"
     assert module_object(service, first).id == before.id
-    with service.database.session() as session:
-        kept = set(session.scalars(sa.select(VaultObjectRow.name).where(VaultObjectRow.wrapped_key.is_not(None))))
-    assert Work(service.settings).vault.objects.names() == kept
+    assert has_only_live_objects(service)
 
 
 @begins_with("auk")

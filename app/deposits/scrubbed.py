@@ -1,0 +1,105 @@
+"""Scrubbed modules: what an older deposit's module becomes once a class that it still knows is destroyed for good.
+
+A later deposit scrubs each older module of its classes. By the policy, the scrubbed one replaces the module at once, or
+waits beside it in the vault until then, so that a withdrawal brings the older classes back with nothing lost.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.base.database import now
+from app.deposits.tables import DepositRow, Kind, State
+from app.registry import service as registry
+from app.vault import service as vaults
+from app.vault.service import StoredObject
+
+
+@dataclass(frozen=True)
+class ScrubbedModule:
+    """The scrubbed module of an older deposit, in the vault.
+
+    loss: points that the deposit's classes lose when it takes the module's place; None if that was not measured.
+    """
+
+    deposit_id: str
+    stored: StoredObject
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The deposits whose scrubbed module is in use from now on, and vault names to remove after the transaction."""
+
+    deposits: list[str]
+    garbage: list[str]
+
+
+def keep(session: Session, row: DepositRow, scrubbed: ScrubbedModule) -> list[str]:
+    """In the caller's transaction: put it in place of an earlier scrubbed module, which knows one deposit more.
+
+    Returns the vault names to remove after it.
+    """
+    garbage = [vaults.shred(session, row.scrubbed_object_id)] if row.scrubbed_object_id else []
+    row.scrubbed_object_id, row.scrubbed_loss = vaults.record(session, scrubbed.stored), scrubbed.loss
+    session.flush()
+    return garbage
+
+
+def put_in_place(session: Session, model_id: str, purged: DepositRow | None = None) -> Replaced:
+    """In the caller's transaction, under the model's lock: destroy the modules that a scrubbed one waits for.
+
+    purged: only those that know the classes of this deposit.
+    """
+    replaced = knowing(session, purged) if purged else _with_waiting(session, model_id)
+    garbage = [_put_in_place(session, row) for row in replaced]
+    if replaced:
+        session.flush()
+        registry.bump_generation(session, model_id)
+    return Replaced([row.id for row in replaced], garbage)
+
+
+def knowing(session: Session, later: DepositRow) -> list[DepositRow]:
+    """The older deposits whose module in use still knows the classes of this one, oldest first."""
+    return [row for row in _with_waiting(session, later.model_id) if _knows(row, later)]
+
+
+def _with_waiting(session: Session, model_id: str) -> Sequence[DepositRow]:
+    waiting = sa.select(DepositRow).where(DepositRow.model_id == model_id, DepositRow.scrubbed_object_id.is_not(None))
+    return session.scalars(waiting.order_by(DepositRow.id)).all()
+
+
+def _put_in_place(session: Session, row: DepositRow) -> str:
+    assert row.module_object_id
+    assert row.scrubbed_object_id
+    garbage = vaults.shred(session, row.module_object_id)
+    row.module_object_id, row.scrubbed_object_id = row.scrubbed_object_id, None
+    row.module_bytes = vaults.stored_object(session, row.module_object_id).plaintext_bytes
+    row.replaced_loss, row.scrubbed_loss = row.replaced_loss + (row.scrubbed_loss or 0.0), None
+    row.module_replaced_at = now()
+    return garbage
+
+
+def _knows(row: DepositRow, later: DepositRow) -> bool:
+    """Whether the deposit's module in use still knows the classes of another one, which has a module or had one."""
+    assert row.revision is not None
+    if row.scrubbed_object_id is None or later.kind == Kind.SAMPLES:
+        return False
+    if later.revision is None or later.revision <= row.revision or later.finished_at is None:
+        return False
+    return row.module_replaced_at is None or later.finished_at > row.module_replaced_at
+
+
+def known_later(session: Session, rows: Collection[DepositRow]) -> dict[str, list[DepositRow]]:
+    """The later deposits whose classes each deposit's module in use still knows, oldest first, by the deposit's id.
+
+    A deposit that is left out knows none. It takes the same number of queries for any number of deposits.
+    """
+    waiting = [row for row in rows if row.scrubbed_object_id]
+    if not waiting:
+        return {}
+    of_models = DepositRow.model_id.in_({row.model_id for row in waiting}), DepositRow.state == State.DEPOSITED
+    later = session.scalars(sa.select(DepositRow).where(*of_models).order_by(DepositRow.revision)).all()
+    return {row.id: [one for one in later if one.model_id == row.model_id and _knows(row, one)] for row in waiting}

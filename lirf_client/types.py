@@ -169,6 +169,7 @@ class DepositLosses(TypedDict):
     recovered: list[DepositLoss]
     modules: dict[str, list[DepositLoss]]
     module_totals: dict[str, float | None]
+    scrubs: dict[str, float]
 
 
 class DepositFigures(TypedDict):

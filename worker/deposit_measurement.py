@@ -8,7 +8,7 @@ from opentelemetry import trace
 from torch import nn
 
 from app.deposits.jobs import Job
-from app.deposits.losses import NO_BOUND, Loss, Losses, worst
+from app.deposits.losses import Loss, Losses, worst
 from app.measurements.figures import Figures, figures_of
 from lirf_core import metrics
 from lirf_core.evidence.images import Labelled, halves, sides
@@ -104,6 +104,7 @@ class _Measurement:
 
     def __init__(self, job: Job, networks: Networks, measuring: Measuring) -> None:
         self._job, self._networks, self._measuring = job, networks, measuring
+        self._earlier_scrubs = {older.deposit_id: older.scrubbed_loss for older in job.older_modules}
         self._recover = self._joined(networks.target, [networks.module], job.preserved)
         self._of_before, self._of_target = measuring.tally(networks.before), measuring.tally(networks.target)
         self._of_original = self._tally_of_original()
@@ -124,6 +125,7 @@ class _Measurement:
             {deposit_id: one.losses for deposit_id, one in of_older.items()},
             {deposit_id: one.total for deposit_id, one in of_older.items()},
             self._notes(),
+            {id_: one.scrub - self._earlier_scrubs[id_] for id_, one in of_older.items() if one.scrub is not None},
         )
         scrubs = {deposit_id: one.scrub for deposit_id, one in of_older.items()}
         if not self._of_before or not self._of_before.images_of([*job.preserved, *job.deposited]):
@@ -179,7 +181,7 @@ class _Measurement:
             return 0.0
         network = self._joined(self._networks.target, [older.scrubbed], self._job.preserved)
         compared = Comparison(in_use, network, tally, self._measuring.tally(network))
-        loss = worst(self._measuring.losses(compared, older.classes, NO_BOUND))
+        loss = worst(self._measuring.losses(compared, older.classes, self._job.policy.max_module_loss))
         return loss.counted if loss else None
 
     def _known_by(self, older: Older, held_out: Labelled) -> dict[str, float | None]:

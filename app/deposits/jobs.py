@@ -37,12 +37,14 @@ class ModuleReplaced(RuntimeError):
 class OlderModule:
     """The deposit module of an earlier deposit of the model, in the vault.
 
-    scrubbed: what waits for its place, and no longer knows the classes of the deposits since.
+    scrubbed: what waits for its place, and no longer knows the classes of the deposits since; the deposit's classes
+    would lose `scrubbed_loss` points by that.
     """
 
     deposit_id: str
     stored: StoredObject
     scrubbed: StoredObject | None = None
+    scrubbed_loss: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,10 +292,18 @@ def stored_modules(session: Session, model_id: str) -> list[OlderModule]:
         DepositRow.state == State.DEPOSITED,
         DepositRow.module_object_id.is_not(None),
     )
-    columns = DepositRow.id, DepositRow.module_object_id, DepositRow.scrubbed_object_id
-    rows = session.execute(sa.select(*columns).where(*is_stored).order_by(DepositRow.revision)).all()
-    objects = vaults.stored_objects(session, [object_id for _, *ids in rows for object_id in ids if object_id])
-    return [OlderModule(one, objects[own or ""], objects.get(waiting or "")) for one, own, waiting in rows]
+    rows = session.scalars(sa.select(DepositRow).where(*is_stored).order_by(DepositRow.revision)).all()
+    ids = [object_id for row in rows for object_id in (row.module_object_id, row.scrubbed_object_id) if object_id]
+    objects = vaults.stored_objects(session, ids)
+    return [
+        OlderModule(
+            row.id,
+            objects[row.module_object_id or ""],
+            objects.get(row.scrubbed_object_id or ""),
+            row.scrubbed_loss or 0.0,
+        )
+        for row in rows
+    ]
 
 
 def _recorded_original(session: Session, row: DepositRow) -> dict[str, float | None] | None:

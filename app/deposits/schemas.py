@@ -312,6 +312,11 @@ class DepositLosses(BaseModel):
     module_totals: dict[str, float | None] = Field(
         {}, description="Percentage points that the classes of each older deposit have lost since the original network."
     )
+    scrubs: dict[str, float] = Field(
+        {},
+        description="Percentage points more that the classes of each older deposit lose by this one, once a purge puts "
+        "its scrubbed module in place.",
+    )
 
 
 class DepositFigures(BaseModel):

@@ -26,8 +26,9 @@ from app.vault.service import Binding, Kind, StoredObject, Vault
 from lirf_core.enumeration import enumerated
 
 CAN_RELEARN = (
-    "The sealed working target and the sealed upper part were trained with the purged classes. They no longer answer "
-    "them, but anyone who had them could relearn the classes sooner than from a network that never knew them."
+    "The sealed working target, the sealed upper part and the modules of older deposits were trained with the purged "
+    "classes. They no longer answer them, but anyone who had them could relearn the classes sooner than from a network "
+    "that never knew them."
 )
 
 

@@ -29,14 +29,15 @@ def store_as_earlier_version(database: Database, vault: Vault, name: str = "bird
         values = {"upper_object_id": vaults.record(session, upper), "rows_object_id": None}
         session.execute(sa.update(ModelRow).where(ModelRow.id == model.id).values(**values))
         for older in modules:
-            module = artifacts.load_module(vault.read(older.stored), belonging)
+            module = artifacts.load_module(vault.read(older.scrubbed or older.stored), belonging)
             bare = DepositModule(
                 module.lower, module.classes, module.upper_digest, module.joining, module.weight, module.grid
             )
             put = vault.put(Binding("module", model.id, older.deposit_id), [artifacts.dump_module(bare, belonging)])
             row = session.get_one(DepositRow, older.deposit_id)
             row.module_object_id, row.module_bytes = vaults.record(session, put), put.plaintext_bytes
-            old_ids.append(older.stored.id)
+            old_ids += [one.id for one in (older.stored, older.scrubbed) if one]
+            row.scrubbed_object_id = None
         session.flush()
         names = [vaults.forget(session, object_id) for object_id in old_ids]
     vault.remove(names)

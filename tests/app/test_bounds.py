@@ -9,6 +9,7 @@ import sqlalchemy as sa
 import torch
 from torch import nn
 
+import worker.deposit
 from app.deposits.losses import NO_BOUND, PROXY_FACTOR, BeyondBounds, Loss, Losses, demand_within, deposit_warnings
 from app.deposits.ranges import RANGES
 from app.deposits.schemas import DepositConfigIn
@@ -17,6 +18,7 @@ from app.registry.policies import Policy
 from lirf_client import AwaitingApproval, Client, LirfError
 from lirf_core.config import DepositConfig
 from lirf_core.evidence.images import Labelled
+from lirf_core.recover import DepositModule
 from lirf_core.tally import Tally
 from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.app.factories import CLASSES, infer_request
@@ -97,6 +99,27 @@ def test_an_older_module_is_bounded_on_its_own(service: Service) -> None:
     failure = failure_of(service, service.administrator, config=RUINOUS)
     assert f"the classes of the older deposit '{service.deposits[0]}'" in failure
     assert "the preserved classes" not in failure
+
+
+@KNOWN
+@on_one_database
+def test_a_scrubbed_module_that_would_ruin_an_older_deposit_is_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not in use yet, so nobody would notice before the purge that puts it in place."""
+    scrub = worker.deposit.scrub
+
+    def ruined(*arguments: Any) -> DepositModule:
+        module = scrub(*arguments)
+        with torch.no_grad():
+            for weight in module.lower.parameters():
+                weight.mul_(-1)
+        return module
+
+    monkeypatch.setattr(worker.deposit, "scrub", ruined)
+    failure = failure_of(service, service.operator, config=CAREFUL)
+    assert f"Once a later class is purged, the classes of the older deposit '{service.deposits[0]}' lose" in failure
+    assert "points more by this deposit; the policy allows 5." in failure
 
 
 # A module that is pruned and next to untrained, while the target is as it should be: within what an operator may set.

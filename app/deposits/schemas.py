@@ -8,7 +8,7 @@ from app.base.field_types import Id, Label, Reason
 from app.deposits.losses import Source
 from app.deposits.ranges import describe_ranges
 from app.deposits.tables import Kind
-from lirf_core.config import SAMPLES, DepositConfig, Joining
+from lirf_core.config import FEATURES_KEPT, FEATURES_KEPT_LAYER_NORM, SAMPLES, DepositConfig, Joining
 from lirf_core.evidence.membership import Attack
 
 _DEFAULT = DepositConfig()
@@ -43,11 +43,12 @@ class DepositConfigIn(BaseModel):
         "the paper.",
     )
     lambda_kp: StrictFloat = Field(_DEFAULT.lambda_kp, ge=0, le=1000)
-    lambda_fp: StrictFloat = Field(
+    lambda_fp: StrictFloat | None = Field(
         _DEFAULT.lambda_fp,
         ge=0,
         le=1000,
-        description="Weight of the preservation of features on proxy images. Not in the paper.",
+        description="Weight of the preservation of features on proxy images. Default: "
+        f"{FEATURES_KEPT:g}, or {FEATURES_KEPT_LAYER_NORM:g} if the lower part has layer norm. Not in the paper.",
     )
     lambda_re: StrictFloat = Field(_DEFAULT.lambda_re, ge=0, le=1000)
     lambda_pt: StrictFloat = Field(_DEFAULT.lambda_pt, ge=0, le=1000)

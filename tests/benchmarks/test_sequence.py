@@ -40,6 +40,14 @@ def test_a_sequence_runs_once_and_shows_every_set_of_its_deposits() -> None:
         assert all(view["worst"] <= view["average"] for view in first["views"][kind])
         assert len(first["leaks"][kind]) == 1
     assert first["views"][KINDS[0]][0] == first["views"][KINDS[1]][0]
-    text = "\n".join(sequence._tables([first, first], deposits=2))
+    text = "\n".join(sequence._tables([first, first], Plan(deposits=2)))
     assert "| 0 withdrawn | 1 withdrawn | 2 withdrawn |" in text
     assert "± 0.00" in text
+
+
+def test_a_sequence_may_leave_scrubs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sequence, "scrub")
+    source, plan = sources.load("digits"), Plan(deposits=2, is_scrubbed=False)
+    outcome = sequence.outcome(source, Experiment("digits", SHORT, images=8, original_epochs=1), plan, "cpu")
+    assert list(outcome["views"]) == list(outcome["leaks"]) == ["modules as made"]
+    assert "modules scrubbed" not in "\n".join(sequence._tables([outcome], plan))

@@ -1,3 +1,4 @@
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -5,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models.convnext import LayerNorm2d
 
 from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
-from lirf_core.config import DepositConfig
+from lirf_core.architectures import split_sequential
+from lirf_core.config import FEATURES_KEPT, FEATURES_KEPT_LAYER_NORM, DepositConfig
 from lirf_core.deposit import DepositResult, UnseenMargins, deposit, deposit_samples, scrub
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.lesson import Lesson, PreservedImages
@@ -18,7 +21,8 @@ from lirf_core.network import SplitNetwork, digest
 from lirf_core.pretraining import train_original
 from lirf_core.quantisation import bits_within, stored_bytes
 from lirf_core.recover import RecoverNetwork
-from lirf_core.training import DepositDiverged, Progress, Run
+from lirf_core.removal import SampleRemoval
+from lirf_core.training import DepositDiverged, Parts, Progress, Run, Trainer
 from tests.lirf_core.factories import CPU, PREPROCESSING, QUICK, SPEC, images, lesson, network
 
 
@@ -140,9 +144,28 @@ def test_at_most_as_many_proxies_are_made_as_the_steps_draw() -> None:
 
 def test_preserving_features_needs_proxy_images() -> None:
     with pytest.raises(ValueError, match="lambda_fp needs proxy images"):
-        DepositConfig(proxies=0)
-    assert DepositConfig(proxies=0, lambda_fp=0.0).proxies == 0
-    run(replace(QUICK, proxies=0, lambda_fp=0.0))
+        DepositConfig(proxies=0, lambda_fp=2.0)
+    for lambda_fp in (0.0, None):
+        run(replace(QUICK, proxies=0, lambda_fp=lambda_fp))
+
+
+def test_a_network_with_layer_norm_keeps_its_features_less() -> None:
+    def weight(layer: nn.Module, config: DepositConfig) -> float | None:
+        block = nn.Sequential(nn.Conv2d(1, 8, 3), layer, nn.ReLU())
+        whole = nn.Sequential(
+            OrderedDict(block=block, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(8, 5))
+        )
+        original = split_sequential(whole, after="block").eval()
+        parts = Parts(original, None, None, None, original)
+        return Trainer(
+            parts, SampleRemoval(torch.arange(5), torch.zeros(2), config), lesson(), Run(config, CPU)
+        ).config.lambda_fp
+
+    default = replace(QUICK, proxies=8, lambda_fp=None)
+    assert weight(nn.BatchNorm2d(8), default) == FEATURES_KEPT == 2.0
+    assert weight(LayerNorm2d(8), default) == FEATURES_KEPT_LAYER_NORM == 0.1
+    assert weight(LayerNorm2d(8), replace(default, lambda_fp=3.0)) == 3.0
+    assert weight(nn.BatchNorm2d(8), replace(default, proxies=0)) == 0.0
 
 
 def test_a_deposit_by_the_papers_equations_only_can_be_configured() -> None:

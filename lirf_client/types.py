@@ -24,6 +24,7 @@ class Model(TypedDict):
     created_at: str
     created_by: str
     hardening: ModelHardening
+    warnings: list[str]
 
 
 class ModelClass(TypedDict):

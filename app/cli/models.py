@@ -102,7 +102,8 @@ def register(
             lirf.remove_unfinished_model(name)
             raise
         message = f"is registered and serves its original network ({len(model['classes'])} classes)."
-        show(as_json, model, f"Model [bold]{name}[/bold] {message}")
+        warnings = "".join(f"\n[bold yellow]{warning}[/bold yellow]" for warning in model["warnings"])
+        show(as_json, model, f"Model [bold]{name}[/bold] {message}{warnings}")
 
 
 @commands.command("models")

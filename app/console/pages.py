@@ -34,6 +34,7 @@ from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow, ApprovalState
 from app.withdrawals import service as withdrawals
+from lirf_core.architectures import warnings_of
 
 router = APIRouter(prefix="/console", route_class=ConsoleRoute, include_in_schema=False)
 PAGE = PageRequest(limit=50)
@@ -69,6 +70,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         request,
         "model.html",
         model=model,
+        warnings=warnings_of(str(model.architecture["name"])),
         classes=report,
         counts=classes.count_states(report),
         policy=policies.of(model),

@@ -27,6 +27,7 @@ from lirf_core.architectures import (
     check_split,
     default_split,
     has_image_size,
+    warnings_of,
 )
 from lirf_core.class_names import normal_form
 from lirf_core.images.preprocessing import ExifOrientation, Preprocessing
@@ -256,6 +257,7 @@ class Model(BaseModel):
     )
     created_at: datetime
     created_by: str
+    warnings: list[str] = Field(description="What measurements of this architecture's deposits warn of.")
 
     @classmethod
     def described(cls, row: ModelRow) -> dict[str, Any]:
@@ -271,4 +273,5 @@ class Model(BaseModel):
             "revision": row.revision,
             "created_at": row.created_at,
             "created_by": row.created_by,
+            "warnings": warnings_of(str(row.architecture["name"])),
         }

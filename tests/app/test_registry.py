@@ -12,7 +12,7 @@ import torch
 from lirf_client import LirfError
 from lirf_core.architectures import default_split
 from lirf_core.network import flat_state
-from tests.app.conftest import HTTP, Service, begins_with
+from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.lirf_core.factories import SPEC, network
 
 BODY: dict[str, Any] = {
@@ -108,6 +108,22 @@ def test_the_split_defaults_to_the_architectures_and_a_vit_gets_the_image_size(
     )
     assert model["architecture"] == {"name": name, "classes": 5, "channels": 1, **expected}
     assert model["split"] == (split or default_split(name))
+
+
+@on_one_database
+def test_a_model_whose_architecture_forgets_badly_has_a_warning(service: Service) -> None:
+    preprocessing = {"height": 32, "width": 32, "mean": [0.5], "std": [0.5]}
+    for name, words in (
+        ("efficientnet_b0", "still answered 17 %"),
+        ("densenet121", "lost 8 points"),
+        ("resnet18", None),
+    ):
+        service.operator.register_model(
+            name, architecture={"name": name}, classes=["auk", "emu"], preprocessing=preprocessing
+        )
+        warnings = service.reader.model(name)["warnings"]
+        assert words is None or words in warnings[0]
+        assert len(warnings) == (words is not None)
 
 
 def test_a_name_can_be_used_only_once(service: Service) -> None:

@@ -292,17 +292,12 @@ def stored_modules(session: Session, model_id: str) -> list[OlderModule]:
         DepositRow.state == State.DEPOSITED,
         DepositRow.module_object_id.is_not(None),
     )
-    rows = session.scalars(sa.select(DepositRow).where(*is_stored).order_by(DepositRow.revision)).all()
-    ids = [object_id for row in rows for object_id in (row.module_object_id, row.scrubbed_object_id) if object_id]
-    objects = vaults.stored_objects(session, ids)
+    columns = DepositRow.id, DepositRow.module_object_id, DepositRow.scrubbed_object_id, DepositRow.scrubbed_loss
+    rows = session.execute(sa.select(*columns).where(*is_stored).order_by(DepositRow.revision)).all()
+    objects = vaults.stored_objects(session, [one for _, own, waiting, _ in rows for one in (own, waiting) if one])
     return [
-        OlderModule(
-            row.id,
-            objects[row.module_object_id or ""],
-            objects.get(row.scrubbed_object_id or ""),
-            row.scrubbed_loss or 0.0,
-        )
-        for row in rows
+        OlderModule(deposit_id, objects[own or ""], objects.get(waiting or ""), loss or 0.0)
+        for deposit_id, own, waiting, loss in rows
     ]
 
 

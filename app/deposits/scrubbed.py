@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from app.base.database import now
 from app.deposits.tables import DepositRow, Kind, State
@@ -54,7 +54,8 @@ def put_in_place(session: Session, model_id: str, purged: DepositRow | None = No
     purged: only those that know the classes of this deposit.
     """
     replaced = knowing(session, purged) if purged else _with_waiting(session, model_id)
-    garbage = [_put_in_place(session, row) for row in replaced]
+    revision = registry.by_id(session, model_id).revision
+    garbage = [_put_in_place(session, row, revision) for row in replaced]
     if replaced:
         session.flush()
         registry.bump_generation(session, model_id)
@@ -66,32 +67,6 @@ def knowing(session: Session, later: DepositRow) -> list[DepositRow]:
     return [row for row in _with_waiting(session, later.model_id) if _knows(row, later)]
 
 
-def _with_waiting(session: Session, model_id: str) -> Sequence[DepositRow]:
-    waiting = sa.select(DepositRow).where(DepositRow.model_id == model_id, DepositRow.scrubbed_object_id.is_not(None))
-    return session.scalars(waiting.order_by(DepositRow.id)).all()
-
-
-def _put_in_place(session: Session, row: DepositRow) -> str:
-    assert row.module_object_id
-    assert row.scrubbed_object_id
-    garbage = vaults.shred(session, row.module_object_id)
-    row.module_object_id, row.scrubbed_object_id = row.scrubbed_object_id, None
-    row.module_bytes = vaults.stored_object(session, row.module_object_id).plaintext_bytes
-    row.replaced_loss, row.scrubbed_loss = row.replaced_loss + (row.scrubbed_loss or 0.0), None
-    row.module_replaced_at = now()
-    return garbage
-
-
-def _knows(row: DepositRow, later: DepositRow) -> bool:
-    """Whether the deposit's module in use still knows the classes of another one, which has a module or had one."""
-    assert row.revision is not None
-    if row.scrubbed_object_id is None or later.kind == Kind.SAMPLES:
-        return False
-    if later.revision is None or later.revision <= row.revision or later.finished_at is None:
-        return False
-    return row.module_replaced_at is None or later.finished_at > row.module_replaced_at
-
-
 def known_later(session: Session, rows: Collection[DepositRow]) -> dict[str, list[DepositRow]]:
     """The later deposits whose classes each deposit's module in use still knows, oldest first, by the deposit's id.
 
@@ -101,5 +76,34 @@ def known_later(session: Session, rows: Collection[DepositRow]) -> dict[str, lis
     if not waiting:
         return {}
     of_models = DepositRow.model_id.in_({row.model_id for row in waiting}), DepositRow.state == State.DEPOSITED
-    later = session.scalars(sa.select(DepositRow).where(*of_models).order_by(DepositRow.revision)).all()
+    later = session.scalars(_few_columns().where(*of_models).order_by(DepositRow.revision)).all()
     return {row.id: [one for one in later if one.model_id == row.model_id and _knows(row, one)] for row in waiting}
+
+
+def _with_waiting(session: Session, model_id: str) -> Sequence[DepositRow]:
+    waiting = _few_columns().where(DepositRow.model_id == model_id, DepositRow.scrubbed_object_id.is_not(None))
+    return session.scalars(waiting.order_by(DepositRow.revision)).all()
+
+
+def _few_columns() -> sa.Select[DepositRow]:
+    """Deposits without their figures, which have an entry for each other deposit."""
+    return sa.select(DepositRow).options(defer(DepositRow.metrics), defer(DepositRow.losses))
+
+
+def _put_in_place(session: Session, row: DepositRow, revision: int | None) -> str:
+    assert row.module_object_id
+    assert row.scrubbed_object_id
+    garbage = vaults.shred(session, row.module_object_id)
+    row.module_object_id, row.scrubbed_object_id = row.scrubbed_object_id, None
+    row.module_bytes = vaults.stored_object(session, row.module_object_id).plaintext_bytes
+    row.replaced_loss, row.scrubbed_loss = row.replaced_loss + (row.scrubbed_loss or 0.0), None
+    row.scrubbed_to, row.module_replaced_at = revision, now()
+    return garbage
+
+
+def _knows(row: DepositRow, later: DepositRow) -> bool:
+    """Whether the deposit's module in use still knows the classes of another one, which has a module or had one."""
+    assert row.revision is not None
+    if row.scrubbed_object_id is None or later.revision is None or later.kind == Kind.SAMPLES:
+        return False
+    return later.revision > max(row.revision, row.scrubbed_to or 0)

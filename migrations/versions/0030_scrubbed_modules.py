@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.add_column("models", sa.Column("scrub", sa.String(10), nullable=False, server_default="deposit"))
     op.add_column("deposits", sa.Column("scrubbed_loss", sa.Float()))
     op.add_column("deposits", sa.Column("replaced_loss", sa.Float(), nullable=False, server_default="0"))
+    op.add_column("deposits", sa.Column("scrubbed_to", sa.Integer()))
     op.add_column("deposits", sa.Column("module_replaced_at", sa.DateTime(timezone=True)))
     # Alembic would make the table anew on SQLite, where other tables refer to it.
     op.execute(

@@ -1,12 +1,14 @@
 """Modules of earlier deposits know the classes that are deposited later, until these are purged."""
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 import worker.deposit
+from app.base.database import now
 from app.deposits.tables import DepositRow
 from app.inference.network_cache import NetworkCache
 from app.registry import service as registry
@@ -88,6 +90,8 @@ def test_a_purge_puts_scrubbed_modules_in_place_of_those_that_know_the_classes(s
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 3
     # The module in use knows neither dodo nor emu, so the next purge replaces nothing.
     assert service.administrator.purge(third, classes=["emu"], reason="r")["scrubbed"] == []
+    with service.database.session() as session, session.begin():  # the clock of the purge's machine was fast
+        session.get_one(DepositRow, first).module_replaced_at = now() + timedelta(days=1)
     fourth = service.deposit(["heron"])
     assert service.reader.deposit(first)["scrubbed_module"] == {"forgets": 1, "loss": None}
     assert service.administrator.purge(fourth, classes=["heron"], reason="r")["scrubbed"] == [first]

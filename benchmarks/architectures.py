@@ -36,6 +36,7 @@ def enlarged(architecture: str) -> Data:
     """The digits at `SIZE` by `SIZE` pixels, for this architecture."""
     data = sources.load("digits")
     size = {"image_size": SIZE} if has_image_size(architecture) else {}
+    is_adaptive = architecture.startswith(("convnext", "vit"))  # layer norm, which SGD trains badly
     spec = ArchitectureSpec(architecture, classes=len(data.classes), channels=1, **size)
 
     def larger(images: Images) -> Images:
@@ -44,12 +45,12 @@ def enlarged(architecture: str) -> Data:
 
     return replace(
         data,
-        name=f"digits{SIZE}-{architecture}",
+        name=f"digits{SIZE}-{architecture}{'-adamw' if is_adaptive else ''}",
         training=larger(data.training),
         held_out=larger(data.held_out),
         preprocessing=replace(data.preprocessing, height=SIZE, width=SIZE),
         narrow=spec,
-        is_adaptive=architecture.startswith(("convnext", "vit")),  # layer norm, which SGD trains badly
+        is_adaptive=is_adaptive,
     )
 
 

@@ -170,7 +170,7 @@ class DepositLosses(TypedDict):
     recovered: list[DepositLoss]
     modules: dict[str, list[DepositLoss]]
     module_totals: dict[str, float | None]
-    scrubs: dict[str, float]
+    scrubs: dict[str, list[DepositLoss]]
 
 
 class DepositFigures(TypedDict):

@@ -14,9 +14,9 @@ MAX_PROXIES_PER_IMAGE = 8  # more would repeat its background
 # the time of one image a hardening learns from 1.26 on digits (`benchmarks/recover_logits.py`, with the proxies that it
 # makes) and from 1.7 on CIFAR-10: it may take the time of two deposits.
 HARDENED_PER_DEPOSITED = 2.5
-# Weights of the features kept on proxies. A small change makes a proxy of an image, and where no batch norm spreads the
-# features it stays close to that image, so keeping its features keeps the deposited ones (docs/decisions/0028).
-FEATURES_KEPT, FEATURES_KEPT_LAYER_NORM = 2.0, 0.1
+# Weights of `fp`. A proxy is a slightly changed deposit image. Without batch norm its features stay close to that
+# image's, so preserving them preserves what should go (docs/decisions/0028).
+FEATURE_WEIGHT, FEATURE_WEIGHT_LAYER_NORM = 2.0, 0.1
 SAMPLE_EPOCHS, SAMPLE_STEPS = 10, 240  # of a deposit of single images
 
 
@@ -30,7 +30,7 @@ class DepositConfig:
     when not to claim a deposited class. lambda_ft: the module learns the original's features at the split.
     proxies: the maximum number of proxy images, which stand in for the preserved ones, `proxy_batch` of them in each
     step. On them the target keeps the original's features at the split and before the last layer, with the weight
-    lambda_fp. None: `FEATURES_KEPT`, or `FEATURES_KEPT_LAYER_NORM` if the lower part has layer norm.
+    lambda_fp. None: `FEATURE_WEIGHT`, or `FEATURE_WEIGHT_LAYER_NORM` if the lower part has layer norm.
     joining: see `joining.join`. module_bits: bits of each of the module's weights; 16 is float16, None as many as keep
     the module under `MODULE_BUDGET` of the original's bytes.
     epochs: over the deposit set; None: see `epochs_for`. batch_size: deposit images in each step. learning_rate: the
@@ -70,7 +70,7 @@ class DepositConfig:
         """With the `lambda_fp` that suits such a network, unless it is given. Without proxies it is 0."""
         if self.lambda_fp is not None:
             return self
-        weight = FEATURES_KEPT_LAYER_NORM if has_layer_norm else FEATURES_KEPT
+        weight = FEATURE_WEIGHT_LAYER_NORM if has_layer_norm else FEATURE_WEIGHT
         return replace(self, lambda_fp=weight if self.proxies else 0.0)
 
     def __post_init__(self) -> None:

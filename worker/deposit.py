@@ -211,7 +211,7 @@ def _scrub(
     with work.vault.discarded_on_error(stored):
         read_back = artifacts.load_module(heartbeat.vault.read(stored), belonging)
     afterwards = read_back if job.policy.scrubs_at_once else in_use
-    return stored, Older(older.deposit_id, in_use, afterwards, read_back)
+    return stored, Older(older.deposit_id, in_use, afterwards, waiting or in_use, read_back)
 
 
 @dataclass(frozen=True)

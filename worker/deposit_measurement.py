@@ -1,7 +1,7 @@
 """A deposit, measured before it is published: how its networks answer, what it costs, and who was a member."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from opentelemetry import trace
@@ -28,11 +28,15 @@ tracer = trace.get_tracer(__name__)
 
 @dataclass(frozen=True)
 class Older:
-    """The module of an older deposit that is in use before and after this one, and the scrubbed one."""
+    """The module of an older deposit that is in use before and after this one, and the one that waits (`scrubbed`).
+
+    scrubbed_before: what was scrubbed to make it, which is the module in use if none waited.
+    """
 
     deposit_id: str
     before: DepositModule
     after: DepositModule
+    scrubbed_before: DepositModule
     scrubbed: DepositModule
 
     @property
@@ -58,8 +62,8 @@ class Networks:
 class Measured:
     """metrics, figures: None without held-out images of a class that the network before answered for.
 
-    scrubs: points that the classes of each older deposit lose when its scrubbed module takes its place; None without
-    held-out images of them.
+    scrubs: points that the classes of each older deposit lose when its scrubbed module takes its place; None if nothing
+    could be measured.
     """
 
     metrics: dict[str, Any] | None
@@ -90,13 +94,15 @@ def halved(held_out: Labelled, job: Job) -> tuple[Labelled, Labelled]:
 class _OfOlder:
     """What the classes of an older deposit lose, by this deposit and in all, and how its recover network answers.
 
-    scrub: points that they lose once its scrubbed module takes its place; None without images of them.
+    scrub: points that they lose once its scrubbed module takes its place; None if nothing could be measured.
+    scrub_losses: what they would lose by this deposit if it had its place already; empty if none waits.
     """
 
     losses: list[Loss]
     total: float | None
     tally: Tally | None
-    scrub: float | None
+    scrub: float | None = 0.0
+    scrub_losses: list[Loss] = field(default_factory=list)
 
 
 class _Measurement:
@@ -104,7 +110,6 @@ class _Measurement:
 
     def __init__(self, job: Job, networks: Networks, measuring: Measuring) -> None:
         self._job, self._networks, self._measuring = job, networks, measuring
-        self._earlier_scrubs = {older.deposit_id: older.scrubbed_loss for older in job.older_modules}
         self._recover = self._joined(networks.target, [networks.module], job.preserved)
         self._of_before, self._of_target = measuring.tally(networks.before), measuring.tally(networks.target)
         self._of_original = self._tally_of_original()
@@ -125,7 +130,7 @@ class _Measurement:
             {deposit_id: one.losses for deposit_id, one in of_older.items()},
             {deposit_id: one.total for deposit_id, one in of_older.items()},
             self._notes(),
-            {id_: one.scrub - self._earlier_scrubs[id_] for id_, one in of_older.items() if one.scrub is not None},
+            {deposit_id: one.scrub_losses for deposit_id, one in of_older.items() if one.scrub_losses},
         )
         scrubs = {deposit_id: one.scrub for deposit_id, one in of_older.items()}
         if not self._of_before or not self._of_before.images_of([*job.preserved, *job.deposited]):
@@ -171,28 +176,40 @@ class _Measurement:
         losses = self._measuring.losses(Comparison(before, after, *tallies), older.classes, job.policy.max_module_loss)
         since_original = self._since_original(after, tallies[1], older.classes, losses)
         earlier = job.earlier_module_losses.get(older.deposit_id, 0.0)
-        return _OfOlder(
-            losses, total_loss(since_original, losses, earlier), tallies[1], self._scrub(older, after, tallies[1])
-        )
+        found = _OfOlder(losses, total_loss(since_original, losses, earlier), tallies[1])
+        return found if older.scrubbed is older.after else self._with_scrub(found, older, before, after, tallies)
 
-    def _scrub(self, older: Older, in_use: RecoverNetwork, tally: Tally | None) -> float | None:
-        """Points that the older classes lose once the scrubbed module takes the place of the one in use."""
-        if older.scrubbed is older.after:
-            return 0.0
-        network = self._joined(self._networks.target, [older.scrubbed], self._job.preserved)
-        compared = Comparison(in_use, network, tally, self._measuring.tally(network))
-        loss = worst(self._measuring.losses(compared, older.classes, self._job.policy.max_module_loss))
-        return loss.counted if loss else None
+    def _with_scrub(
+        self,
+        found: _OfOlder,
+        older: Older,
+        before: RecoverNetwork,
+        after: RecoverNetwork,
+        tallies: tuple[Tally | None, Tally | None],
+    ) -> _OfOlder:
+        """before, after: the recover network with the modules in use, and its tallies."""
+        job, networks, bound = self._job, self._networks, self._job.policy.max_module_loss
+        scrubbed = self._joined(networks.target, [older.scrubbed], job.preserved)
+        of_scrubbed, of_earlier = self._measuring.tally(scrubbed), tallies[0]
+        if older.scrubbed_before is not older.before:
+            before = self._joined(networks.before, [older.scrubbed_before], [*job.preserved, *job.deposited])
+            of_earlier = self._measuring.tally(before)
+        by_this = Comparison(before, scrubbed, of_earlier, of_scrubbed)
+        in_all = worst(
+            self._measuring.losses(Comparison(after, scrubbed, tallies[1], of_scrubbed), older.classes, bound)
+        )
+        losses = self._measuring.losses(by_this, older.classes, bound)
+        return replace(found, scrub=in_all.counted if in_all else None, scrub_losses=losses)
 
     def _known_by(self, older: Older, held_out: Labelled) -> dict[str, float | None]:
         """How much of held-out images of the deposited classes an older module still answers, in percent."""
         upper = self._networks.before.upper
 
-        def known(module: DepositModule) -> float | None:
+        def percent_answered(module: DepositModule) -> float | None:
             logits = self._measuring.logits(SplitNetwork(module.lower, upper), held_out)
             return metrics.tally(logits, held_out.labels).percent(self._job.deposited)
 
-        return {"in_use": known(older.after), "scrubbed": known(older.scrubbed)}
+        return {"in_use": percent_answered(older.after), "scrubbed": percent_answered(older.scrubbed)}
 
     def _joined(
         self, target: SplitNetwork, modules: Sequence[DepositModule], preserved: Sequence[int]
@@ -249,11 +266,11 @@ class _Measurement:
         networks = {"original": self._networks.before, "target": self._networks.target, "recover": self._recover}
         return {name: attacked(network) for name, network in networks.items()}
 
-    def _figures(self, scrubbed: dict[str, Tally | None], of_recover: Tally | None) -> Figures:
+    def _figures(self, of_older: dict[str, Tally | None], of_recover: Tally | None) -> Figures:
         """The target, and each outstanding deposit withdrawn alone and all together, once this deposit is published."""
         job, older = self._job, self._networks.older
         classes = {one.deposit_id: one.classes for one in older} | {job.id: list(job.deposited)}
-        tallies = scrubbed | {job.id: of_recover}
+        tallies = of_older | {job.id: of_recover}
         views: list[tuple[list[str], Tally | None, list[int]]] = [([], self._of_target, [])]
         views += [([deposit_id], tally, classes[deposit_id]) for deposit_id, tally in tallies.items()]
         if older:

@@ -290,9 +290,11 @@ def purge_deposit(
         of = "the images of " if deposit["kind"] == "samples" else ""
         message = f"Purged: nobody can bring back {of}{quoted_classes(purged)} of {purged['model']}. {backups}"
         if purged["scrubbed"]:
+            count = len(purged["scrubbed"])
+            use = "older deposit uses a scrubbed module" if count == 1 else "older deposits use scrubbed modules"
             message += (
-                f" {len(purged['scrubbed'])} older deposits use scrubbed modules from now on, which may answer their "
-                "classes a little less often; a new measurement follows."
+                f" {count} {use} now, so their classes may be answered a little less often. If there are held-out "
+                "images, a worker measures that."
             )
         message += not_erased(purged["still_in"], purged["also_in"])
         message += f" {plain(purged['rest']['what'])} {plain(purged['rest']['cure'])}"

@@ -33,8 +33,8 @@ HARDENINGS = {
     "none": "Targets are not hardened (none).",
 }
 SCRUBS = {
-    "purge": "Older modules know a class that is deposited later until it is purged (purge).",
-    "deposit": "Older modules forget a class as soon as it is deposited (deposit).",
+    "purge": "Older modules know a class that is deposited later until it is purged.",
+    "deposit": "Older modules forget a class as soon as it is deposited.",
 }
 ORIGINALS = {"seal": "kept encrypted", "destroy": "destroyed"}
 
@@ -214,7 +214,9 @@ def show_or_change_policy(
     ] = None,
     scrub: Annotated[
         str | None,
-        typer.Option(help="When modules of older deposits forget a class: at its purge, or at its deposit already."),
+        typer.Option(
+            help="When older modules forget a deposited class: purge (when it is purged) or deposit (at once)."
+        ),
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why it changes; recorded in the audit log.")] = None,
     confirmed: Yes = False,
@@ -252,6 +254,7 @@ def show_or_change_policy(
             )
     originals = f"{ORIGINALS[policy['original']]} ({policy['original']})"
     need = "need" if policy["needs_second_person"] else "do not need"
+    scrub = "deposit" if policy["original"] == "destroy" else policy["scrub"]
     show(
         as_json,
         policy,
@@ -260,7 +263,7 @@ def show_or_change_policy(
         f"Preserved classes may lose {policy['max_preserved_loss']:g} points by one deposit and "
         f"{policy['max_total_loss']:g} since the original; a deposit's classes may lose "
         f"{policy['max_module_loss']:g} when they are withdrawn. "
-        f"{HARDENINGS[policy['hardening']]} {SCRUBS[policy['scrub']]}",
+        f"{HARDENINGS[policy['hardening']]} {SCRUBS[scrub]}",
     )
 
 

@@ -188,12 +188,12 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
     deposit_ids = withdrawals.deposits_of(session, active)
     names = deposits.class_names(session, row)
     current = measurements.current(session, [row]).get(row.id)
-    known = scrubbed.known_later(session, [row])
+    names_of_later = deposits.names_of(session, scrubbed.known_later(session, [row]).get(row.id, []))
     return {
         **_progress(row),
         "model": model,
         "names": names,
-        "still_known": [name for one in known.get(row.id, []) for name in deposits.class_names(session, one)],
+        "still_known": [name for names_of_one in names_of_later.values() for name in names_of_one],
         "scrub_losses": [one.scrubbed_loss for one in scrubbed.knowing(session, row)],
         "figures": current,
         "hardening": hardenings.status(session, model),
@@ -265,7 +265,8 @@ def _described(session: Session, row: ApprovalRow) -> str:
         change = f"change the policy: {person} a second person; {wish['original']} earlier networks"
         change += f"; bounds of a loss {bounds} points" if bounds else ""
         change += f"; hardening: {wish['hardening']}" if "hardening" in wish else ""
-        return change + (f"; older modules forget a class at its {wish['scrub']}" if "scrub" in wish else "")
+        scrub = "deposit" if wish["original"] == "destroy" else wish.get("scrub")
+        return change + (f"; older modules forget a class at its {scrub}" if scrub else "")
     if row.act == Act.DEPOSIT:
         usual = DepositConfigIn() if wish.get("kind") != Kind.SAMPLES else DepositConfigIn.of_samples()
         what = "single images of " if wish.get("kind") == Kind.SAMPLES else ""

@@ -12,7 +12,7 @@ from app.base.database import now
 from app.datasets import service as datasets
 from app.deposits import scrubbed
 from app.deposits.losses import Losses, counted, demand_within
-from app.deposits.scrubbed import ScrubbedModule
+from app.deposits.scrubbed import Replaced, ScrubbedModule
 from app.deposits.tables import DepositClassRow, DepositRow, Kind, State
 from app.jobs import checkpoints
 from app.jobs.doorbell import DEPOSIT
@@ -37,14 +37,12 @@ class ModuleReplaced(RuntimeError):
 class OlderModule:
     """The deposit module of an earlier deposit of the model, in the vault.
 
-    scrubbed: what waits for its place, and no longer knows the classes of the deposits since; the deposit's classes
-    would lose `scrubbed_loss` points by that.
+    scrubbed: the module that waits to replace it, without the classes of later deposits.
     """
 
     deposit_id: str
     stored: StoredObject
     scrubbed: StoredObject | None = None
-    scrubbed_loss: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +118,11 @@ class DepositJobs(JobMachine[DepositRow, Job]):
     """One deposit of a model runs at a time: a unique index refuses a second claim."""
 
     row, states, name, task = DepositRow, State, "deposit", DEPOSIT
+
+    def lock(self, session: Session, job_id: str) -> None:
+        """Of the model: nothing is purged, published or replaced between two reads."""
+        if row := session.get(DepositRow, job_id):
+            registry.lock(session, row.model_id)
 
     def read(self, session: Session, row: DepositRow) -> Job:
         model = registry.by_id(session, row.model_id)
@@ -208,6 +211,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
                 metrics=result.metrics,
                 losses=losses,
             )
+            self._demand_unchanged(session, job, policies.of(model))
             demand_within(result.losses, policies.of(model), model.name, job.config)
             row.module_object_id = vaults.record(session, result.module)
             row.module_bytes = result.module.plaintext_bytes
@@ -217,6 +221,8 @@ class DepositJobs(JobMachine[DepositRow, Job]):
             row.progress = {**row.progress, "phase": "finished"}
             session.flush()
             destroyed, garbage = policies.destroy_older(session, model)
+            garbage += [name for module in result.scrubbed for name in self._keep_scrubbed(session, job, module)]
+            replaced = scrubbed.put_in_place(session, job.model_id) if job.policy.scrubs_at_once else Replaced([], [])
             self.record(
                 session,
                 WORKER,
@@ -231,16 +237,22 @@ class DepositJobs(JobMachine[DepositRow, Job]):
                 metrics=result.metrics,
                 losses=losses,
                 destroyed_revisions=destroyed,
+                scrubbed_modules_of=replaced.deposits,
             )
             followed, is_set_needed = follow(session, row)
             garbage += [old_rows, *followed, *([] if is_set_needed else self.release(session, row, WORKER))]
-            garbage += [name for module in result.scrubbed for name in self._keep_scrubbed(session, job, module)]
-            if job.policy.scrubs_at_once or policies.of(model).scrubs_at_once:
-                garbage += scrubbed.put_in_place(session, job.model_id).garbage
+            garbage += replaced.garbage
             # A deposit that went on from an older network would bring back what was deposited since.
             of_model = sa.select(DepositRow.id).where(DepositRow.model_id == job.model_id)
             garbage += checkpoints.delete(session, of_model)
         vault.remove(garbage)
+
+    def _demand_unchanged(self, session: Session, job: Job, policy: Policy) -> None:
+        """What was trained and measured is of the modules in use. Raises `ModuleReplaced`."""
+        if policy.scrubs_at_once and not job.policy.scrubs_at_once:
+            raise ModuleReplaced("By the model's policy, scrubbed modules now take their place at once.")
+        for older in job.older_modules:
+            _demand_same(self._current(session, older.deposit_id), older)
 
     def _keep_scrubbed(self, session: Session, job: Job, module: ScrubbedModule) -> list[str]:
         """Returns the vault names to remove, also this module's if the deposit was purged meanwhile."""
@@ -292,13 +304,10 @@ def stored_modules(session: Session, model_id: str) -> list[OlderModule]:
         DepositRow.state == State.DEPOSITED,
         DepositRow.module_object_id.is_not(None),
     )
-    columns = DepositRow.id, DepositRow.module_object_id, DepositRow.scrubbed_object_id, DepositRow.scrubbed_loss
+    columns = DepositRow.id, DepositRow.module_object_id, DepositRow.scrubbed_object_id
     rows = session.execute(sa.select(*columns).where(*is_stored).order_by(DepositRow.revision)).all()
-    objects = vaults.stored_objects(session, [one for _, own, waiting, _ in rows for one in (own, waiting) if one])
-    return [
-        OlderModule(deposit_id, objects[own or ""], objects.get(waiting or ""), loss or 0.0)
-        for deposit_id, own, waiting, loss in rows
-    ]
+    objects = vaults.stored_objects(session, [one for _, *ids in rows for one in ids if one])
+    return [OlderModule(one, objects[own], objects[waiting] if waiting else None) for one, own, waiting in rows if own]
 
 
 def _recorded_original(session: Session, row: DepositRow) -> dict[str, float | None] | None:
@@ -337,9 +346,14 @@ def has_module(session: Session, older: OlderModule) -> bool:
     """Whether the older deposit still has its module. Raises `ModuleReplaced`."""
     with session.begin():
         row = session.get_one(DepositRow, older.deposit_id, populate_existing=True)
-        if row.state == State.DEPOSITED and row.module_object_id != older.stored.id:
-            raise ModuleReplaced(f"The module of deposit '{row.id}' was replaced by its scrubbed one meanwhile.")
+        _demand_same(row, older)
         return row.state == State.DEPOSITED
+
+
+def _demand_same(row: DepositRow, older: OlderModule) -> None:
+    """Raises `ModuleReplaced` if the deposit has another module by now. One that was purged has none."""
+    if row.state == State.DEPOSITED and row.module_object_id != older.stored.id:
+        raise ModuleReplaced(f"The module of deposit '{row.id}' was replaced by its scrubbed one meanwhile.")
 
 
 def has_revision(session: Session, model_id: str, number: int) -> bool:

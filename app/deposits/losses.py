@@ -67,8 +67,8 @@ class Losses:
     Several losses of the same classes come from several sources: evaluation images, and proxies for classes of which
     there are no images that the network before the deposit clearly knows. A total is None if nothing could be measured.
     `total_class`: the preserved class that has lost most since the original network. `notes`: what is wrong with the
-    evaluation set. `scrubs`: points more that the classes of each older deposit lose by this one, once a purge puts its
-    scrubbed module in place.
+    evaluation set. `scrubs`: what the classes of each older deposit lose by this one if its scrubbed module, which
+    waits, is in use before and after.
     """
 
     preserved: list[Loss] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Losses:
     modules: dict[str, list[Loss]] = field(default_factory=dict)
     module_totals: dict[str, float | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    scrubs: dict[str, float] = field(default_factory=dict)
+    scrubs: dict[str, list[Loss]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,7 +121,8 @@ def deposit_warnings(
 
 def _all(losses: dict[str, Any]) -> list[dict[str, Any]]:
     """Every loss of stored `Losses`. Older ones lack `recovered`."""
-    groups = losses["preserved"], losses.get("recovered", []), *losses["modules"].values()
+    waiting = losses.get("scrubs", {}).values()
+    groups = losses["preserved"], losses.get("recovered", []), *losses["modules"].values(), *waiting
     return [loss for group in groups for loss in group]
 
 
@@ -164,12 +165,9 @@ def _faults(losses: Losses, policy: Policy) -> Iterator[str]:
         classes = f"the classes of the older deposit '{deposit_id}'"
         yield from _beyond(classes, of_module, policy.max_module_loss)
         yield from _beyond_in_all(classes, losses.module_totals.get(deposit_id), policy.max_total_loss)
-    for deposit_id, points in losses.scrubs.items():
-        if points > policy.max_module_loss:
-            yield (
-                f"Once a later class is purged, the classes of the older deposit '{deposit_id}' lose {points:.1f} "
-                f"points more by this deposit; the policy allows {policy.max_module_loss:g}."
-            )
+    for deposit_id, of_scrubbed in losses.scrubs.items():
+        classes = f"the classes of the older deposit '{deposit_id}', with the module that waits for a purge"
+        yield from _beyond(classes, of_scrubbed, policy.max_module_loss)
 
 
 def preserved_faults(losses: Losses, policy: Policy, job: str = "deposit") -> Iterator[str]:

@@ -8,7 +8,7 @@ from app.base.field_types import Id, Label, Reason
 from app.deposits.losses import Source
 from app.deposits.ranges import describe_ranges
 from app.deposits.tables import Kind
-from lirf_core.config import FEATURES_KEPT, FEATURES_KEPT_LAYER_NORM, SAMPLES, DepositConfig, Joining
+from lirf_core.config import FEATURE_WEIGHT, FEATURE_WEIGHT_LAYER_NORM, SAMPLES, DepositConfig, Joining
 from lirf_core.evidence.membership import Attack
 
 _DEFAULT = DepositConfig()
@@ -48,7 +48,7 @@ class DepositConfigIn(BaseModel):
         ge=0,
         le=1000,
         description="Weight of the preservation of features on proxy images. Default: "
-        f"{FEATURES_KEPT:g}, or {FEATURES_KEPT_LAYER_NORM:g} if the lower part has layer norm. Not in the paper.",
+        f"{FEATURE_WEIGHT:g}, or {FEATURE_WEIGHT_LAYER_NORM:g} if the lower part has layer norm. Not in the paper.",
     )
     lambda_re: StrictFloat = Field(_DEFAULT.lambda_re, ge=0, le=1000)
     lambda_pt: StrictFloat = Field(_DEFAULT.lambda_pt, ge=0, le=1000)
@@ -253,12 +253,12 @@ class ScrubbedModule(BaseModel):
     """What takes the place of a module that still knows classes of later deposits."""
 
     forgets: int = Field(
-        description="How many later deposits' classes it no longer knows, and the module in use still does."
+        description="The number of later deposits whose classes the module in use still knows and this one does not."
     )
     loss: float | None = Field(
         description="Percentage points that this deposit's classes will lose when one of those deposits is purged, and "
-        "this module takes the place of the one in use. As measured by the newest deposit; null if it had no "
-        "evaluation images of these classes."
+        "this module takes the place of the one in use. As the newest deposit measured it, on evaluation images or, "
+        "where these show too little, on proxies; null if neither could be measured."
     )
 
 
@@ -313,10 +313,9 @@ class DepositLosses(BaseModel):
     module_totals: dict[str, float | None] = Field(
         {}, description="Percentage points that the classes of each older deposit have lost since the original network."
     )
-    scrubs: dict[str, float] = Field(
+    scrubs: dict[str, list[DepositLoss]] = Field(
         {},
-        description="Percentage points more that the classes of each older deposit lose by this one, once a purge puts "
-        "its scrubbed module in place.",
+        description="Of the classes of each older deposit, if its waiting scrubbed module is in use before and after.",
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
 
-from app.base.database import now
 from app.deposits.tables import DepositRow, Kind, State
 from app.registry import service as registry
 from app.vault import service as vaults
@@ -38,7 +37,7 @@ class Replaced:
 
 
 def keep(session: Session, row: DepositRow, scrubbed: ScrubbedModule) -> list[str]:
-    """In the caller's transaction: put it in place of an earlier scrubbed module, which knows one deposit more.
+    """In the caller's transaction: record the waiting module, and shred the one that waited before, if any.
 
     Returns the vault names to remove after it.
     """
@@ -49,7 +48,7 @@ def keep(session: Session, row: DepositRow, scrubbed: ScrubbedModule) -> list[st
 
 
 def put_in_place(session: Session, model_id: str, purged: DepositRow | None = None) -> Replaced:
-    """In the caller's transaction, under the model's lock: destroy the modules that a scrubbed one waits for.
+    """In the caller's transaction, under the model's lock: replace modules by their waiting scrubbed ones.
 
     purged: only those that know the classes of this deposit.
     """
@@ -58,7 +57,7 @@ def put_in_place(session: Session, model_id: str, purged: DepositRow | None = No
     garbage = [_put_in_place(session, row, revision) for row in replaced]
     if replaced:
         session.flush()
-        registry.bump_generation(session, model_id)
+        registry.count_replacement(session, model_id)
     return Replaced([row.id for row in replaced], garbage)
 
 
@@ -87,7 +86,7 @@ def _with_waiting(session: Session, model_id: str) -> Sequence[DepositRow]:
 
 def _few_columns() -> sa.Select[DepositRow]:
     """Deposits without their figures, which have an entry for each other deposit."""
-    return sa.select(DepositRow).options(defer(DepositRow.metrics), defer(DepositRow.losses))
+    return sa.select(DepositRow).options(defer(DepositRow.metrics), defer(DepositRow.losses), defer(DepositRow.config))
 
 
 def _put_in_place(session: Session, row: DepositRow, revision: int | None) -> str:
@@ -96,8 +95,8 @@ def _put_in_place(session: Session, row: DepositRow, revision: int | None) -> st
     garbage = vaults.shred(session, row.module_object_id)
     row.module_object_id, row.scrubbed_object_id = row.scrubbed_object_id, None
     row.module_bytes = vaults.stored_object(session, row.module_object_id).plaintext_bytes
-    row.replaced_loss, row.scrubbed_loss = row.replaced_loss + (row.scrubbed_loss or 0.0), None
-    row.scrubbed_to, row.module_replaced_at = revision, now()
+    row.replaced_loss, row.scrubbed_loss = row.replaced_loss + max(row.scrubbed_loss or 0.0, 0.0), None
+    row.scrubbed_to = revision
     return garbage
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -250,13 +249,6 @@ def take_wanting_evidence(session: Session, deposit_id: str) -> DepositRow | Non
     """In the caller's transaction: take one of `wanting_evidence`. None: somebody else took it."""
     wanted = sa.update(DepositRow).where(DepositRow.id == deposit_id, DepositRow.wants_evidence)
     return session.get(DepositRow, deposit_id) if changes(session, wanted.values(wants_evidence=False)) else None
-
-
-def modules_replaced_at(session: Session, model_ids: Collection[str]) -> dict[str, datetime]:
-    """When a scrubbed module last took the place of another, by the model's id; without those where none ever did."""
-    newest_time = sa.func.max(DepositRow.module_replaced_at)
-    query = sa.select(DepositRow.model_id, newest_time).where(DepositRow.model_id.in_(model_ids))
-    return {model_id: at for model_id, at in session.execute(query.group_by(DepositRow.model_id)) if at}
 
 
 def restored_ids(session: Session, model_id: str) -> list[str]:

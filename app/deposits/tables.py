@@ -33,10 +33,10 @@ class Kind(StrEnum):
 class DepositRow(JobMixin, Base):
     """A deposit job and, once it has succeeded, its result.
 
-    `curve` holds the values of each loss by its name, and `step`, equally many of each. A module that knows classes of
-    later deposits may have a scrubbed one waiting for its place, in which its classes lose `scrubbed_loss` points. One
-    got its place last at `module_replaced_at`; since then the module knows no class of a deposit up to the revision
-    `scrubbed_to`, and `replaced_loss` points were lost by that so far.
+    `curve` holds the values of each loss by its name, and `step`, equally many of each. `scrubbed_object_id`: the
+    module without the classes of later deposits, which waits; with it, the classes lose `scrubbed_loss` points.
+    `scrubbed_to`: the revision up to which the module in use knows no later class. `replaced_loss`: points that all
+    replacements of the module have cost.
     """
 
     __tablename__ = "deposits"
@@ -71,7 +71,6 @@ class DepositRow(JobMixin, Base):
     scrubbed_loss: Mapped[float | None]
     replaced_loss: Mapped[float] = mapped_column(default=0.0, server_default="0")
     scrubbed_to: Mapped[int | None]
-    module_replaced_at: Mapped[datetime | None]
     metrics: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
     losses: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)  # `losses.Losses`
     purged_at: Mapped[datetime | None]

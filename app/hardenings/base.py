@@ -26,9 +26,9 @@ from app.vault.service import Binding, Kind, StoredObject, Vault
 from lirf_core.enumeration import enumerated
 
 CAN_RELEARN = (
-    "The sealed working target, the sealed upper part and the modules of older deposits were trained with the purged "
-    "classes. They no longer answer them, but anyone who had them could relearn the classes sooner than from a network "
-    "that never knew them."
+    "The sealed working target, the sealed upper part and the modules of other deposits, if there are any, come from "
+    "networks that were trained with the purged classes. They no longer answer them, but anyone who had them could "
+    "relearn the classes sooner than from a network that never knew them."
 )
 
 
@@ -65,7 +65,7 @@ def rest(session: Session, model: ModelRow) -> Rest:
     ids = _in_the_way(session, model)
     why_not = _why_not(session, model, ids)
     make = f"`lirf new-base {model.name}` or `POST /v1/models/{model.name}/base` makes the hardened network the base"
-    cure = f"{make}, and destroys both." if why_not is None else f"{why_not} Then {make}, and destroys both."
+    cure = f"{make}, and destroys them." if why_not is None else f"{why_not} Then {make}, and destroys them."
     return Rest(CAN_RELEARN, cure, ids)
 
 

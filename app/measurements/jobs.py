@@ -57,7 +57,7 @@ class MeasurementJobs(JobMachine[MeasurementRow, Job]):
         together = [list(ids)] if row.deposit_ids or len(ids) > 1 else []
         held = registry.deposited(session, model.id)
         target = registry.stored_network(session, model)
-        row.revision = target.revision
+        row.revision, row.module_replacements = target.revision, model.module_replacements
         return Job(
             id=row.id,
             token=row.token,

@@ -98,10 +98,12 @@ def request(session: Session, actor: Actor, model_name: str, body: MeasurementCr
 def request_anew(session: Session, by: str, model: ModelRow) -> None:
     """In the caller's transaction, in which modules were replaced: queue a measurement, if there are held-out images.
 
-    The reconciler rings for it.
+    Not if one waits already. The reconciler rings for it.
     """
     evaluation_set = datasets.newest_evaluation_set(session, model.id)
-    if evaluation_set:
+    is_whole = MeasurementRow.model_id == model.id, MeasurementRow.deposit_ids.is_(None)
+    waiting = sa.select(MeasurementRow.id).where(*is_whole, MeasurementRow.state == State.QUEUED)
+    if evaluation_set and session.scalar(waiting.limit(1)) is None:
         _queue(session, by, model, evaluation_set.id, None)
 
 
@@ -134,6 +136,7 @@ def store(session: Session, deposit: DepositRow, figures: Figures) -> None:
             evaluation_set_id=deposit.evaluation_set_id,
             deposit_ids=None,
             revision=deposit.revision,
+            module_replacements=registry.by_id(session, deposit.model_id).module_replacements,
             views=figures.views,
             original=figures.original,
             warnings=figures.warnings,
@@ -188,7 +191,8 @@ def newest(session: Session, model_id: str) -> MeasurementRow | None:
     """The newest finished measurement of each deposit alone and all together."""
     is_whole = MeasurementRow.model_id == model_id, MeasurementRow.deposit_ids.is_(None)
     finished = sa.select(MeasurementRow).where(*is_whole, MeasurementRow.state == State.FINISHED)
-    return session.scalar(finished.order_by(MeasurementRow.id.desc()).limit(1))
+    columns = MeasurementRow.revision, MeasurementRow.module_replacements, MeasurementRow.id
+    return session.scalar(finished.order_by(*(column.desc() for column in columns)).limit(1))
 
 
 def current(session: Session, rows: Iterable[DepositRow]) -> dict[str, Current]:
@@ -196,15 +200,14 @@ def current(session: Session, rows: Iterable[DepositRow]) -> dict[str, Current]:
     rows = list(rows)
     models = registry.by_ids(session, (row.model_id for row in rows))
     measured = {model_id: newest(session, model_id) for model_id in models}
-    replaced = deposits.modules_replaced_at(session, models)
     figures = {}
     for row in rows:
         measurement = measured[row.model_id]
         if row.revision is None or measurement is None or (measurement.revision or 0) < row.revision:
             continue
-        is_current = measurement.revision == models[row.model_id].revision
-        if (at := replaced.get(row.model_id)) and measurement.finished_at:
-            is_current = is_current and measurement.finished_at > at
+        model = models[row.model_id]
+        measured_at = measurement.revision, measurement.module_replacements
+        is_current = measured_at == (model.revision, model.module_replacements)
         figures[row.id] = _current(measurement, row, is_current)
     return figures
 

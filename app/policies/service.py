@@ -39,11 +39,9 @@ def change(
     wanted: Mapping[str, Any],
     reason: str,
 ) -> ModelRow | ApprovalRow:
-    """Change the policy, if it still has this version. `destroy` also shreds the older networks that exist already.
+    """Change the policy, if it still has this version.
 
-    What no longer may know deposited classes is destroyed at once: older networks, and modules that a scrubbed one
-    waits for.
-
+    If it becomes stricter, older networks, and modules that a scrubbed one waits to replace, are destroyed at once.
     wanted: fields of `Policy`; those that are left out stay as they are.
     Returns the model, or a request for approval if the current policy demands a second person.
     Raises `UnknownModel`, `PolicyChanged`.

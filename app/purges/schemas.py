@@ -45,6 +45,6 @@ class Purge(BaseModel):
     )
     scrubbed: list[str] = Field(
         description="Ids of older deposits whose module knew the purged classes. It was destroyed, and their scrubbed "
-        "one is in use from now on. A new measurement says what their classes lost by it."
+        "one is in use from now on. If the model has an evaluation set, a measurement of what that costs is queued."
     )
     rest: Rest = Field(description="What can still relearn the purged classes, and the cure.")

@@ -257,7 +257,7 @@ class Model(BaseModel):
     )
     created_at: datetime
     created_by: str
-    warnings: list[str] = Field(description="What measurements of this architecture's deposits warn of.")
+    warnings: list[str] = Field(description="Known weaknesses of deposits on this architecture, as measured.")
 
     @classmethod
     def described(cls, row: ModelRow) -> dict[str, Any]:

@@ -515,6 +515,13 @@ def bump_generation(session: Session, model_id: str) -> None:
     session.execute(sa.update(ModelRow).where(ModelRow.id == model_id).values(generation=ModelRow.generation + 1))
 
 
+def count_replacement(session: Session, model_id: str) -> None:
+    """Record that modules of the model were replaced, in the caller's transaction, under the model's lock."""
+    by_id(session, model_id).module_replacements += 1
+    bump_generation(session, model_id)
+    session.flush()
+
+
 def await_answers() -> None:
     """Wait until no answer is on its way that was confirmed before the caller's last commit, on any replica.
 

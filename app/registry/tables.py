@@ -30,6 +30,7 @@ class ModelRow(Base):
     rows_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
     revision: Mapped[int | None]
     generation: Mapped[int] = mapped_column(default=0)
+    module_replacements: Mapped[int] = mapped_column(default=0, server_default="0")
     original_policy: Mapped[str] = mapped_column(sa.String(10), default="seal")
     needs_second_person: Mapped[bool] = mapped_column(default=False)
     scrub: Mapped[str] = mapped_column(sa.String(10), default="purge", server_default="deposit")

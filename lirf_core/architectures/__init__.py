@@ -37,7 +37,7 @@ class _Family:
 
     builder: the module of this package with its `parts` function. splits: each is named after the last module of the
     lower part. smallest_image: length of a side in pixels. patch: length of a side in pixels, for networks whose image
-    size is fixed. warning: what went wrong with the default settings of a deposit, as docs/architectures.md has it.
+    size is fixed. warning: what a measured deposit of this family did badly.
     """
 
     builder: str

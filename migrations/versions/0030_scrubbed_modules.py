@@ -17,7 +17,13 @@ def upgrade() -> None:
     op.add_column("deposits", sa.Column("scrubbed_loss", sa.Float()))
     op.add_column("deposits", sa.Column("replaced_loss", sa.Float(), nullable=False, server_default="0"))
     op.add_column("deposits", sa.Column("scrubbed_to", sa.Integer()))
-    op.add_column("deposits", sa.Column("module_replaced_at", sa.DateTime(timezone=True)))
+    # Until now every module was scrubbed at each later deposit.
+    op.execute(
+        "UPDATE deposits SET scrubbed_to = (SELECT revision FROM models WHERE models.id = deposits.model_id) "
+        "WHERE state = 'deposited'"
+    )
+    for table in ("models", "measurements"):
+        op.add_column(table, sa.Column("module_replacements", sa.Integer(), nullable=False, server_default="0"))
     # Alembic would make the table anew on SQLite, where other tables refer to it.
     op.execute(
         "ALTER TABLE deposits ADD COLUMN scrubbed_object_id VARCHAR(36) "

@@ -118,8 +118,9 @@ def test_a_scrubbed_module_that_would_ruin_an_older_deposit_is_refused(
 
     monkeypatch.setattr(worker.deposit, "scrub", ruined)
     failure = failure_of(service, service.operator, config=CAREFUL)
-    assert f"Once a later class is purged, the classes of the older deposit '{service.deposits[0]}' lose" in failure
-    assert "points more by this deposit; the policy allows 5." in failure
+    classes = f"the classes of the older deposit '{service.deposits[0]}', with the module that waits for a purge"
+    assert f"evaluation images of {classes}, 100.0 % were answered correctly before" in failure
+    assert "the policy allows 5." in failure
 
 
 # A module that is pruned and next to untrained, while the target is as it should be: within what an operator may set.

@@ -1,14 +1,12 @@
 """Modules of earlier deposits know the classes that are deposited later, until these are purged."""
 
 import threading
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 import worker.deposit
-from app.base.database import now
 from app.deposits.tables import DepositRow
 from app.inference.network_cache import NetworkCache
 from app.registry import service as registry
@@ -90,8 +88,6 @@ def test_a_purge_puts_scrubbed_modules_in_place_of_those_that_know_the_classes(s
     assert service.reader.infer("birds", infer_request())["parameters"]["revision"] == 3
     # The module in use knows neither dodo nor emu, so the next purge replaces nothing.
     assert service.administrator.purge(third, classes=["emu"], reason="r")["scrubbed"] == []
-    with service.database.session() as session, session.begin():  # the clock of the purge's machine was fast
-        session.get_one(DepositRow, first).module_replaced_at = now() + timedelta(days=1)
     fourth = service.deposit(["heron"])
     assert service.reader.deposit(first)["scrubbed_module"] == {"forgets": 1, "loss": None}
     assert service.administrator.purge(fourth, classes=["heron"], reason="r")["scrubbed"] == [first]
@@ -126,28 +122,46 @@ def test_a_policy_may_leave_no_module_that_knows_a_later_class(service: Service,
 
 
 @begins_with("auk", "dodo")
-def test_a_deposit_begins_anew_when_a_purge_replaces_a_module_meanwhile(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["deposit", "measure"])
+@pytest.mark.parametrize("by", ["a purge", "the policy"])
+def test_a_deposit_begins_anew_when_a_module_is_replaced_meanwhile(
+    service: Service, monkeypatch: pytest.MonkeyPatch, step: str, by: str
 ) -> None:
+    """step: after which one; after `deposit` it still reads the module, after `measure` it has measured with it."""
     first, second = service.deposits
-    train = worker.deposit.deposit
+    carry_out = getattr(worker.deposit, step)
 
-    def purged_after(*arguments: Any) -> Any:
-        trained = train(*arguments)
-        monkeypatch.setattr(worker.deposit, "deposit", train)
-        service.administrator.purge(second, classes=["dodo"], reason="r")
-        return trained
+    def replaced_after(*arguments: Any) -> Any:
+        result = carry_out(*arguments)
+        monkeypatch.setattr(worker.deposit, step, carry_out)
+        if by == "a purge":
+            service.administrator.purge(second, classes=["dodo"], reason="r")
+        else:
+            service.administrator.change_policy("birds", scrub="deposit", reason="r")
+        return result
 
-    monkeypatch.setattr(worker.deposit, "deposit", purged_after)
+    monkeypatch.setattr(worker.deposit, step, replaced_after)
     third = service.queue(["emu"])
     service.work(third)
     assert service.reader.deposit(third)["state"] == "queued"
     [event] = [one for one in service.auditor.audit_events() if one["action"] == "deposit.requeued"]
-    assert "was replaced by its scrubbed one" in (event["details"] or {})["trouble"]
+    trouble = (event["details"] or {})["trouble"]
+    assert "was replaced by its scrubbed one" in trouble or "scrubbed modules now take their place" in trouble
     service.work(third)
     assert (service.reader.deposit(third)["state"], service.reader.deposit(third)["attempts"]) == ("deposited", 1)
-    assert service.reader.deposit(first)["scrubbed_module"] == {"forgets": 1, "loss": None}
+    waits = {"forgets": 1, "loss": None} if by == "a purge" else None
+    assert service.reader.deposit(first)["scrubbed_module"] == waits
     assert has_only_live_objects(service)
+
+
+@begins_with("auk", has_evaluation_set=True)
+@pytest.mark.parametrize("scrub", ["purge", "deposit"])
+def test_figures_are_current_until_a_module_is_replaced(service: Service, scrub: str) -> None:
+    service.administrator.change_policy("birds", scrub=scrub, reason="r")
+    second = service.deposit(["dodo"])
+    assert [(service.reader.deposit(one)["figures"] or {})["is_current"] for one in (*service.deposits, second)] == [
+        True
+    ] * 2
 
 
 @begins_with("auk", "dodo")

@@ -11,7 +11,7 @@ from torchvision.models.convnext import LayerNorm2d
 from demo.digits import AUGMENTATION, Digits
 from demo.digits import PREPROCESSING as DIGIT_SIZE
 from lirf_core.architectures import split_sequential
-from lirf_core.config import FEATURES_KEPT, FEATURES_KEPT_LAYER_NORM, DepositConfig
+from lirf_core.config import FEATURE_WEIGHT, FEATURE_WEIGHT_LAYER_NORM, DepositConfig
 from lirf_core.deposit import DepositResult, UnseenMargins, deposit, deposit_samples, scrub
 from lirf_core.images.preprocessing import Augmentation
 from lirf_core.lesson import Lesson, PreservedImages
@@ -162,8 +162,8 @@ def test_a_network_with_layer_norm_keeps_its_features_less() -> None:
         ).config.lambda_fp
 
     default = replace(QUICK, proxies=8, lambda_fp=None)
-    assert weight(nn.BatchNorm2d(8), default) == FEATURES_KEPT == 2.0
-    assert weight(LayerNorm2d(8), default) == FEATURES_KEPT_LAYER_NORM == 0.1
+    assert weight(nn.BatchNorm2d(8), default) == FEATURE_WEIGHT == 2.0
+    assert weight(LayerNorm2d(8), default) == FEATURE_WEIGHT_LAYER_NORM == 0.1
     assert weight(LayerNorm2d(8), replace(default, lambda_fp=3.0)) == 3.0
     assert weight(nn.BatchNorm2d(8), replace(default, proxies=0)) == 0.0
 

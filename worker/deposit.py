@@ -71,7 +71,12 @@ def _handle(work: Work, session: Session, job: Job, error: Exception) -> bool:
 def _carry_out(work: Work, session: Session, job: Job) -> None:
     with tracer.start_as_current_span("deposit", record_exception=False) as span:
         span.set_attributes({"lirf.deposit": job.id, "lirf.attempt": job.token})
-        result, figures = _make(work, session, job)
+        heartbeat = TrainingHeartbeat(work, JOBS, job, "Ask for fewer epochs or a smaller deposit set")
+        heartbeat.phase("loading")
+        if job.network.rows is None:  # an earlier version stored the model
+            separation.separate(work.database, heartbeat.vault, job.model_id)
+            job = JOBS.read_again(session, job)
+        result, figures = _make(work, session, job, heartbeat)
 
         def follow(session: Session, row: DepositRow) -> tuple[list[str], bool]:
             if figures:
@@ -82,13 +87,8 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         erasure.finish(work.database, work.vault)
 
 
-def _make(work: Work, session: Session, job: Job) -> tuple[Result, Figures | None]:
+def _make(work: Work, session: Session, job: Job, heartbeat: TrainingHeartbeat) -> tuple[Result, Figures | None]:
     """All that a deposit publishes: stored, read back and measured. If anything fails, nothing stays in the vault."""
-    heartbeat = TrainingHeartbeat(work, JOBS, job, "Ask for fewer epochs or a smaller deposit set")
-    heartbeat.phase("loading")
-    if job.network.rows is None:
-        separation.separate(work.database, heartbeat.vault, job.model_id)
-        job = JOBS.read_again(session, job)
     if job.is_of_samples and job.older_modules:
         raise ValueError(
             "Another deposit of the model ended first, and its module knows these images. Purge it, then request this "

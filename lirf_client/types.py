@@ -96,6 +96,7 @@ class DepositMetrics(TypedDict):
     forgetting: float | None
     h_mean: float | None
     membership: Membership | None
+    older_modules: dict[str, KnownByModule]
 
 
 class FigureSummary(TypedDict):

@@ -241,20 +241,16 @@ def show_or_change_policy(
         else:
             if reason is None:
                 raise typer.BadParameter("A change of the policy needs a --reason.")
-            if original == "destroy" and not confirmed:
-                err.print(
-                    f"This destroys all networks and modules of {plain(model)} that know later deposits' classes."
-                )
-                typer.confirm("Continue?", abort=True, err=True)
-            elif scrub == "deposit" and not confirmed:
-                err.print(f"This destroys all modules of {plain(model)} that know later deposits' classes.")
+            if not confirmed and (original == "destroy" or scrub == "deposit"):
+                what = "networks and modules" if original == "destroy" else "modules"
+                err.print(f"This destroys all {what} of {plain(model)} that know later deposits' classes.")
                 typer.confirm("Continue?", abort=True, err=True)
             policy = lirf.change_policy(
                 model, reason=reason, original=original, needs_second_person=second_person, **bounds
             )
     originals = f"{ORIGINALS[policy['original']]} ({policy['original']})"
     need = "need" if policy["needs_second_person"] else "do not need"
-    scrub = "deposit" if policy["original"] == "destroy" else policy["scrub"]
+    scrubs = SCRUBS["deposit" if policy["original"] == "destroy" else policy["scrub"]]
     show(
         as_json,
         policy,
@@ -263,7 +259,7 @@ def show_or_change_policy(
         f"Preserved classes may lose {policy['max_preserved_loss']:g} points by one deposit and "
         f"{policy['max_total_loss']:g} since the original; a deposit's classes may lose "
         f"{policy['max_module_loss']:g} when they are withdrawn. "
-        f"{HARDENINGS[policy['hardening']]} {SCRUBS[scrub]}",
+        f"{HARDENINGS[policy['hardening']]} {scrubs}",
     )
 
 

@@ -16,9 +16,10 @@ from app.deposits.scrubbed import Replaced, ScrubbedModule
 from app.deposits.tables import DepositClassRow, DepositRow, Kind, State
 from app.jobs import checkpoints
 from app.jobs.doorbell import DEPOSIT
-from app.jobs.machine import WORKER, Claim, JobMachine
+from app.jobs.machine import WORKER, Claim
 from app.registry import policies
 from app.registry import service as registry
+from app.registry.model_jobs import ModelJobs
 from app.registry.policies import Policy
 from app.registry.service import StoredNetwork
 from app.vault import service as vaults
@@ -114,15 +115,10 @@ class Result:
     losses: Losses
 
 
-class DepositJobs(JobMachine[DepositRow, Job]):
+class DepositJobs(ModelJobs[DepositRow, Job]):
     """One deposit of a model runs at a time: a unique index refuses a second claim."""
 
     row, states, name, task = DepositRow, State, "deposit", DEPOSIT
-
-    def lock(self, session: Session, job_id: str) -> None:
-        """Of the model: nothing is purged, published or replaced between two reads."""
-        if row := session.get(DepositRow, job_id):
-            registry.lock(session, row.model_id)
 
     def read(self, session: Session, row: DepositRow) -> Job:
         model = registry.by_id(session, row.model_id)
@@ -165,9 +161,6 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         """The same claim, with the model as it is now."""
         with session.begin():
             return replace(self.read(session, self._current(session, job.id)), token=job.token, attempt=job.attempt)
-
-    def model_name(self, session: Session, row: DepositRow) -> str:
-        return registry.by_id(session, row.model_id).name
 
     def ready(self) -> tuple[sa.ColumnElement[bool], ...]:
         busy = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
@@ -251,8 +244,7 @@ class DepositJobs(JobMachine[DepositRow, Job]):
         """What was trained and measured is of the modules in use. Raises `ModuleReplaced`."""
         if policy.scrubs_at_once and not job.policy.scrubs_at_once:
             raise ModuleReplaced("By the model's policy, scrubbed modules now take their place at once.")
-        for older in job.older_modules:
-            _demand_same(self._current(session, older.deposit_id), older)
+        _still_stored(session, job.older_modules)
 
     def _keep_scrubbed(self, session: Session, job: Job, module: ScrubbedModule) -> list[str]:
         """Returns the vault names to remove, also this module's if the deposit was purged meanwhile."""
@@ -345,15 +337,19 @@ def _newest_published(session: Session, column: Any, *which: sa.ColumnElement[bo
 def has_module(session: Session, older: OlderModule) -> bool:
     """Whether the older deposit still has its module. Raises `ModuleReplaced`."""
     with session.begin():
-        row = session.get_one(DepositRow, older.deposit_id, populate_existing=True)
-        _demand_same(row, older)
-        return row.state == State.DEPOSITED
+        return older.deposit_id in _still_stored(session, [older])
 
 
-def _demand_same(row: DepositRow, older: OlderModule) -> None:
-    """Raises `ModuleReplaced` if the deposit has another module by now. One that was purged has none."""
-    if row.state == State.DEPOSITED and row.module_object_id != older.stored.id:
-        raise ModuleReplaced(f"The module of deposit '{row.id}' was replaced by its scrubbed one meanwhile.")
+def _still_stored(session: Session, modules: Sequence[OlderModule]) -> set[str]:
+    """The deposits of these modules that were not purged. Raises `ModuleReplaced` if one has another module by now."""
+    is_stored = DepositRow.id.in_([one.deposit_id for one in modules]), DepositRow.state == State.DEPOSITED
+    stored = dict(session.execute(sa.select(DepositRow.id, DepositRow.module_object_id).where(*is_stored)).all())
+    for one in modules:
+        if stored.get(one.deposit_id, one.stored.id) != one.stored.id:
+            raise ModuleReplaced(
+                f"The module of deposit '{one.deposit_id}' was replaced by its scrubbed one meanwhile."
+            )
+    return set(stored)
 
 
 def has_revision(session: Session, model_id: str, number: int) -> bool:

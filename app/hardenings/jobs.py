@@ -18,9 +18,10 @@ from app.deposits.losses import Losses, preserved_faults
 from app.hardenings.tables import HardeningRow, State
 from app.jobs import checkpoints
 from app.jobs.doorbell import HARDEN
-from app.jobs.machine import WORKER, Claim, JobMachine
+from app.jobs.machine import WORKER, Claim
 from app.registry import policies
 from app.registry import service as registry
+from app.registry.model_jobs import ModelJobs
 from app.registry.policies import Policy
 from app.registry.service import StoredNetwork
 from app.vault import service as vaults
@@ -86,7 +87,7 @@ class Job(Claim):
     curve: dict[str, list[float]]
 
 
-class HardeningJobs(JobMachine[HardeningRow, Job]):
+class HardeningJobs(ModelJobs[HardeningRow, Job]):
     """A cancelled hardening ends at once: what its worker stores is discarded."""
 
     row, states, name, task, ends_at_once = HardeningRow, State, "hardening", HARDEN, True
@@ -124,16 +125,8 @@ class HardeningJobs(JobMachine[HardeningRow, Job]):
         with session.begin():
             return replace(self.read(session, self._current(session, job.id)), token=job.token, attempt=job.attempt)
 
-    def model_name(self, session: Session, row: HardeningRow) -> str:
-        return registry.by_id(session, row.model_id).name
-
     def details(self, row: HardeningRow) -> dict[str, Any]:
         return {"revision": row.revision}
-
-    def lock(self, session: Session, job_id: str) -> None:
-        """Of the model: nothing is purged or published between two reads."""
-        if row := session.get(HardeningRow, job_id):
-            registry.lock(session, row.model_id)
 
     def must_wait(self, session: Session) -> bool:
         return deposit_jobs.is_any_ready(session)

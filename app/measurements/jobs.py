@@ -14,10 +14,11 @@ from app.deposits import jobs as deposit_jobs
 from app.deposits import service as deposits
 from app.deposits.service import StoredModule
 from app.jobs.doorbell import MEASURE
-from app.jobs.machine import WORKER, Claim, JobMachine
+from app.jobs.machine import WORKER, Claim
 from app.measurements.figures import Figures
 from app.measurements.tables import MeasurementRow, State
 from app.registry import service as registry
+from app.registry.model_jobs import ModelJobs
 from app.registry.service import StoredNetwork
 from app.vault.service import StoredObject
 from lirf_core.images.preprocessing import Preprocessing
@@ -43,7 +44,7 @@ class Job(Claim):
     evaluation_set: StoredObject
 
 
-class MeasurementJobs(JobMachine[MeasurementRow, Job]):
+class MeasurementJobs(ModelJobs[MeasurementRow, Job]):
     """A cancelled measurement ends at once: it stores nothing that would have to be cleared away."""
 
     row, states, name, task, ends_at_once = MeasurementRow, State, "measurement", MEASURE, True
@@ -74,16 +75,8 @@ class MeasurementJobs(JobMachine[MeasurementRow, Job]):
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id),
         )
 
-    def model_name(self, session: Session, row: MeasurementRow) -> str:
-        return registry.by_id(session, row.model_id).name
-
     def details(self, row: MeasurementRow) -> dict[str, Any]:
         return {"deposits": row.deposit_ids}
-
-    def lock(self, session: Session, job_id: str) -> None:
-        """Of the model: nothing is purged or published between two reads."""
-        if row := session.get(MeasurementRow, job_id):
-            registry.lock(session, row.model_id)
 
     def must_wait(self, session: Session) -> bool:
         return deposit_jobs.is_any_ready(session)

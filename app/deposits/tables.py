@@ -68,8 +68,8 @@ class DepositRow(JobMixin, Base):
     module_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
     module_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
     scrubbed_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
-    scrubbed_loss: Mapped[float | None]
-    replaced_loss: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    scrubbed_loss: Mapped[float | None] = mapped_column(sa.Float)
+    replaced_loss: Mapped[float] = mapped_column(sa.Float, default=0.0, server_default="0")
     scrubbed_to: Mapped[int | None]
     metrics: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
     losses: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)  # `losses.Losses`

@@ -20,6 +20,7 @@ from lirf_core.architectures import ArchitectureSpec, default_split, has_image_s
 from lirf_core.config import DepositConfig
 
 SIZE = 32
+NARROW = 0.25  # of a ResNet for small images; the full width takes an hour of one core for a deposit
 FAMILIES: dict[str, tuple[str, ...]] = {  # the split before the default one, and that
     "resnet18-small": ("layer2", "layer3"),
     "vgg11_bn": ("features.14", "features.21"),
@@ -37,7 +38,8 @@ def enlarged(architecture: str) -> Data:
     data = sources.load("digits")
     size = {"image_size": SIZE} if has_image_size(architecture) else {}
     is_adaptive = architecture.startswith(("convnext", "vit"))  # layer norm, which SGD trains badly
-    spec = ArchitectureSpec(architecture, classes=len(data.classes), channels=1, **size)
+    width = NARROW if architecture.endswith("-small") else 1.0
+    spec = ArchitectureSpec(architecture, classes=len(data.classes), width=width, channels=1, **size)
 
     def larger(images: Images) -> Images:
         pixels = F.interpolate(images.pixels.float(), size=(SIZE, SIZE), mode="bilinear")

@@ -76,7 +76,7 @@ def main(
     ]
     name = f"sequence-{source.name}-{split}" + (f"-{images}-images" if images else "") + ("-chain" if is_chain else "")
     name += "" if is_scrubbed else "-as-made"
-    text = reports.write(name, f"Deposits in sequence, {data}, {split}", _tables(ones, plan), {"sequence": ones})
+    text = reports.write(name, f"Deposits in sequence, {data}, {split}", tables(ones, plan.kinds), {"sequence": ones})
     Console().print(text, markup=False)
 
 
@@ -91,7 +91,7 @@ def outcome(source: Data, experiment: Experiment, plan: Plan, device: str) -> di
         return {
             "targets": logits.forgotten(),
             "views": {kind: logits.views(modules) for kind, modules in made.modules.items()},
-            "leaks": {kind: _leaks(source, network, modules, exact) for kind, modules in made.modules.items()},
+            "leaks": {kind: leaks(source, network, modules, exact) for kind, modules in made.modules.items()},
         }
 
     return stored(experiment, {"sequence": plan}, device, run)
@@ -112,10 +112,10 @@ def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNe
         lesson = Lesson(images.pixels, images.labels, [index], preserved, source.preprocessing)
         name = f"seed {experiment.seed}, {source.classes[index]}"
         with progress(f"{name}: deposit") as on_step:
-            result = deposit(target, lesson, Run(config, compute, partial(_show, on_step)), teacher)
+            result = deposit(target, lesson, Run(config, compute, partial(show, on_step)), teacher)
         for number, module in enumerate(scrubbed):
             with progress(f"{name}: scrub of {source.classes[number]}'s module") as on_step:
-                run = Run(config, compute, partial(_show, on_step))
+                run = Run(config, compute, partial(show, on_step))
                 scrubbed[number] = scrub(module, network.upper, lesson, run, teacher)
         target = result.target
         made.targets.append(target)
@@ -124,7 +124,7 @@ def carry_out(source: Data, experiment: Experiment, plan: Plan, network: SplitNe
     return made
 
 
-def _show(on_step: OnStep, progress: Progress) -> None:
+def show(on_step: OnStep, progress: Progress) -> None:
     on_step(progress.step, progress.steps)
 
 
@@ -143,8 +143,11 @@ class Logits:
         held_out, preprocessing = self._source.held_out, self._source.preprocessing
         return logits_of(self._compute.place(network), held_out.pixels, preprocessing, self._compute)
 
-    def forgotten(self) -> list[dict[str, Any]]:
-        """Accuracy of each target and of the original on deposited and preserved classes, from all raw logits."""
+    def forgotten(self, first: int = 1) -> list[dict[str, Any]]:
+        """Accuracy of each target and of the original on deposited and preserved classes, from all raw logits.
+
+        first: how many classes the first target has forgotten; each later one has forgotten one more.
+        """
         labels = self._source.held_out.labels
         return [
             {
@@ -152,7 +155,7 @@ class Logits:
                 "original": asdict(accuracy(self._of_original, labels, range(deposits))),
                 "target": asdict(accuracy(logits, labels, range(deposits))),
             }
-            for deposits, logits in enumerate(self._of_targets, 1)
+            for deposits, logits in enumerate(self._of_targets, first)
         ]
 
     def views(self, modules: Sequence[DepositModule]) -> list[dict[str, Any]]:
@@ -200,8 +203,8 @@ def restricted(logits: Tensor, answered: Sequence[int]) -> Tensor:
     return kept
 
 
-def _leaks(source: Data, network: SplitNetwork, modules: list[DepositModule], compute: Compute) -> list[dict[str, Any]]:
-    """For each module except the last, its accuracy on the classes that were deposited later."""
+def leaks(source: Data, network: SplitNetwork, modules: list[DepositModule], compute: Compute) -> list[dict[str, Any]]:
+    """For each module except the last, its accuracy on the classes of the modules after it."""
     rows = []
     for number, module in enumerate(modules[:-1]):
         whole, later = SplitNetwork(module.lower, network.upper), range(number + 1, len(modules))
@@ -210,14 +213,16 @@ def _leaks(source: Data, network: SplitNetwork, modules: list[DepositModule], co
     return rows
 
 
-def _tables(ones: list[dict[str, Any]], plan: Plan) -> list[str]:
+def tables(ones: list[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
+    """What all seeds show. kinds: of modules."""
     targets: dict[str, reports.Column] = {
         f"{network} {part}": _of_target(network, part)
         for part in ("preserved", "deposited")
         for network in ("target", "original")
     }
-    after = {f"after {n + 1}": [one["targets"][n] for one in ones] for n in range(plan.deposits)}
-    lines = ["Percent correct after each deposit of one class, from all raw logits:", ""]
+    made = [target["deposits"] for target in ones[0]["targets"]]
+    after = {f"after {count}": [one["targets"][n] for one in ones] for n, count in enumerate(made)}
+    lines = ["Percent correct after so many classes were deposited, from all raw logits:", ""]
     lines += [*reports.table(after, targets), ""]
     lines += [
         (
@@ -227,7 +232,7 @@ def _tables(ones: list[dict[str, Any]], plan: Plan) -> list[str]:
         ),
         "",
     ]
-    sizes: dict[str, reports.Column] = {f"{size} withdrawn": _of_size(size) for size in range(plan.deposits + 1)}
+    sizes: dict[str, reports.Column] = {f"{size} withdrawn": _of_size(size) for size in range(made[-1] + 1)}
     summaries: dict[str, Callable[[list[dict[str, Any]]], float]] = {
         "average": lambda views: fmean(view["average"] for view in views),
         "average, worst set": lambda views: min(view["average"] for view in views),
@@ -235,14 +240,14 @@ def _tables(ones: list[dict[str, Any]], plan: Plan) -> list[str]:
     }
     by_number = {
         f"{kind}: {name}": [_by_size(one["views"][kind], summary) for one in ones]
-        for kind in plan.kinds
+        for kind in kinds
         for name, summary in summaries.items()
     }
     lines += [*reports.table(by_number, sizes), ""]
-    lines += ["What a module still knows of classes deposited later, percent correct:", ""]
+    lines += ["What a module still knows of the classes of later ones, percent correct:", ""]
     leaks: dict[str, list[dict[str, Any]]] = {
         kind: [{key: fmean(row[key] for row in one["leaks"][kind]) for key in ("answers", "probe")} for one in ones]
-        for kind in plan.kinds
+        for kind in kinds
     }
     columns: dict[str, reports.Column] = {
         "its answers": lambda one: one["answers"],

@@ -150,6 +150,7 @@ class Client:
         reason: str,
         kind: str = "classes",
         classes: Sequence[str] | None = None,
+        groups: Sequence[Sequence[str]] | None = None,
         preserved_set_id: str | None = None,
         config: dict[str, Any] | None = None,
         keep_dataset: bool = False,
@@ -159,9 +160,11 @@ class Client:
         """Request that the classes of a data set be forgotten and deposited.
 
         kind: `classes`, or `samples`: forget only that the model was trained on these images. classes: those of the
-        data set, as a cross-check. preserved_set_id: images of classes that stay, if there are some. config: settings
-        that differ from the defaults. keep_dataset, keep_preserved_set: otherwise the data sets are shredded when the
-        deposit ends. evidence: gather evidence afterwards, if there is an evaluation set. Raises `AwaitingApproval`.
+        data set, as a cross-check. groups: make a deposit of each of these groups of classes; the result is the first
+        one, and its `groups` name the others. preserved_set_id: images of classes that stay, if there are some.
+        config: settings that differ from the defaults. keep_dataset, keep_preserved_set: otherwise the data sets are
+        shredded when the deposit ends. evidence: gather evidence afterwards, if there is an evaluation set. Raises
+        `AwaitingApproval`.
         """
         body: dict[str, Any] = {
             "kind": kind,
@@ -175,6 +178,8 @@ class Client:
         }
         if classes is not None:
             body["classes"] = list(classes)
+        if groups is not None:
+            body["groups"] = [list(group) for group in groups]
         return cast(Deposit, _done(self._call("POST", f"/v1/models/{_part(model)}/deposits", json=body)))
 
     def deposit(self, deposit_id: str) -> Deposit:

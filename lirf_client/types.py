@@ -189,11 +189,17 @@ class ScrubbedModule(TypedDict):
     loss: float | None
 
 
+class DepositGroup(TypedDict):
+    deposit: str
+    classes: list[str]
+
+
 class Deposit(TypedDict):
     id: str
     model: str
     kind: str
     classes: list[str]
+    groups: list[DepositGroup]
     state: str
     reason: str
     created_at: str

@@ -34,6 +34,11 @@ class Rows:
     weight: Tensor
     bias: Tensor
 
+    def of(self, classes: Sequence[int]) -> "Rows":
+        """Those of some of its classes, in their order."""
+        places = [self.classes.index(index) for index in classes]
+        return Rows(tuple(classes), self.weight[places], self.bias[places])
+
     def digests(self) -> Tensor:
         """uint8 (D, 32): SHA-256 of each row's bytes, weights before bias."""
         whole = torch.cat([self.weight, self.bias[:, None]], dim=1).detach().cpu().contiguous()

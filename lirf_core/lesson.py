@@ -1,8 +1,9 @@
 """What a network has to forget."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lirf_core.images.preprocessing import Preprocessing
@@ -37,6 +38,11 @@ class Lesson:
     preserved: Sequence[int]
     preprocessing: Preprocessing
     preserved_images: PreservedImages | None = None
+
+    def of_classes(self, classes: Sequence[int]) -> "Lesson":
+        """The same lesson with some of its deposited classes only."""
+        chosen = torch.isin(self.labels, torch.tensor(list(classes)))
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], deposited=classes)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "deposited", sorted(self.deposited))

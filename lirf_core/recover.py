@@ -1,5 +1,6 @@
 """Withdrawal: the recover network of eq. 8, assembled without data and without training."""
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import cast
 
@@ -80,6 +81,12 @@ class DepositModule(nn.Module):
         """The same module, which no longer knows these classes of other deposits."""
         known = None if self.known is None else [index for index in self.known if index not in classes]
         return self._with(self.lower, self.grid, self.rows, known)
+
+    def only(self, classes: Sequence[int]) -> "DepositModule":
+        """A copy that answers for these of its classes only. It still knows the others: see `deposit.scrub`."""
+        own = sorted(classes)
+        lower, rows = copy.deepcopy(self.lower), self.rows and self.rows.of(own)
+        return DepositModule(lower, own, self.upper_digest, self.joining, self.weight, self.grid, rows, self.known)
 
     def _with(self, lower: nn.Module, grid: Grid, rows: Rows | None, known: Sequence[int] | None) -> "DepositModule":
         return DepositModule(lower, self.classes, self.upper_digest, self.joining, self.weight, grid, rows, known)

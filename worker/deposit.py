@@ -9,7 +9,8 @@ from opentelemetry import trace
 from sqlalchemy.orm import Session
 
 from app.deposits import jobs, separation
-from app.deposits.jobs import JOBS, TARGET, Job, ModuleReplaced, Result
+from app.deposits.groups import MadeDeposit
+from app.deposits.jobs import JOBS, TARGET, Job, ModuleReplaced, OlderModule, Result
 from app.deposits.scrubbed import ScrubbedModule
 from app.deposits.service import DepositRow
 from app.evidence import service as evidence
@@ -28,7 +29,7 @@ from lirf_core.lesson import Lesson, PreservedImages
 from lirf_core.network import SplitNetwork
 from lirf_core.recover import DepositModule
 from lirf_core.training import Run
-from worker.deposit_measurement import Networks, Older, halved, measure
+from worker.deposit_measurement import Networks, Older, Own, halved, measure
 from worker.deposited_rows import open_whole, rows_of
 from worker.images import labelled
 from worker.runner import run
@@ -88,7 +89,7 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
 
 
 def _make(work: Work, session: Session, job: Job, heartbeat: TrainingHeartbeat) -> tuple[Result, Figures | None]:
-    """All that a deposit publishes: stored, read back and measured. If anything fails, nothing stays in the vault."""
+    """All that a job publishes: stored, read back and measured. If anything fails, nothing stays in the vault."""
     if job.is_of_samples and job.older_modules:
         raise ValueError(
             "Another deposit of the model ended first, and its module knows these images. Purge it, then request this "
@@ -102,24 +103,37 @@ def _make(work: Work, session: Session, job: Job, heartbeat: TrainingHeartbeat) 
     trained = _train(work, job, start, heartbeat)
     with ExitStack() as stored:
         made = _store(job, before, trained, heartbeat)
-        stored.enter_context(work.vault.discarded_on_error(made.target, made.rows, made.module))
-        read_back = _read_back(job, made, deposited_rows, heartbeat)
-        scrubbed: dict[str, StoredObject] = {}
-        older: list[Older] = []
-        for number, one in enumerate(job.older_modules):
+        stored.enter_context(work.vault.discarded_on_error(made.target, made.rows, *made.modules.values()))
+        target, modules = _read_back(job, made, deposited_rows, heartbeat)
+        scrubbing = _Scrubbing(work, job, start, heartbeat)
+        own = [Own(deposit_id, module, module, None) for deposit_id, module in modules.items()]
+        if len(own) > 1:
+            own = [scrubbing.of_group(one, stored) for one in own]
+        older = []
+        for one in job.older_modules:
             try:
-                module, of_older = _scrub(work, job, number, start, heartbeat)
+                older.append(scrubbing.of_older(one, stored))
             except VaultDamaged:
                 if jobs.has_module(session, one):
-                    raise
-                continue  # it was purged meanwhile
-            stored.enter_context(work.vault.discarded_on_error(module))
-            scrubbed[one.deposit_id] = module
-            older.append(of_older)
+                    raise  # otherwise it was purged meanwhile
         original = oldest if job.oldest and job.oldest.revision == 0 else None
-        measured = measure(work, job, Networks(original, before, *read_back, older), lesson, heartbeat)
-    kept = [ScrubbedModule(deposit_id, module, measured.scrubs[deposit_id]) for deposit_id, module in scrubbed.items()]
-    return Result(made.target, made.rows, made.module, kept, measured.metrics, measured.losses), measured.figures
+        measured = measure(work, job, Networks(original, before, target, own, older), lesson, heartbeat)
+    scrubbed = {
+        deposit_id: ScrubbedModule(deposit_id, module, measured.scrubs[deposit_id])
+        for deposit_id, module in scrubbing.made.items()
+    }
+    deposits = [
+        MadeDeposit(
+            one.deposit_id,
+            job.groups[one.deposit_id],
+            made.modules[one.deposit_id],
+            scrubbed.pop(one.deposit_id, None),
+            measured.metrics[one.deposit_id],
+            measured.losses[one.deposit_id],
+        )
+        for one in own
+    ]
+    return Result(made.target, made.rows, deposits, list(scrubbed.values())), measured.figures
 
 
 def _lesson(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> Lesson:
@@ -169,7 +183,7 @@ class _Start:
 
 @tracer.start_as_current_span("train", record_exception=False)
 def _train(work: Work, job: Job, start: _Start, heartbeat: TrainingHeartbeat) -> DepositResult:
-    is_followed = bool(job.older_modules)
+    is_followed = bool(job.older_modules) or len(job.groups) > 1
     training = Training(heartbeat, TARGET, {"phase": "training"}, is_followed=is_followed, is_plotted=True)
     on_preparation = heartbeat.phase("preparing")
 
@@ -186,73 +200,114 @@ def _train(work: Work, job: Job, start: _Start, heartbeat: TrainingHeartbeat) ->
     return training.resume(lambda checkpoint: deposit_samples(start.before, start.lesson, unseen, run_from(checkpoint)))
 
 
-@tracer.start_as_current_span("scrub", record_exception=False)
-def _scrub(
-    work: Work, job: Job, number: int, start: _Start, heartbeat: TrainingHeartbeat
-) -> tuple[StoredObject, Older]:
-    """The older module of this number, scrubbed of what it knew of the deposited classes, stored and read back.
+class _Scrubbing:
+    """The scrubs of a job, one after the other: of each group's module and of each older one.
 
-    One that waits already is scrubbed further, so that it knows the classes of no later deposit.
+    made: the scrubbed modules in the vault, by their deposit's id.
     """
-    older, count, belonging = job.older_modules[number], len(job.older_modules), job.network.belonging
-    progress = {"phase": "scrubbing", "module": number + 1, "modules": count}
-    training = Training(heartbeat, older.deposit_id, progress, is_followed=number + 1 < count)
-    in_use = artifacts.load_module(heartbeat.vault.read(older.stored), belonging)
-    waiting = older.scrubbed and artifacts.load_module(heartbeat.vault.read(older.scrubbed), belonging)
-    on_preparation = heartbeat.phase("preparing")
 
-    def run_from(checkpoint: bytes | None) -> DepositModule:
-        run = Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
-        return scrub(waiting or in_use, start.before.upper, start.lesson, run, start.teacher)
+    def __init__(self, work: Work, job: Job, start: _Start, heartbeat: TrainingHeartbeat) -> None:
+        self._work, self._job, self._start, self._heartbeat = work, job, start, heartbeat
+        self._count = len(job.older_modules) + (len(job.groups) if len(job.groups) > 1 else 0)
+        self._number = 0
+        self.made: dict[str, StoredObject] = {}
 
-    scrubbed = training.resume(run_from)
-    binding = Binding("module", job.model_id, older.deposit_id)
-    stored = heartbeat.vault.put(binding, [artifacts.dump_module(scrubbed, belonging)])
-    with work.vault.discarded_on_error(stored):
-        read_back = artifacts.load_module(heartbeat.vault.read(stored), belonging)
-    afterwards = read_back if job.policy.scrubs_at_once else in_use
-    return stored, Older(older.deposit_id, in_use, afterwards, waiting or in_use, read_back)
+    def of_group(self, own: Own, stored: ExitStack) -> Own:
+        """This group's module, scrubbed of what it knows of the other groups' classes."""
+        others = sorted({*self._job.deposited} - {*own.classes})
+        lesson = self._start.lesson.of_classes(others)
+        scrubbed = self._scrubbed(own.deposit_id, own.module, lesson, stored)
+        return Own(own.deposit_id, own.module, self._afterwards(own.module, scrubbed), scrubbed)
+
+    def of_older(self, older: OlderModule, stored: ExitStack) -> Older:
+        """An older module, scrubbed of what it knew of the deposited classes.
+
+        One that waits already is scrubbed further, so that it knows the classes of no later deposit.
+        """
+        vault, belonging = self._heartbeat.vault, self._job.network.belonging
+        in_use = artifacts.load_module(vault.read(older.stored), belonging)
+        waiting = older.scrubbed and artifacts.load_module(vault.read(older.scrubbed), belonging)
+        scrubbed = self._scrubbed(older.deposit_id, waiting or in_use, self._start.lesson, stored)
+        return Older(older.deposit_id, in_use, self._afterwards(in_use, scrubbed), waiting or in_use, scrubbed)
+
+    def _afterwards(self, module: DepositModule, scrubbed: DepositModule) -> DepositModule:
+        """The one of them that is in use once the job is published."""
+        return scrubbed if self._job.policy.scrubs_at_once else module
+
+    @tracer.start_as_current_span("scrub", record_exception=False)
+    def _scrubbed(self, deposit_id: str, module: DepositModule, lesson: Lesson, stored: ExitStack) -> DepositModule:
+        """The module without the classes of the lesson, stored and read back. stored: discards it on an error."""
+        job, work, start = self._job, self._work, self._start
+        self._number += 1
+        progress = {"phase": "scrubbing", "module": self._number, "modules": self._count}
+        training = Training(self._heartbeat, deposit_id, progress, is_followed=self._number < self._count)
+        on_preparation = self._heartbeat.phase("preparing")
+
+        def run_from(checkpoint: bytes | None) -> DepositModule:
+            run = Run(job.config, work.training, training.on_step, on_preparation, checkpoint)
+            return scrub(module, start.before.upper, lesson, run, start.teacher)
+
+        scrubbed = training.resume(run_from)
+        binding = Binding("module", job.model_id, deposit_id)
+        self.made[deposit_id] = self._heartbeat.vault.put(
+            binding, [artifacts.dump_module(scrubbed, job.network.belonging)]
+        )
+        stored.enter_context(work.vault.discarded_on_error(self.made[deposit_id]))
+        return artifacts.load_module(self._heartbeat.vault.read(self.made[deposit_id]), job.network.belonging)
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A deposit's own objects in the vault."""
+    """A job's own objects in the vault. modules: by their deposit's id."""
 
     target: StoredObject
     rows: StoredObject
-    module: StoredObject
+    modules: dict[str, StoredObject]
 
 
 @tracer.start_as_current_span("store", record_exception=False)
 def _store(job: Job, before: SplitNetwork, result: DepositResult, heartbeat: TrainingHeartbeat) -> _Made:
-    """The target's lower part, the rows that it keeps, and the module with the others."""
+    """The target's lower part, the rows that it keeps, and each group's module with the group's own."""
     heartbeat.phase("storing")
     vault, belonging = heartbeat.vault, job.network.belonging
     kept = rows.take(before, job.answered)
     with ExitStack() as on_error:
 
-        def put(kind: Kind, plaintext: bytes) -> StoredObject:
-            stored = vault.put(Binding(kind, job.model_id, job.id), [plaintext])
+        def put(kind: Kind, plaintext: bytes, deposit_id: str = job.id) -> StoredObject:
+            stored = vault.put(Binding(kind, job.model_id, deposit_id), [plaintext])
             on_error.enter_context(vault.discarded_on_error(stored))
             return stored
 
         return _Made(
-            module=put("module", artifacts.dump_module(result.module, belonging)),
+            modules={
+                deposit_id: put("module", artifacts.dump_module(module, belonging), deposit_id)
+                for deposit_id, module in _of_groups(job, result.module).items()
+            },
             rows=put("rows", artifacts.dump_rows(kept, belonging)),
             target=put("lower", artifacts.dump_lower(result.target, belonging)),
         )
 
 
+def _of_groups(job: Job, module: DepositModule) -> dict[str, DepositModule]:
+    """Each group's module, by its deposit's id. They are trained together, as one."""
+    if len(job.groups) == 1:
+        return {job.id: module}
+    return {deposit_id: module.only(classes) for deposit_id, classes in job.groups.items()}
+
+
 @tracer.start_as_current_span("read back", record_exception=False)
 def _read_back(
     job: Job, made: _Made, older_rows: list[Rows], heartbeat: TrainingHeartbeat
-) -> tuple[SplitNetwork, DepositModule]:
+) -> tuple[SplitNetwork, dict[str, DepositModule]]:
     """What the vault gives back, decrypted and rebuilt: that is what will serve, not what is in memory.
 
     The target has the deposited rows put back, so it has to have forgotten the classes itself.
     """
     vault = heartbeat.vault
-    module = artifacts.load_module(vault.read(made.module), job.network.belonging)
-    assert module.rows
+    modules = {
+        deposit_id: artifacts.load_module(vault.read(module), job.network.belonging)
+        for deposit_id, module in made.modules.items()
+    }
+    own_rows = [module.rows for module in modules.values() if module.rows]
     stored = replace(job.network, lower=made.target, rows=made.rows)
-    return open_whole(stored, [*older_rows, module.rows], vault), module
+    return open_whole(stored, [*older_rows, *own_rows], vault), modules

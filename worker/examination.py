@@ -69,7 +69,7 @@ def _examine(work: Work, job: Job, trained: SplitNetwork | None) -> Evidence:
         job.deposited,
         job.preserved,
         held_out.of_classes([*job.preserved, *job.deposited]),
-        labelled(work, heartbeat.vault, job.members) if job.members else None,
+        labelled(work, heartbeat.vault, job.members).of_classes(job.deposited) if job.members else None,
         job.preprocessing,
         job.augmentation,
     )

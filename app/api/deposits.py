@@ -14,9 +14,9 @@ from app.api.dependencies import AnyKey, DatabaseDep, DoorbellDep, Operator, Pag
 from app.api.event_streams import EventStreamsDep
 from app.base.database import Database
 from app.base.paging import Page
-from app.deposits import requests, scrubbed, service
+from app.deposits import groups, requests, scrubbed, service
 from app.deposits.jobs import JOBS
-from app.deposits.schemas import Deposit, DepositCreate, DepositFigures, Progress, ScrubbedModule
+from app.deposits.schemas import Deposit, DepositCreate, DepositFigures, DepositGroup, Progress, ScrubbedModule
 from app.deposits.service import DepositRow
 from app.measurements import service as measurements
 from app.registry import service as registry
@@ -30,11 +30,16 @@ def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
     names, models = service.names_of(session, rows), registry.by_ids(session, (row.model_id for row in rows))
     current = measurements.current(session, rows)
     known = scrubbed.known_later(session, rows)
-    computed = {"model", "classes", "progress", "scrubbed_module", "figures", "warnings"}
+    of_jobs = groups.of(session, rows)
+    computed = {"model", "classes", "groups", "progress", "scrubbed_module", "figures", "warnings"}
     return [
         Deposit(
             model=models[row.model_id].name,
             classes=names[row.id],
+            groups=[
+                DepositGroup(deposit=deposit_id, classes=[models[row.model_id].class_names[i] for i in indices])
+                for deposit_id, indices in of_jobs.get(row.id, {}).items()
+            ],
             progress=Progress(**row.progress),
             scrubbed_module=_scrubbed_module(row, known.get(row.id, [])),
             figures=_figures(current.get(row.id)),

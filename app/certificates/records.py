@@ -61,7 +61,7 @@ def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow,
     Raises `EvidenceChanged` if an event was altered, exists twice, or differs from the rows, and `NotExamined` if the
     evidence comes from an earlier version, which did not record what it examined.
     """
-    request = _only(session, "deposit.requested", deposit.id)
+    request = _only(session, "deposit.requested", deposit.made_with or deposit.id)
     finish = _only(session, "deposit.finished", deposit.id)
     examination = _only(session, "evidence.finished", row.id)
     purge = _only(session, "deposit.purged", deposit.id)

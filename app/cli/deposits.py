@@ -65,6 +65,16 @@ def create_deposit(
             "--samples", metavar="", help="Forget only that the model was trained on these images, not their classes."
         ),
     ] = False,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Classes that get a deposit of their own, separated by commas. Repeat it for each group of classes. "
+            "Quote a name with a comma.",
+        ),
+    ] = None,
+    each_class: Annotated[
+        bool, typer.Option("--each-class", metavar="", help="Make a deposit of each class, all in one job.")
+    ] = False,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -134,9 +144,16 @@ def create_deposit(
     held-out images of them. The images of a class such as T-shirt/top are in the
     folder top in the folder T-shirt.
 
-    Example:
+    All classes go into one deposit. Those that are to be switched on again or
+    purged by themselves get deposits of their own with --group or --each-class.
+
+    Examples:
     lirf deposit birds FOLDER --evaluation FOLDER --reason "licence ended"
+    lirf deposit birds FOLDER --group "auk,emu" --group kiwi --reason "..."
     """
+    if group and each_class:
+        raise typer.BadParameter("Give --group or --each-class, not both.")
+    groups = [_listed_classes(text) for text in group or []]
     choices = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -165,6 +182,7 @@ def create_deposit(
                 dataset["id"],
                 reason=reason,
                 kind="samples" if samples else "classes",
+                groups=[[name] for name in dataset["counts"]] if each_class else groups or None,
                 preserved_set_id=beside["id"] if beside else None,
                 config=config,
                 keep_dataset=keep_dataset,
@@ -291,7 +309,7 @@ def purge_deposit(
         message = f"Purged: nobody can bring back {of}{quoted_classes(purged)} of {purged['model']}. {backups}"
         if purged["scrubbed"]:
             count = len(purged["scrubbed"])
-            use = "older deposit uses a scrubbed module" if count == 1 else "older deposits use scrubbed modules"
+            use = "other deposit uses a scrubbed module" if count == 1 else "other deposits use scrubbed modules"
             message += (
                 f" {count} {use} now, so their classes may be answered a little less often. If there are held-out "
                 "images, a worker measures that."
@@ -337,7 +355,8 @@ def _follow(lirf: "Client", deposit_id: str, as_json: bool) -> None:
         if as_json:
             out.print_json(json.dumps(deposit))
         fail(f"Deposit {deposit_id} {deposit['state']}: {deposit['failure'] or 'the model is unchanged.'}")
-    show(as_json, deposit, _result(deposit))
+    others = [lirf.deposit(one["deposit"]) for one in deposit["groups"] if one["deposit"] != deposit_id]
+    show(as_json, deposit, "\n".join(map(_result, [deposit, *others])))
     if not as_json and lirf.model(deposit["model"])["hardening"]["state"] in ("queued", "running"):
         model = plain(deposit["model"])
         say(f"A worker hardens the target now; until then the working target answers. Follow it: lirf harden {model}")

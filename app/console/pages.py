@@ -20,7 +20,7 @@ from app.console import timeline
 from app.console.routing import Administrator, Anybody, Auditor, ConsoleRoute, page, redirect
 from app.datasets import service as datasets
 from app.datasets.service import Purpose
-from app.deposits import scrubbed
+from app.deposits import groups, scrubbed
 from app.deposits import service as deposits
 from app.deposits.schemas import DepositConfigIn
 from app.deposits.service import UNFINISHED, DepositRow, Kind
@@ -193,6 +193,10 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
         **_progress(row),
         "model": model,
         "names": names,
+        "groups": {
+            deposit_id: [model.class_names[index] for index in indices]
+            for deposit_id, indices in groups.of(session, [row]).get(row.id, {}).items()
+        },
         "still_known": [name for names_of_one in names_of_later.values() for name in names_of_one],
         "scrub_losses": [one.scrubbed_loss for one in scrubbed.knowing(session, row)],
         "figures": current,
@@ -271,7 +275,8 @@ def _described(session: Session, row: ApprovalRow) -> str:
         usual = DepositConfigIn() if wish.get("kind") != Kind.SAMPLES else DepositConfigIn.of_samples()
         what = "single images of " if wish.get("kind") == Kind.SAMPLES else ""
         beside = " with preserved images" if wish.get("preserved_set_id") else ""
-        return f"deposit {what}{', '.join(wish['classes'])}{beside}{_unusual_settings(wish['config'], usual)}"
+        apart = " and ".join(", ".join(group) for group in wish.get("groups") or [wish["classes"]])
+        return f"deposit {what}{apart}{beside}{_unusual_settings(wish['config'], usual)}"
     if row.act == Act.BASE:
         return f"make the hardened network the base of {wish['model']}, and destroy everything older"
     if row.act == Act.REMOVE:

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from app.audit import service as audit
 from app.base.database import now
 from app.datasets import service as datasets
-from app.deposits import scrubbed
-from app.deposits.losses import Losses, counted, demand_within
+from app.deposits import groups, scrubbed
+from app.deposits.groups import MadeDeposit
+from app.deposits.losses import counted, demand_within
 from app.deposits.scrubbed import Replaced, ScrubbedModule
 from app.deposits.tables import DepositClassRow, DepositRow, Kind, State
 from app.jobs import checkpoints
@@ -50,6 +51,7 @@ class OlderModule:
 class Job(Claim):
     """A claimed deposit: everything the work needs, read in the claiming transaction.
 
+    `groups`: the classes of each deposit that it makes, by the deposit's id; its own first. `deposited`: all of them.
     `older_modules` must forget the deposited classes, too: they were made when the model knew them. `oldest` is the
     oldest network that still exists, None if the deposit starts from it. Unless it is revision 0, `recorded_original`
     is what an earlier deposit measured of that on this evaluation set (percent by class), if any did. `earlier_loss`:
@@ -69,6 +71,7 @@ class Job(Claim):
     deposit_set: StoredObject
     evaluation_set: StoredObject | None
     preserved_set: StoredObject | None
+    groups: dict[str, list[int]]
     deposited: list[int]
     preserved: list[int]
     older_classes: dict[str, list[int]]
@@ -97,22 +100,30 @@ class Job(Claim):
         """The classes that the target answers, in ascending order."""
         return sorted({*self.preserved, *self.deposited} - set(self.forgotten))
 
+    def names(self, classes: Sequence[int]) -> list[str]:
+        """Of these class indices."""
+        return [self.class_names[index] for index in classes]
+
 
 @dataclass(frozen=True)
 class Result:
-    """What a worker made of a deposit; every object was read back from the vault.
+    """What a worker made of a job; every object was read back from the vault.
 
-    `rows` are the last layer's that the target keeps; those of the deposited classes are in `module`. `scrubbed`: what
-    the job's `older_modules` become, now or once this deposit is purged. `metrics`: None if there was no evaluation
-    set. `losses`: what the deposit costs, which decides whether it may be published.
+    `rows` are the last layer's that the target keeps; those of the deposited classes are in the modules. `deposits`:
+    one for each of the job's `groups`, in their order. `scrubbed`: what the job's `older_modules` become, now or once
+    the deposits are purged.
     """
 
     target: StoredObject
     rows: StoredObject
-    module: StoredObject
+    deposits: Sequence[MadeDeposit]
     scrubbed: Sequence[ScrubbedModule]
-    metrics: dict[str, Any] | None
-    losses: Losses
+
+    @property
+    def objects(self) -> list[StoredObject]:
+        """All that it has in the vault."""
+        waiting = [*self.scrubbed, *(one.scrubbed for one in self.deposits if one.scrubbed)]
+        return [self.target, self.rows, *(one.module for one in self.deposits), *(one.stored for one in waiting)]
 
 
 class DepositJobs(ModelJobs[DepositRow, Job]):
@@ -122,7 +133,8 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
 
     def read(self, session: Session, row: DepositRow) -> Job:
         model = registry.by_id(session, row.model_id)
-        deposited = class_indices(session, [row.id])[row.id]
+        of_groups = groups.planned(session, row)
+        deposited = sorted(index for classes in of_groups.values() for index in classes)
         held = set(registry.deposited(session, model.id))
         older_modules = stored_modules(session, model.id)
         network = registry.stored_network(session, model)
@@ -142,6 +154,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             deposit_set=datasets.stored_images(session, row.dataset_id),
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id) if row.evaluation_set_id else None,
             preserved_set=datasets.stored_images(session, row.preserved_set_id) if row.preserved_set_id else None,
+            groups=of_groups,
             deposited=deposited,
             preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
             config=config_of(row.config),
@@ -175,7 +188,8 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
     def may_keep(self, session: Session, job: Job, part: str) -> bool:
         """Not of a module that was purged meanwhile."""
         registry.lock(session, job.model_id)
-        return part == TARGET or session.get_one(DepositRow, part).state == State.DEPOSITED
+        own = TARGET, *job.groups
+        return part in own or session.get_one(DepositRow, part).state == State.DEPOSITED
 
     def publish(
         self,
@@ -185,53 +199,50 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
         result: Result,
         follow: Callable[[Session, DepositRow], tuple[list[str], bool]] = lambda *_: ([], False),
     ) -> None:
-        """The one transaction that makes a deposit true. Raises `BeyondBounds`, `Cancelled`, `LeaseLost`.
+        """The one transaction that makes the job's deposits true. Raises `BeyondBounds`, `Cancelled`, `LeaseLost`.
 
         The key of the rows until now is shredded, and those of older modules and networks if the model's policy says
         so. follow: what else belongs into the transaction. It returns vault names to remove afterwards, and
         whether something still needs the deposit set.
         """
-        made = result.target, result.rows, result.module, *(module.stored for module in result.scrubbed)
-        with vault.discarded_on_error(*made), session.begin():
+        with vault.discarded_on_error(*result.objects), session.begin():
             model = registry.lock(session, job.model_id)
-            losses = result.losses.as_json()
-            row = self.change(
-                session,
-                job,
-                state=State.DEPOSITED,
-                finished_at=now(),
-                lease_until=None,
-                metrics=result.metrics,
-                losses=losses,
-            )
+            row = self.change(session, job, state=State.DEPOSITED, finished_at=now(), lease_until=None)
             self._demand_unchanged(session, job, policies.of(model))
-            demand_within(result.losses, policies.of(model), model.name, job.config)
-            row.module_object_id = vaults.record(session, result.module)
-            row.module_bytes = result.module.plaintext_bytes
-            row.revision, old_rows = registry.publish_revision(
-                session, job.model_id, result.target, result.rows, job.id, job.forgotten
-            )
+            for made in result.deposits:
+                demand_within(made.losses, policies.of(model), model.name, job.config)
             row.progress = {**row.progress, "phase": "finished"}
+            parted = groups.part(session, row, result.deposits)
+            held = {one.id: one.classes for one in result.deposits} if job.forgotten else {}
+            revision, old_rows = registry.publish_revision(
+                session, job.model_id, result.target, result.rows, job.id, held
+            )
+            for one in parted:
+                one.revision = revision
             session.flush()
             destroyed, garbage = policies.destroy_older(session, model)
             garbage += [name for module in result.scrubbed for name in self._keep_scrubbed(session, job, module)]
+            for made in result.deposits:
+                garbage += self._keep_scrubbed(session, job, made.scrubbed) if made.scrubbed else []
             replaced = scrubbed.put_in_place(session, job.model_id) if job.policy.scrubs_at_once else Replaced([], [])
-            self.record(
-                session,
-                WORKER,
-                row,
-                "finished",
-                reason=row.reason,
-                classes=[job.class_names[i] for i in job.deposited],
-                revision=row.revision,
-                target_object=result.target.name,
-                rows_object=result.rows.name,
-                module_object=result.module.name,
-                metrics=result.metrics,
-                losses=losses,
-                destroyed_revisions=destroyed,
-                scrubbed_modules_of=replaced.deposits,
-            )
+            for one, made in zip(parted, result.deposits, strict=True):
+                self.record(
+                    session,
+                    WORKER,
+                    one,
+                    "finished",
+                    reason=row.reason,
+                    classes=job.names(made.classes),
+                    revision=revision,
+                    target_object=result.target.name,
+                    rows_object=result.rows.name,
+                    module_object=made.module.name,
+                    metrics=made.metrics,
+                    losses=made.losses.as_json(),
+                    destroyed_revisions=destroyed,
+                    scrubbed_modules_of=replaced.deposits,
+                    **({"made_with": row.id} if one is not row else {}),
+                )
             followed, is_set_needed = follow(session, row)
             garbage += [old_rows, *followed, *([] if is_set_needed else self.release(session, row, WORKER))]
             garbage += replaced.garbage
@@ -253,7 +264,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             return [module.stored.name]
         garbage = scrubbed.keep(session, row, module)
         details = {
-            "of_classes": [job.class_names[i] for i in job.deposited],
+            "of_classes": job.names(sorted({*job.deposited} - {*job.groups.get(row.id, [])})),
             "for_deposit": job.id,
             "module_object": module.stored.name,
             "loss": module.loss,
@@ -297,7 +308,7 @@ def stored_modules(session: Session, model_id: str) -> list[OlderModule]:
         DepositRow.module_object_id.is_not(None),
     )
     columns = DepositRow.id, DepositRow.module_object_id, DepositRow.scrubbed_object_id
-    rows = session.execute(sa.select(*columns).where(*is_stored).order_by(DepositRow.revision)).all()
+    rows = session.execute(sa.select(*columns).where(*is_stored).order_by(DepositRow.revision, DepositRow.id)).all()
     objects = vaults.stored_objects(session, [one for _, *ids in rows for one in ids if one])
     return [OlderModule(one, objects[own], objects[waiting] if waiting else None) for one, own, waiting in rows if own]
 
@@ -331,7 +342,7 @@ def _module_losses(session: Session, model_id: str) -> dict[str, float]:
 
 def _newest_published(session: Session, column: Any, *which: sa.ColumnElement[bool]) -> dict[str, Any] | None:
     published = sa.select(column).where(DepositRow.revision.is_not(None), *which)
-    return session.scalar(published.order_by(DepositRow.revision.desc()).limit(1))
+    return session.scalar(published.order_by(DepositRow.revision.desc(), DepositRow.id).limit(1))
 
 
 def has_module(session: Session, older: OlderModule) -> bool:

@@ -68,7 +68,7 @@ class Losses:
     there are no images that the network before the deposit clearly knows. A total is None if nothing could be measured.
     `total_class`: the preserved class that has lost most since the original network. `notes`: what is wrong with the
     evaluation set. `scrubs`: what the classes of each older deposit lose by this one if its scrubbed module, which
-    waits, is in use before and after.
+    waits, is in use before and after; and what this deposit's own lose if its own is.
     """
 
     preserved: list[Loss] = field(default_factory=list)
@@ -166,7 +166,7 @@ def _faults(losses: Losses, policy: Policy) -> Iterator[str]:
         yield from _beyond(classes, of_module, policy.max_module_loss)
         yield from _beyond_in_all(classes, losses.module_totals.get(deposit_id), policy.max_total_loss)
     for deposit_id, of_scrubbed in losses.scrubs.items():
-        classes = f"the classes of the older deposit '{deposit_id}', with the module that waits for a purge"
+        classes = f"the classes of deposit '{deposit_id}', with the module that waits for a purge"
         yield from _beyond(classes, of_scrubbed, policy.max_module_loss)
 
 

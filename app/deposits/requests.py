@@ -1,5 +1,6 @@
 """Requests for deposits: what they must fulfil, and what becomes of their images if nobody approves them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from app.deposits.tables import DepositClassRow, DepositRow, Kind, State
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, ApprovalRow, Requester
+from lirf_core.class_names import indices as indices_of
+from lirf_core.class_names import normal_form
 from lirf_core.enumeration import enumerated
 
 HELD_OUT_EACH = 10  # images of each class of single images; half show how unseen images are answered, half are asked
@@ -28,6 +31,12 @@ class ClassesDiffer(Problem):
     """`classes` names other classes than the deposit set has. Upload images of exactly these classes."""
 
     status, slug, title = 422, "classes-differ", "The deposit set and the request name different classes"
+
+
+class GroupsDiffer(Problem):
+    """`groups` must name each class of the deposit set in exactly one group."""
+
+    status, slug, title = 422, "groups-differ", "The groups are not the classes of the deposit set"
 
 
 class PreservedSetUnfit(Problem):
@@ -69,7 +78,7 @@ class AlreadyDeposited(Problem):
 def request(session: Session, actor: Actor, model_name: str, body: DepositCreate) -> DepositRow | ApprovalRow:
     """Queue a deposit. If the model needs a second person, return a request for approval instead.
 
-    Raises `SettingsNeedAdministrator`, `UnknownClass`, `ClassesDiffer`, `AlreadyDeposited`, `Restored`,
+    Raises `SettingsNeedAdministrator`, `UnknownClass`, `ClassesDiffer`, `GroupsDiffer`, `AlreadyDeposited`, `Restored`,
     `NothingPreserved`, `UnknownDataset`, `DatasetShredded`, `DatasetInUse`, `PreservedSetUnfit`, `SamplesOutstanding`;
     of single images also `HeldOutImagesMissing`, `ModulesOutstanding`.
     """
@@ -105,6 +114,8 @@ def _checked(session: Session, model: registry.ModelRow, body: DepositCreate) ->
             f"The deposit set has images of {_quoted(names)}, but the request names "
             f"{_quoted(sorted(body.classes))}. Upload a deposit set with images of exactly these classes."
         )
+    if body.groups is not None:
+        _demand_each_once(model, body.groups, indices)
     _check_classes(session, model, indices, body.kind)
     _demand_unused(session, dataset.id)
     if body.preserved_set_id:
@@ -119,6 +130,24 @@ def _checked(session: Session, model: registry.ModelRow, body: DepositCreate) ->
     if body.kind == Kind.SAMPLES:
         _demand_held_out(session, model, evaluation_id, names)
     return body.model_copy(update={"classes": names, "evaluation_set_id": evaluation_id})
+
+
+def _demand_each_once(model: registry.ModelRow, groups: Sequence[Sequence[str]], indices: list[int]) -> None:
+    """Raises `UnknownClass`, `GroupsDiffer`. indices: of the deposit set's classes."""
+    named = [name for group in groups for name in group]
+    grouped = registry.class_indices(model, named)
+    if twice := sorted(name for name, count in Counter(map(normal_form, named)).items() if count > 1):
+        raise GroupsDiffer(f"`groups` names {_quoted(twice)} more than once. Name each class in one group.")
+    if missing := sorted({*indices} - {*grouped}):
+        raise GroupsDiffer(
+            f"The deposit set has images of {_quoted([model.class_names[i] for i in missing])}, which no group names. "
+            f"Add {'it' if len(missing) == 1 else 'them'} to a group, or upload a deposit set without."
+        )
+    if foreign := sorted({*grouped} - {*indices}):
+        raise GroupsDiffer(
+            f"The groups name {_quoted([model.class_names[i] for i in foreign])}, of which the deposit set has no "
+            f"images. Leave {'it' if len(foreign) == 1 else 'them'} out, or upload images."
+        )
 
 
 def _demand_unused(session: Session, dataset_id: str) -> None:
@@ -183,10 +212,16 @@ def _queue(
     names = checked.classes or []
     session.add(row)
     session.flush()
-    indices = registry.class_indices(model, names)
-    session.add_all(DepositClassRow(deposit_id=row.id, class_index=index) for index in indices)
+    index = indices_of(model.class_names)
+    groups: Sequence[Sequence[str]] = checked.groups or [names]
+    for number, group in enumerate(groups):
+        group_id = new_id() if number else None
+        indices = [index[normal_form(name)] for name in group]
+        session.add_all(DepositClassRow(deposit_id=row.id, class_index=one, group_id=group_id) for one in indices)
     counts = datasets.get(session, row.dataset_id).counts
-    details = {"kind": row.kind, "classes": names, "images": counts, "config": row.config}
+    details: dict[str, Any] = {"kind": row.kind, "classes": names, "images": counts, "config": row.config}
+    if checked.groups and len(checked.groups) > 1:
+        details["groups"] = checked.groups
     if row.preserved_set_id:
         details["preserved_images"] = datasets.get(session, row.preserved_set_id).counts
     if requester.key_id != actor.key_id:

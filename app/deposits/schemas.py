@@ -1,6 +1,6 @@
 from dataclasses import fields
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
@@ -134,6 +134,15 @@ class DepositCreate(BaseModel):
     classes: list[Label] | None = Field(
         None, max_length=100_000, description="A cross-check: must name exactly the classes of the deposit set."
     )
+    groups: list[Annotated[list[Label], Field(min_length=1, max_length=100_000)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        examples=[[["airplane"], ["bird", "cat"]]],
+        description="Make a deposit of each of these groups of classes, all in one job, so that each is withdrawn, "
+        "restored and purged by itself. Together they are the classes of the deposit set, each in one group. Default: "
+        "one deposit of all classes. Not of `samples`.",
+    )
     evaluation_set_id: Id | None = Field(
         None,
         description="Default: the model's newest evaluation set. `samples` needs at least 10 images of each of their "
@@ -166,6 +175,8 @@ class DepositCreate(BaseModel):
     @model_validator(mode="after")
     def defaults_of_kind(self) -> "DepositCreate":
         if self.kind == Kind.SAMPLES:
+            if self.groups is not None:
+                raise ValueError("A deposit of `samples` has no groups")
             self.config = DepositConfigIn.of_samples(self.config)
         return self
 
@@ -218,9 +229,9 @@ class Membership(BaseModel):
 
 
 class KnownByModule(BaseModel):
-    """How many held-out images of this deposit's classes an older deposit's module answers, in percent."""
+    """How many held-out images of this deposit's classes another deposit's module answers, in percent."""
 
-    in_use: float = Field(description="The module that serves when the older deposit is withdrawn.")
+    in_use: float = Field(description="The module that serves when the other deposit is withdrawn.")
     scrubbed: float = Field(description="The one that takes its place once this deposit is purged.")
 
 
@@ -244,8 +255,9 @@ class DepositMetrics(BaseModel):
     )
     older_modules: dict[str, KnownByModule] = Field(
         {},
-        description="What the modules of older deposits know of this deposit's classes, by the older deposit's id. No "
-        "answer shows it, since only its own module has the rows of a class; here they were put back.",
+        description="What the modules of older deposits, and of others that the same job made, know of this deposit's "
+        "classes, by their id. No answer shows it, since only its own module has the rows of a class; here they were "
+        "put back.",
     )
 
 
@@ -253,7 +265,8 @@ class ScrubbedModule(BaseModel):
     """What takes the place of a module that still knows classes of later deposits."""
 
     forgets: int = Field(
-        description="The number of later deposits whose classes the module in use still knows and this one does not."
+        description="The number of deposits, later ones or of the same job, whose classes the module in use still "
+        "knows and this one does not."
     )
     loss: float | None = Field(
         description="Percentage points that this deposit's classes will lose when one of those deposits is purged, and "
@@ -308,14 +321,16 @@ class DepositLosses(BaseModel):
     )
     recovered: list[DepositLoss] = Field([], description="Of the deposited classes, when they are withdrawn.")
     modules: dict[str, list[DepositLoss]] = Field(
-        description="Of the classes of each older deposit, when it is withdrawn, by its id."
+        description="Of the classes of each older deposit, when it is withdrawn, by its id. If a job makes several "
+        "deposits, its first one has them."
     )
     module_totals: dict[str, float | None] = Field(
         {}, description="Percentage points that the classes of each older deposit have lost since the original network."
     )
     scrubs: dict[str, list[DepositLoss]] = Field(
         {},
-        description="Of the classes of each older deposit, if its waiting scrubbed module is in use before and after.",
+        description="Of the classes of each older deposit, if its waiting scrubbed module is in use before and after; "
+        "and of this deposit's, if its own is in use.",
     )
 
 
@@ -331,11 +346,24 @@ class DepositFigures(BaseModel):
     together: FigureSummary | None = Field(description="All outstanding deposits withdrawn.")
 
 
+class DepositGroup(BaseModel):
+    """A deposit of a job that makes several."""
+
+    deposit: str = Field(description="Its id. It can be read once the job has ended in success.")
+    classes: list[str]
+
+
 class Deposit(BaseModel):
     id: str
     model: str
     kind: Kind
-    classes: list[str] = Field(description="That are forgotten or, of `samples`, that the deposited images show.")
+    classes: list[str] = Field(
+        description="That are forgotten or, of `samples`, that the deposited images show. Until a job with `groups` "
+        "has ended, those of all groups."
+    )
+    groups: list[DepositGroup] = Field(
+        description="All deposits that the same job makes, this one included. Empty if it makes no other one."
+    )
     state: Literal["queued", "running", "deposited", "failed", "cancelled", "purged"]
     reason: str
     created_at: datetime
@@ -355,7 +383,7 @@ class Deposit(BaseModel):
     revision: int | None = Field(description="The revision of the model that this deposit made.")
     module_bytes: int | None
     scrubbed_module: ScrubbedModule | None = Field(
-        description="Null while the module in use knows no class of a later deposit."
+        description="Null while the module in use knows no class of a later deposit, nor of another of the same job."
     )
     metrics: DepositMetrics | None = Field(
         description="As measured when the deposit was made. Null if there was no evaluation set."

@@ -75,13 +75,13 @@ def known_later(session: Session, rows: Collection[DepositRow]) -> dict[str, lis
     if not waiting:
         return {}
     of_models = DepositRow.model_id.in_({row.model_id for row in waiting}), DepositRow.state == State.DEPOSITED
-    later = session.scalars(_few_columns().where(*of_models).order_by(DepositRow.revision)).all()
+    later = session.scalars(_few_columns().where(*of_models).order_by(DepositRow.revision, DepositRow.id)).all()
     return {row.id: [one for one in later if one.model_id == row.model_id and _knows(row, one)] for row in waiting}
 
 
 def _with_waiting(session: Session, model_id: str) -> Sequence[DepositRow]:
     waiting = _few_columns().where(DepositRow.model_id == model_id, DepositRow.scrubbed_object_id.is_not(None))
-    return session.scalars(waiting.order_by(DepositRow.revision)).all()
+    return session.scalars(waiting.order_by(DepositRow.revision, DepositRow.id)).all()
 
 
 def _few_columns() -> sa.Select[DepositRow]:
@@ -101,8 +101,11 @@ def _put_in_place(session: Session, row: DepositRow, revision: int | None) -> st
 
 
 def _knows(row: DepositRow, later: DepositRow) -> bool:
-    """Whether the deposit's module in use still knows the classes of another one, which has a module or had one."""
+    """Whether the deposit's module in use still knows the classes of another one, which has a module or had one.
+
+    Besides those of later deposits, it knows those that its own job deposited.
+    """
     assert row.revision is not None
-    if row.scrubbed_object_id is None or later.revision is None or later.kind == Kind.SAMPLES:
+    if row.scrubbed_object_id is None or later.revision is None or later.kind == Kind.SAMPLES or later.id == row.id:
         return False
-    return later.revision > max(row.revision, row.scrubbed_to or 0)
+    return later.revision > (row.revision - 1 if row.scrubbed_to is None else row.scrubbed_to)

@@ -115,6 +115,13 @@ def get(session: Session, deposit_id: str) -> DepositRow:
     """Raises `UnknownDeposit`."""
     row = session.get(DepositRow, deposit_id)
     if row is None:
+        if job_id := session.scalar(
+            sa.select(DepositClassRow.deposit_id).where(DepositClassRow.group_id == deposit_id).limit(1)
+        ):
+            raise UnknownDeposit(
+                f"There is no deposit '{deposit_id}' yet: deposit '{job_id}' was to make it. "
+                f"`GET /v1/deposits/{job_id}` says what became of that."
+            )
         raise UnknownDeposit(
             f"There is no deposit '{deposit_id[:64]}'. `GET /v1/models/NAME/deposits` lists a model's deposits."
         )
@@ -130,8 +137,9 @@ def locked(session: Session, deposit_id: str) -> tuple[registry.ModelRow, Deposi
 
 
 def of_revision(session: Session, model_id: str, number: int) -> DepositRow | None:
-    """The deposit that made this revision of a model."""
-    return session.scalar(sa.select(DepositRow).where(DepositRow.model_id == model_id, DepositRow.revision == number))
+    """The deposit that made this revision of a model, alone or with others."""
+    of_revision = DepositRow.model_id == model_id, DepositRow.revision == number, DepositRow.made_with.is_(None)
+    return session.scalar(sa.select(DepositRow).where(*of_revision))
 
 
 def models_at_a_deposits_revision(session: Session, model_ids: Sequence[str]) -> set[str]:

@@ -36,7 +36,7 @@ class DepositRow(JobMixin, Base):
     `curve` holds the values of each loss by its name, and `step`, equally many of each. `scrubbed_object_id`: the
     module without the classes of later deposits, which waits; with it, the classes lose `scrubbed_loss` points.
     `scrubbed_to`: the revision up to which the module in use knows no later class. `replaced_loss`: points that all
-    replacements of the module have cost.
+    replacements of the module have cost. `made_with`: the deposit whose job made this one, too, if another did.
     """
 
     __tablename__ = "deposits"
@@ -53,6 +53,7 @@ class DepositRow(JobMixin, Base):
     )
 
     model_id: Mapped[str] = mapped_column(sa.ForeignKey("models.id"), index=True)
+    made_with: Mapped[str | None] = mapped_column(sa.ForeignKey("deposits.id"), index=True)
     kind: Mapped[str] = mapped_column(sa.String(20), default=Kind.CLASSES, server_default=Kind.CLASSES)
     dataset_id: Mapped[str] = mapped_column(sa.ForeignKey("datasets.id"))
     evaluation_set_id: Mapped[str | None] = mapped_column(sa.ForeignKey("datasets.id"))
@@ -82,9 +83,13 @@ class DepositRow(JobMixin, Base):
 
 
 class DepositClassRow(Base):
-    """A class of a deposit: one that it forgets, or one that its single images show."""
+    """A class of a deposit: one that it forgets, or one that its single images show.
+
+    `group_id`: until the job has ended, the deposit that is to hold the class, if its job makes several.
+    """
 
     __tablename__ = "deposit_classes"
 
     deposit_id: Mapped[str] = mapped_column(sa.ForeignKey("deposits.id"), primary_key=True)
     class_index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    group_id: Mapped[str | None] = mapped_column(sa.String(36))

@@ -1,7 +1,7 @@
 """Models: registered with a description, served once they have weights, revised by deposits."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -420,11 +420,12 @@ def publish_revision(
     lower: StoredObject,
     rows: StoredObject,
     deposit_id: str,
-    deposited: Sequence[int],
+    deposited: Mapping[str, Sequence[int]],
 ) -> tuple[int, str]:
-    """Put a new target network into service and mark these classes as deposited, in the caller's transaction.
+    """Put a new target network into service and mark classes as deposited, in the caller's transaction.
 
-    rows: those that the target keeps. Returns the number of the new revision, and the name of the vault object to
+    rows: those that the target keeps. deposit_id: what made it. deposited: the classes that each deposit holds from now
+    on, by its id. Returns the number of the new revision, and the name of the vault object to
     delete after the transaction: the rows that it had until now.
     """
     model = session.get_one(ModelRow, model_id)
@@ -437,11 +438,9 @@ def publish_revision(
         )
     )
     garbage = _replace_rows(session, model, rows)
-    session.execute(
-        sa.update(ModelClassRow)
-        .where(ModelClassRow.model_id == model_id, ModelClassRow.class_index.in_(deposited))
-        .values(deposit_id=deposit_id)
-    )
+    for held_by, classes in deposited.items():
+        of_deposit = ModelClassRow.model_id == model_id, ModelClassRow.class_index.in_(classes)
+        session.execute(sa.update(ModelClassRow).where(*of_deposit).values(deposit_id=held_by))
     return model.revision, garbage
 
 

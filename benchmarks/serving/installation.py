@@ -23,6 +23,7 @@ from app.access import service as access
 from app.access.service import LOCAL_ADMINISTRATOR, Role
 from app.base.database import Database
 from app.base.settings import Settings
+from app.deposits.groups import MadeDeposit
 from app.deposits.jobs import JOBS, Result
 from app.deposits.losses import NO_BOUND, Loss, Losses
 from app.vault.service import Binding
@@ -154,7 +155,8 @@ class Installation:
             kept = rows.take(network, job.preserved)
             kept_rows = vault.put(Binding("rows", job.model_id, job.id), [artifacts.dump_rows(kept, belonging)])
             nothing = Losses([Loss(100.0, 100.0, 0, "proxies")], 0.0)  # the target is the network itself
-            JOBS.publish(session, vault, job, Result(target, kept_rows, module, [], None, nothing))
+            made = MadeDeposit(job.id, job.deposited, module, None, None, nothing)
+            JOBS.publish(session, vault, job, Result(target, kept_rows, [made], []))
         return deposit_id
 
 

@@ -390,3 +390,26 @@ def test_single_images_and_preserved_ones_are_sent(remote: Run, service: Service
         (purpose, False) for purpose in ("deposit", "evaluation", "preserved")
     }
     assert "images of" in remote("deposits", "birds").stdout
+
+
+@pytest.mark.parametrize("options", [("--each-class",), ("--group", "dodo", "--group", 'auk,"emu"')])
+@on_one_database
+@begins_with()
+def test_groups_of_classes_get_deposits_of_their_own(
+    remote: Run, service: Service, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    images = service.archive(["auk", "dodo", "emu"])
+    remote("deposit", "birds", str(images), "--reason", "r", "--epochs", "1", "--proxies", "0", "--no-wait", *options)
+    [queued] = service.reader.deposits("birds")
+    groups = [group["classes"] for group in queued["groups"]]
+    assert groups == ([["auk"], ["dodo"], ["emu"]] if options == ("--each-class",) else [["dodo"], ["auk", "emu"]])
+    service.work(queued["id"])
+    told = remote("follow", queued["id"]).output
+    for group in service.reader.deposit(queued["id"])["groups"]:
+        assert group["deposit"] in told
+
+
+def test_groups_are_listed_in_one_way(run: Run, tmp_path: Path) -> None:
+    png(tmp_path / "images" / "auk", "1.png")
+    both = "deposit", "birds", "images", "--reason", "r", "--each-class", "--group", "auk"
+    assert "not both" in run(*both, code=2).stderr

@@ -47,11 +47,16 @@ NUMBERS = count()
 
 @dataclass
 class ExpectedDeposit:
-    """What a deposit should be."""
+    """What a deposit should be. groups: of the job, if it makes several deposits.
+
+    knows: the deposits whose classes its module in use still knows.
+    """
 
     classes: list[str]
     state: str = "queued"
     is_restored: bool = False
+    groups: list[list[str]] | None = None
+    knows: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -147,14 +152,15 @@ class Machine(RuleBasedStateMachine):
 
     # Deposits.
 
-    @rule(names=NAMES, again=st.booleans())
-    def request(self, names: set[str], again: bool) -> None:
+    @rule(names=NAMES, again=st.booleans(), is_grouped=st.booleans())
+    def request(self, names: set[str], again: bool, is_grouped: bool) -> None:
         expected, classes = self.expected, sorted(names)
+        groups = [[name] for name in classes] if is_grouped else None
         dataset = self.service.operator.upload_dataset(self.model, self.service.archive(classes, 2))
         expected.events["dataset.stored"] += 1
         refusals = expected.refusals_to_deposit(names)
         config = {"epochs": 1, "batch_size": 4, "proxies": 0, "lambda_fp": 0}
-        body = {"dataset_id": dataset["id"], "reason": REASON, "config": config}
+        body = {"dataset_id": dataset["id"], "reason": REASON, "config": config, "groups": groups}
         headers = {"Authorization": f"Bearer {self.key}", "Idempotency-Key": f"{self.model}-{next(NUMBERS)}"}
         url = f"{self.service.url}/v1/models/{self.model}/deposits"
         if again:  # the same idempotency key of the same client gives the same job
@@ -165,7 +171,8 @@ class Machine(RuleBasedStateMachine):
                 refusal = self.wait_for_approval(deposit)
         else:
             request = self.service.operator.request_deposit
-            refusal, deposit = self.call_or_wait(request, self.model, dataset["id"], reason=REASON, config=config)
+            options = {"reason": REASON, "config": config, "groups": groups}
+            refusal, deposit = self.call_or_wait(request, self.model, dataset["id"], **options)
         is_done = self.check_refusal(refusal, refusals)
         if refusal == "waits":
             return
@@ -173,10 +180,11 @@ class Machine(RuleBasedStateMachine):
             self.service.operator.discard_dataset(self.model, dataset["id"])
             expected.events["dataset.shredded"] += 1
         else:
-            self.expect_deposit(deposit["id"], classes)
+            self.expect_deposit(deposit["id"], classes, groups)
 
-    def expect_deposit(self, deposit_id: str, classes: list[str]) -> None:
-        self.expected.deposits[deposit_id] = ExpectedDeposit(classes)
+    def expect_deposit(self, deposit_id: str, classes: list[str], groups: list[list[str]] | None) -> None:
+        is_several = groups is not None and len(groups) > 1
+        self.expected.deposits[deposit_id] = ExpectedDeposit(classes, groups=groups if is_several else None)
         self.expected.events["deposit.requested"] += 1
 
     def is_queued(self) -> bool:
@@ -196,10 +204,22 @@ class Machine(RuleBasedStateMachine):
         self.service.work(deposit_id)
         assert self.service.reader.deposit(deposit_id)["state"] == "deposited"
         older = [deposit for deposit in expected.deposits.values() if deposit.state == "deposited"]
-        expected.deposits[deposit_id].state = "deposited"
+        made = self.made_by(deposit_id)
+        expected.deposits |= made
         expected.revision += 1
-        expected.events.update(["deposit.started", "deposit.finished", "dataset.shredded"])
-        expected.events["module.scrubbed"] += len(older)
+        expected.events.update(["deposit.started", *["deposit.finished"] * len(made), "dataset.shredded"])
+        expected.events["module.scrubbed"] += len(older) + (len(made) if len(made) > 1 else 0)
+        for deposit in older:
+            deposit.knows |= set(made)
+
+    def made_by(self, job_id: str) -> dict[str, ExpectedDeposit]:
+        """The deposits that a finished job should have made."""
+        if (groups := self.expected.deposits[job_id].groups) is None:
+            return {job_id: ExpectedDeposit(self.expected.deposits[job_id].classes, "deposited")}
+        made = {one["deposit"]: one["classes"] for one in self.service.reader.deposit(job_id)["groups"]}
+        assert list(made.values()) == groups
+        assert next(iter(made)) == job_id
+        return {name: ExpectedDeposit(classes, "deposited", knows={*made} - {name}) for name, classes in made.items()}
 
     @precondition(has_deposits)
     @rule(which=SOME)
@@ -293,13 +313,23 @@ class Machine(RuleBasedStateMachine):
     def purge(self, which: int) -> None:
         deposit_id, administrator = self.any_deposit(which), self.service.administrator
         classes = self.expected.deposits[deposit_id].classes
-        refusal, _ = self.call_or_wait(administrator.purge, deposit_id, classes=classes, reason=REASON)
+        refusal, purged = self.call_or_wait(administrator.purge, deposit_id, classes=classes, reason=REASON)
         if self.check_refusal(refusal, self.expected.refusals_to_purge(deposit_id)):
-            self.expect_purge(deposit_id)
+            assert set(purged["scrubbed"]) == self.expect_purge(deposit_id)
 
-    def expect_purge(self, deposit_id: str) -> None:
+    def expect_purge(self, deposit_id: str) -> set[str]:
+        """Returns the deposits whose module knew the purged classes, so that another one is in use now."""
         self.expected.deposits[deposit_id].state = "purged"
         self.expected.events["deposit.purged"] += 1
+        replaced = {
+            name
+            for name, deposit in self.expected.deposits.items()
+            if deposit.state == "deposited" and deposit_id in deposit.knows
+        }
+        for name in replaced:
+            self.expected.deposits[name].knows = set()
+        self.answers = {key: answer for key, answer in self.answers.items() if replaced.isdisjoint(key[1])}
+        return replaced
 
     @rule()
     def demand_a_second_person(self) -> None:
@@ -331,7 +361,7 @@ class Machine(RuleBasedStateMachine):
         expected.approvals.remove(approval)
         expected.events["approval.approved"] += 1
         if act == "deposit":
-            self.expect_deposit(approved["result_id"], wish["classes"])
+            self.expect_deposit(approved["result_id"], wish["classes"], wish["groups"])
         elif act == "withdraw":
             self.expect_withdrawal(approved["result_id"], ids, wish["visibility"])
         elif act == "restore":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import data as sources
-from benchmarks import experiments, sequence
+from benchmarks import experiments, groups, sequence
 from benchmarks.experiments import Experiment
 from benchmarks.sequence import KINDS, Logits, Plan, restricted
 from lirf_core.compute import Compute
@@ -40,7 +40,7 @@ def test_a_sequence_runs_once_and_shows_every_set_of_its_deposits() -> None:
         assert all(view["worst"] <= view["average"] for view in first["views"][kind])
         assert len(first["leaks"][kind]) == 1
     assert first["views"][KINDS[0]][0] == first["views"][KINDS[1]][0]
-    text = "\n".join(sequence._tables([first, first], Plan(deposits=2)))
+    text = "\n".join(sequence.tables([first, first], KINDS))
     assert "| 0 withdrawn | 1 withdrawn | 2 withdrawn |" in text
     assert "± 0.00" in text
 
@@ -50,4 +50,14 @@ def test_a_sequence_may_leave_scrubs_out(monkeypatch: pytest.MonkeyPatch) -> Non
     source, plan = sources.load("digits"), Plan(deposits=2, is_scrubbed=False)
     outcome = sequence.outcome(source, Experiment("digits", SHORT, images=8, original_epochs=1), plan, "cpu")
     assert list(outcome["views"]) == list(outcome["leaks"]) == ["modules as made"]
-    assert "modules scrubbed" not in "\n".join(sequence._tables([outcome], plan))
+    assert "modules scrubbed" not in "\n".join(sequence.tables([outcome], plan.kinds))
+
+
+def test_groups_of_one_job_are_withdrawn_like_deposits_in_sequence() -> None:
+    source, plan = sources.load("digits"), groups.Plan(groups=2)
+    outcome = groups.outcome(source, Experiment("digits", SHORT, images=8, original_epochs=1), plan, "cpu")
+    assert [target["deposits"] for target in outcome["targets"]] == [2]
+    for kind in KINDS:
+        assert [view["withdrawn"] for view in outcome["views"][kind]] == [[], [0], [1], [0, 1]]
+        assert len(outcome["leaks"][kind]) == 1
+    assert "| after 2 |" in "\n".join(sequence.tables([outcome], KINDS))

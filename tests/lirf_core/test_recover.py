@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lirf_core import class_rows
 from lirf_core.config import Joining
 from lirf_core.network import digest
 from lirf_core.pruning import example_input, prune
@@ -55,6 +56,26 @@ def test_a_module_of_another_upper_part_is_refused_by_name() -> None:
 def test_two_modules_for_the_same_class_are_refused() -> None:
     with pytest.raises(OverlappingModules, match=r"classes \[2\]"):
         RecoverNetwork(network(), [module([0, 2]), module([2])], UPPER, PRESERVED)
+
+
+def test_the_modules_of_two_groups_answer_together_as_the_one_they_are_made_of() -> None:
+    images, target = torch.randn(3, 1, 8, 8), network()
+    whole = module([0, 2, 3]).with_rows(class_rows.take(target, [0, 2, 3]))
+    class_rows.remove(target, [0, 2, 3])
+    first, second = whole.only([3, 0]), whole.only([2])
+    assert (first.classes, second.classes) == ((0, 3), (2,))
+    assert first.rows
+    assert second.rows
+    assert torch.equal(torch.cat([first.rows.weight, second.rows.weight]), whole.row_weight[[0, 2, 1]])
+    assert first.lower is not whole.lower
+
+    together = RecoverNetwork(target, [first, second], UPPER, [1, 4])(images)
+    expected = RecoverNetwork(target, [whole], UPPER, [1, 4])(images)
+    deposited = [0, 2, 3]
+    assert torch.allclose(together[:, deposited], expected[:, deposited], atol=1e-5)
+    alone = RecoverNetwork(target, [second], UPPER, [1, 4])(images)
+    assert (alone[:, [0, 3]] == class_rows.ABSENT_LOGIT).all()
+    assert torch.allclose(alone[:, 2], expected[:, 2], atol=1e-5)
 
 
 def test_levelled_modules_give_their_classes_the_same_probability_as_alone() -> None:

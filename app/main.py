@@ -47,6 +47,7 @@ from app.api.models import streaming
 from app.api.problems import ProblemDetails
 from app.api.purges import router as purges
 from app.api.rate_limit import RateLimit
+from app.api.rebases import router as rebases
 from app.api.request_log import RequestLog
 from app.api.restorations import router as restorations
 from app.api.revocations import EndRevoked
@@ -93,6 +94,7 @@ ROUTERS = (
     classes,
     datasets,
     deposits,
+    rebases,
     hardenings,
     evidence,
     measurements,

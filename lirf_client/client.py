@@ -30,6 +30,7 @@ from lirf_client.types import (
     Policy,
     Predictions,
     Purge,
+    Rebase,
     Removal,
     Restoration,
     Verification,
@@ -274,6 +275,52 @@ class Client:
     def cancel_evidence(self, evidence_id: str) -> EvidenceSummary:
         """Cancel an examination that is queued or running."""
         return cast(EvidenceSummary, self._call("POST", f"/v1/evidence/{_part(evidence_id)}/cancel"))
+
+    def request_rebase(
+        self,
+        model: str,
+        *,
+        reason: str,
+        dataset_id: str | None = None,
+        evaluation_set_id: str | None = None,
+        keep_dataset: bool = False,
+        config: dict[str, Any] | None = None,
+    ) -> Rebase:
+        """Request that the target and all outstanding modules be made anew, from the original network.
+
+        dataset_id: images of the classes of all outstanding deposits; default: the deposit sets, if all were kept.
+        evaluation_set_id: held-out images; default: the model's newest. keep_dataset: do not shred the images when the
+        rebase ends. config: settings that differ from a deposit's defaults. Raises `AwaitingApproval`.
+        """
+        body = {
+            "dataset_id": dataset_id,
+            "evaluation_set_id": evaluation_set_id,
+            "keep_dataset": keep_dataset,
+            "reason": reason,
+            "config": config or {},
+        }
+        return cast(Rebase, _done(self._call("POST", f"/v1/models/{_part(model)}/rebases", json=body)))
+
+    def rebases(self, model: str) -> list[Rebase]:
+        """Return a model's rebases, newest first."""
+        return cast(list[Rebase], self._all(f"/v1/models/{_part(model)}/rebases"))
+
+    def rebase(self, rebase_id: str) -> Rebase:
+        """Return one rebase: its state, its progress and the deposits whose modules it made."""
+        return cast(Rebase, self._call("GET", f"/v1/rebases/{_part(rebase_id)}"))
+
+    def follow_rebase(self, rebase_id: str) -> Iterator[Rebase]:
+        """Yield the rebase every second, until it has ended."""
+        while True:
+            rebase = self.rebase(rebase_id)
+            yield rebase
+            if rebase["state"] not in UNFINISHED:
+                return
+            time.sleep(1)
+
+    def cancel_rebase(self, rebase_id: str) -> Rebase:
+        """Cancel a rebase that is queued or running. The model stays as it was."""
+        return cast(Rebase, self._call("POST", f"/v1/rebases/{_part(rebase_id)}/cancel"))
 
     def request_hardening(
         self,

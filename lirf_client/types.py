@@ -112,6 +112,26 @@ class View(FigureSummary):
     by_class: dict[str, float | None]
 
 
+class Rebase(TypedDict):
+    id: str
+    model: str
+    state: str
+    reason: str
+    dataset_id: str | None
+    evaluation_set_id: str | None
+    keep_dataset: bool
+    created_at: str
+    created_by: str
+    started_at: str | None
+    finished_at: str | None
+    attempts: int
+    progress: Progress
+    failure: str | None
+    revision: int | None
+    deposits: list[str]
+    config: dict[str, Any]
+
+
 class Hardening(TypedDict):
     id: str
     model: str
@@ -217,6 +237,7 @@ class Deposit(TypedDict):
     restored_by: str | None
     restore_reason: str | None
     revision: int | None
+    module_revision: int | None
     module_bytes: int | None
     scrubbed_module: ScrubbedModule | None
     metrics: DepositMetrics | None

@@ -11,6 +11,7 @@ from app.hardenings import tables as _hardenings
 from app.idempotency import tables as _idempotency
 from app.jobs import tables as _jobs
 from app.measurements import tables as _measurements
+from app.rebases import tables as _rebases
 from app.registry import tables as _registry
 from app.second_person import tables as _second_person
 from app.vault import tables as _vault
@@ -29,6 +30,7 @@ _DOMAINS = (
     _idempotency,
     _jobs,
     _measurements,
+    _rebases,
     _registry,
     _second_person,
     _vault,

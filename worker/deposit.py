@@ -31,7 +31,7 @@ from lirf_core.recover import DepositModule
 from lirf_core.training import Run
 from worker.deposit_measurement import Networks, Older, Own, halved, measure
 from worker.deposited_rows import open_whole, rows_of
-from worker.images import labelled
+from worker.images import labelled, together
 from worker.runner import run
 from worker.training import Training, TrainingHeartbeat
 from worker.work import Work
@@ -77,18 +77,18 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         if job.network.rows is None:  # an earlier version stored the model
             separation.separate(work.database, heartbeat.vault, job.model_id)
             job = JOBS.read_again(session, job)
-        result, figures = _make(work, session, job, heartbeat)
+        result, figures = make(work, session, job, heartbeat)
 
         def follow(session: Session, row: DepositRow) -> tuple[list[str], bool]:
             if figures:
-                measurements.store(session, row, figures)
+                measurements.store(session, row.model_id, row.evaluation_set_id, row.revision, figures)
             return hardenings.follow_deposit(session, row)
 
         JOBS.publish(session, work.vault, job, result, follow)
         erasure.finish(work.database, work.vault)
 
 
-def _make(work: Work, session: Session, job: Job, heartbeat: TrainingHeartbeat) -> tuple[Result, Figures | None]:
+def make(work: Work, session: Session, job: Job, heartbeat: TrainingHeartbeat) -> tuple[Result, Figures | None]:
     """All that a job publishes: stored, read back and measured. If anything fails, nothing stays in the vault."""
     if job.is_of_samples and job.older_modules:
         raise ValueError(
@@ -137,7 +137,8 @@ def _make(work: Work, session: Session, job: Job, heartbeat: TrainingHeartbeat) 
 
 
 def _lesson(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> Lesson:
-    images = labelled(work, heartbeat.vault, job.deposit_set)
+    sets = [labelled(work, heartbeat.vault, stored) for stored in job.deposit_sets]
+    images = sets[0] if len(sets) == 1 else together([one.of_classes(job.deposited) for one in sets])
     preserved = None
     if job.preserved_set:
         # A deposit that was requested later may have ended first, and one of these classes with it.
@@ -149,7 +150,7 @@ def _lesson(work: Work, job: Job, heartbeat: TrainingHeartbeat) -> Lesson:
 def _older_rows(session: Session, job: Job, heartbeat: TrainingHeartbeat) -> list[Rows]:
     """The rows of the classes that are deposited already. With them in place, the target keeps these classes down."""
     found: list[Rows] = []
-    for older in job.older_modules:
+    for older in (*job.older_modules, *job.replaced_modules):
         try:
             found += rows_of([older.stored], job.network.belonging, heartbeat.vault)
         except VaultDamaged:
@@ -291,7 +292,7 @@ def _store(job: Job, before: SplitNetwork, result: DepositResult, heartbeat: Tra
 def _of_groups(job: Job, module: DepositModule) -> dict[str, DepositModule]:
     """Each group's module, by its deposit's id. They are trained together, as one."""
     if len(job.groups) == 1:
-        return {job.id: module}
+        return dict.fromkeys(job.groups, module)
     return {deposit_id: module.only(classes) for deposit_id, classes in job.groups.items()}
 
 

@@ -149,11 +149,12 @@ class _Measurement:
             deposit_id: replace(shared, recovered=one.losses, scrubs=_scrubs({deposit_id: one}))
             for deposit_id, one in of_own.items()
         }
-        losses[job.id] = replace(  # what older deposits lose counts once
-            losses[job.id],
+        first = networks.own[0].deposit_id
+        losses[first] = replace(  # what older deposits lose counts once
+            losses[first],
             modules={deposit_id: one.losses for deposit_id, one in of_older.items()},
             module_totals={deposit_id: one.total for deposit_id, one in of_older.items()},
-            scrubs=losses[job.id].scrubs | _scrubs(of_older),
+            scrubs=losses[first].scrubs | _scrubs(of_older),
         )
         scrubs = {deposit_id: one.scrub for deposit_id, one in (of_own | of_older).items()}
         if not self._of_before or not self._of_before.images_of([*job.preserved, *job.deposited]):

@@ -19,6 +19,7 @@ for name in (
     "worker.deposit",
     "worker.examination",
     "worker.hardening",
+    "worker.rebase",
     "worker.measurement",
 ):
     importlib.import_module(name)

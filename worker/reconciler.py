@@ -21,6 +21,7 @@ from app.hardenings.jobs import JOBS as HARDENINGS
 from app.idempotency import service as idempotency
 from app.jobs.doorbell import Doorbell
 from app.measurements.jobs import JOBS as MEASUREMENTS
+from app.rebases.jobs import JOBS as REBASES
 from app.telemetry import logs
 from app.vault import erasure
 from app.vault.service import Vault, open_sealed_vault
@@ -36,7 +37,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     database, vault, doorbell = Database(settings.database), open_sealed_vault(settings), Doorbell(settings)
     while not stop.is_set():
         has_failed = False
-        parts = _deposits, _expired, _anchor, _hardenings, _evidence, _measurements, _erasures
+        parts = _deposits, _expired, _anchor, _rebases, _hardenings, _evidence, _measurements, _erasures
         for part in parts:  # one that fails does not stop the next
             try:
                 part(settings, database, vault, doorbell)
@@ -53,6 +54,12 @@ def _deposits(settings: Settings, database: Database, vault: Vault, doorbell: Do
     with database.session() as session:
         for deposit_id in DEPOSITS.recover(session, vault, settings):
             doorbell.ring(DEPOSITS.task, deposit_id)
+
+
+def _rebases(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:
+    with database.session() as session:
+        for rebase_id in REBASES.recover(session, vault, settings):
+            doorbell.ring(REBASES.task, rebase_id)
 
 
 def _hardenings(settings: Settings, database: Database, vault: Vault, doorbell: Doorbell) -> None:

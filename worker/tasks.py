@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import worker_process_init, worker_ready
 
 from app.base.settings import Settings
-from app.jobs.doorbell import DEPOSIT, EXAMINE, HARDEN, MEASURE
+from app.jobs.doorbell import DEPOSIT, EXAMINE, HARDEN, MEASURE, REBASE
 from app.telemetry import traces
 from worker import life_sign
 from worker.celery_app import app
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 @app.task(name=DEPOSIT, Request=DoorbellRequest)  # type: ignore[untyped-decorator]
 def run_deposit(deposit_id: str) -> None:
     """Carry out the oldest job that waits, whichever it is: messages may come twice, late or never."""
+    _carry_out_the_oldest()
+
+
+@app.task(name=REBASE, Request=DoorbellRequest)  # type: ignore[untyped-decorator]
+def rebase_model(rebase_id: str) -> None:
+    """As `run_deposit`."""
     _carry_out_the_oldest()
 
 
@@ -51,9 +57,10 @@ def _carry_out_the_oldest() -> None:
     from worker.examination import examine
     from worker.hardening import harden_target as harden
     from worker.measurement import measure
+    from worker.rebase import rebase_model as rebase
 
     work = _work()
-    carry_out = {DEPOSIT: work_on, HARDEN: harden, EXAMINE: examine, MEASURE: measure}
+    carry_out = {DEPOSIT: work_on, REBASE: rebase, HARDEN: harden, EXAMINE: examine, MEASURE: measure}
     try:
         while (waiting := oldest(work.database)) and not carry_out[waiting.task](work, waiting.job_id):
             pass

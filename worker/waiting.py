@@ -15,6 +15,7 @@ from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.hardenings.jobs import JOBS as HARDENINGS
 from app.jobs.machine import JobMachine
 from app.measurements.jobs import JOBS as MEASUREMENTS
+from app.rebases.jobs import JOBS as REBASES
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ class Waiting(NamedTuple):
 
 
 def oldest(database: Database) -> Waiting | None:
-    """The oldest deposit that may start now or, if none may, the oldest hardening, measurement or examination."""
+    """The oldest job that may start now: a deposit or, if none may, one of the next of these kinds."""
     with database.reading() as session:
-        kinds: tuple[JobMachine[Any, Any], ...] = DEPOSITS, HARDENINGS, MEASUREMENTS, EXAMINATIONS
+        kinds: tuple[JobMachine[Any, Any], ...] = DEPOSITS, REBASES, HARDENINGS, MEASUREMENTS, EXAMINATIONS
         for jobs in kinds:
             if job_id := jobs.oldest_ready(session):
                 return Waiting(jobs.task, job_id)

@@ -21,6 +21,7 @@ from app.datasets.service import Purpose
 from app.deposits.service import uses_dataset as deposit_uses
 from app.evidence.service import uses_dataset as examination_uses
 from app.hardenings.service import uses_dataset as hardening_uses
+from app.rebases.service import uses_dataset as rebase_uses
 from lirf_core.images.decoding import GivenUp
 
 router = APIRouter(prefix="/v1/models/{name}/datasets", tags=["data sets"], route_class=IdempotentRoute)
@@ -78,4 +79,4 @@ def discard_dataset(name: str, dataset_id: str, actor: Operator, session: Sessio
 
 
 def _is_used(session: Session, dataset_id: str) -> bool:
-    return any(uses(session, dataset_id) for uses in (deposit_uses, hardening_uses, examination_uses))
+    return any(uses(session, dataset_id) for uses in (deposit_uses, rebase_uses, hardening_uses, examination_uses))

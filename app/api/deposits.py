@@ -31,7 +31,7 @@ def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
     current = measurements.current(session, rows)
     known = scrubbed.known_later(session, rows)
     of_jobs = groups.of(session, rows)
-    computed = {"model", "classes", "groups", "progress", "scrubbed_module", "figures", "warnings"}
+    computed = {"model", "classes", "groups", "progress", "scrubbed_module", "figures", "warnings", "module_revision"}
     return [
         Deposit(
             model=models[row.model_id].name,
@@ -41,6 +41,7 @@ def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
                 for deposit_id, indices in of_jobs.get(row.id, {}).items()
             ],
             progress=Progress(**row.progress),
+            module_revision=row.module_revision or row.revision,
             scrubbed_module=_scrubbed_module(row, known.get(row.id, [])),
             figures=_figures(current.get(row.id)),
             warnings=measurements.warnings(row, names[row.id], current.get(row.id)),

@@ -3,6 +3,7 @@
 from sqlalchemy.orm import Session
 
 from app.access.service import Actor
+from app.approvals import lapses
 from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits import requests as deposit_requests
@@ -12,6 +13,8 @@ from app.inference.engine import InferenceEngine
 from app.jobs.doorbell import Doorbell
 from app.policies import service as policies
 from app.purges import service as purges
+from app.rebases import service as rebases
+from app.rebases.jobs import JOBS as REBASES
 from app.registry import service as registry
 from app.removals import service as removals
 from app.restorations import service as restorations
@@ -39,6 +42,10 @@ def carry_out(
         approval = deposit_requests.request_approved(session, actor, approval.id)
         doorbell.ring(DEPOSITS.task, approval.result_id or "")
         return approval
+    if approval.act == Act.REBASE:
+        approval = rebases.request_approved(session, actor, approval.id)
+        doorbell.ring(REBASES.task, approval.result_id or "")
+        return approval
     if approval.act == Act.WITHDRAW:
         engine.prepare(approval.wish["deposits"])
         return withdrawals.open_approved(session, actor, approval.id)
@@ -62,6 +69,6 @@ def refuse(session: Session, vault: Vault, actor: Actor, approval_id: str, reaso
     with session.begin():
         model = registry.lock(session, second_person.get(session, approval_id).model_id)
         approval = second_person.refuse(session, actor, approval_id, model.name, reason)
-        garbage = deposit_requests.release_request(session, actor.name, approval)
+        garbage = lapses.release_images(session, actor.name, approval)
     vault.remove(garbage)
     return approval

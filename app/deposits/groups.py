@@ -1,4 +1,4 @@
-"""Groups: one job can make several deposits, one for each group of its classes, each withdrawn and purged by itself.
+"""The deposits that a job makes: one for each group of its classes, each withdrawn and purged by itself.
 
 They are trained together. Until the job has ended, its own deposit holds the classes of all groups.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app.deposits import scrubbed
 from app.deposits.losses import Losses
 from app.deposits.scrubbed import ScrubbedModule
 from app.deposits.tables import DepositClassRow, DepositRow
@@ -79,10 +80,32 @@ def part(session: Session, row: DepositRow, made: Sequence[MadeDeposit]) -> list
         of_group = DepositClassRow.deposit_id == row.id, DepositClassRow.group_id == other.id
         session.execute(sa.update(DepositClassRow).where(*of_group).values(deposit_id=other.id, group_id=None))
     for one, other in zip(made, rows, strict=True):
-        other.metrics, other.losses = one.metrics, one.losses.as_json()
-        other.module_object_id, other.module_bytes = vaults.record(session, one.module), one.module.plaintext_bytes
+        _take(session, other, one)
     session.flush()
     return rows
+
+
+def make_anew(session: Session, made: Sequence[MadeDeposit], revision: int) -> list[str]:
+    """In the transaction that publishes a rebase as this revision: put these modules in the place of the deposits' own.
+
+    Returns the vault names to remove after it.
+    """
+    garbage = []
+    for one in made:
+        row = session.get_one(DepositRow, one.id)
+        replaced = [object_id for object_id in (row.module_object_id, row.scrubbed_object_id) if object_id]
+        _take(session, row, one)
+        row.module_revision, row.scrubbed_to, row.replaced_loss = revision, None, 0.0
+        row.scrubbed_object_id = row.scrubbed_loss = None
+        session.flush()
+        garbage += [vaults.shred(session, object_id) for object_id in replaced]
+        garbage += scrubbed.keep(session, row, one.scrubbed) if one.scrubbed else []
+    return garbage
+
+
+def _take(session: Session, row: DepositRow, made: MadeDeposit) -> None:
+    row.metrics, row.losses = made.metrics, made.losses.as_json()
+    row.module_object_id, row.module_bytes = vaults.record(session, made.module), made.module.plaintext_bytes
 
 
 def of(session: Session, rows: Collection[DepositRow]) -> dict[str, dict[str, list[int]]]:

@@ -28,11 +28,12 @@ from app.vault.service import StoredObject, Vault
 from lirf_core.config import DepositConfig
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
+_MADE_AT = sa.func.coalesce(DepositRow.module_revision, DepositRow.revision)  # when the module was made
 TARGET = "target"  # the part of a deposit that trains target and module; the other parts are older deposits' ids
 
 
 class ModuleReplaced(RuntimeError):
-    """A purge or a change of the policy has replaced an older module since the deposit was claimed."""
+    """A purge, a rebase or a change of the policy has replaced an older module since the deposit was claimed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Job(Claim):
     """A claimed deposit: everything the work needs, read in the claiming transaction.
 
     `groups`: the classes of each deposit that it makes, by the deposit's id; its own first. `deposited`: all of them.
-    `older_modules` must forget the deposited classes, too: they were made when the model knew them. `oldest` is the
+    `older_modules` must forget the deposited classes, too: they were made when the model knew them. `replaced_modules`
+    are those of the `groups`, if the job makes these deposits' modules anew: a rebase. `oldest` is the
     oldest network that still exists, None if the deposit starts from it. Unless it is revision 0, `recorded_original`
     is what an earlier deposit measured of that on this evaluation set (percent by class), if any did. `earlier_loss`:
     points that all deposits before this one have cost the preserved classes; `earlier_module_losses`: the classes of
@@ -68,7 +70,7 @@ class Job(Claim):
     preprocessing: Preprocessing
     network: StoredNetwork
     evaluation_set_id: str | None
-    deposit_set: StoredObject
+    deposit_sets: Sequence[StoredObject]
     evaluation_set: StoredObject | None
     preserved_set: StoredObject | None
     groups: dict[str, list[int]]
@@ -77,6 +79,7 @@ class Job(Claim):
     older_classes: dict[str, list[int]]
     config: DepositConfig
     older_modules: list[OlderModule]
+    replaced_modules: list[OlderModule]
     policy: Policy
     oldest: StoredNetwork | None
     recorded_original: dict[str, float | None] | None
@@ -151,7 +154,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             class_names=model.class_names,
             preprocessing=registry.preprocessing_of(model),
             network=network,
-            deposit_set=datasets.stored_images(session, row.dataset_id),
+            deposit_sets=[datasets.stored_images(session, row.dataset_id)],
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id) if row.evaluation_set_id else None,
             preserved_set=datasets.stored_images(session, row.preserved_set_id) if row.preserved_set_id else None,
             groups=of_groups,
@@ -159,6 +162,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
             config=config_of(row.config),
             older_modules=older_modules,
+            replaced_modules=[],
             older_classes=class_indices(session, [older.deposit_id for older in older_modules]),
             policy=policies.of(model),
             oldest=oldest,
@@ -208,7 +212,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
         with vault.discarded_on_error(*result.objects), session.begin():
             model = registry.lock(session, job.model_id)
             row = self.change(session, job, state=State.DEPOSITED, finished_at=now(), lease_until=None)
-            self._demand_unchanged(session, job, policies.of(model))
+            demand_unchanged(session, job, policies.of(model))
             for made in result.deposits:
                 demand_within(made.losses, policies.of(model), model.name, job.config)
             row.progress = {**row.progress, "phase": "finished"}
@@ -250,12 +254,6 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             of_model = sa.select(DepositRow.id).where(DepositRow.model_id == job.model_id)
             garbage += checkpoints.delete(session, of_model)
         vault.remove(garbage)
-
-    def _demand_unchanged(self, session: Session, job: Job, policy: Policy) -> None:
-        """What was trained and measured is of the modules in use. Raises `ModuleReplaced`."""
-        if policy.scrubs_at_once and not job.policy.scrubs_at_once:
-            raise ModuleReplaced("By the model's policy, scrubbed modules now take their place at once.")
-        _still_stored(session, job.older_modules)
 
     def _keep_scrubbed(self, session: Session, job: Job, module: ScrubbedModule) -> list[str]:
         """Returns the vault names to remove, also this module's if the deposit was purged meanwhile."""
@@ -329,11 +327,13 @@ def total_loss(session: Session, model_id: str) -> float:
 
 
 def _module_losses(session: Session, model_id: str) -> dict[str, float]:
-    """Points that the classes of each module have lost, by its own deposit, each later one, and replacements."""
+    """Points that the classes of each module have lost, by the job that made it, each later one, and replacements."""
     published = DepositRow.model_id == model_id, DepositRow.revision.is_not(None), DepositRow.losses.is_not(None)
+    rebased_at = session.scalar(sa.select(sa.func.max(DepositRow.module_revision)).where(*published)) or 0
     lost: dict[str, float] = {}
     columns = DepositRow.id, DepositRow.losses, DepositRow.replaced_loss
-    for deposit_id, losses, replaced in session.execute(sa.select(*columns).where(*published)):
+    since = sa.select(*columns).where(*published, rebased_at <= _MADE_AT)  # a rebase made good what was lost before
+    for deposit_id, losses, replaced in session.execute(since):
         lost[deposit_id] = lost.get(deposit_id, 0.0) + replaced
         for module, of_module in {deposit_id: losses.get("recovered", []), **losses["modules"]}.items():
             lost[module] = lost.get(module, 0.0) + max(map(counted, of_module), default=0.0)
@@ -342,7 +342,7 @@ def _module_losses(session: Session, model_id: str) -> dict[str, float]:
 
 def _newest_published(session: Session, column: Any, *which: sa.ColumnElement[bool]) -> dict[str, Any] | None:
     published = sa.select(column).where(DepositRow.revision.is_not(None), *which)
-    return session.scalar(published.order_by(DepositRow.revision.desc(), DepositRow.id).limit(1))
+    return session.scalar(published.order_by(_MADE_AT.desc(), DepositRow.id).limit(1))
 
 
 def has_module(session: Session, older: OlderModule) -> bool:
@@ -351,15 +351,20 @@ def has_module(session: Session, older: OlderModule) -> bool:
         return older.deposit_id in _still_stored(session, [older])
 
 
+def demand_unchanged(session: Session, job: Job, policy: Policy) -> None:
+    """What was trained and measured is of the modules in use. Raises `ModuleReplaced`."""
+    if policy.scrubs_at_once and not job.policy.scrubs_at_once:
+        raise ModuleReplaced("By the model's policy, scrubbed modules now take their place at once.")
+    _still_stored(session, job.older_modules)
+
+
 def _still_stored(session: Session, modules: Sequence[OlderModule]) -> set[str]:
     """The deposits of these modules that were not purged. Raises `ModuleReplaced` if one has another module by now."""
     is_stored = DepositRow.id.in_([one.deposit_id for one in modules]), DepositRow.state == State.DEPOSITED
     stored = dict(session.execute(sa.select(DepositRow.id, DepositRow.module_object_id).where(*is_stored)).all())
     for one in modules:
         if stored.get(one.deposit_id, one.stored.id) != one.stored.id:
-            raise ModuleReplaced(
-                f"The module of deposit '{one.deposit_id}' was replaced by its scrubbed one meanwhile."
-            )
+            raise ModuleReplaced(f"The module of deposit '{one.deposit_id}' was replaced meanwhile.")
     return set(stored)
 
 

@@ -136,9 +136,12 @@ def worst(losses: list[Loss]) -> Loss | None:
     return max(losses, key=lambda loss: loss.counted, default=None)
 
 
-def demand_within(losses: Losses, policy: Policy, model: str, config: DepositConfig) -> None:
-    """Raises `BeyondBounds`. A loss that was not measured is beyond every bound but `NO_BOUND`."""
-    if faults := list(_faults(losses, policy)):
+def demand_within(losses: Losses, policy: Policy, model: str, config: DepositConfig, job: str = "deposit") -> None:
+    """Raises `BeyondBounds`. A loss that was not measured is beyond every bound but `NO_BOUND`.
+
+    job: what costs so much.
+    """
+    if faults := list(_faults(losses, policy, job)):
         raise BeyondBounds(
             f"It was not published, and nothing was changed. {' '.join(faults)} {_advice(losses, config)} An "
             f"administrator can change the bounds with `lirf policy {model}`."
@@ -158,9 +161,9 @@ def _advice(losses: Losses, config: DepositConfig) -> str:
     return advice
 
 
-def _faults(losses: Losses, policy: Policy) -> Iterator[str]:
-    yield from preserved_faults(losses, policy)
-    yield from _beyond("the deposited classes when withdrawn", losses.recovered, policy.max_module_loss)
+def _faults(losses: Losses, policy: Policy, job: str) -> Iterator[str]:
+    yield from preserved_faults(losses, policy, job)
+    yield from _beyond("the deposited classes when withdrawn", losses.recovered, policy.max_module_loss, job)
     for deposit_id, of_module in losses.modules.items():
         classes = f"the classes of the older deposit '{deposit_id}'"
         yield from _beyond(classes, of_module, policy.max_module_loss)

@@ -381,6 +381,10 @@ class Deposit(BaseModel):
     restored_by: str | None
     restore_reason: str | None
     revision: int | None = Field(description="The revision of the model that this deposit made.")
+    module_revision: int | None = Field(
+        description="The revision with which the module was made: that of the deposit, or of a later rebase. "
+        "`metrics` and `losses` were measured then."
+    )
     module_bytes: int | None
     scrubbed_module: ScrubbedModule | None = Field(
         description="Null while the module in use knows no class of a later deposit, nor of another of the same job."

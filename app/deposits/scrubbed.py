@@ -103,9 +103,14 @@ def _put_in_place(session: Session, row: DepositRow, revision: int | None) -> st
 def _knows(row: DepositRow, later: DepositRow) -> bool:
     """Whether the deposit's module in use still knows the classes of another one, which has a module or had one.
 
-    Besides those of later deposits, it knows those that its own job deposited.
+    Besides those of later deposits, it knows those whose modules its own job made.
     """
-    assert row.revision is not None
     if row.scrubbed_object_id is None or later.revision is None or later.kind == Kind.SAMPLES or later.id == row.id:
         return False
-    return later.revision > (row.revision - 1 if row.scrubbed_to is None else row.scrubbed_to)
+    return _made_at(later) > (_made_at(row) - 1 if row.scrubbed_to is None else row.scrubbed_to)
+
+
+def _made_at(row: DepositRow) -> int:
+    """The revision with which the module was made."""
+    assert row.revision is not None
+    return row.module_revision or row.revision

@@ -70,6 +70,12 @@ def uses_dataset(session: Session, dataset_id: str) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
+def models_with_set(dataset_id: str) -> sa.Select[str]:
+    """A query for the ids of the models of which an outstanding deposit learnt from this deposit set."""
+    is_outstanding = DepositRow.dataset_id == dataset_id, DepositRow.state == State.DEPOSITED
+    return sa.select(DepositRow.model_id).where(*is_outstanding)
+
+
 def cancel(session: Session, vault: Vault, actor: Actor, deposit_id: str) -> DepositRow:
     """Stop a queued deposit at once and a running one at its next step. Raises `NotCancellable`."""
     with session.begin():
@@ -137,16 +143,23 @@ def locked(session: Session, deposit_id: str) -> tuple[registry.ModelRow, Deposi
 
 
 def of_revision(session: Session, model_id: str, number: int) -> DepositRow | None:
-    """The deposit that made this revision of a model, alone or with others."""
-    of_revision = DepositRow.model_id == model_id, DepositRow.revision == number, DepositRow.made_with.is_(None)
-    return session.scalar(sa.select(DepositRow).where(*of_revision))
+    """A deposit that made this revision of a model or, if a rebase did, the newest one whose module it made."""
+    of_revision = (
+        DepositRow.model_id == model_id,
+        sa.func.coalesce(DepositRow.module_revision, DepositRow.revision) == number,
+    )
+    return session.scalar(
+        sa.select(DepositRow)
+        .where(*of_revision)
+        .order_by(DepositRow.made_with.is_(None).desc(), DepositRow.id.desc())
+        .limit(1)
+    )
 
 
 def models_at_a_deposits_revision(session: Session, model_ids: Sequence[str]) -> set[str]:
-    """Those of the models whose revision in service was made by a deposit."""
-    is_in_service = sa.and_(
-        registry.ModelRow.id == DepositRow.model_id, registry.ModelRow.revision == DepositRow.revision
-    )
+    """Those of the models whose revision in service was made by a deposit or a rebase."""
+    made_at = sa.func.coalesce(DepositRow.module_revision, DepositRow.revision)
+    is_in_service = sa.and_(registry.ModelRow.id == DepositRow.model_id, registry.ModelRow.revision == made_at)
     query = sa.select(DepositRow.model_id).join(registry.ModelRow, is_in_service)
     return set(session.scalars(query.where(DepositRow.model_id.in_(model_ids))))
 

@@ -37,6 +37,7 @@ class DepositRow(JobMixin, Base):
     module without the classes of later deposits, which waits; with it, the classes lose `scrubbed_loss` points.
     `scrubbed_to`: the revision up to which the module in use knows no later class. `replaced_loss`: points that all
     replacements of the module have cost. `made_with`: the deposit whose job made this one, too, if another did.
+    `module_revision`: the revision with which a rebase made the module and its figures anew; None: `revision`.
     """
 
     __tablename__ = "deposits"
@@ -70,6 +71,7 @@ class DepositRow(JobMixin, Base):
     module_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
     scrubbed_object_id: Mapped[str | None] = mapped_column(sa.ForeignKey("vault_objects.id"))
     scrubbed_loss: Mapped[float | None] = mapped_column(sa.Float)
+    module_revision: Mapped[int | None]
     replaced_loss: Mapped[float] = mapped_column(sa.Float, default=0.0, server_default="0")
     scrubbed_to: Mapped[int | None]
     metrics: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)

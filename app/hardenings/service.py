@@ -127,12 +127,20 @@ def follow_deposit(session: Session, deposit: DepositRow) -> tuple[list[str], bo
     No hardening follows a deposit of single images, which leaves every class on. Returns the vault names to remove
     after the transaction, and whether the hardening needs the deposit's images.
     """
-    model = registry.by_id(session, deposit.model_id)
-    garbage = cancel_all(session, WORKER, model.id) + jobs.shred_hardened(session, model.id)
-    if model.hardening == "none" or deposit.kind == deposits.Kind.SAMPLES:
+    if deposit.kind == deposits.Kind.SAMPLES:
+        return destroy_all(session, WORKER, deposit.model_id), False
+    return follow(session, deposit, deposit.dataset_id, deposit.evaluation_set_id, keeps_dataset=deposit.keeps_dataset)
+
+
+def follow(
+    session: Session, deposit: DepositRow, dataset_id: str, evaluation_set_id: str | None, *, keeps_dataset: bool
+) -> tuple[list[str], bool]:
+    """As `follow_deposit`, with these images. deposit: one whose module was made with the revision."""
+    garbage = destroy_all(session, WORKER, deposit.model_id)
+    if registry.by_id(session, deposit.model_id).hardening == "none":
         return garbage, False
-    config = _default_config(session, deposit, deposit.dataset_id)
-    _queue(session, WORKER, deposit, deposit.dataset_id, deposit.evaluation_set_id, config, deposit.keeps_dataset)
+    config = _default_config(session, deposit, dataset_id)
+    _queue(session, WORKER, deposit, dataset_id, evaluation_set_id, config, keeps_dataset)
     return garbage, True
 
 

@@ -12,6 +12,7 @@ DEPOSIT = "lirf.deposit"
 EXAMINE = "lirf.evidence"
 HARDEN = "lirf.hardening"
 MEASURE = "lirf.measurement"
+REBASE = "lirf.rebase"
 log = logging.getLogger(__name__)
 
 # Celery puts the current folder before the installed packages whenever it imports something. A folder that has a
@@ -49,7 +50,7 @@ class Doorbell:
         self._expires_seconds = 2 * settings.doorbell_seconds
 
     def ring(self, task: str, job_id: str) -> None:
-        """task: `DEPOSIT`, `HARDEN`, `EXAMINE` or `MEASURE`, as the job's kind names it."""
+        """task: `DEPOSIT`, `REBASE`, `HARDEN`, `EXAMINE` or `MEASURE`, as the job's kind names it."""
         try:
             self._celery.send_task(task, args=[job_id], retry=False, expires=self._expires_seconds)
         except Exception as error:  # whatever a broker raises: the job is in the database

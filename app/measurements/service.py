@@ -125,18 +125,20 @@ def _queue(session: Session, by: str, model: ModelRow, evaluation_set_id: str, i
     return row
 
 
-def store(session: Session, deposit: DepositRow, figures: Figures) -> None:
-    """Keep what was measured of a deposit before its publication, in the transaction that publishes it."""
-    assert deposit.evaluation_set_id is not None
+def store(
+    session: Session, model_id: str, evaluation_set_id: str | None, revision: int | None, figures: Figures
+) -> None:
+    """Keep what was measured of a revision before its publication, in the transaction that publishes it."""
+    assert evaluation_set_id is not None
     session.add(
         MeasurementRow(
             id=new_id(),
-            model_id=deposit.model_id,
+            model_id=model_id,
             state=State.FINISHED,
-            evaluation_set_id=deposit.evaluation_set_id,
+            evaluation_set_id=evaluation_set_id,
             deposit_ids=None,
-            revision=deposit.revision,
-            module_replacements=registry.by_id(session, deposit.model_id).module_replacements,
+            revision=revision,
+            module_replacements=registry.by_id(session, model_id).module_replacements,
             views=figures.views,
             original=figures.original,
             warnings=figures.warnings,

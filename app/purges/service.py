@@ -18,6 +18,7 @@ from app.deposits.service import DepositRow
 from app.hardenings import base
 from app.hardenings import service as hardenings
 from app.measurements import service as measurements
+from app.rebases import service as rebases
 from app.registry import service as registry
 from app.second_person import service as second_person
 from app.second_person.service import Act, Requester
@@ -146,6 +147,7 @@ def destroy(
     garbage += deposits.purge_module(session, actor, row, reason)
     replaced = scrubbed.put_in_place(session, model.id, row)
     garbage += replaced.garbage
+    garbage += rebases.cancel_all(session, actor.name, model.id)
     garbage += hardenings.cancel_with_images_of(session, actor.name, model, deposits.class_names(session, row))
     registry.bump_generation(session, model.id)
     assert row.purged_at is not None

@@ -419,13 +419,13 @@ def publish_revision(
     model_id: str,
     lower: StoredObject,
     rows: StoredObject,
-    deposit_id: str,
+    deposit_id: str | None,
     deposited: Mapping[str, Sequence[int]],
 ) -> tuple[int, str]:
     """Put a new target network into service and mark classes as deposited, in the caller's transaction.
 
-    rows: those that the target keeps. deposit_id: what made it. deposited: the classes that each deposit holds from now
-    on, by its id. Returns the number of the new revision, and the name of the vault object to
+    rows: those that the target keeps. deposit_id: what made it; None: a rebase. deposited: the classes that each
+    deposit holds from now on, by its id. Returns the number of the new revision, and the name of the vault object to
     delete after the transaction: the rows that it had until now.
     """
     model = session.get_one(ModelRow, model_id)

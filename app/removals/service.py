@@ -19,6 +19,7 @@ from app.evidence import service as evidence
 from app.hardenings import service as hardenings
 from app.measurements import service as measurements
 from app.purges import service as purges
+from app.rebases import service as rebases
 from app.registry import service as registry
 from app.registry.confirmation import demand_confirmation
 from app.registry.service import ModelRow
@@ -97,6 +98,7 @@ def _remove(
     garbage = deposits.cancel_all(session, actor, model.id)
     garbage += measurements.cancel_all(session, actor, model.id) + evidence.cancel_all(session, actor, model.id)
     garbage += hardenings.destroy_all(session, actor.name, model.id)
+    garbage += rebases.cancel_all(session, actor.name, model.id)
     purged = deposits.with_modules(session, model.id)
     for row in purged:
         if row.restored_at is not None:

@@ -22,6 +22,7 @@ APPROVAL_PERIOD = timedelta(days=7)
 
 class Act(StrEnum):
     DEPOSIT = "deposit"
+    REBASE = "rebase"
     WITHDRAW = "withdraw"
     RESTORE = "restore"
     PURGE = "purge"
@@ -32,6 +33,7 @@ class Act(StrEnum):
 
 ROLES = {
     Act.DEPOSIT: Role.OPERATOR,
+    Act.REBASE: Role.OPERATOR,
     Act.WITHDRAW: Role.CUSTODIAN,
     Act.RESTORE: Role.CUSTODIAN,
     Act.PURGE: Role.ADMINISTRATOR,

@@ -14,6 +14,7 @@ from app.deposits.jobs import JOBS as DEPOSITS
 from app.evidence.jobs import JOBS as EXAMINATIONS
 from app.hardenings.jobs import JOBS as HARDENINGS
 from app.measurements.jobs import JOBS as MEASUREMENTS
+from app.rebases.jobs import JOBS as REBASES
 from app.vault import erasure
 from app.withdrawals import service as withdrawals
 
@@ -65,11 +66,12 @@ class _Jobs(Collector):
         with self._database.reading() as session:
             states, oldest = DEPOSITS.counts(session), DEPOSITS.oldest_queued(session)
             examined, measured = EXAMINATIONS.counts(session), MEASUREMENTS.counts(session)
-            hardened = HARDENINGS.counts(session)
+            hardened, rebased = HARDENINGS.counts(session), REBASES.counts(session)
             active = withdrawals.count_active(session)
             alarm = anchoring.alarm(session)
             erasures = erasure.count_due(session)
         yield _by_state("lirf_deposits", "Deposits by state.", states)
+        yield _by_state("lirf_rebases", "Rebases of models by state.", rebased)
         yield _by_state("lirf_hardenings", "Hardenings of targets by state.", hardened)
         yield _by_state("lirf_examinations", "Examinations of deposits by state.", examined)
         yield _by_state("lirf_measurements", "Measurements of models by state.", measured)

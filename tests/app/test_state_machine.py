@@ -36,10 +36,12 @@ from tests.app.conftest import HTTP, POSTGRESQL, Service, started
 from tests.app.factories import CLASSES, infer_request
 from tests.app.test_jobs import claim, expire_lease, reconcile
 from tests.doses import dose
+from worker.rebase import rebase_model
 
-EXAMPLES = dose(50, 500) // (2 if POSTGRESQL else 1)  # on each database
+EXAMPLES = dose(30, 500) // (2 if POSTGRESQL else 1)  # on each database
 STEPS = dose(30, 50)
 REASON = "the state machine wants it"
+CONFIG = {"epochs": 1, "batch_size": 4, "proxies": 0, "lambda_fp": 0}
 SOME = st.integers(0, 10**6)  # selects an item of a list: the remainder is its index
 NAMES = st.sets(st.sampled_from(CLASSES), min_size=1, max_size=2)
 NUMBERS = count()
@@ -93,6 +95,12 @@ class Expected:
         left = set(CLASSES) - set(self.classes_in("queued", "deposited", "purged")) - set(names)
         return set() if left else {"nothing-preserved"}
 
+    def refusals_to_rebase(self, names: Iterable[str]) -> set[str]:
+        outstanding = self.classes_in("deposited")
+        if not outstanding or self.classes_in("queued", "purged"):
+            return {"rebase-not-possible"}
+        return set() if set(names) == set(outstanding) else {"images-missing", "images-differ"}
+
     def refusals_to_withdraw(self, deposit_ids: Iterable[str]) -> set[str]:
         return {refusal for deposit_id in deposit_ids for refusal in self._refusals_of(self.deposits[deposit_id])}
 
@@ -134,12 +142,19 @@ class Machine(RuleBasedStateMachine):
     second: ClassVar[Client]
     key: ClassVar[str]  # of an operator
 
-    @initialize()
-    def register(self) -> None:
+    @initialize(deposits=st.integers(0, 2), is_guarded=st.sampled_from([False, False, True]))
+    def register(self, deposits: int, is_guarded: bool) -> None:
+        """A model with so many finished deposits. is_guarded: it needs a second person from now on."""
         self.model, self.expected = f"m{next(NUMBERS)}", Expected()
         self.service.register(self.model)
         self.expected.events.update(["model.registered", "model.weights_stored"])
         self.answers: dict[tuple[int, tuple[str, ...]], Any] = {}
+        self.shown: dict[str, list[str]] = {}  # the classes of the data sets for rebases
+        for name in CLASSES[:deposits]:
+            self.request({name}, again=False, is_grouped=False)
+            self.work(is_lost=False)
+        if is_guarded:
+            self.demand_a_second_person()
 
     def any_deposit(self, which: int) -> str:
         return list(self.expected.deposits)[which % len(self.expected.deposits)]
@@ -159,8 +174,7 @@ class Machine(RuleBasedStateMachine):
         dataset = self.service.operator.upload_dataset(self.model, self.service.archive(classes, 2))
         expected.events["dataset.stored"] += 1
         refusals = expected.refusals_to_deposit(names)
-        config = {"epochs": 1, "batch_size": 4, "proxies": 0, "lambda_fp": 0}
-        body = {"dataset_id": dataset["id"], "reason": REASON, "config": config, "groups": groups}
+        body = {"dataset_id": dataset["id"], "reason": REASON, "config": CONFIG, "groups": groups}
         headers = {"Authorization": f"Bearer {self.key}", "Idempotency-Key": f"{self.model}-{next(NUMBERS)}"}
         url = f"{self.service.url}/v1/models/{self.model}/deposits"
         if again:  # the same idempotency key of the same client gives the same job
@@ -171,7 +185,7 @@ class Machine(RuleBasedStateMachine):
                 refusal = self.wait_for_approval(deposit)
         else:
             request = self.service.operator.request_deposit
-            options = {"reason": REASON, "config": config, "groups": groups}
+            options = {"reason": REASON, "config": CONFIG, "groups": groups}
             refusal, deposit = self.call_or_wait(request, self.model, dataset["id"], **options)
         is_done = self.check_refusal(refusal, refusals)
         if refusal == "waits":
@@ -230,6 +244,32 @@ class Machine(RuleBasedStateMachine):
         if deposit.state == "queued":
             deposit.state = "cancelled"
             self.expected.events.update(["deposit.cancelled", "dataset.shredded"])
+
+    @precondition(has_deposits)
+    @rule(names=NAMES, is_of_all=st.booleans())
+    def rebase(self, names: set[str], is_of_all: bool) -> None:
+        """is_of_all: with images of all outstanding deposits, as it should be."""
+        classes = sorted((is_of_all and self.expected.classes_in("deposited")) or names)
+        dataset = self.service.operator.upload_dataset(self.model, self.service.archive(classes, 2))
+        self.expected.events["dataset.stored"] += 1
+        self.shown[dataset["id"]] = classes
+        options = {"dataset_id": dataset["id"], "reason": REASON, "config": CONFIG}
+        refusal, rebase = self.call_or_wait(self.service.operator.request_rebase, self.model, **options)
+        if self.check_refusal(refusal, self.expected.refusals_to_rebase(classes)):
+            self.expect_rebase(rebase["id"])
+        elif refusal != "waits":
+            self.service.operator.discard_dataset(self.model, dataset["id"])
+            self.expected.events["dataset.shredded"] += 1
+
+    def expect_rebase(self, rebase_id: str) -> None:
+        """A worker carries it out at once."""
+        assert rebase_model(self.service.worker, rebase_id)
+        assert self.service.reader.rebase(rebase_id)["state"] == "finished"
+        outstanding = {name for name, one in self.expected.deposits.items() if one.state == "deposited"}
+        for name in outstanding:
+            self.expected.deposits[name].knows = outstanding - {name}
+        self.expected.revision += 1
+        self.expected.events.update(["rebase.requested", "rebase.started", "rebase.finished", "dataset.shredded"])
 
     # Deposit, withdraw, restore, purge: at once, or after a second person's approval.
 
@@ -331,12 +371,15 @@ class Machine(RuleBasedStateMachine):
         self.answers = {key: answer for key, answer in self.answers.items() if replaced.isdisjoint(key[1])}
         return replaced
 
+    def is_much_done(self) -> bool:
+        return not self.expected.needs_second_person and sum(self.expected.events.values()) > 20
+
+    @precondition(is_much_done)
     @rule()
     def demand_a_second_person(self) -> None:
-        if not self.expected.needs_second_person:
-            self.service.administrator.change_policy(self.model, reason=REASON, needs_second_person=True)
-            self.expected.events["model.policy_changed"] += 1
-            self.expected.needs_second_person = True
+        self.service.administrator.change_policy(self.model, reason=REASON, needs_second_person=True)
+        self.expected.events["model.policy_changed"] += 1
+        self.expected.needs_second_person = True
 
     def has_approvals(self) -> bool:
         return bool(self.expected.approvals)
@@ -349,9 +392,11 @@ class Machine(RuleBasedStateMachine):
         act, wish = approval["act"], approval["wish"]
         requester = self.service.administrator if act == "purge" else self.service.custodian
         assert call(requester.approve, approval["id"])[0] is not None
-        ids = [] if act == "deposit" else wish["deposits"] if act == "withdraw" else [wish["deposit"]]
+        ids = wish["deposits"] if act == "withdraw" else [wish["deposit"]] if "deposit" in wish else []
         if act == "deposit":
             refusals = expected.refusals_to_deposit(wish["classes"])
+        elif act == "rebase":
+            refusals = expected.refusals_to_rebase(self.shown[wish["dataset_id"]])
         else:
             refusals = expected.refusals_to_purge(ids[0]) if act == "purge" else expected.refusals_to_withdraw(ids)
         refusal, approved = call(self.second.approve, approval["id"])
@@ -362,6 +407,8 @@ class Machine(RuleBasedStateMachine):
         expected.events["approval.approved"] += 1
         if act == "deposit":
             self.expect_deposit(approved["result_id"], wish["classes"], wish["groups"])
+        elif act == "rebase":
+            self.expect_rebase(approved["result_id"])
         elif act == "withdraw":
             self.expect_withdrawal(approved["result_id"], ids, wish["visibility"])
         elif act == "restore":
@@ -376,7 +423,7 @@ class Machine(RuleBasedStateMachine):
         approval = self.expected.approvals.pop(which % len(self.expected.approvals))
         self.second.refuse(approval["id"], reason=REASON)
         self.expected.events["approval.refused"] += 1
-        if approval["act"] == "deposit":
+        if approval["act"] in ("deposit", "rebase"):
             self.expected.events["dataset.shredded"] += 1
 
     # Ends of withdrawals.
@@ -412,13 +459,14 @@ class Machine(RuleBasedStateMachine):
 
     # Steps that change nothing.
 
-    @rule()
-    def rotate_the_master_key(self) -> None:
-        maintenance.rotate_key(self.service.database, FileMasterKeys(self.service.settings.master_key))
-
-    @rule()
-    def collect_garbage(self) -> None:
-        maintenance.gc(self.service.database, self.service.worker.vault, timedelta(0))
+    @precondition(has_deposits)
+    @rule(is_of_keys=st.booleans())
+    def maintain(self, is_of_keys: bool) -> None:
+        """Rotate the master key, or collect the vault's garbage."""
+        if is_of_keys:
+            maintenance.rotate_key(self.service.database, FileMasterKeys(self.service.settings.master_key))
+        else:
+            maintenance.gc(self.service.database, self.service.worker.vault, timedelta(0))
 
     # Invariants.
 
@@ -453,6 +501,9 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         events = Counter(event["action"] for event in self.service.auditor.audit_events(model=self.model))
+        for deposit_id, deposit in self.expected.deposits.items():
+            if deposit.state == "queued":  # a rebase of the next model would wait for it
+                self.service.operator.cancel(deposit_id)
         assert events == +self.expected.events
         assert self.service.auditor.verify_audit()["is_intact"]
 

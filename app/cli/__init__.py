@@ -12,6 +12,7 @@ from app.cli import (
     keys,
     measurements,
     models,
+    rebases,
     service,
     vault,
     withdrawals,
@@ -43,6 +44,7 @@ _add("Service", service.commands)
 _add("Service", vault.commands, "vault")
 _add("Models", models.commands)
 _add("Deposits", deposits.commands)
+_add("Deposits", rebases.commands)
 _add("Deposits", hardenings.commands)
 _add("Withdrawals", withdrawals.commands)
 _add("Evidence", evidence.commands)

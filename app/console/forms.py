@@ -63,6 +63,9 @@ from app.measurements.jobs import JOBS as MEASUREMENTS
 from app.measurements.schemas import MeasurementCreate
 from app.policies import service as policies
 from app.purges import service as purges
+from app.rebases import service as rebases
+from app.rebases.jobs import JOBS as REBASES
+from app.rebases.schemas import RebaseCreate
 from app.registry import service as registry
 from app.registry.policies import BOUNDS
 from app.registry.service import ModelRow
@@ -198,6 +201,30 @@ def examine(
     row = evidence.request(session, actor, deposit_id, wish)
     tasks.add_task(doorbell.ring, EXAMINATIONS.task, row.id)
     return redirect(f"/console/deposits/{deposit_id}#beyond")
+
+
+@router.post("/models/{name}/rebases")
+def rebase(
+    name: str,
+    actor: Operator,
+    session: SessionDep,
+    doorbell: DoorbellDep,
+    tasks: BackgroundTasks,
+    reason: ReasonField,
+) -> Response:
+    """With the deposit sets that were kept."""
+    row = rebases.request(session, actor, name, RebaseCreate(reason=reason))
+    if not isinstance(row, ApprovalRow):
+        tasks.add_task(doorbell.ring, REBASES.task, row.id)
+    return redirect(f"/console/models/{name}#rebase")
+
+
+@router.post("/rebases/{rebase_id}/cancellation")
+def cancel_rebase(rebase_id: str, actor: Operator, session: SessionDep, vault: VaultDep) -> Response:
+    row = rebases.cancel(session, vault, actor, rebase_id)
+    with session.begin():
+        name = registry.by_id(session, row.model_id).name
+    return redirect(f"/console/models/{name}#rebase")
 
 
 @router.post("/models/{name}/hardenings")

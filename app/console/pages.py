@@ -29,6 +29,7 @@ from app.evidence import service as evidence
 from app.evidence.digests import digest
 from app.hardenings import service as hardenings
 from app.measurements import service as measurements
+from app.rebases import service as rebases
 from app.registry import policies
 from app.registry import service as registry
 from app.second_person import service as second_person
@@ -75,6 +76,7 @@ def show_model(request: Request, name: str, actor: Anybody, session: ReadingDep)
         counts=classes.count_states(report),
         policy=policies.of(model),
         hardening=hardenings.status(session, model),
+        rebase=rebases.newest(session, model.id),
         deposits=of_model,
         more=more,
         names=names,
@@ -277,6 +279,8 @@ def _described(session: Session, row: ApprovalRow) -> str:
         beside = " with preserved images" if wish.get("preserved_set_id") else ""
         apart = " and ".join(", ".join(group) for group in wish.get("groups") or [wish["classes"]])
         return f"deposit {what}{apart}{beside}{_unusual_settings(wish['config'], usual)}"
+    if row.act == Act.REBASE:
+        return f"make the target and all outstanding modules anew{_unusual_settings(wish['config'], DepositConfigIn())}"
     if row.act == Act.BASE:
         return f"make the hardened network the base of {wish['model']}, and destroy everything older"
     if row.act == Act.REMOVE:

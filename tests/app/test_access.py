@@ -34,6 +34,8 @@ NEEDS = {
     "DELETE /v1/models/{name}/datasets/{dataset_id}": {Role.OPERATOR},
     "POST /v1/models/{name}/deposits": {Role.OPERATOR},
     "POST /v1/models/{name}/base": set(),
+    "POST /v1/models/{name}/rebases": {Role.OPERATOR},
+    "POST /v1/rebases/{rebase_id}/cancel": {Role.OPERATOR},
     "POST /v1/models/{name}/hardenings": {Role.OPERATOR},
     "POST /v1/hardenings/{hardening_id}/cancel": {Role.OPERATOR},
     "POST /v1/models/{name}/measurements": {Role.OPERATOR, Role.AUDITOR},

@@ -1,6 +1,7 @@
 """What users do wrong, and what other programs wrote: one line says what to do, and nothing is dropped in silence."""
 
 import io
+import json
 import os
 import threading
 import zipfile
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -17,11 +19,13 @@ from app.base.settings import Settings
 from app.cli import main, output, text_files
 from app.cli import service as service_commands
 from app.cli.image_folders import count_files, zipped
+from app.datasets.tables import DatasetRow
 from app.vault.keys import FileMasterKeys
 from lirf_client import Client
 from lirf_client.errors import NotSendable
 from tests.app.conftest import HTTP, Service, begins_with, on_one_database
 from tests.lirf_core.factories import SPEC
+from worker.rebase import rebase_model
 
 SECRET = "lirf_0123456789ab_canary"
 Run = Callable[..., Result]
@@ -413,3 +417,26 @@ def test_groups_are_listed_in_one_way(run: Run, tmp_path: Path) -> None:
     png(tmp_path / "images" / "auk", "1.png")
     both = "deposit", "birds", "images", "--reason", "r", "--each-class", "--group", "auk"
     assert "not both" in run(*both, code=2).stderr
+
+
+@begins_with("auk", "dodo")
+def test_a_model_is_rebased_from_the_command_line(remote: Run, service: Service, tmp_path: Path) -> None:
+    images = str(service.archive(["auk", "dodo"]))
+    refused = remote("rebase", "birds", "--reason", "r", code=1).stderr
+    assert "were shredded when their deposits ended" in refused
+    remote("rebase", "birds", "--images", str(service.archive(["auk"], name="few.zip")), "--reason", "r", code=1)
+
+    settings = '{"epochs": 1, "batch_size": 4, "proxies": 0}'
+    options = "--images", images, "--reason", "r", "--config", settings, "--no-wait", "--json"
+    rebase_id = json.loads(remote("rebase", "birds", *options).stdout)["id"]
+    assert rebase_model(service.worker, rebase_id)
+    assert rebase_id in remote("rebases", "birds").output
+    with service.database.session() as session:
+        kept = session.scalars(sa.select(DatasetRow.id).where(DatasetRow.shredded_at.is_(None))).all()
+    assert not kept  # also the images of the request that was refused
+    second = json.loads(remote("rebase", "birds", *options).stdout)["id"]
+    assert "is cancelled" in remote("cancel-rebase", second).output
+
+
+def test_settings_of_a_rebase_are_json(run: Run) -> None:
+    assert "--config must be JSON" in run("rebase", "birds", "--reason", "r", "--config", "epochs=1", code=2).stderr

@@ -16,6 +16,7 @@ from app.inference.schemas import InferRequest, RepositoryQuery
 from app.main import routes as application_routes
 from app.measurements.schemas import MeasurementCreate
 from app.purges.schemas import PurgeCreate
+from app.rebases.schemas import RebaseCreate
 from app.registry.schemas import ModelCreate, PolicyChange
 from app.restorations.schemas import RestorationCreate
 from app.second_person.schemas import Refusal
@@ -35,6 +36,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     ModelCreate,
     PolicyChange,
     PurgeCreate,
+    RebaseCreate,
     RestorationCreate,
     Refusal,
     WithdrawalCreate,

@@ -15,9 +15,10 @@ from lirf_client import AwaitingApproval, Client, LirfError, Rebase
 from lirf_core import config as configurations
 from lirf_core.network import digest
 from tests.app.conftest import Service, begins_with, on_one_database
-from tests.app.factories import CLASSES, infer_request
+from tests.app.factories import infer_request
 from tests.app.service import allow_every_loss
 from tests.app.states import without_training_attacks
+from tests.app.test_console import signed_in
 from tests.app.test_scrubbing import has_only_live_objects, is_shredded, module_object, scrubbed_object
 from worker.examination import examine
 from worker.hardening import harden_target
@@ -337,6 +338,23 @@ def test_what_cannot_be_rebased_is_refused_with_the_reason(service: Service) -> 
     assert "has no outstanding deposit" in refused(["auk"])
 
 
+@begins_with()
+def test_the_console_rebases_a_model_and_stops_that(service: Service) -> None:
+    for name in ("auk", "dodo"):
+        service.deposit([name], keep_dataset=True)
+    with signed_in(service, Role.OPERATOR) as browser:
+        page = browser.get("/console/models/birds").text
+        assert "Rebase with the deposit sets that were kept" in page
+        answer = browser.post("/console/models/birds/rebases", data={"reason": "ten deposits"})
+        assert answer.status_code == 200
+        [waiting] = service.reader.rebases("birds")
+        page = browser.get("/console/models/birds").text
+        assert f"Rebase {waiting['id']}: queued" in page
+        browser.post(f"/console/rebases/{waiting['id']}/cancellation")
+        assert service.reader.rebase(waiting["id"])["state"] == "cancelled"
+        assert f"Rebase {waiting['id']}: cancelled" in browser.get("/console/models/birds").text
+
+
 @on_one_database
 @begins_with()
 def test_unknown_rebases_are_named(service: Service) -> None:
@@ -345,4 +363,3 @@ def test_unknown_rebases_are_named(service: Service) -> None:
             call("nothing")
         assert unknown.value.type == "urn:lirf:problem:unknown-rebase"
     assert service.reader.rebases("birds") == []
-    assert CLASSES

@@ -34,6 +34,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/models/{name}/datasets": {"params": {"purpose": "evaluation"}, "content": deposit_zip(["auk"])},
     "POST /v1/models/{name}/deposits": {"json": {"dataset_id": "{dataset_id}", **REASON}},
     "POST /v1/models/{name}/measurements": {"json": {}},
+    "POST /v1/models/{name}/rebases": {"json": {"dataset_id": "{dataset_id}", **REASON}},
     "POST /v1/models/{name}/hardenings": {"json": {}},
     "POST /v1/models/{name}/base": {"json": {"confirm": "{name}", **REASON}},
     "POST /v1/deposits/{deposit_id}/evidence": {"json": {}},
@@ -58,6 +59,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "POST /console/deposits/{deposit_id}/restoration": REASON,
     "POST /console/deposits/{deposit_id}/purge": {"confirmation": "auk", **REASON},
     "POST /console/models/{name}/policy": {"version": 2, "original": "destroy", **REASON},
+    "POST /console/models/{name}/rebases": REASON,
     "POST /console/models/{name}/base": {"confirmation": "{name}", **REASON},
     "POST /console/models/{name}/removal": {"confirmation": "{name}", **REASON},
     "POST /console/approvals/{approval_id}/refusal": REASON,
@@ -96,6 +98,7 @@ def elsewhere(service: Service) -> dict[str, str]:
     [deposit_id] = service.deposits
     withdrawal = service.custodian.withdraw([deposit_id], holder="press", reason="the fair", visibility="held")
     images = service.operator.upload_dataset("birds", service.archive(["auk"]))
+    rebase = service.operator.request_rebase("birds", dataset_id=images["id"], keep_dataset=True, reason="r")
     service.administrator.change_policy("birds", reason="two", needs_second_person=True, hardening="served")
     hardening = service.operator.request_hardening("birds", dataset_id=images["id"])
     with pytest.raises(AwaitingApproval) as awaiting:
@@ -114,6 +117,7 @@ def elsewhere(service: Service) -> dict[str, str]:
         "dataset_id": newest("datasets"),
         "measurement_id": newest("measurements"),
         "hardening_id": hardening["id"],
+        "rebase_id": rebase["id"],
         "key_id": service.administrator.keys()[0]["id"],
     }
 

@@ -364,7 +364,9 @@ def _still_stored(session: Session, modules: Sequence[OlderModule]) -> set[str]:
     stored = dict(session.execute(sa.select(DepositRow.id, DepositRow.module_object_id).where(*is_stored)).all())
     for one in modules:
         if stored.get(one.deposit_id, one.stored.id) != one.stored.id:
-            raise ModuleReplaced(f"The module of deposit '{one.deposit_id}' was replaced meanwhile.")
+            raise ModuleReplaced(
+                f"The module of deposit '{one.deposit_id}' was replaced by its scrubbed one or a rebase's."
+            )
     return set(stored)
 
 

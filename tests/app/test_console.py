@@ -28,6 +28,8 @@ NEEDS = {
     "POST /console/deposits/{deposit_id}/cancellation": {Role.OPERATOR},
     "POST /console/deposits/{deposit_id}/evidence": {Role.OPERATOR, Role.AUDITOR},
     "POST /console/models/{name}/base": set(),
+    "POST /console/models/{name}/rebases": {Role.OPERATOR},
+    "POST /console/rebases/{rebase_id}/cancellation": {Role.OPERATOR},
     "POST /console/models/{name}/hardenings": {Role.OPERATOR},
     "POST /console/hardenings/{hardening_id}/cancellation": {Role.OPERATOR},
     "POST /console/models/{name}/measurements": {Role.OPERATOR, Role.AUDITOR},

@@ -120,6 +120,39 @@ def test_a_whole_day_at_the_terminal(open_terminal: Terminal, digits: Digits, we
         del terminal.environment["LIRF_API_KEY"]
 
 
+def test_classes_that_were_deposited_each_by_itself_are_made_anew(
+    open_terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
+) -> None:
+    terminal = open_terminal
+    register(terminal, weights, "apart")
+    images = str(digits.write_zip(tmp_path / "deposit.zip", digits.of_classes(digits.training, [0, 1])))
+    held_out = str(digits.write_zip(tmp_path / "held-out.zip", digits.held_out))
+    short = ["--no-evidence", "--epochs", "6", "--batch-size", "32", "--learning-rate", "0.01", "--proxies", "100"]
+    as_digits = ["--crop-padding", "1", "--no-flip"]
+    arguments = "apart", images, "--each-class", "--evaluation", held_out, "--reason", "two licences"
+    printed = terminal.run("deposit", *arguments, *short, *as_digits)
+    assert "is done: “0” of apart" in printed
+    assert "is done: “1” of apart" in printed
+    one, zero = terminal.json("deposits", "apart")
+    terminal.run("withdraw", one["id"], "--holder", "press", "--reason", "fair")
+
+    config = {"epochs": 6, "batch_size": 32, "proxies": 100, "learning_rate": 0.01}
+    config["augmentation"] = {"crop_padding": 1, "horizontal_flip": False}
+    rebase = "rebase", "apart", "--images", images, "--reason", "try", "--config", json.dumps(config)
+    printed = terminal.run(*rebase)
+    assert "apart is rebased (revision 2)" in printed
+    assert f"{one['id']}  “1”, deposited" in printed
+    deposits = {deposit["id"]: deposit for deposit in terminal.json("deposits", "apart")}
+    assert {deposit["module_revision"] for deposit in deposits.values()} == {2}
+    for deposit in deposits.values():
+        assert deposit["metrics"]["recover"]["deposited_accuracy"] > 90
+        assert deposit["metrics"]["target"]["deposited_accuracy"] < 40
+    answered = {item["name"]: item["state"] for item in terminal.json("classes", "apart")}
+    assert (answered["0"], answered["1"]) == ("deposited", "withdrawn")
+    terminal.run("purge", zero["id"], "--reason", "r", "--classes", "0")
+    assert "the original network of model 'apart' was destroyed" in terminal.run(*rebase, code=1).lower()
+
+
 def test_a_deposit_goes_on_after_the_service_was_stopped_and_killing_the_service_leaves_no_process(
     terminal: Terminal, digits: Digits, weights: Path, tmp_path: Path
 ) -> None:

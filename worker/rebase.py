@@ -5,6 +5,7 @@ import logging
 from opentelemetry import trace
 from sqlalchemy.orm import Session
 
+from app.deposits import separation
 from app.deposits.jobs import Job, ModuleReplaced
 from app.rebases.jobs import JOBS
 from app.vault import erasure
@@ -40,6 +41,9 @@ def _carry_out(work: Work, session: Session, job: Job) -> None:
         span.set_attributes({"lirf.rebase": job.id, "lirf.attempt": job.token})
         heartbeat = TrainingHeartbeat(work, JOBS, job, "Ask for fewer epochs or fewer images")
         heartbeat.phase("loading")
+        if job.network.rows is None:  # an earlier version stored the model
+            separation.separate(work.database, heartbeat.vault, job.model_id)
+            job = JOBS.read_again(session, job)
         result, figures = make(work, session, job, heartbeat)
         JOBS.publish(session, work.vault, job, result, figures)
         erasure.finish(work.database, work.vault)

@@ -1,7 +1,7 @@
 """Deposits as jobs: what a worker is given, and the one transaction that publishes what it made."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -173,11 +173,6 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             checkpoints=checkpoints.of_job(session, row.id),
             curve=row.curve or {},
         )
-
-    def read_again(self, session: Session, job: Job) -> Job:
-        """The same claim, with the model as it is now."""
-        with session.begin():
-            return replace(self.read(session, self._current(session, job.id)), token=job.token, attempt=job.attempt)
 
     def ready(self) -> tuple[sa.ColumnElement[bool], ...]:
         busy = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)

@@ -3,7 +3,7 @@
 Deposits that wait for a worker go first. A hardening changes neither the working target nor a module.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -119,11 +119,6 @@ class HardeningJobs(ModelJobs[HardeningRow, Job]):
             checkpoints=checkpoints.of_job(session, row.id),
             curve=row.curve or {},
         )
-
-    def read_again(self, session: Session, job: Job) -> Job:
-        """The same claim, with the model as it is now."""
-        with session.begin():
-            return replace(self.read(session, self._current(session, job.id)), token=job.token, attempt=job.attempt)
 
     def details(self, row: HardeningRow) -> dict[str, Any]:
         return {"revision": row.revision}

@@ -13,6 +13,8 @@ from app.base.database import now
 from app.hardenings import base
 from app.hardenings.jobs import JOBS as HARDENINGS
 from app.hardenings.tables import HardeningRow
+from app.rebases.jobs import JOBS as REBASES
+from app.rebases.tables import RebaseRow
 from app.vault import maintenance
 from tests.app.conftest import Service
 from tests.app.crashes import steps_until_death
@@ -20,6 +22,7 @@ from tests.app.factories import infer_request
 from tests.app.test_jobs import expire_lease, reconcile
 from worker.deposit import work_on
 from worker.hardening import harden_target
+from worker.rebase import rebase_model
 from worker.work import Work
 
 
@@ -56,6 +59,47 @@ def test_a_worker_may_die_at_every_durable_step(service: Service) -> None:
         assert len(made_by(service, second)) == 2
         check(service, model, [first, *made_by(service, second)])
 
+    work = Work(service.settings)
+    maintenance.gc(work.database, work.vault, grace=timedelta(0))
+    assert maintenance.check(work.database, work.vault) == []
+    assert service.auditor.verify_audit()["is_intact"]
+
+
+@pytest.mark.attack
+@pytest.mark.processes
+@pytest.mark.timeout(1200)
+def test_a_worker_may_die_at_every_durable_step_of_a_rebase(service: Service) -> None:
+    service.settings.max_attempts = 3
+    service.register()
+    held = [service.deposit([name], keep_dataset=True) for name in ("auk", "dodo")]
+
+    def queued() -> str:
+        config = {"epochs": 1, "batch_size": 4, "proxies": 0}
+        return service.operator.request_rebase("birds", reason="r", config=config)["id"]
+
+    steps = steps_until_death(service, rebase_model, queued(), step=None)
+    assert steps is not None
+    assert steps > 10
+    for step in range(1, steps + 2):  # the last: at the end
+        rebase_id, before = queued(), service.reader.model("birds")["revision"]
+        for time in range(2):
+            taken = steps_until_death(service, rebase_model, rebase_id, step=step)
+            assert taken == step - 1 or time
+            is_published = service.reader.rebase(rebase_id)["state"] == "finished"
+            assert service.reader.model("birds")["revision"] == before + is_published
+            with service.database.session() as session:
+                with session.begin():
+                    expired = sa.update(RebaseRow).where(RebaseRow.state == "running")
+                    session.execute(expired.values(lease_until=now() - timedelta(1)))
+                REBASES.recover(session, service.worker.vault, service.settings)
+        rebase_model(service.worker, rebase_id)
+        assert service.reader.rebase(rebase_id)["state"] == "finished"
+        assert len(list(service.auditor.audit_events(subject=rebase_id, action="rebase.finished"))) == 1
+        assert service.reader.model("birds")["revision"] == before + 1
+        assert {service.reader.deposit(one)["module_revision"] for one in held} == {before + 1}
+        withdrawal = service.custodian.withdraw(held, holder="h", reason="r")
+        assert service.reader.infer("birds", infer_request(1))["parameters"]["withdrawals"] == [withdrawal["id"]]
+        service.custodian.revoke(withdrawal["id"])
     work = Work(service.settings)
     maintenance.gc(work.database, work.vault, grace=timedelta(0))
     assert maintenance.check(work.database, work.vault) == []

@@ -15,6 +15,7 @@ from lirf_client import AwaitingApproval, Client, LirfError, Rebase
 from lirf_core import config as configurations
 from lirf_core.network import digest
 from tests.app.conftest import Service, begins_with, on_one_database
+from tests.app.earlier_version import store_as_earlier_version
 from tests.app.factories import infer_request
 from tests.app.service import allow_every_loss
 from tests.app.states import without_training_attacks
@@ -228,6 +229,16 @@ def test_a_rebase_does_not_overwrite_what_changed_meanwhile(
     elif change == "a deposit":
         assert rebase["state"] == "failed"
         assert "emu" in (rebase["failure"] or "")
+    assert has_only_live_objects(service)
+
+
+@begins_with("auk", "dodo")
+def test_a_model_of_an_earlier_version_is_rebased(service: Service) -> None:
+    """Its upper part has all rows, and its modules have none."""
+    store_as_earlier_version(service.database, service.worker.vault)
+    rebase = rebased(service, ["auk", "dodo"])
+    assert rebase["state"] == "finished", rebase["failure"]
+    service.custodian.withdraw(service.deposits, holder="h", reason="r")
     assert has_only_live_objects(service)
 
 

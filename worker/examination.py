@@ -87,8 +87,8 @@ def _examine(work: Work, job: Job, trained: SplitNetwork | None) -> Evidence:
     if job.members is None and job.membership:
         evidence = replace(evidence, membership=job.membership)
         evidence.missing["membership"] = (
-            f"Measured when the deposit was made, on revision {job.deposit_revision}. "
-            "Its deposit set was shredded after that."
+            f"Measured when the module was made, on revision {job.deposit_revision}. The images were shredded after "
+            "that."
         )
     return evidence
 

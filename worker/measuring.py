@@ -71,7 +71,8 @@ class Measuring:
         """
         losses, hidden = self._on_evaluation_images(compared, classes)
         if hidden and bound < NO_BOUND:
-            before, after = (self._tally(network, self.deposit_set) for network in (compared.before, compared.after))
+            own = self.deposit_set.of_classes(hidden)
+            before, after = (self._tally(network, own) for network in (compared.before, compared.after))
             doubtful = unknown(before, hidden)
             losses += self._loss(before, after, [i for i in hidden if i not in doubtful], "deposit images")
             if doubtful:

@@ -2,12 +2,10 @@
 
 from sqlalchemy.orm import Session
 
+from app.approvals import images
 from app.audit import service as audit
-from app.deposits import requests
-from app.rebases import service as rebases
 from app.registry import service as registry
 from app.second_person import service as second_person
-from app.second_person.service import ApprovalRow
 from app.vault.service import Vault
 
 
@@ -20,14 +18,5 @@ def end_lapsed(session: Session, vault: Vault) -> None:
             model = registry.lock(session, model_id)
             row = second_person.get(session, approval_id)
             is_first = second_person.record_lapse(session, row, model.name)
-            garbage = release_images(session, audit.RECONCILER, row) if is_first else []
+            garbage = images.release(session, audit.RECONCILER, row) if is_first else []
         vault.remove(garbage)
-
-
-def release_images(session: Session, actor: str, approval: ApprovalRow) -> list[str]:
-    """In the caller's transaction, under the model's lock: give up the images of a request that was not approved.
-
-    Returns the vault names to remove after it.
-    """
-    acts = requests.release_request, rebases.release_request
-    return [name for release in acts for name in release(session, actor, approval)]

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from app.access.service import Actor
-from app.approvals import lapses
+from app.approvals import images
 from app.base.database import Database
 from app.base.settings import Settings
 from app.deposits import requests as deposit_requests
@@ -69,6 +69,6 @@ def refuse(session: Session, vault: Vault, actor: Actor, approval_id: str, reaso
     with session.begin():
         model = registry.lock(session, second_person.get(session, approval_id).model_id)
         approval = second_person.refuse(session, actor, approval_id, model.name, reason)
-        garbage = lapses.release_images(session, actor.name, approval)
+        garbage = images.release(session, actor.name, approval)
     vault.remove(garbage)
     return approval

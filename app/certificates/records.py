@@ -61,8 +61,8 @@ def of(session: Session, model: ModelRow, deposit: DepositRow, row: EvidenceRow,
     Raises `EvidenceChanged` if an event was altered, exists twice, or differs from the rows, and `NotExamined` if the
     evidence comes from an earlier version, which did not record what it examined.
     """
-    request = _only(session, "deposit.requested", deposit.made_with or deposit.id)
     finish = _only(session, "deposit.finished", deposit.id)
+    request = _only(session, "deposit.requested", _job_of(finish) or deposit.id)
     examination = _only(session, "evidence.finished", row.id)
     purge = _only(session, "deposit.purged", deposit.id)
     if request is None or finish is None or examination is None:
@@ -97,6 +97,7 @@ def _of_audit(records: Records) -> dict[str, Any]:
         "requester": audit.requester(records.request),
         "classes": sorted(records.deposit.details["classes"]),
         "deposit": details["deposit"],
+        "job": _job_of(records.deposit),
         "revisions": (records.deposit.details["revision"], details["revision"]),
         "reference": details["reference"],
         "reference images": (details.get("reference_set") or {}).get("id"),
@@ -117,6 +118,7 @@ def _of_rows(session: Session, model: ModelRow, deposit: DepositRow, row: Eviden
         "requester": deposit.created_by,
         "classes": sorted(deposits.class_names(session, deposit)),
         "deposit": deposit.id,
+        "job": deposit.made_with,
         "revisions": (deposit.revision, row.revision),
         "reference": evidence.reference_name(session, row),
         "reference images": row.reference_set_id,
@@ -126,6 +128,11 @@ def _of_rows(session: Session, model: ModelRow, deposit: DepositRow, row: Eviden
         "restoration": deposit.restored_at is not None,
         "withdrawals": {withdrawal_id for withdrawal_id, ids in active.items() if deposit.id in ids},
     }
+
+
+def _job_of(finish: AuditEventRow | None) -> str | None:
+    """The deposit whose job made this one, if another did."""
+    return finish.details.get("made_with") if finish else None
 
 
 def _only(session: Session, action: str, subject: str) -> AuditEventRow | None:

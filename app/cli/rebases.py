@@ -9,7 +9,7 @@ import typer
 
 from app.cli.connection import connect
 from app.cli.options import DEFAULT_STATE, DEFAULT_URL, Json, ModelName, Reason, State, Url
-from app.cli.output import cell, err, fail, moment, percent, plain, quoted_classes, show, table
+from app.cli.output import cell, err, fail, moment, out, percent, plain, quoted_classes, show, table
 from app.cli.uploads import packed, upload
 from lirf_client import Deposit, LirfError, Rebase
 
@@ -64,6 +64,8 @@ def rebase_model(
             return
         rebase = _ended(lirf, rebase["id"])
         if rebase["state"] != "finished":
+            if as_json:
+                out.print_json(json.dumps(rebase))
             fail(f"Rebase {rebase['id']} {rebase['state']}: {rebase['failure'] or 'the model is unchanged.'}")
         show(as_json, rebase, _result(rebase, [lirf.deposit(one) for one in rebase["deposits"]]))
 

@@ -277,10 +277,14 @@ def _described(session: Session, row: ApprovalRow) -> str:
         usual = DepositConfigIn() if wish.get("kind") != Kind.SAMPLES else DepositConfigIn.of_samples()
         what = "single images of " if wish.get("kind") == Kind.SAMPLES else ""
         beside = " with preserved images" if wish.get("preserved_set_id") else ""
-        apart = " and ".join(", ".join(group) for group in wish.get("groups") or [wish["classes"]])
+        groups_of_wish = wish.get("groups") or [wish["classes"]]
+        apart = f"by {len(groups_of_wish)} deposits: " if len(groups_of_wish) > 1 else ""
+        apart += "; ".join(", ".join(group) for group in groups_of_wish)
         return f"deposit {what}{apart}{beside}{_unusual_settings(wish['config'], usual)}"
     if row.act == Act.REBASE:
-        return f"make the target and all outstanding modules anew{_unusual_settings(wish['config'], DepositConfigIn())}"
+        images = "images uploaded for it" if wish["dataset_id"] else "the deposit sets that were kept"
+        settings = _unusual_settings(wish["config"], DepositConfigIn())
+        return f"make the target and all outstanding modules anew from {images}, and destroy the old modules{settings}"
     if row.act == Act.BASE:
         return f"make the hardened network the base of {wish['model']}, and destroy everything older"
     if row.act == Act.REMOVE:

@@ -1,7 +1,7 @@
 """Data sets of a model: image archives, checked and stored encrypted."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -185,6 +185,12 @@ def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple
 
 def stored_images(session: Session, dataset_id: str) -> StoredObject:
     return vaults.stored_object(session, get(session, dataset_id).object_id)
+
+
+def shredded(session: Session, dataset_ids: Collection[str]) -> set[str]:
+    """Those of the data sets that are shredded."""
+    query = sa.select(DatasetRow.id).where(DatasetRow.id.in_(dataset_ids), DatasetRow.shredded_at.is_not(None))
+    return set(session.scalars(query))
 
 
 def stored_images_if_present(session: Session, dataset_id: str) -> StoredObject | None:

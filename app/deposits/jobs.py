@@ -29,7 +29,7 @@ from lirf_core.config import DepositConfig
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
 _MADE_AT = sa.func.coalesce(DepositRow.module_revision, DepositRow.revision)  # when the module was made
-TARGET = "target"  # the part of a deposit that trains target and module; the other parts are older deposits' ids
+TARGET = "target"  # the part of a job that trains target and module; each scrub is one, by its deposit's id
 
 
 class ModuleReplaced(RuntimeError):
@@ -185,8 +185,9 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
         return [name for dataset_id in ended for name in datasets.shred(session, actor, dataset_id)]
 
     def may_keep(self, session: Session, job: Job, part: str) -> bool:
-        """Not of a module that was purged meanwhile."""
-        registry.lock(session, job.model_id)
+        """Not of a module that was purged meanwhile, nor once a rebase has replaced the network that it comes from."""
+        if registry.lock(session, job.model_id).revision != job.network.revision:
+            return False
         own = TARGET, *job.groups
         return part in own or session.get_one(DepositRow, part).state == State.DEPOSITED
 
@@ -311,7 +312,8 @@ def _recorded_original(session: Session, row: DepositRow) -> dict[str, float | N
     if row.evaluation_set_id is None:
         return None
     same_set = DepositRow.model_id == row.model_id, DepositRow.evaluation_set_id == row.evaluation_set_id
-    metrics = _newest_published(session, DepositRow.metrics, *same_set)
+    # The figures of a rebase may be of another set.
+    metrics = _newest_published(session, DepositRow.metrics, *same_set, DepositRow.module_revision.is_(None))
     return metrics["original"]["by_class"] if metrics and metrics["original"] else None
 
 

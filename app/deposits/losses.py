@@ -169,9 +169,9 @@ def _faults(losses: Losses, policy: Policy, job: str) -> Iterator[str]:
         yield from _beyond(classes, of_module, policy.max_module_loss)
         yield from _beyond_in_all(classes, losses.module_totals.get(deposit_id), policy.max_total_loss)
     for deposit_id, of_scrubbed in losses.scrubs.items():
-        whose = f"of the older deposit '{deposit_id}'" if deposit_id in losses.modules else "to be deposited"
-        classes = f"the classes {whose}, with the module that waits for a purge"
-        yield from _beyond(classes, of_scrubbed, policy.max_module_loss)
+        age = "older " if deposit_id in losses.modules else ""
+        classes = f"the classes of the {age}deposit '{deposit_id}', with the module that waits for a purge"
+        yield from _beyond(classes, of_scrubbed, policy.max_module_loss, job)
 
 
 def preserved_faults(losses: Losses, policy: Policy, job: str = "deposit") -> Iterator[str]:

@@ -13,6 +13,7 @@ from app.base.errors import Problem
 from app.datasets import service as datasets
 from app.datasets.service import DatasetInUse, Purpose
 from app.deposits import service as deposits
+from app.deposits.groups import planned
 from app.deposits.jobs import config_of
 from app.deposits.ranges import demand_settings
 from app.deposits.schemas import DepositCreate
@@ -218,10 +219,12 @@ def _queue(
         group_id = new_id() if number else None
         indices = [index[normal_form(name)] for name in group]
         session.add_all(DepositClassRow(deposit_id=row.id, class_index=one, group_id=group_id) for one in indices)
+    session.flush()
     counts = datasets.get(session, row.dataset_id).counts
     details: dict[str, Any] = {"kind": row.kind, "classes": names, "images": counts, "config": row.config}
     if checked.groups and len(checked.groups) > 1:
         details["groups"] = checked.groups
+        details["deposits"] = list(planned(session, row))
     if row.preserved_set_id:
         details["preserved_images"] = datasets.get(session, row.preserved_set_id).counts
     if requester.key_id != actor.key_id:
@@ -236,31 +239,6 @@ def _queue(
         details=details,
     )
     return row
-
-
-def release_request(session: Session, actor: str, approval: ApprovalRow) -> list[str]:
-    """In the caller's transaction, under the model's lock: give up what a request that was not approved needed.
-
-    Its deposit set and its preserved set are shredded, as when a deposit ends, unless the request would have kept them,
-    or an unfinished deposit or another request that waits needs them. Returns the vault names to remove after the
-    transaction.
-    """
-    if approval.act != Act.DEPOSIT:
-        return []
-    waiting = second_person.waiting(session, approval.model_id, Act.DEPOSIT)
-    needed = {dataset_id for other in waiting for dataset_id in _given_up(other.wish, with_kept=True)}
-    return [
-        name
-        for dataset_id in _given_up(approval.wish)
-        if dataset_id not in needed and not deposits.uses_dataset(session, dataset_id)
-        for name in datasets.shred(session, actor, dataset_id)
-    ]
-
-
-def _given_up(wish: dict[str, Any], *, with_kept: bool = False) -> list[str]:
-    """The sets that end with the deposit. Requests of an earlier version have no preserved set."""
-    sets = ("dataset_id", "keep_dataset"), ("preserved_set_id", "keep_preserved_set")
-    return [wish[name] for name, keep in sets if wish.get(name) and (with_kept or not wish.get(keep))]
 
 
 def _check_classes(session: Session, model: registry.ModelRow, indices: list[int], kind: str) -> None:

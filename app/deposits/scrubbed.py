@@ -75,16 +75,16 @@ def known_later(session: Session, rows: Collection[DepositRow]) -> dict[str, lis
     if not waiting:
         return {}
     of_models = DepositRow.model_id.in_({row.model_id for row in waiting}), DepositRow.state == State.DEPOSITED
-    later = session.scalars(_few_columns().where(*of_models).order_by(DepositRow.revision, DepositRow.id)).all()
+    later = session.scalars(few_columns().where(*of_models).order_by(DepositRow.revision, DepositRow.id)).all()
     return {row.id: [one for one in later if one.model_id == row.model_id and _knows(row, one)] for row in waiting}
 
 
 def _with_waiting(session: Session, model_id: str) -> Sequence[DepositRow]:
-    waiting = _few_columns().where(DepositRow.model_id == model_id, DepositRow.scrubbed_object_id.is_not(None))
+    waiting = few_columns().where(DepositRow.model_id == model_id, DepositRow.scrubbed_object_id.is_not(None))
     return session.scalars(waiting.order_by(DepositRow.revision, DepositRow.id)).all()
 
 
-def _few_columns() -> sa.Select[DepositRow]:
+def few_columns() -> sa.Select[DepositRow]:
     """Deposits without their figures, which have an entry for each other deposit."""
     return sa.select(DepositRow).options(defer(DepositRow.metrics), defer(DepositRow.losses), defer(DepositRow.config))
 

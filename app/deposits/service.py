@@ -13,6 +13,7 @@ from app.base.errors import Problem
 from app.base.paging import PageRequest, newest_first
 from app.deposits import jobs
 from app.deposits.jobs import JOBS
+from app.deposits.scrubbed import few_columns
 from app.deposits.tables import UNFINISHED as UNFINISHED
 from app.deposits.tables import DepositClassRow, State
 from app.deposits.tables import DepositRow as DepositRow
@@ -70,6 +71,18 @@ def uses_dataset(session: Session, dataset_id: str) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
+def needs_dataset(session: Session, dataset_id: str) -> bool:
+    """Whether an unfinished deposit uses the data set, or an outstanding one keeps it."""
+    keeps = DepositRow.dataset_id == dataset_id, DepositRow.keeps_dataset, DepositRow.state == State.DEPOSITED
+    is_kept = session.scalar(sa.select(DepositRow.id).where(*keeps).limit(1)) is not None
+    return is_kept or uses_dataset(session, dataset_id)
+
+
+def models_with_running() -> sa.Select[str]:
+    """A query for the ids of the models of which a deposit is running."""
+    return sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
+
+
 def models_with_set(dataset_id: str) -> sa.Select[str]:
     """A query for the ids of the models of which an outstanding deposit learnt from this deposit set."""
     is_outstanding = DepositRow.dataset_id == dataset_id, DepositRow.state == State.DEPOSITED
@@ -114,7 +127,7 @@ def ids_of_models(model_ids: sa.Select[str]) -> sa.Select[str]:
 def with_modules(session: Session, model_id: str) -> Sequence[DepositRow]:
     """The deposits of a model that have a module, oldest first."""
     is_deposited = DepositRow.model_id == model_id, DepositRow.state == State.DEPOSITED
-    return session.scalars(sa.select(DepositRow).where(*is_deposited).order_by(DepositRow.id)).all()
+    return session.scalars(few_columns().where(*is_deposited).order_by(DepositRow.revision, DepositRow.id)).all()
 
 
 def get(session: Session, deposit_id: str) -> DepositRow:
@@ -124,9 +137,10 @@ def get(session: Session, deposit_id: str) -> DepositRow:
         if job_id := session.scalar(
             sa.select(DepositClassRow.deposit_id).where(DepositClassRow.group_id == deposit_id).limit(1)
         ):
+            job = session.get_one(DepositRow, job_id)
             raise UnknownDeposit(
-                f"There is no deposit '{deposit_id}' yet: deposit '{job_id}' was to make it. "
-                f"`GET /v1/deposits/{job_id}` says what became of that."
+                f"There is no deposit '{deposit_id}': the job of deposit '{job_id}', which makes it, is {job.state}. "
+                f"`GET /v1/deposits/{job_id}` says more."
             )
         raise UnknownDeposit(
             f"There is no deposit '{deposit_id[:64]}'. `GET /v1/models/NAME/deposits` lists a model's deposits."
@@ -144,16 +158,11 @@ def locked(session: Session, deposit_id: str) -> tuple[registry.ModelRow, Deposi
 
 def of_revision(session: Session, model_id: str, number: int) -> DepositRow | None:
     """A deposit that made this revision of a model or, if a rebase did, the newest one whose module it made."""
-    of_revision = (
-        DepositRow.model_id == model_id,
-        sa.func.coalesce(DepositRow.module_revision, DepositRow.revision) == number,
-    )
-    return session.scalar(
-        sa.select(DepositRow)
-        .where(*of_revision)
-        .order_by(DepositRow.made_with.is_(None).desc(), DepositRow.id.desc())
-        .limit(1)
-    )
+    made_at = sa.func.coalesce(DepositRow.module_revision, DepositRow.revision)
+    of_revision = sa.select(DepositRow).where(DepositRow.model_id == model_id, made_at == number)
+    is_outstanding, is_of_job = DepositRow.state == State.DEPOSITED, DepositRow.made_with.is_(None)
+    order = is_outstanding.desc(), is_of_job.desc(), DepositRow.revision.desc(), DepositRow.id.desc()
+    return session.scalar(of_revision.order_by(*order).limit(1))
 
 
 def models_at_a_deposits_revision(session: Session, model_ids: Sequence[str]) -> set[str]:

@@ -94,4 +94,4 @@ class DepositClassRow(Base):
 
     deposit_id: Mapped[str] = mapped_column(sa.ForeignKey("deposits.id"), primary_key=True)
     class_index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    group_id: Mapped[str | None] = mapped_column(sa.String(36))
+    group_id: Mapped[str | None] = mapped_column(sa.String(36), index=True)

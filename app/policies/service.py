@@ -13,6 +13,7 @@ from app.base.errors import Problem
 from app.deposits import scrubbed
 from app.deposits.scrubbed import Replaced
 from app.measurements import service as measurements
+from app.rebases import service as rebases
 from app.registry import policies
 from app.registry import service as registry
 from app.registry.policies import Policy
@@ -94,6 +95,8 @@ def _change(session: Session, actor: Actor, model: ModelRow, policy: Policy, rea
         registry.bump_generation(session, model.id)  # another network may answer from now on
     session.flush()
     destroyed, garbage = policies.destroy_older(session, model)
+    if policy.original == "destroy":  # its checkpoints know what the original knew
+        garbage += rebases.cancel_all(session, actor.name, model.id)
     replaced = scrubbed.put_in_place(session, model.id) if policy.scrubs_at_once else Replaced([], [])
     garbage += replaced.garbage
     if replaced.deposits:

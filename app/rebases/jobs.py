@@ -5,8 +5,10 @@ network. Deposits that wait for a worker go first.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.base.database import now
@@ -31,11 +33,11 @@ from app.rebases.tables import RebaseRow, State
 from app.registry import policies
 from app.registry import service as registry
 from app.registry.model_jobs import ModelJobs
-from app.registry.service import ModelRow
+from app.registry.service import ModelRow, StoredNetwork
 from app.vault.service import Vault
 from lirf_core.enumeration import enumerated
 
-KNOWN_MORE = 5.0  # points that a new target may answer more of a deposit's classes than the one that the deposit made
+MAX_DEPOSITS = 100  # as many as a request for a deposit may have groups
 
 
 class RebaseNotPossible(Problem):
@@ -58,16 +60,19 @@ class ImagesDiffer(Problem):
     status, slug, title = 422, "images-differ", "The images show other classes than the deposits hold"
 
 
-class ForgetsLess(ValueError):
-    """The new target answers more of the deposited classes than the one in service."""
+@dataclass(frozen=True, kw_only=True)
+class RebaseJob(Job):
+    """A claimed rebase: a deposit's job whose `network` is the original. `current`: the target in service."""
+
+    current: StoredNetwork
 
 
-class RebaseJobs(ModelJobs[RebaseRow, Job]):
+class RebaseJobs(ModelJobs[RebaseRow, RebaseJob]):
     """A cancelled rebase ends at once: what its worker stores is discarded."""
 
     row, states, name, task, ends_at_once = RebaseRow, State, "rebase", REBASE, True
 
-    def read(self, session: Session, row: RebaseRow) -> Job:
+    def read(self, session: Session, row: RebaseRow) -> RebaseJob:
         """Raises `RebaseNotPossible`, `Shredded`, and what `demand_images` does."""
         model = registry.by_id(session, row.model_id)
         outstanding = demand_possible(session, model)
@@ -76,7 +81,8 @@ class RebaseJobs(ModelJobs[RebaseRow, Job]):
         assert original
         of_groups = deposit_jobs.class_indices(session, [one.id for one in outstanding])
         held = registry.deposited(session, model.id)
-        return Job(
+        return RebaseJob(
+            current=registry.stored_network(session, model),
             id=row.id,
             token=row.token,
             attempt=row.attempts,
@@ -111,11 +117,17 @@ class RebaseJobs(ModelJobs[RebaseRow, Job]):
         return deposit_jobs.is_any_ready(session)
 
     def release(self, session: Session, row: RebaseRow, actor: str) -> list[str]:
-        if row.dataset_id is None or row.keeps_dataset or deposits.uses_dataset(session, row.dataset_id):
+        if row.dataset_id is None or row.keeps_dataset:
             return []
-        return datasets.shred(session, actor, row.dataset_id)
+        users = deposits.needs_dataset, hardenings.uses_dataset
+        is_needed = any(uses(session, row.dataset_id) for uses in users)
+        return [] if is_needed else datasets.shred(session, actor, row.dataset_id)
 
-    def publish(self, session: Session, vault: Vault, job: Job, result: Result, figures: Figures | None) -> None:
+    def ready(self) -> tuple[sa.ColumnElement[bool], ...]:
+        """No deposit of the model runs, which would change the modules."""
+        return (RebaseRow.model_id.not_in(deposits.models_with_running()),)
+
+    def publish(self, session: Session, vault: Vault, job: RebaseJob, result: Result, figures: Figures | None) -> None:
         """Put the new target and the new modules into service; the keys of the old modules are destroyed.
 
         Raises `BeyondBounds`, `ForgetsLess`, `ModuleReplaced`, `Cancelled`, `LeaseLost`.
@@ -128,17 +140,18 @@ class RebaseJobs(ModelJobs[RebaseRow, Job]):
             demand_unchanged(session, job, policy)
             for made in result.deposits:
                 demand_within(made.losses, policy, model.name, job.config, "rebase")
-                _demand_forgotten(session, made)
             row.revision, old_rows = registry.publish_revision(
                 session, job.model_id, result.target, result.rows, None, {}
             )
             row.deposits = [made.id for made in result.deposits]
             row.progress = {**row.progress, "phase": "finished"}
             garbage = [old_rows, *groups.make_anew(session, result.deposits, row.revision)]
-            replaced = scrubbed.put_in_place(session, job.model_id) if policy.scrubs_at_once else Replaced([], [])
+            replaced = scrubbed.put_in_place(session, job.model_id) if job.policy.scrubs_at_once else Replaced([], [])
             garbage += replaced.garbage
             registry.count_replacement(session, job.model_id)
             destroyed, older = policies.destroy_older(session, model)
+            followed = self._follow(session, row)
+            garbage += older + followed
             self.record(
                 session,
                 WORKER,
@@ -148,13 +161,13 @@ class RebaseJobs(ModelJobs[RebaseRow, Job]):
                 revision=row.revision,
                 target_object=result.target.name,
                 rows_object=result.rows.name,
-                deposits={made.id: _told(job, made) for made in result.deposits},
+                deposits={made.id: _for_audit(job, made) for made in result.deposits},
+                scrubbed_modules_of=replaced.deposits,
                 destroyed_objects=garbage,
                 destroyed_revisions=destroyed,
             )
             if figures:
                 measurements.store(session, job.model_id, row.evaluation_set_id, row.revision, figures)
-            garbage += older + self._follow(session, row)
             garbage += checkpoints.delete(session, [job.id])
             # A deposit that went on from an older network would bring back what was deposited before.
             garbage += checkpoints.delete(session, deposits.ids_of_model(job.model_id))
@@ -182,6 +195,11 @@ def demand_possible(session: Session, model: ModelRow) -> Sequence[DepositRow]:
         raise RebaseNotPossible(
             f"Deposits of single images of model '{model.name}' are outstanding: {enumerated(samples, 10)}. They "
             "cannot be made together with others. Purge them first."
+        )
+    if len(outstanding) > MAX_DEPOSITS:
+        raise RebaseNotPossible(
+            f"Model '{model.name}' has {len(outstanding)} outstanding deposits; a rebase can make the modules of at "
+            f"most {MAX_DEPOSITS} anew."
         )
     if registry.revision_if_present(session, model, 0) is None:
         raise RebaseNotPossible(
@@ -218,11 +236,11 @@ def demand_images(
 def _kept_sets(
     session: Session, model: ModelRow, outstanding: Sequence[DepositRow], names: Collection[str]
 ) -> list[str]:
-    missing = [row for row in outstanding if datasets.get(session, row.dataset_id).shredded_at]
-    if missing:
-        shredded = sorted(name for of_one in deposits.names_of(session, missing).values() for name in of_one)
+    shredded = datasets.shredded(session, [row.dataset_id for row in outstanding])
+    if missing := [row for row in outstanding if not row.keeps_dataset or row.dataset_id in shredded]:
+        without = sorted(name for of_one in deposits.names_of(session, missing).values() for name in of_one)
         raise ImagesMissing(
-            f"The images of {_quoted(shredded)} were shredded when their deposits ended. Upload one data set with "
+            f"The images of {_quoted(without)} were not kept when their deposits ended. Upload one data set with "
             f"images of {_quoted(sorted(names))} (`POST /v1/models/{model.name}/datasets?purpose=deposit`), and name "
             "it as `dataset_id`."
         )
@@ -238,30 +256,19 @@ def _demand_same(session: Session, model: ModelRow, job: Job) -> None:
     now_stored = {one.deposit_id: one.stored.id for one in deposit_jobs.stored_modules(session, model.id)}
     if now_stored != {one.deposit_id: one.stored.id for one in job.replaced_modules}:
         raise ModuleReplaced("A deposit or a purge has changed the model's modules meanwhile.")
+    if registry.revision_if_present(session, model, 0) is None:
+        raise ModuleReplaced("The original network was destroyed meanwhile.")
 
 
-def _demand_forgotten(session: Session, made: MadeDeposit) -> None:
-    """Wrong images must not bring back what was forgotten. Raises `ForgetsLess`."""
-    row = deposits.get(session, made.id)
-    before, after = (_answered(metrics) for metrics in (row.metrics, made.metrics))
-    if before is not None and after is not None and after > before + KNOWN_MORE:
-        raise ForgetsLess(
-            f"It was not published, and nothing was changed. The new target answers {after:.1f} % of the held-out "
-            f"images of deposit '{made.id}'; the target of that deposit answered {before:.1f} %. Check that the images "
-            "show the deposited classes, or upload more of them."
-        )
-
-
-def _answered(metrics: dict[str, Any] | None) -> float | None:
-    return metrics["target"]["deposited_accuracy"] if metrics else None
-
-
-def _told(job: Job, made: MadeDeposit) -> dict[str, object]:
-    """What the audit says of a deposit whose module was made anew."""
+def _for_audit(job: Job, made: MadeDeposit) -> dict[str, Any]:
+    """Of a deposit whose module was made anew. What has an entry for each other deposit stays in the deposit's row."""
+    of_target, of_recover = (
+        made.metrics and {name: value for name, value in made.metrics[network].items() if name != "by_class"}
+        for network in ("target", "recover")
+    )
     return {
         "classes": job.names(made.classes),
         "module_object": made.module.name,
         "scrubbed_object": made.scrubbed.stored.name if made.scrubbed else None,
-        "metrics": made.metrics,
-        "losses": made.losses.as_json(),
+        "metrics": {"target": of_target, "recover": of_recover},
     }

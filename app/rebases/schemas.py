@@ -22,7 +22,9 @@ class RebaseCreate(BaseModel):
         False, description="Keep the images of `dataset_id`. Otherwise they are shredded when the rebase ends."
     )
     reason: Reason
-    config: DepositConfigIn = Field(DepositConfigIn(), description="As of a deposit.")
+    config: DepositConfigIn | None = Field(
+        None, description="Settings of a deposit. What is left out is as in the newest outstanding deposit."
+    )
 
 
 class Rebase(BaseModel):

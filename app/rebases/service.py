@@ -15,6 +15,8 @@ from app.datasets.service import DatasetInUse, Purpose
 from app.deposits import service as deposits
 from app.deposits.jobs import config_of
 from app.deposits.ranges import demand_settings
+from app.deposits.schemas import DepositConfigIn
+from app.hardenings.service import uses_dataset as hardening_uses
 from app.jobs.machine import AlreadyEnded
 from app.jobs.mixin import UNFINISHED
 from app.rebases.jobs import JOBS, RebaseNotPossible, demand_images, demand_possible
@@ -53,7 +55,8 @@ def request(session: Session, actor: Actor, model_name: str, body: RebaseCreate)
     Raises `SettingsNeedAdministrator`, `UnknownModel`, `WeightsMissing`, `RebaseUnfinished`, `RebaseNotPossible`,
     `ImagesMissing`, `ImagesDiffer`, `UnknownDataset`, `DatasetShredded`, `DatasetInUse`.
     """
-    demand_settings(actor, config_of(body.config.model_dump()))
+    if body.config:
+        demand_settings(actor, config_of(body.config.model_dump()))
     with session.begin():
         model = registry.get_ready(session, model_name)
         checked = _checked(session, model, body)
@@ -87,16 +90,18 @@ def _checked(session: Session, model: ModelRow, body: RebaseCreate) -> RebaseCre
             f"Deposits of model '{model.name}' have not ended: {enumerated(ids, 10)}. Wait for them, or cancel them."
         )
     demand_images(session, model, outstanding, body.dataset_id)
-    if body.dataset_id and deposits.uses_dataset(session, body.dataset_id):
+    if body.dataset_id and any(uses(session, body.dataset_id) for uses in (deposits.uses_dataset, hardening_uses)):
         raise DatasetInUse(
-            f"An unfinished deposit uses data set '{body.dataset_id}'. Wait for that deposit to end, or upload the "
+            f"An unfinished deposit or hardening uses data set '{body.dataset_id}'. Wait for it to end, or upload the "
             "images again."
         )
     newest = datasets.newest_evaluation_set(session, model.id)
     evaluation_id = newest.id if newest else None
     if body.evaluation_set_id:
         evaluation_id = datasets.get_usable(session, model.id, body.evaluation_set_id, Purpose.EVALUATION).id
-    return body.model_copy(update={"evaluation_set_id": evaluation_id})
+    chosen = body.config.model_dump(exclude_unset=True) if body.config else {}
+    config = DepositConfigIn(**{**outstanding[-1].config, **chosen})
+    return body.model_copy(update={"evaluation_set_id": evaluation_id, "config": config})
 
 
 def _queue(session: Session, actor: Actor, model: ModelRow, checked: RebaseCreate, requester: Requester) -> RebaseRow:
@@ -108,7 +113,7 @@ def _queue(session: Session, actor: Actor, model: ModelRow, checked: RebaseCreat
         dataset_id=checked.dataset_id,
         evaluation_set_id=checked.evaluation_set_id,
         keeps_dataset=checked.keep_dataset,
-        config=checked.config.model_dump(),
+        config=(checked.config or DepositConfigIn()).model_dump(),
         reason=checked.reason,
         created_at=now(),
         created_by=requester.name,
@@ -116,7 +121,13 @@ def _queue(session: Session, actor: Actor, model: ModelRow, checked: RebaseCreat
     )
     session.add(row)
     session.flush()
-    details = {"dataset": row.dataset_id, "evaluation_set": row.evaluation_set_id, "config": row.config}
+    details = {
+        "deposits": deposits.outstanding(session, model.id),
+        "dataset": row.dataset_id,
+        "images": datasets.get(session, row.dataset_id).counts if row.dataset_id else None,
+        "evaluation_set": row.evaluation_set_id,
+        "config": row.config,
+    }
     if requester.key_id != actor.key_id:
         details |= requester.details()
     audit.record(
@@ -129,19 +140,6 @@ def _queue(session: Session, actor: Actor, model: ModelRow, checked: RebaseCreat
         details=details,
     )
     return row
-
-
-def release_request(session: Session, actor: str, approval: ApprovalRow) -> list[str]:
-    """In the caller's transaction, under the model's lock: shred the images of a request that was not approved, unless
-    it would have kept them, or another one needs them. Returns the vault names to remove after the transaction.
-    """
-    dataset_id = approval.wish.get("dataset_id")
-    if approval.act != Act.REBASE or dataset_id is None or approval.wish["keep_dataset"]:
-        return []
-    waiting = second_person.waiting(session, approval.model_id, Act.REBASE)
-    if uses_dataset(session, dataset_id) or any(other.wish["dataset_id"] == dataset_id for other in waiting):
-        return []
-    return datasets.shred(session, actor, dataset_id)
 
 
 def cancel(session: Session, vault: Vault, actor: Actor, rebase_id: str) -> RebaseRow:

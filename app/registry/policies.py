@@ -15,8 +15,8 @@ from app.registry.tables import Scrub as Scrub
 @dataclass(frozen=True)
 class Policy:
     """original: `seal` leaves networks from before a deposit encrypted in the vault, where nobody can query them;
-    `destroy` shreds them when the deposit is finished. needs_second_person: whether deposits, withdrawals,
-    restorations, purges and changes to this policy need the approval of a second person.
+    `destroy` shreds them when the deposit is finished. needs_second_person: whether deposits, rebases,
+    withdrawals, restorations, purges and changes to this policy need the approval of a second person.
 
     The bounds, in points from 0 to 100; a deposit beyond one of them is not published. max_preserved_loss: what the
     preserved classes may lose by one deposit. max_module_loss: what the deposited classes may lose when they are

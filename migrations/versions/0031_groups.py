@@ -16,3 +16,4 @@ def upgrade() -> None:
     )
     op.create_index("ix_deposits_made_with", "deposits", ["made_with"])
     op.add_column("deposit_classes", sa.Column("group_id", sa.String(36)))
+    op.create_index("ix_deposit_classes_group_id", "deposit_classes", ["group_id"])

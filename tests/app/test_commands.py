@@ -423,7 +423,7 @@ def test_groups_are_listed_in_one_way(run: Run, tmp_path: Path) -> None:
 def test_a_model_is_rebased_from_the_command_line(remote: Run, service: Service, tmp_path: Path) -> None:
     images = str(service.archive(["auk", "dodo"]))
     refused = remote("rebase", "birds", "--reason", "r", code=1).stderr
-    assert "were shredded when their deposits ended" in refused
+    assert "were not kept when their deposits ended" in refused
     remote("rebase", "birds", "--images", str(service.archive(["auk"], name="few.zip")), "--reason", "r", code=1)
 
     settings = '{"epochs": 1, "batch_size": 4, "proxies": 0}'

@@ -132,7 +132,7 @@ def test_until_the_job_ends_its_own_deposit_holds_all_groups(service: Service) -
     assert queued["classes"] == ["auk", "dodo"]
     assert own == {"deposit": deposit_id, "classes": ["dodo"]}
     assert other["classes"] == ["auk"]
-    with pytest.raises(LirfError, match=f"deposit '{deposit_id}' was to make it") as unknown:
+    with pytest.raises(LirfError, match=f"deposit '{deposit_id}', which makes it, is queued") as unknown:
         service.reader.deposit(other["deposit"])
     assert unknown.value.status == 404
 

@@ -1,6 +1,8 @@
 """A rebase makes the target and all outstanding modules anew, and every deposit keeps its id."""
 
 import threading
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,9 +10,12 @@ import sqlalchemy as sa
 
 import worker.deposit
 from app.access.service import Role
+from app.approvals import lapses
+from app.base.database import now
 from app.datasets.tables import DatasetRow
 from app.deposits.tables import DepositRow
 from app.jobs.tables import CheckpointRow
+from app.second_person.tables import ApprovalRow
 from lirf_client import AwaitingApproval, Client, LirfError, Rebase
 from lirf_core import config as configurations
 from lirf_core.network import digest
@@ -156,21 +161,26 @@ def test_a_rebase_beyond_the_bounds_changes_nothing(service: Service) -> None:
     assert has_only_live_objects(service)
 
 
-@begins_with("auk", "dodo", is_trained=True, has_evaluation_set=True)
-def test_wrong_images_that_would_forget_less_are_refused(service: Service) -> None:
+@begins_with(is_trained=True, has_evaluation_set=True)
+@pytest.mark.parametrize("has_held_out", [True, False])
+def test_wrong_images_that_would_forget_less_are_refused(service: Service, has_held_out: bool) -> None:
     allow_every_loss(service.database, "birds")
-    with service.database.session() as session, session.begin():
-        for deposit_id in service.deposits:
-            row = session.get_one(DepositRow, deposit_id)
-            assert row.metrics
-            row.metrics = {**row.metrics, "target": {**row.metrics["target"], "deposited_accuracy": 0.0}}
-    dataset = service.operator.upload_dataset("birds", service.archive(["auk", "dodo"], shown="kiwi"))
-    rebase = rebased(
-        service, dataset_id=dataset["id"], config={**CONFIG, "learning_rate": 1e-6}, by=service.administrator
-    )
+    forgetting = {"epochs": 40, "learning_rate": 0.05}
+    deposits = [service.deposit([name], each=12, config=forgetting) for name in ("auk", "dodo")]
+    for deposit_id in deposits:
+        metrics = service.reader.deposit(deposit_id)["metrics"]
+        assert metrics
+        assert metrics["target"]["deposited_accuracy"] == 0.0
+    if not has_held_out:
+        with service.database.session() as session, session.begin():
+            session.execute(sa.update(DatasetRow).values(shredded_at=now()).where(DatasetRow.purpose == "evaluation"))
+    shown = None if not has_held_out else "kiwi"
+    dataset = service.operator.upload_dataset("birds", service.archive(["auk", "dodo"], each=12, shown=shown))
+    rebase = rebased(service, dataset_id=dataset["id"], config={**CONFIG, "learning_rate": 1e-4})
     assert rebase["state"] == "failed"
-    assert "answers" in (rebase["failure"] or "")
-    assert "Check that the images show the deposited classes" in (rebase["failure"] or "")
+    assert "Check that the images of the rebase show the deposited classes" in (rebase["failure"] or "")
+    assert "the target in service answers 0.0 %" in (rebase["failure"] or "")
+    assert has_only_live_objects(service)
 
 
 @begins_with("auk", "dodo")
@@ -240,6 +250,84 @@ def test_a_model_of_an_earlier_version_is_rebased(service: Service) -> None:
     assert rebase["state"] == "finished", rebase["failure"]
     service.custodian.withdraw(service.deposits, holder="h", reason="r")
     assert has_only_live_objects(service)
+
+
+@begins_with("auk", "dodo")
+def test_no_original_is_left_by_a_rebase_that_the_policy_overtakes(service: Service) -> None:
+    rebase_id = queue(service, ["auk", "dodo"])
+    service.administrator.change_policy("birds", original="destroy", reason="r")
+    assert service.reader.rebase(rebase_id)["state"] == "cancelled"
+    assert has_only_live_objects(service)
+
+
+@begins_with()
+def test_images_that_another_job_or_deposit_needs_stay(service: Service) -> None:
+    service.administrator.change_policy("birds", hardening="served", reason="r")
+    deposit_id = service.deposit(["auk"])
+    [hardening] = service.reader.hardenings("birds")  # it holds the deposit set, which is not kept
+    assert refusal(service).type == "urn:lirf:problem:images-missing"
+    assert refusal(service, dataset_id=hardening["dataset_id"]).type == "urn:lirf:problem:dataset-in-use"
+    service.operator.cancel_hardening(hardening["id"])
+
+    kept = service.operator.upload_dataset("birds", service.archive(["auk"]))["id"]
+    with service.database.session() as session, session.begin():
+        row = session.get_one(DepositRow, deposit_id)
+        row.dataset_id, row.keeps_dataset = kept, True
+    service.operator.cancel_rebase(queue(service, dataset_id=kept))
+    assert not is_set_shredded(service, kept)
+
+
+@begins_with("auk")
+def test_a_lapsed_request_gives_its_images_up(service: Service) -> None:
+    service.administrator.change_policy("birds", needs_second_person=True, reason="r")
+    with pytest.raises(AwaitingApproval) as awaiting:
+        queue(service, ["auk"])
+    with service.database.session() as session:
+        with session.begin():
+            session.execute(sa.update(ApprovalRow).values(expires_at=now() - timedelta(seconds=1)))
+        lapses.end_lapsed(session, service.worker.vault)
+    assert is_set_shredded(service, awaiting.value.approval["wish"]["dataset_id"])
+
+
+@begins_with("auk", "dodo")
+def test_restored_classes_stay_on_and_settings_are_those_of_the_newest_deposit(service: Service) -> None:
+    service.custodian.restore(service.deposits[0], reason="r")
+    dataset = service.operator.upload_dataset("birds", service.archive(["auk", "dodo"]))
+    rebase_id = service.operator.request_rebase("birds", dataset_id=dataset["id"], reason="r", keep_dataset=True)["id"]
+    settings = service.reader.rebase(rebase_id)["config"]
+    assert settings == service.reader.deposit(service.deposits[1])["config"]
+    assert not settings["augmentation"]["horizontal_flip"]
+    assert rebase_model(service.worker, rebase_id)
+    states = {one["name"]: one["state"] for one in service.reader.classes("birds")}
+    assert (states["auk"], states["dodo"]) == ("restored", "deposited")
+    assert not is_set_shredded(service, dataset["id"])
+
+
+@begins_with("auk", "dodo")
+def test_a_deposit_does_not_go_on_from_a_checkpoint_of_before_a_rebase(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.settings.checkpoint_seconds = 0
+    rebase_id, deposit_id = queue(service, ["auk", "dodo"]), service.queue(["emu"], config={"epochs": 3})
+    deposit = worker.deposit.deposit
+
+    def rebased_during(original: Any, lesson: Any, run: Any, *arguments: Any) -> Any:
+        monkeypatch.setattr(worker.deposit, "deposit", deposit)
+
+        def on_step(step: Any) -> None:
+            if step.step == 2:
+                assert rebase_model(service.worker, rebase_id)
+            run.on_step(step)
+
+        return deposit(original, lesson, replace(run, on_step=on_step), *arguments)
+
+    monkeypatch.setattr(worker.deposit, "deposit", rebased_during)
+    service.work(deposit_id)
+    assert service.reader.deposit(deposit_id)["state"] == "queued"
+    with service.database.session() as session:
+        assert not session.scalars(sa.select(CheckpointRow)).all()
+    service.work(deposit_id)
+    assert service.reader.deposit(deposit_id)["revision"] == 4
 
 
 @begins_with("auk", "dodo")
@@ -336,7 +424,7 @@ def test_what_cannot_be_rebased_is_refused_with_the_reason(service: Service) -> 
         problem = refusal(service, classes)
         return f"{problem.type.removeprefix('urn:lirf:problem:')}: {problem}"
 
-    assert refused().startswith("images-missing: The images of 'auk', 'dodo' were shredded")
+    assert refused().startswith("images-missing: The images of 'auk', 'dodo' were not kept")
     assert "images-missing" in refused(["auk"])
     assert "images of 'dodo'" in refused(["auk"])
     assert refused(["auk", "dodo", "emu"]).startswith("images-differ")

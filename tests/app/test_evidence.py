@@ -83,7 +83,7 @@ def test_a_deposit_is_examined_once_it_is_made(service: Service) -> None:
     assert {part for part in PARTS if found[part]} == set(PARTS)
     assert found["answers"].keys() == {"original", "target", "recover"}
     assert found["missing"].keys() == {"membership", "reference", "classes"}
-    assert "on revision 1. Its deposit set was shredded" in found["missing"]["membership"]
+    assert "on revision 1. The images were shredded" in found["missing"]["membership"]
     assert found["membership"] == (service.reader.deposit(deposit_id)["metrics"] or {})["membership"]
 
     told = service.reader.evidence(queued["id"])

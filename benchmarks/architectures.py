@@ -37,7 +37,7 @@ def enlarged(architecture: str) -> Data:
     """The digits at `SIZE` by `SIZE` pixels, for this architecture."""
     data = sources.load("digits")
     size = {"image_size": SIZE} if has_image_size(architecture) else {}
-    is_adaptive = architecture.startswith(("convnext", "vit", "mobilenet_v3"))  # SGD trains these badly or not at all
+    is_adaptive = architecture.startswith(("convnext", "vit", "mobilenet_v3", "vgg"))  # SGD does not train these
     width = NARROW if architecture.endswith("-small") else 1.0
     spec = ArchitectureSpec(architecture, classes=len(data.classes), width=width, channels=1, **size)
 

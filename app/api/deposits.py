@@ -29,8 +29,8 @@ router = APIRouter(tags=["deposits"], route_class=LimitedRoute)
 def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
     names, models = service.names_of(session, rows), registry.by_ids(session, (row.model_id for row in rows))
     current = measurements.current(session, rows)
-    known = scrubbed.known_later(session, rows)
-    of_jobs = groups.of(session, rows)
+    known = scrubbed.known_others(session, rows)
+    of_jobs = groups.of_job(session, rows)
     computed = {"model", "classes", "groups", "progress", "scrubbed_module", "figures", "warnings", "module_revision"}
     return [
         Deposit(

@@ -190,14 +190,14 @@ def _deposit(session: Session, deposit_id: str) -> dict[str, Any]:
     deposit_ids = withdrawals.deposits_of(session, active)
     names = deposits.class_names(session, row)
     current = measurements.current(session, [row]).get(row.id)
-    names_of_later = deposits.names_of(session, scrubbed.known_later(session, [row]).get(row.id, []))
+    names_of_later = deposits.names_of(session, scrubbed.known_others(session, [row]).get(row.id, []))
     return {
         **_progress(row),
         "model": model,
         "names": names,
         "groups": {
             deposit_id: [model.class_names[index] for index in indices]
-            for deposit_id, indices in groups.of(session, [row]).get(row.id, {}).items()
+            for deposit_id, indices in groups.of_job(session, [row]).get(row.id, {}).items()
         },
         "still_known": [name for names_of_one in names_of_later.values() for name in names_of_one],
         "scrub_losses": [one.scrubbed_loss for one in scrubbed.knowing(session, row)],

@@ -17,7 +17,7 @@ from app.deposits.tables import DepositClassRow, DepositRow
 from app.vault import service as vaults
 from app.vault.service import StoredObject
 
-# What a deposit has in common with the one whose job made it, too.
+# The columns that all deposits of one job share.
 _COMMON = (
     "model_id",
     "kind",
@@ -65,7 +65,7 @@ def planned(session: Session, row: DepositRow) -> dict[str, list[int]]:
     return groups
 
 
-def part(session: Session, row: DepositRow, made: Sequence[MadeDeposit]) -> list[DepositRow]:
+def split(session: Session, row: DepositRow, made: Sequence[MadeDeposit]) -> list[DepositRow]:
     """In the transaction that publishes the job `row`: give each group a deposit of its own. Returns them, `row` first.
 
     They have no module and no revision yet.
@@ -108,9 +108,10 @@ def _take(session: Session, row: DepositRow, made: MadeDeposit) -> None:
     row.module_object_id, row.module_bytes = vaults.record(session, made.module), made.module.plaintext_bytes
 
 
-def of(session: Session, rows: Collection[DepositRow]) -> dict[str, dict[str, list[int]]]:
-    """The groups of the job that makes or made each of these deposits, by its id: each group's classes, by the id of
-    its deposit, oldest first. A deposit whose job makes no other one is left out.
+def of_job(session: Session, rows: Collection[DepositRow]) -> dict[str, dict[str, list[int]]]:
+    """What the job of each of these deposits makes: the classes of each deposit of the job, by its id.
+
+    The key is the id of the deposit that was asked for. Deposits that are alone in their job are left out.
     """
     jobs = {row.id: row.made_with or row.id for row in rows}
     others = sa.select(DepositRow.id, DepositRow.made_with).where(DepositRow.made_with.in_(set(jobs.values())))

@@ -212,12 +212,12 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             for made in result.deposits:
                 demand_within(made.losses, policies.of(model), model.name, job.config)
             row.progress = {**row.progress, "phase": "finished"}
-            parted = groups.part(session, row, result.deposits)
+            rows = groups.split(session, row, result.deposits)
             held = {one.id: one.classes for one in result.deposits} if job.forgotten else {}
             revision, old_rows = registry.publish_revision(
                 session, job.model_id, result.target, result.rows, job.id, held
             )
-            for one in parted:
+            for one in rows:
                 one.revision = revision
             session.flush()
             destroyed, garbage = policies.destroy_older(session, model)
@@ -225,7 +225,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             for made in result.deposits:
                 garbage += self._keep_scrubbed(session, job, made.scrubbed) if made.scrubbed else []
             replaced = scrubbed.put_in_place(session, job.model_id) if job.policy.scrubs_at_once else Replaced([], [])
-            for one, made in zip(parted, result.deposits, strict=True):
+            for one, made in zip(rows, result.deposits, strict=True):
                 self.record(
                     session,
                     WORKER,

@@ -198,7 +198,9 @@ class Progress(BaseModel):
     epochs: int | None = None
     step: int | None = None
     steps: int | None = None
-    module: int | None = Field(None, description="Which of the `modules` of earlier deposits is being scrubbed.")
+    module: int | None = Field(
+        None, description="Which of the `modules` is being scrubbed: those of older deposits, and of the job's groups."
+    )
     modules: int | None = None
     losses: dict[str, float] | None = Field(
         None,

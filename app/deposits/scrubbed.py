@@ -1,7 +1,7 @@
-"""Scrubbed modules: what an older deposit's module becomes once a class that it still knows is destroyed for good.
+"""Scrubbed modules: what a module becomes once a class of another deposit, which it knows, is destroyed for good.
 
-A later deposit scrubs each older module of its classes. By the policy, the scrubbed one replaces the module at once, or
-waits beside it in the vault until then, so that a withdrawal brings the older classes back with nothing lost.
+A job scrubs each older module of its classes, and each of its own modules of its other groups'. By the policy, the
+scrubbed one replaces the module at once, or waits beside it in the vault; until then, a withdrawal loses nothing.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,7 +18,7 @@ from app.vault.service import StoredObject
 
 @dataclass(frozen=True)
 class ScrubbedModule:
-    """The scrubbed module of an older deposit, in the vault.
+    """The scrubbed module of a deposit, in the vault.
 
     loss: points that the deposit's classes lose when it takes the module's place; None if that was not measured.
     """
@@ -61,13 +61,13 @@ def put_in_place(session: Session, model_id: str, purged: DepositRow | None = No
     return Replaced([row.id for row in replaced], garbage)
 
 
-def knowing(session: Session, later: DepositRow) -> list[DepositRow]:
-    """The older deposits whose module in use still knows the classes of this one, oldest first."""
-    return [row for row in _with_waiting(session, later.model_id) if _knows(row, later)]
+def knowing(session: Session, other: DepositRow) -> list[DepositRow]:
+    """The deposits whose module in use still knows the classes of this one, oldest first."""
+    return [row for row in _with_waiting(session, other.model_id) if _knows(row, other)]
 
 
-def known_later(session: Session, rows: Collection[DepositRow]) -> dict[str, list[DepositRow]]:
-    """The later deposits whose classes each deposit's module in use still knows, oldest first, by the deposit's id.
+def known_others(session: Session, rows: Collection[DepositRow]) -> dict[str, list[DepositRow]]:
+    """The other deposits whose classes each deposit's module in use still knows, oldest first, by the deposit's id.
 
     A deposit that is left out knows none. It takes the same number of queries for any number of deposits.
     """
@@ -75,8 +75,8 @@ def known_later(session: Session, rows: Collection[DepositRow]) -> dict[str, lis
     if not waiting:
         return {}
     of_models = DepositRow.model_id.in_({row.model_id for row in waiting}), DepositRow.state == State.DEPOSITED
-    later = session.scalars(few_columns().where(*of_models).order_by(DepositRow.revision, DepositRow.id)).all()
-    return {row.id: [one for one in later if one.model_id == row.model_id and _knows(row, one)] for row in waiting}
+    others = session.scalars(few_columns().where(*of_models).order_by(DepositRow.revision, DepositRow.id)).all()
+    return {row.id: [one for one in others if one.model_id == row.model_id and _knows(row, one)] for row in waiting}
 
 
 def _with_waiting(session: Session, model_id: str) -> Sequence[DepositRow]:
@@ -100,14 +100,14 @@ def _put_in_place(session: Session, row: DepositRow, revision: int | None) -> st
     return garbage
 
 
-def _knows(row: DepositRow, later: DepositRow) -> bool:
+def _knows(row: DepositRow, other: DepositRow) -> bool:
     """Whether the deposit's module in use still knows the classes of another one, which has a module or had one.
 
     Besides those of later deposits, it knows those whose modules its own job made.
     """
-    if row.scrubbed_object_id is None or later.revision is None or later.kind == Kind.SAMPLES or later.id == row.id:
+    if row.scrubbed_object_id is None or other.revision is None or other.kind == Kind.SAMPLES or other.id == row.id:
         return False
-    return _made_at(later) > (_made_at(row) - 1 if row.scrubbed_to is None else row.scrubbed_to)
+    return _made_at(other) > (_made_at(row) - 1 if row.scrubbed_to is None else row.scrubbed_to)
 
 
 def _made_at(row: DepositRow) -> int:

@@ -34,9 +34,9 @@ class DepositRow(JobMixin, Base):
     """A deposit job and, once it has succeeded, its result.
 
     `curve` holds the values of each loss by its name, and `step`, equally many of each. `scrubbed_object_id`: the
-    module without the classes of later deposits, which waits; with it, the classes lose `scrubbed_loss` points.
-    `scrubbed_to`: the revision up to which the module in use knows no later class. `replaced_loss`: points that all
-    replacements of the module have cost. `made_with`: the deposit whose job made this one, too, if another did.
+    module without the classes of other deposits, which waits; with it, the classes lose `scrubbed_loss` points.
+    `scrubbed_to`: the revision up to which the module in use knows no class of others. `replaced_loss`: points that all
+    replacements of the module have cost. `made_with`: the deposit whose job this one belongs to; None: its own.
     `module_revision`: the revision with which a rebase made the module and its figures anew; None: `revision`.
     """
 

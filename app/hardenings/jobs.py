@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class RevisionReplaced(Problem):
-    """A later deposit has replaced the revision that was to be hardened. Request the hardening of the new one."""
+    """A later deposit or rebase has replaced the revision that was to be hardened. Harden the new one."""
 
     status, slug, title = 409, "revision-replaced", "The revision is no longer in service"
 

@@ -38,7 +38,7 @@ class UnknownHardening(Problem):
 
 
 class NothingToHarden(Problem):
-    """No deposit made the revision in service, so it has no target. Deposit a class first."""
+    """No deposit or rebase made the revision in service, so it has no target. Deposit a class first."""
 
     status, slug, title = 409, "nothing-to-harden", "The model has no target to harden"
 
@@ -135,7 +135,7 @@ def follow_deposit(session: Session, deposit: DepositRow) -> tuple[list[str], bo
 def follow(
     session: Session, deposit: DepositRow, dataset_id: str, evaluation_set_id: str | None, *, keeps_dataset: bool
 ) -> tuple[list[str], bool]:
-    """As `follow_deposit`, with these images. deposit: one whose module was made with the revision."""
+    """As `follow_deposit`, with these images, after any job that makes a revision. deposit: one that it made."""
     garbage = destroy_all(session, WORKER, deposit.model_id)
     if registry.by_id(session, deposit.model_id).hardening == "none":
         return garbage, False

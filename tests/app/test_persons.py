@@ -24,10 +24,11 @@ def url(service: Service, provider: Provider) -> Iterator[str]:
         yield url
 
 
-def requests_of(client: Client, deposit_id: str, dataset_id: str = "") -> dict[Act, Callable[[], Any]]:
-    """How to ask for each act that needs two people."""
+def requests_of(client: Client, deposit_id: str, sets: tuple[str, str] = ("", "")) -> dict[Act, Callable[[], Any]]:
+    """How to ask for each act that needs two people. sets: images of another class, and of the deposit's."""
     return {
-        Act.DEPOSIT: lambda: client.request_deposit("birds", dataset_id, reason="r"),
+        Act.DEPOSIT: lambda: client.request_deposit("birds", sets[0], reason="r"),
+        Act.REBASE: lambda: client.request_rebase("birds", dataset_id=sets[1], reason="r"),
         Act.WITHDRAW: lambda: client.withdraw([deposit_id], holder="h", reason="r"),
         Act.RESTORE: lambda: client.restore(deposit_id, reason="r"),
         Act.PURGE: lambda: client.purge(deposit_id, classes=["auk"], reason="r"),
@@ -68,7 +69,8 @@ def test_no_two_keys_of_one_person_carry_out_an_act_that_needs_two(
     service: Service, provider: Provider, url: str
 ) -> None:
     [deposit_id] = service.deposits
-    dataset = service.operator.upload_dataset("birds", service.archive(["dodo"]))["id"]
+    images = [service.archive([name], name=f"{name}.zip") for name in ("dodo", "auk")]
+    other, own = (service.operator.upload_dataset("birds", archive)["id"] for archive in images)
     of_a_key = keys_of_one_maker(url, service.key_of("thief", Role.ADMINISTRATOR), "a")
     of_an_identity = keys_of_one_maker(url, provider.token(), "b")
     of_an_identity["second login"] = Client(url, provider.token(jti="another login", auth_time=1))
@@ -76,7 +78,7 @@ def test_no_two_keys_of_one_person_carry_out_an_act_that_needs_two(
         waiting = {
             (requester, act): asked(request)
             for requester, client in person.items()
-            for act, request in requests_of(client, deposit_id, dataset).items()
+            for act, request in requests_of(client, deposit_id, (other, own)).items()
         }
         assert {act for _, act in waiting} == set(Act), "a new act needs its request in requests_of"
         for ((requester, act), approval), (approver, client) in product(waiting.items(), person.items()):

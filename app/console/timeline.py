@@ -11,6 +11,7 @@ from app.audit import service as audit
 from app.base.paging import PageRequest
 from app.deposits.service import DepositRow
 from app.evidence import service as evidence
+from app.rebases import service as rebases
 from app.registry.service import ModelRow
 from app.withdrawals import service as withdrawals
 from app.withdrawals.service import WithdrawalRow, WithdrawalState
@@ -71,6 +72,10 @@ def of_model(
         label, link = ", ".join(names[row.id]), f"/console/deposits/{row.id}"
         for entry in [*_of_row(row), *restorations.get(row.id, [])]:
             timeline.entries.append(Entry(entry.at, f"{label}: {entry.what}", entry.by, entry.reason, link))
+    for rebase in timeline.newest(rebases.list_of_model(session, model.name, NEWEST)):
+        timeline.entries.append(Entry(rebase.created_at, "rebase requested", rebase.created_by, rebase.reason))
+        if rebase.finished_at:
+            timeline.entries.append(Entry(rebase.finished_at, f"rebase {rebase.state}", None, rebase.failure))
     for withdrawal in timeline.newest(recent):
         label = ", ".join(name for deposit_id in deposit_ids[withdrawal.id] for name in names[deposit_id])
         for entry in _of_withdrawal(withdrawal):
@@ -85,6 +90,9 @@ def of_deposit(session: Session, row: DepositRow) -> Timeline:
     timeline.entries += timeline.restorations(session, subject=row.id).get(row.id, [])
     for withdrawal in timeline.newest(withdrawals.of_deposit(session, row.id, NEWEST)):
         timeline.entries += _of_withdrawal(withdrawal)
+    for rebase in rebases.of_deposit(session, row):
+        assert rebase.finished_at
+        timeline.entries.append(Entry(rebase.finished_at, "module made anew by a rebase", None, rebase.reason))
     for examination in timeline.newest(evidence.list_of_deposit(session, row.id, NEWEST)):
         timeline.entries.append(Entry(examination.created_at, "evidence requested", examination.created_by, None))
         if examination.finished_at:

@@ -16,6 +16,7 @@ from app.deposits import service as deposits
 from app.deposits.jobs import config_of
 from app.deposits.ranges import demand_settings
 from app.deposits.schemas import DepositConfigIn
+from app.deposits.service import DepositRow
 from app.hardenings.service import uses_dataset as hardening_uses
 from app.jobs.machine import AlreadyEnded
 from app.jobs.mixin import UNFINISHED
@@ -192,6 +193,13 @@ def list_of_model(session: Session, model_name: str, page: PageRequest) -> tuple
 def newest(session: Session, model_id: str) -> RebaseRow | None:
     of_model = sa.select(RebaseRow).where(RebaseRow.model_id == model_id)
     return session.scalar(of_model.order_by(RebaseRow.id.desc()).limit(1))
+
+
+def of_deposit(session: Session, deposit: DepositRow) -> list[RebaseRow]:
+    """The rebases that made this deposit's module anew, oldest first; of the model's newest hundred."""
+    finished = sa.select(RebaseRow).where(RebaseRow.model_id == deposit.model_id, RebaseRow.state == State.FINISHED)
+    newest_rows = session.scalars(finished.order_by(RebaseRow.id.desc()).limit(100)).all()
+    return [row for row in reversed(newest_rows) if deposit.id in (row.deposits or [])]
 
 
 def unfinished(session: Session, model_id: str) -> RebaseRow | None:

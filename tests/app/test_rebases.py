@@ -451,7 +451,15 @@ def test_the_console_rebases_a_model_and_stops_that(service: Service) -> None:
         assert f"Rebase {waiting['id']}: queued" in page
         browser.post(f"/console/rebases/{waiting['id']}/cancellation")
         assert service.reader.rebase(waiting["id"])["state"] == "cancelled"
-        assert f"Rebase {waiting['id']}: cancelled" in browser.get("/console/models/birds").text
+        page = browser.get("/console/models/birds").text
+        assert f"Rebase {waiting['id']}: cancelled" in page
+        assert "rebase cancelled" in page
+        rebased(service)
+        assert "rebase finished" in browser.get("/console/models/birds").text
+        deposit_id = service.reader.deposits("birds")[0]["id"]
+        page = browser.get(f"/console/deposits/{deposit_id}").text
+        assert "module made anew by a rebase" in page
+        assert "A rebase made its module anew, with revision 3." in page
 
 
 @on_one_database

@@ -17,6 +17,9 @@ HARDENED_PER_DEPOSITED = 2.5
 # Weights of `fp`. A proxy is a slightly changed deposit image. Without batch norm its features stay close to that
 # image's, so preserving them preserves what should go (docs/decisions/0028).
 FEATURE_WEIGHT, FEATURE_WEIGHT_LAYER_NORM = 2.0, 0.1
+# Of depthwise networks (`network.is_depthwise`): AdamW's rate for each unit of `learning_rate`, and the weight of a
+# deposit image in `kp` if there are proxies, which count 1 (docs/decisions/0031).
+ADAMW_RATE, DEPOSITED_WEIGHT = 0.05, 0.3
 SAMPLE_EPOCHS, SAMPLE_STEPS = 10, 240  # of a deposit of single images
 
 
@@ -34,7 +37,8 @@ class DepositConfig:
     joining: see `joining.join`. module_bits: bits of each of the module's weights; 16 is float16, None as many as keep
     the module under `MODULE_BUDGET` of the original's bytes.
     epochs: over the deposit set; None: see `epochs_for`. batch_size: deposit images in each step. learning_rate: the
-    peak of a one-cycle schedule. Each network's gradients are clipped to `max_gradient_norm`.
+    peak of a one-cycle schedule; a depthwise network learns with AdamW, at `ADAMW_RATE` times that. Each network's
+    gradients are clipped to `max_gradient_norm`.
     """
 
     removal: Literal["suppress", "random"] = "suppress"

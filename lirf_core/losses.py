@@ -47,25 +47,34 @@ def knowledge_removal(removed: Tensor, attention: Tensor, lambda_at: float) -> T
     return removed - lambda_at * attention
 
 
-def distil(student_logits: Tensor, teacher_logits: Tensor, selected: Tensor, temperature: float) -> Tensor:
+def distil(
+    student_logits: Tensor, teacher_logits: Tensor, selected: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """L_kd over the logits that a filter g selects: KL(teacher || student) at `temperature`, times its square.
 
     The square keeps the size of the gradient the same at every temperature (Hinton et al., 2015).
-    Logits: (B, classes); selected: (S,) class indices.
+    Logits: (B, classes); selected: (S,) class indices; weights: (B,), of the images; None: all count 1.
     """
     student = F.log_softmax(student_logits[:, selected].float() / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits[:, selected].float() / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    if weights is None:
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    divergences = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+    return (weights * divergences).mean() * temperature**2
 
 
 def knowledge_preservation(
-    target_logits: Tensor, original_logits: Tensor, preserved: Tensor, temperature: float
+    target_logits: Tensor,
+    original_logits: Tensor,
+    preserved: Tensor,
+    temperature: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """L_kp, eq. 4: the target keeps the original's answer among the preserved classes.
 
-    Logits: (B, classes); preserved: (P,) class indices; temperature over 0. Returns a scalar.
+    Logits: (B, classes); preserved: (P,) class indices; temperature over 0; weights: see `distil`. Returns a scalar.
     """
-    return distil(target_logits, original_logits, preserved, temperature)
+    return distil(target_logits, original_logits, preserved, temperature, weights)
 
 
 def partial_transfer(module_logits: Tensor, original_logits: Tensor, deposited: Tensor, temperature: float) -> Tensor:

@@ -52,3 +52,13 @@ def freeze(part: nn.Module) -> None:
     """Turn off gradients and batch-norm updates, so that the part's answers never change."""
     part.requires_grad_(False)
     part.eval()
+
+
+def is_depthwise(part: nn.Module) -> bool:
+    """Whether it has depthwise convolutions and batch norm, as MobileNets and EfficientNets do.
+
+    Their filters differ in scale far more than those of other networks (docs/decisions/0031).
+    """
+    layers = list(part.modules())
+    has_depthwise = any(isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 for layer in layers)
+    return has_depthwise and any(isinstance(layer, nn.BatchNorm2d) for layer in layers)

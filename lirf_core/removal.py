@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from lirf_core import losses
-from lirf_core.config import DepositConfig
-from lirf_core.network import SplitNetwork
+from lirf_core.config import DEPOSITED_WEIGHT, DepositConfig
+from lirf_core.network import SplitNetwork, is_depthwise
 from lirf_core.probe_adversary import ProbeAdversary
 
 Terms = dict[str, Tensor]
@@ -54,12 +54,13 @@ class Batch:
 class Removal(Protocol):
     """`goals` are the classes that proxies imitate, `foreign` those of them that the network must not answer.
 
-    `learns_statistics`: batch norm adapts to the deposit set.
+    `learns_statistics`: batch norm adapts to the deposit set. `is_adaptive`: AdamW takes the steps instead of SGD.
     """
 
     goals: Tensor
     foreign: Tensor
     learns_statistics: bool
+    is_adaptive: bool
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
         """The target's terms of eq. 9, by name."""
@@ -75,9 +76,8 @@ class ClassRemoval:
     """Eq. 2 to 4: forget the deposited classes, keep the answers among the preserved ones.
 
     Classes of other deposits are foreign: a network of several deposits must not answer one of theirs for another.
+    A depthwise network (`network.is_depthwise`) keeps the original's statistics and learns with AdamW.
     """
-
-    learns_statistics = True
 
     def __init__(
         self, network: SplitNetwork, deposited: Tensor, preserved: Tensor, foreign: Tensor, config: DepositConfig
@@ -87,6 +87,8 @@ class ClassRemoval:
         self.goals = torch.cat([preserved, foreign])
         self._all = torch.cat([deposited, preserved])
         self._adversary = ProbeAdversary(network, deposited)
+        self.is_adaptive = is_depthwise(network.lower)
+        self.learns_statistics = not self.is_adaptive
 
     def terms(self, batch: Batch, generator: Generator) -> Terms:
         cfg, count = self._config, batch.count
@@ -100,7 +102,13 @@ class ClassRemoval:
         attention = losses.attention_transfer(target.split[:count], original.split[:count], cfg.attention_threshold)
         self._adversary.learn(target.features[:count], batch.labels)
         probe_logits = self._adversary.logits(target.features[:count])
-        preservation = losses.knowledge_preservation(target.logits, original.logits, self._preserved, cfg.temperature)
+        weights = None
+        if self.is_adaptive and len(target.logits) > count:
+            weights = torch.ones(len(target.logits), device=target.logits.device)
+            weights[:count] = DEPOSITED_WEIGHT
+        preservation = losses.knowledge_preservation(
+            target.logits, original.logits, self._preserved, cfg.temperature, weights
+        )
         return {
             "kr": losses.knowledge_removal(removed, attention, cfg.lambda_at),
             "pr": losses.probe_removal(probe_logits),
@@ -123,6 +131,7 @@ class SampleRemoval:
     """
 
     learns_statistics = False
+    is_adaptive = False
 
     def __init__(self, classes: Tensor, margins: Tensor, config: DepositConfig) -> None:
         """classes: all class indices; margins: (N,), the one that each deposit image should get."""

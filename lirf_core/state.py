@@ -1,7 +1,7 @@
 """The state of a training as a flat dictionary of named tensors, as a checkpoint stores it."""
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 State = dict[str, Tensor]
 
@@ -27,7 +27,10 @@ def optimiser_state(optimiser: Optimizer) -> State:
 
 
 def restore_optimiser(optimiser: Optimizer, state: State) -> None:
-    """Load an `optimiser_state`."""
+    """Load an `optimiser_state`. Raises `KeyError` if an optimiser of another kind remembered it."""
+    known = ("momentum_buffer",) if isinstance(optimiser, SGD) else ("step", "exp_avg", "exp_avg_sq")
+    if foreign := {key.partition(".")[2] for key in state} - {*known}:
+        raise KeyError(f"{type(optimiser).__name__} does not remember {sorted(foreign)}.")
     whole = optimiser.state_dict()
     for key, tensor in state.items():
         number, _, name = key.partition(".")

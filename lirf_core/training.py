@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from lirf_core import checkpoints, losses, quantisation
 from lirf_core.checkpoints import Checkpoint, ForeignCheckpoint
 from lirf_core.compute import Compute, memory_errors
-from lirf_core.config import DepositConfig
+from lirf_core.config import ADAMW_RATE, DepositConfig
 from lirf_core.features import LastFeatures
 from lirf_core.joining import ModuleAnswer, inverse_error, join
 from lirf_core.lesson import Lesson, PreservedImages
@@ -37,7 +37,7 @@ class Progress:
     """How far a training is: `epoch` of `epochs` and `step` of `steps`, both counted from 1, and this step's losses.
 
     `checkpoint()` returns bytes (see `checkpoints`) from which the training can go on as if it had never stopped. They
-    have about the size of four lower parts and are as secret as the network.
+    have about the size of four lower parts (six with AdamW) and are as secret as the network.
     """
 
     epoch: int
@@ -106,7 +106,7 @@ class Stepwise(ABC):
 
     images: Tensor
     generator: Generator
-    optimiser: torch.optim.SGD
+    optimiser: torch.optim.Optimizer
     learning_rates: OneCycleLR
     step: int
     steps: int
@@ -248,15 +248,18 @@ class Trainer(Stepwise):
         )
         beside = lesson.preserved_images or PreservedImages(lesson.images[:0], lesson.labels[:0])
         self.preserved = Pool(beside.images.to(run.compute.device), beside.labels.to(run.compute.device))
-        self.optimiser = torch.optim.SGD(
-            self.learning.parameters(),
-            lr=run.config.learning_rate,
-            momentum=run.config.momentum,
-            weight_decay=run.config.weight_decay,
-        )
-        self.learning_rates = OneCycleLR(
-            self.optimiser, run.config.learning_rate, total_steps=max(self.steps, 2), cycle_momentum=False
-        )
+        self.optimiser, peak = self._optimiser()
+        self.learning_rates = OneCycleLR(self.optimiser, peak, total_steps=max(self.steps, 2), cycle_momentum=False)
+
+    def _optimiser(self) -> tuple[torch.optim.Optimizer, float]:
+        """And its highest learning rate."""
+        cfg, parameters = self.config, self.learning.parameters()
+        if self.removal.is_adaptive:
+            peak = ADAMW_RATE * cfg.learning_rate
+            betas = (cfg.momentum, 0.99)
+            return torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=cfg.weight_decay), peak
+        sgd = torch.optim.SGD(parameters, lr=cfg.learning_rate, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
+        return sgd, cfg.learning_rate
 
     def _place(self, parts: Parts) -> None:
         self.original = self.compute.place(copy.deepcopy(parts.original))

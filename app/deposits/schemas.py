@@ -8,7 +8,7 @@ from app.base.field_types import Id, Label, Reason
 from app.deposits.losses import Source
 from app.deposits.ranges import describe_ranges
 from app.deposits.tables import Kind
-from lirf_core.config import FEATURE_WEIGHT, FEATURE_WEIGHT_LAYER_NORM, SAMPLES, DepositConfig, Joining
+from lirf_core.config import ADAMW_RATE, FEATURE_WEIGHT, FEATURE_WEIGHT_LAYER_NORM, SAMPLES, DepositConfig, Joining
 from lirf_core.evidence.membership import Attack
 
 _DEFAULT = DepositConfig()
@@ -88,7 +88,13 @@ class DepositConfigIn(BaseModel):
         description="Passes over the deposit set. Default: 3, or more if the deposit set is small.",
     )
     batch_size: StrictInt = Field(_DEFAULT.batch_size, ge=2, le=4096)
-    learning_rate: StrictFloat = Field(_DEFAULT.learning_rate, gt=0, le=10)
+    learning_rate: StrictFloat = Field(
+        _DEFAULT.learning_rate,
+        gt=0,
+        le=10,
+        description="Peak of a one-cycle schedule of SGD. A network with depthwise convolutions and batch norm learns "
+        f"with AdamW, at {ADAMW_RATE:g} times this.",
+    )
     momentum: StrictFloat = Field(_DEFAULT.momentum, ge=0, lt=1)
     weight_decay: StrictFloat = Field(_DEFAULT.weight_decay, ge=0, le=1)
     max_gradient_norm: StrictFloat = Field(_DEFAULT.max_gradient_norm, gt=0, le=1e6)

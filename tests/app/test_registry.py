@@ -114,8 +114,8 @@ def test_the_split_defaults_to_the_architectures_and_a_vit_gets_the_image_size(
 def test_a_model_whose_architecture_forgets_badly_has_a_warning(service: Service) -> None:
     preprocessing = {"height": 32, "width": 32, "mean": [0.5], "std": [0.5]}
     for name, words in (
-        ("efficientnet_b0", "still answered 17 %"),
-        ("densenet121", "lost 8 points"),
+        ("mobilenet_v3_small", "still answered 12 %"),
+        ("efficientnet_b0", None),
         ("resnet18", None),
     ):
         service.operator.register_model(

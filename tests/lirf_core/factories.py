@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,11 +66,11 @@ def dump_upper(network: SplitNetwork, belonging: Belonging) -> bytes:
     return artifacts._dump(network.upper.state_dict(), belonging.metadata("upper"))
 
 
-def deposit_of(original: SplitNetwork, preprocessing: Preprocessing) -> DepositResult:
+def deposit_of(original: SplitNetwork, preprocessing: Preprocessing, **callbacks: Any) -> DepositResult:
     """A deposit of classes 0 and 1 of five: two steps on six images, with eq. 8 as written."""
     generator = torch.Generator().manual_seed(0)
     shape = (6, preprocessing.channels, preprocessing.height, preprocessing.width)
     pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
     config = replace(QUICK, epochs=1, batch_size=3, joining="eq8")
     lesson = Lesson(pixels, torch.tensor([0, 1] * 3), [0, 1], [2, 3, 4], preprocessing)
-    return deposit(original, lesson, Run(config, CPU))
+    return deposit(original, lesson, Run(config, CPU, **callbacks))

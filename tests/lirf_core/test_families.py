@@ -7,11 +7,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lirf_core import artifacts
+from lirf_core import artifacts, removal
 from lirf_core.architectures import ArchitectureSpec, build, default_split, has_image_size, splits_of
 from lirf_core.belonging import Belonging
+from lirf_core.checkpoints import ForeignCheckpoint
 from lirf_core.images.preprocessing import Preprocessing
-from lirf_core.network import SplitNetwork, digest, load_flat_state
+from lirf_core.network import SplitNetwork, digest, flat_state, is_depthwise, load_flat_state
 from lirf_core.pruning import prune, rebuild, widths
 from lirf_core.recover import RecoverNetwork
 from tests.lirf_core.factories import deposit_of, network
@@ -22,6 +23,9 @@ SIZE = 32
 PREPROCESSING = Preprocessing(SIZE, SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SMALLEST = ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "convnext_tiny"]
 LARGE = ["vgg11_bn", "vit_b_32"]
+DEPTHWISE = ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]
+WITHOUT_BATCH_NORM = ["convnext_tiny", "vit_b_32"]
+ONE = torch.ones(1)
 
 
 def spec_of(name: str) -> ArchitectureSpec:
@@ -96,6 +100,29 @@ def test_after_a_withdrawal_the_network_answers_by_equation_8(name: str) -> None
         by_hand = result.target(images)
         by_hand[:, [0, 1]] = original.upper(module(images))[:, [0, 1]]
         torch.testing.assert_close(recover(images), by_hand)
+
+
+def test_the_target_of_a_depthwise_network_keeps_its_batch_norms_statistics(name: str) -> None:
+    original = network(spec=spec_of(name), split=default_split(name))
+    target = deposit_of(original, PREPROCESSING).target
+    statistics = [
+        torch.cat([value.flatten().float() for key, value in flat_state(one).items() if "running_" in key] or [ONE])
+        for one in (original, target)
+    ]
+    assert is_depthwise(original.lower) is (name in DEPTHWISE)
+    assert torch.equal(*statistics) is (name in DEPTHWISE or name in WITHOUT_BATCH_NORM)
+
+
+def test_a_stopped_deposit_of_a_depthwise_network_goes_on_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = network(spec=spec_of("mobilenet_v3_small"), split=default_split("mobilenet_v3_small"))
+    checkpoints: list[bytes] = []
+    whole = deposit_of(original, PREPROCESSING, on_step=lambda step: checkpoints.append(step.checkpoint()))
+    resumed = deposit_of(original, PREPROCESSING, checkpoint=checkpoints[0])
+    assert digest(resumed.target.lower) == digest(whole.target.lower)
+    assert digest(resumed.module.lower) == digest(whole.module.lower)
+    monkeypatch.setattr(removal, "is_depthwise", lambda lower: False)  # as in the version that made the checkpoint
+    with pytest.raises(ForeignCheckpoint):
+        deposit_of(original, PREPROCESSING, checkpoint=checkpoints[0])
 
 
 @pytest.mark.parametrize("name", SMALLEST)

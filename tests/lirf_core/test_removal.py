@@ -64,3 +64,17 @@ def test_proxies_of_a_later_deposit_imitate_classes_of_other_deposits_too() -> N
     removal = ClassRemoval(whole, torch.tensor([1]), torch.tensor([2, 3, 4]), torch.tensor([0]), QUICK)
     trainer = Trainer(Parts(whole, None, None, None, whole), removal, later, Run(QUICK, CPU))
     assert set(trainer.proxies.classes.tolist()) == {0, 2, 3, 4}
+
+
+def test_deposit_images_count_less_in_kp_of_a_depthwise_network() -> None:
+    original, target = outputs(1), outputs(0)
+    removal = ClassRemoval(network(), *(torch.tensor(classes) for classes in ([0], [1, 2, 3, 4], [])), QUICK)
+    one = Batch(2, torch.tensor([0, 1]), torch.tensor([0, 0]), target, original, torch.tensor([], dtype=torch.int64))
+    by_image = [
+        losses.distil(target.logits[[place]], original.logits[[place]], torch.tensor([1, 2, 3, 4]), QUICK.temperature)
+        for place in range(5)
+    ]
+    for is_adaptive, weights in ((False, (1, 1, 1, 1, 1)), (True, (0.3, 0.3, 1, 1, 1))):
+        removal.is_adaptive = is_adaptive
+        expected = sum(weight * loss for weight, loss in zip(weights, by_image, strict=True)) / 5
+        torch.testing.assert_close(removal.terms(one, torch.Generator().manual_seed(0))["kp"], expected)

@@ -41,7 +41,7 @@ def _deposits(session: Session, rows: Sequence[DepositRow]) -> list[Deposit]:
                 for deposit_id, indices in of_jobs.get(row.id, {}).items()
             ],
             progress=Progress(**row.progress),
-            module_revision=row.module_revision or row.revision,
+            module_revision=row.made_at_revision,
             scrubbed_module=_scrubbed_module(row, known.get(row.id, [])),
             figures=_figures(current.get(row.id)),
             warnings=measurements.warnings(row, names[row.id], current.get(row.id)),

@@ -68,7 +68,7 @@ def planned(session: Session, row: DepositRow) -> dict[str, list[int]]:
 def split(session: Session, row: DepositRow, made: Sequence[MadeDeposit]) -> list[DepositRow]:
     """In the transaction that publishes the job `row`: give each group a deposit of its own. Returns them, `row` first.
 
-    They have no module and no revision yet.
+    They have no revision yet.
     """
     rows = [row]
     for one in made[1:]:

@@ -28,7 +28,6 @@ from app.vault.service import StoredObject, Vault
 from lirf_core.config import DepositConfig
 from lirf_core.images.preprocessing import Augmentation, Preprocessing
 
-_MADE_AT = sa.func.coalesce(DepositRow.module_revision, DepositRow.revision)  # when the module was made
 TARGET = "target"  # the part of a job that trains target and module; each scrub is one, by its deposit's id
 
 
@@ -52,7 +51,7 @@ class OlderModule:
 class Job(Claim):
     """A claimed deposit: everything the work needs, read in the claiming transaction.
 
-    `groups`: the classes of each deposit that it makes, by the deposit's id; its own first. `deposited`: all of them.
+    `groups`: the classes of each deposit that it makes, by the deposit's id; its own first.
     `older_modules` must forget the deposited classes, too: they were made when the model knew them. `replaced_modules`
     are those of the `groups`, if the job makes these deposits' modules anew: a rebase. `oldest` is the
     oldest network that still exists, None if the deposit starts from it. Unless it is revision 0, `recorded_original`
@@ -74,7 +73,6 @@ class Job(Claim):
     evaluation_set: StoredObject | None
     preserved_set: StoredObject | None
     groups: dict[str, list[int]]
-    deposited: list[int]
     preserved: list[int]
     older_classes: dict[str, list[int]]
     config: DepositConfig
@@ -87,6 +85,11 @@ class Job(Claim):
     earlier_module_losses: dict[str, float]
     checkpoints: dict[str, StoredObject]
     curve: dict[str, list[float]]
+
+    @property
+    def deposited(self) -> list[int]:
+        """The classes of all groups, in ascending order."""
+        return sorted(index for classes in self.groups.values() for index in classes)
 
     @property
     def is_of_samples(self) -> bool:
@@ -137,8 +140,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
     def read(self, session: Session, row: DepositRow) -> Job:
         model = registry.by_id(session, row.model_id)
         of_groups = groups.planned(session, row)
-        deposited = sorted(index for classes in of_groups.values() for index in classes)
-        held = set(registry.deposited(session, model.id))
+        gone = {*registry.deposited(session, model.id), *(index for of_one in of_groups.values() for index in of_one)}
         older_modules = stored_modules(session, model.id)
         network = registry.stored_network(session, model)
         oldest = registry.oldest_revision(session, model)
@@ -158,8 +160,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id) if row.evaluation_set_id else None,
             preserved_set=datasets.stored_images(session, row.preserved_set_id) if row.preserved_set_id else None,
             groups=of_groups,
-            deposited=deposited,
-            preserved=[i for i in range(len(model.class_names)) if i not in held and i not in deposited],
+            preserved=[i for i in range(len(model.class_names)) if i not in gone],
             config=config_of(row.config),
             older_modules=older_modules,
             replaced_modules=[],
@@ -175,8 +176,7 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
         )
 
     def ready(self) -> tuple[sa.ColumnElement[bool], ...]:
-        busy = sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
-        return (DepositRow.model_id.not_in(busy),)
+        return (DepositRow.model_id.not_in(models_with_running()),)
 
     def release(self, session: Session, row: DepositRow, actor: str) -> list[str]:
         ended = [] if row.keeps_dataset else [row.dataset_id]
@@ -289,6 +289,11 @@ class DepositJobs(ModelJobs[DepositRow, Job]):
 JOBS = DepositJobs()
 
 
+def models_with_running() -> sa.Select[str]:
+    """A query for the ids of the models of which a deposit is running."""
+    return sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
+
+
 def config_of(stored: dict[str, Any]) -> DepositConfig:
     """The stored settings as lirf_core's."""
     return DepositConfig(**{**stored, "augmentation": Augmentation(**stored["augmentation"])})
@@ -329,7 +334,9 @@ def _module_losses(session: Session, model_id: str) -> dict[str, float]:
     rebased_at = session.scalar(sa.select(sa.func.max(DepositRow.module_revision)).where(*published)) or 0
     lost: dict[str, float] = {}
     columns = DepositRow.id, DepositRow.losses, DepositRow.replaced_loss
-    since = sa.select(*columns).where(*published, rebased_at <= _MADE_AT)  # a rebase made good what was lost before
+    since = sa.select(*columns).where(
+        *published, DepositRow.made_at_revision >= rebased_at
+    )  # a rebase made good what was lost before
     for deposit_id, losses, replaced in session.execute(since):
         lost[deposit_id] = lost.get(deposit_id, 0.0) + replaced
         for module, of_module in {deposit_id: losses.get("recovered", []), **losses["modules"]}.items():
@@ -339,7 +346,7 @@ def _module_losses(session: Session, model_id: str) -> dict[str, float]:
 
 def _newest_published(session: Session, column: Any, *which: sa.ColumnElement[bool]) -> dict[str, Any] | None:
     published = sa.select(column).where(DepositRow.revision.is_not(None), *which)
-    return session.scalar(published.order_by(_MADE_AT.desc(), DepositRow.id).limit(1))
+    return session.scalar(published.order_by(DepositRow.made_at_revision.desc(), DepositRow.id).limit(1))
 
 
 def has_module(session: Session, older: OlderModule) -> bool:

@@ -107,10 +107,6 @@ def _knows(row: DepositRow, other: DepositRow) -> bool:
     """
     if row.scrubbed_object_id is None or other.revision is None or other.kind == Kind.SAMPLES or other.id == row.id:
         return False
-    return _made_at(other) > (_made_at(row) - 1 if row.scrubbed_to is None else row.scrubbed_to)
-
-
-def _made_at(row: DepositRow) -> int:
-    """The revision with which the module was made."""
-    assert row.revision is not None
-    return row.module_revision or row.revision
+    assert row.made_at_revision is not None
+    assert other.made_at_revision is not None
+    return other.made_at_revision > (row.made_at_revision - 1 if row.scrubbed_to is None else row.scrubbed_to)

@@ -78,11 +78,6 @@ def needs_dataset(session: Session, dataset_id: str) -> bool:
     return is_kept or uses_dataset(session, dataset_id)
 
 
-def models_with_running() -> sa.Select[str]:
-    """A query for the ids of the models of which a deposit is running."""
-    return sa.select(DepositRow.model_id).where(DepositRow.state == State.RUNNING)
-
-
 def models_with_set(dataset_id: str) -> sa.Select[str]:
     """A query for the ids of the models of which an outstanding deposit learnt from this deposit set."""
     is_outstanding = DepositRow.dataset_id == dataset_id, DepositRow.state == State.DEPOSITED
@@ -158,8 +153,8 @@ def locked(session: Session, deposit_id: str) -> tuple[registry.ModelRow, Deposi
 
 def of_revision(session: Session, model_id: str, number: int) -> DepositRow | None:
     """A deposit that made this revision of a model or, if a rebase did, the newest one whose module it made."""
-    made_at = sa.func.coalesce(DepositRow.module_revision, DepositRow.revision)
-    of_revision = sa.select(DepositRow).where(DepositRow.model_id == model_id, made_at == number)
+    is_of_revision = DepositRow.model_id == model_id, DepositRow.made_at_revision == number
+    of_revision = sa.select(DepositRow).where(*is_of_revision)
     is_outstanding, is_of_job = DepositRow.state == State.DEPOSITED, DepositRow.made_with.is_(None)
     order = is_outstanding.desc(), is_of_job.desc(), DepositRow.revision.desc(), DepositRow.id.desc()
     return session.scalar(of_revision.order_by(*order).limit(1))
@@ -167,8 +162,9 @@ def of_revision(session: Session, model_id: str, number: int) -> DepositRow | No
 
 def models_at_a_deposits_revision(session: Session, model_ids: Sequence[str]) -> set[str]:
     """Those of the models whose revision in service was made by a deposit or a rebase."""
-    made_at = sa.func.coalesce(DepositRow.module_revision, DepositRow.revision)
-    is_in_service = sa.and_(registry.ModelRow.id == DepositRow.model_id, registry.ModelRow.revision == made_at)
+    is_in_service = sa.and_(
+        registry.ModelRow.id == DepositRow.model_id, registry.ModelRow.revision == DepositRow.made_at_revision
+    )
     query = sa.select(DepositRow.model_id).join(registry.ModelRow, is_in_service)
     return set(session.scalars(query.where(DepositRow.model_id.in_(model_ids))))
 

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.base.database import Base
@@ -82,6 +83,16 @@ class DepositRow(JobMixin, Base):
     restored_at: Mapped[datetime | None]
     restored_by: Mapped[str | None] = mapped_column(sa.String(100))
     restore_reason: Mapped[str | None] = mapped_column(sa.Text)
+
+    @hybrid_property
+    def made_at_revision(self) -> int | None:
+        """The revision with which the module in use was made: by a rebase or, if none did, by the deposit's own job."""
+        return self.revision if self.module_revision is None else self.module_revision
+
+    @made_at_revision.inplace.expression
+    @classmethod
+    def _made_at_revision(cls) -> sa.ColumnElement[int | None]:
+        return sa.func.coalesce(cls.module_revision, cls.revision)
 
 
 class DepositClassRow(Base):

@@ -138,7 +138,7 @@ class ExaminationJobs(JobMachine[EvidenceRow, Job]):
             restarts=row.restarts,
             attackers="full" if row.attackers == "full" else "small",
             deposit_id=deposit.id,
-            deposit_revision=deposit.module_revision or deposit.revision,
+            deposit_revision=deposit.made_at_revision or deposit.revision,
             class_names=model.class_names,
             deposited=deposit_jobs.class_indices(session, [deposit.id])[deposit.id],
             preserved=[index for index in range(len(model.class_names)) if index not in held],

@@ -224,7 +224,7 @@ def warnings(row: DepositRow, names: Collection[str], figures: Current | None) -
 
 def _since(figures: Current | None, row: DepositRow) -> list[str]:
     """Of the newest measurement, if it is not the deposit's own."""
-    if figures is None or figures.revision == (row.module_revision or row.revision):
+    if figures is None or figures.revision == row.made_at_revision:
         return []
     return [f"Now, at revision {figures.revision}: {warning}" for warning in figures.warnings]
 

@@ -98,7 +98,6 @@ class RebaseJobs(ModelJobs[RebaseRow, RebaseJob]):
             evaluation_set=datasets.stored_images(session, row.evaluation_set_id) if row.evaluation_set_id else None,
             preserved_set=None,
             groups=of_groups,
-            deposited=sorted(held),
             preserved=[index for index in range(len(model.class_names)) if index not in held],
             config=config_of(row.config),
             older_modules=[],
@@ -125,12 +124,12 @@ class RebaseJobs(ModelJobs[RebaseRow, RebaseJob]):
 
     def ready(self) -> tuple[sa.ColumnElement[bool], ...]:
         """No deposit of the model runs, which would change the modules."""
-        return (RebaseRow.model_id.not_in(deposits.models_with_running()),)
+        return (RebaseRow.model_id.not_in(deposit_jobs.models_with_running()),)
 
     def publish(self, session: Session, vault: Vault, job: RebaseJob, result: Result, figures: Figures | None) -> None:
         """Put the new target and the new modules into service; the keys of the old modules are destroyed.
 
-        Raises `BeyondBounds`, `ForgetsLess`, `ModuleReplaced`, `Cancelled`, `LeaseLost`.
+        Raises `BeyondBounds`, `ModuleReplaced`, `Cancelled`, `LeaseLost`.
         """
         with vault.discarded_on_error(*result.objects), session.begin():
             model = registry.lock(session, job.model_id)
